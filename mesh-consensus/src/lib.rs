@@ -1,0 +1,1 @@
+//! Agreement for mesh: Raft, pBFT and votes.

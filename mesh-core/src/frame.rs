@@ -1,0 +1,272 @@
+//! Frames: many messages of many protocols to one peer, in one piece.
+//!
+//! ```text
+//! frame   := version:u8 section*
+//! section := protocol:u16 len:u32 message*     consecutive messages of one protocol to one peer
+//! message := len:u32 bytes                     length first: a bad message is skipped, not fatal
+//! ```
+//!
+//! All numbers are little endian. Nothing in a frame says whom it is from: that is what the
+//! transport vouches for. `docs/wire.md` has the formats byte by byte.
+//!
+//! ```
+//! use mesh_core::frame::{FrameBuilder, sections};
+//! use mesh_core::{Bytes, ProtocolId};
+//!
+//! let mut builder = FrameBuilder::new(1024);
+//! builder.push(ProtocolId(1), b"hello");
+//! builder.push(ProtocolId(1), b"world");
+//! let frame = Bytes::from(builder.pop().unwrap());
+//!
+//! let section = sections(&frame).unwrap().next().unwrap().unwrap();
+//! let messages: Vec<_> = section.messages().map(|m| m.unwrap().remaining()).collect();
+//! assert_eq!((section.protocol(), messages), (ProtocolId(1), vec![&b"hello"[..], b"world"]));
+//! ```
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::id::ProtocolId;
+use crate::wire::Reader;
+
+/// The version of the frame format, the first byte of every frame.
+pub const FRAME_VERSION: u8 = 1;
+
+/// The longest frame any transport carries: 4 MiB.
+pub const FRAME_LEN_MAX: usize = 4 * 1024 * 1024;
+
+/// A frame is closed once it is this long, even where a longer one would be allowed: 256 KiB.
+///
+/// Longer frames save nothing and make the first message wait for the last.
+pub const FRAME_LEN_TARGET: usize = 256 * 1024;
+
+const HEADER_LEN: usize = 1;
+const SECTION_HEADER_LEN: usize = 2 + 4;
+const MESSAGE_HEADER_LEN: usize = 4;
+
+/// What a frame takes beside one message's bytes.
+pub const FRAME_OVERHEAD: usize = HEADER_LEN + SECTION_HEADER_LEN + MESSAGE_HEADER_LEN;
+
+/// Why a frame, or the rest of it, cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// The frame is empty.
+    #[error("the frame is empty")]
+    Empty,
+    /// The frame is of another version.
+    #[error("the frame has version {found}, this node speaks {FRAME_VERSION}")]
+    Version {
+        /// The version found.
+        found: u8,
+    },
+    /// A section or message is longer than the frame.
+    #[error("a length in the frame points past its end")]
+    Truncated,
+}
+
+/// Puts messages for one peer into frames.
+#[derive(Debug)]
+pub struct FrameBuilder {
+    frame_len_max: usize,
+    open: Vec<u8>,
+    /// Where the open section starts, and whose it is.
+    section: Option<(ProtocolId, usize)>,
+    full: VecDeque<Vec<u8>>,
+}
+
+impl FrameBuilder {
+    /// Builds frames of at most `frame_len_max` bytes, itself at most [`FRAME_LEN_MAX`].
+    pub fn new(frame_len_max: usize) -> Self {
+        let frame_len_max = frame_len_max.min(FRAME_LEN_MAX);
+        Self { frame_len_max, open: Vec::new(), section: None, full: VecDeque::new() }
+    }
+
+    /// Adds an encoded message; `false` when it is too long for any frame.
+    pub fn push(&mut self, protocol: ProtocolId, message: &[u8]) -> bool {
+        if message.len() > self.frame_len_max.saturating_sub(FRAME_OVERHEAD) {
+            return false;
+        }
+        let needed = MESSAGE_HEADER_LEN
+            + message.len()
+            + if self.section.is_some_and(|(open, _)| open == protocol) { 0 } else { SECTION_HEADER_LEN };
+        if self.open.len() + needed > self.frame_len_max || self.open.len() >= FRAME_LEN_TARGET {
+            self.close();
+        }
+        if self.open.is_empty() {
+            self.open.reserve(FRAME_OVERHEAD + message.len());
+            self.open.push(FRAME_VERSION);
+        }
+        let start = match self.section {
+            Some((open, start)) if open == protocol => start,
+            _ => {
+                let start = self.open.len();
+                self.section = Some((protocol, start));
+                self.open.extend_from_slice(&protocol.0.to_le_bytes());
+                self.open.extend_from_slice(&[0; 4]);
+                start
+            }
+        };
+        self.open.extend_from_slice(&(message.len() as u32).to_le_bytes());
+        self.open.extend_from_slice(message);
+        let section_len = (self.open.len() - start - SECTION_HEADER_LEN) as u32;
+        self.open[start + 2..start + SECTION_HEADER_LEN].copy_from_slice(&section_len.to_le_bytes());
+        true
+    }
+
+    fn close(&mut self) {
+        if !self.open.is_empty() {
+            self.full.push_back(std::mem::take(&mut self.open));
+            self.section = None;
+        }
+    }
+
+    /// Takes the oldest frame, closing the open one when it is the last.
+    pub fn pop(&mut self) -> Option<Vec<u8>> {
+        if self.full.is_empty() {
+            self.close();
+        }
+        self.full.pop_front()
+    }
+
+    /// Whether there is nothing to take.
+    pub fn is_empty(&self) -> bool {
+        self.full.is_empty() && self.open.is_empty()
+    }
+}
+
+/// The messages of one protocol in a frame.
+#[derive(Clone, Debug)]
+pub struct Section<'a> {
+    protocol: ProtocolId,
+    messages: Reader<'a>,
+}
+
+impl<'a> Section<'a> {
+    /// Whose messages they are.
+    pub const fn protocol(&self) -> ProtocolId {
+        self.protocol
+    }
+
+    /// Each message, as a reader over exactly its bytes. Ends after the first error.
+    pub fn messages(&self) -> impl Iterator<Item = Result<Reader<'a>, FrameError>> + use<'a> {
+        let mut left = self.messages.clone();
+        until_error(move || {
+            if left.remaining().is_empty() {
+                return None;
+            }
+            let len = match left.take(MESSAGE_HEADER_LEN).ok().and_then(le_u32) {
+                Some(len) => len,
+                None => return Some(Err(FrameError::Truncated)),
+            };
+            Some(left.sub(len).map_err(|_| FrameError::Truncated))
+        })
+    }
+}
+
+/// Walks the sections of a frame. Ends after the first error.
+///
+/// # Errors
+/// [`FrameError`] when it is no frame of this version.
+pub fn sections(frame: &Bytes) -> Result<impl Iterator<Item = Result<Section<'_>, FrameError>>, FrameError> {
+    match frame.first() {
+        Some(&FRAME_VERSION) => {}
+        Some(&found) => return Err(FrameError::Version { found }),
+        None => return Err(FrameError::Empty),
+    }
+    let mut left = Reader::of_frame(frame);
+    left.take(HEADER_LEN).map_err(|_| FrameError::Empty)?;
+    Ok(until_error(move || {
+        if left.remaining().is_empty() {
+            return None;
+        }
+        let mut section = || {
+            let protocol = left.take(2).ok()?;
+            let protocol = ProtocolId(u16::from_le_bytes(protocol.try_into().ok()?));
+            let len = left.take(4).ok().and_then(le_u32)?;
+            Some(Section { protocol, messages: left.sub(len).ok()? })
+        };
+        Some(section().ok_or(FrameError::Truncated))
+    }))
+}
+
+fn le_u32(bytes: &[u8]) -> Option<usize> {
+    usize::try_from(u32::from_le_bytes(bytes.try_into().ok()?)).ok()
+}
+
+fn until_error<T, E>(mut next: impl FnMut() -> Option<Result<T, E>>) -> impl Iterator<Item = Result<T, E>> {
+    let mut failed = false;
+    std::iter::from_fn(move || {
+        if failed {
+            return None;
+        }
+        let item = next();
+        failed = matches!(item, Some(Err(_)));
+        item
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn walk(frame: &[u8]) -> Result<Vec<(ProtocolId, Vec<Vec<u8>>)>, FrameError> {
+        let frame = Bytes::copy_from_slice(frame);
+        sections(&frame)?
+            .map(|section| {
+                let section = section?;
+                let messages = section.messages().map(|m| m.map(|m| m.remaining().to_vec()));
+                Ok((section.protocol(), messages.collect::<Result<_, _>>()?))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn consecutive_messages_of_a_protocol_share_a_section() {
+        let mut builder = FrameBuilder::new(100);
+        builder.push(ProtocolId(1), b"a");
+        builder.push(ProtocolId(1), b"");
+        builder.push(ProtocolId(2), b"b");
+        builder.push(ProtocolId(1), b"c");
+        let frame = builder.pop().unwrap();
+        assert!(builder.is_empty());
+        let (one, two) = (ProtocolId(1), ProtocolId(2));
+        let expected = vec![(one, vec![b"a".to_vec(), vec![]]), (two, vec![b"b".to_vec()]), (one, vec![b"c".to_vec()])];
+        assert_eq!(walk(&frame), Ok(expected));
+    }
+
+    #[test]
+    fn frames_are_cut_at_the_limit_and_a_longer_message_is_refused() {
+        let mut builder = FrameBuilder::new(40);
+        assert!(!builder.push(ProtocolId(1), &[0; 40 - FRAME_OVERHEAD + 1]));
+        assert!(builder.is_empty());
+        for _ in 0..3 {
+            assert!(builder.push(ProtocolId(1), &[7; 40 - FRAME_OVERHEAD]));
+        }
+        for _ in 0..3 {
+            assert_eq!(builder.pop().unwrap().len(), 40);
+        }
+        assert_eq!(builder.pop(), None);
+    }
+
+    #[test]
+    fn every_truncation_is_noticed_or_a_whole_prefix() {
+        let mut builder = FrameBuilder::new(100);
+        builder.push(ProtocolId(1), b"first");
+        builder.push(ProtocolId(2), b"second");
+        let frame = builder.pop().unwrap();
+        let whole = [0, 1, 1 + 6 + 4 + 5, frame.len()];
+        for len in 0..frame.len() {
+            assert_eq!(walk(&frame[..len]).is_ok(), whole[1..].contains(&len), "{len}");
+        }
+    }
+
+    #[test]
+    fn another_version_and_lengths_past_the_end_are_errors() {
+        assert_eq!(walk(&[]), Err(FrameError::Empty));
+        assert_eq!(walk(&[9]), Err(FrameError::Version { found: 9 }));
+        assert_eq!(walk(&[1, 0, 0, 255, 255, 255, 255]), Err(FrameError::Truncated));
+        assert_eq!(walk(&[1, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0]), Err(FrameError::Truncated));
+    }
+}

@@ -1,0 +1,144 @@
+//! Names: of nodes, of protocols, of requests and of places in a log.
+//!
+//! All are plain newtypes with a short `Debug`, so that a trace can be read.
+//!
+//! ```
+//! use mesh_core::{NodeId, ProtocolId};
+//!
+//! let node = NodeId::from(7);
+//! assert_eq!(format!("{node:?} {:?}", ProtocolId(2)), "n7 p2");
+//! ```
+
+use std::fmt;
+
+use crate::wire::{DecodeError, Reader, Wire};
+
+/// The name of a node.
+///
+/// With an authenticated transport it is *self-certifying*: the first 128 bits of the blake3 digest
+/// of the node's public key ([`PublicKey::node_id`](crate::identity::PublicKey::node_id)). In tests
+/// and on trusted networks it is any number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct NodeId(pub u128);
+
+impl From<u128> for NodeId {
+    fn from(id: u128) -> Self {
+        Self(id)
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 <= u128::from(u32::MAX) { write!(f, "n{}", self.0) } else { write!(f, "{:032x}", self.0) }
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 <= u128::from(u32::MAX) { write!(f, "n{}", self.0) } else { write!(f, "n{:08x}", self.0 >> 96) }
+    }
+}
+
+/// Why a text is no [`NodeId`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no node id: give 32 hexadecimal digits, or n and a decimal number as in n3")]
+pub struct ParseNodeIdError(String);
+
+impl std::str::FromStr for NodeId {
+    type Err = ParseNodeIdError;
+
+    /// Reads what `Display` writes: `n3`, or 32 hexadecimal digits.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parsed = match text.strip_prefix('n') {
+            Some(number) if number.bytes().all(|b| b.is_ascii_digit()) => number.parse().ok(),
+            Some(_) => None,
+            None if text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit()) => {
+                u128::from_str_radix(text, 16).ok()
+            }
+            None => None,
+        };
+        parsed.map(Self).ok_or_else(|| ParseNodeIdError(text.to_owned()))
+    }
+}
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident($inner:ty), $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{}"), self.0)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)
+            }
+        }
+
+        impl Wire for $name {
+            fn encode(&self, out: &mut Vec<u8>) {
+                self.0.encode(out);
+            }
+
+            fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+                Ok(Self(<$inner>::decode(reader)?))
+            }
+        }
+    };
+}
+
+number! {
+    /// Which protocol instance of a node a message, record or command belongs to.
+    ///
+    /// All nodes of a mesh give the same number to the same instance.
+    ProtocolId(u16), "p"
+}
+number! {
+    /// One command of the application, unique within a protocol instance of a running node.
+    RequestId(u64), "r"
+}
+number! {
+    /// Log sequence number: a place in the log of one protocol instance. The first record is 1.
+    Lsn(u64), "lsn"
+}
+number! {
+    /// A place in a replicated log. The first entry is 1; 0 is the place before it.
+    LogIndex(u64), "i"
+}
+number! {
+    /// Names a snapshot file of one protocol instance. Newer snapshots have larger numbers.
+    SnapshotId(u64), "s"
+}
+
+impl Wire for NodeId {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self(u128::decode(reader)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_ids_read_back_what_they_print() {
+        for id in [NodeId(0), NodeId(42), NodeId(u128::MAX), NodeId(1 << 100)] {
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+    }
+
+    #[test]
+    fn other_texts_are_no_node_id() {
+        for text in ["", "n", "n-1", "n+1", "42", "xyz", "n99999999999999999999999999999999999999999999"] {
+            assert!(text.parse::<NodeId>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The foundation of `mesh`.
+//!
+//! A coordination protocol is a [`Protocol`]: a deterministic state machine without sockets, clocks,
+//! threads or hidden randomness. A node hosts several of them and is run by one of two shells over
+//! the same code: the async driver over a [`Transport`], a [`Clock`] and a [`Wal`] of one's choice,
+//! or the simulator of `mesh-transport-mem`.
+
+pub mod clock;
+pub mod frame;
+#[cfg(any(test, feature = "testing"))]
+pub mod harness;
+pub mod id;
+pub mod protocol;
+pub mod rng;
+pub mod state_machine;
+pub mod time;
+pub mod timers;
+pub mod transport;
+pub mod wal;
+pub mod wire;
+
+pub use bytes::Bytes;
+pub use clock::{Clock, SystemClock};
+#[cfg(any(test, feature = "testing"))]
+pub use harness::Harness;
+pub use id::{LogIndex, Lsn, NodeId, ProtocolId, RequestId, SnapshotId};
+pub use protocol::{Context, LogOp, Never, Outbox, Outgoing, Protocol, Recipients, RecoverError, Recovery};
+pub use rng::Rng64;
+pub use state_machine::{RestoreError, StateMachine};
+pub use time::Instant;
+pub use timers::Timers;
+pub use transport::{FrameSender, Inbound, PeerStatus, SendError, Transport, TransportError};
+pub use wal::{MemWal, Recovered, RecoveredLog, Wal, WalBatch, WalError, WalEvent};
+pub use wire::{DecodeError, Reader, Wire};

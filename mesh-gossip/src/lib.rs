@@ -1,0 +1,1 @@
+//! Membership, failure detection and shared state for mesh.

@@ -1,0 +1,1 @@
+//! Task distribution for mesh.

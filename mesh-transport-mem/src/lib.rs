@@ -1,0 +1,1 @@
+//! An in-process transport and a deterministic simulator for mesh.

@@ -1,0 +1,1 @@
+//! An authenticated TCP transport for mesh, without a runtime.
