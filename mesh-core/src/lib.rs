@@ -10,6 +10,7 @@ pub mod frame;
 #[cfg(any(test, feature = "testing"))]
 pub mod harness;
 pub mod id;
+pub mod identity;
 pub mod protocol;
 pub mod rng;
 pub mod state_machine;
