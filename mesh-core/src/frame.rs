@@ -74,31 +74,35 @@ pub struct FrameBuilder {
     /// Where the open section starts, and whose it is.
     section: Option<(ProtocolId, usize)>,
     full: VecDeque<Vec<u8>>,
+    /// How long the last frame was: the next one is likely to be as long.
+    frame_len_hint: usize,
 }
 
 impl FrameBuilder {
     /// Builds frames of at most `frame_len_max` bytes, itself at most [`FRAME_LEN_MAX`].
     pub fn new(frame_len_max: usize) -> Self {
         let frame_len_max = frame_len_max.min(FRAME_LEN_MAX);
-        Self { frame_len_max, open: Vec::new(), section: None, full: VecDeque::new() }
+        Self { frame_len_max, open: Vec::new(), section: None, full: VecDeque::new(), frame_len_hint: 0 }
     }
 
     /// Adds an encoded message; `false` when it is too long for any frame.
     pub fn push(&mut self, protocol: ProtocolId, message: &[u8]) -> bool {
-        if message.len() > self.frame_len_max.saturating_sub(FRAME_OVERHEAD) {
-            return false;
-        }
-        let needed = MESSAGE_HEADER_LEN
-            + message.len()
-            + if self.section.is_some_and(|(open, _)| open == protocol) { 0 } else { SECTION_HEADER_LEN };
-        if self.open.len() + needed > self.frame_len_max || self.open.len() >= FRAME_LEN_TARGET {
+        message.len() <= self.frame_len_max.saturating_sub(FRAME_OVERHEAD)
+            && self.push_with(protocol, |out| out.extend_from_slice(message))
+    }
+
+    /// Adds a message that `encode` appends; `false`, and nothing added, when it is too long for
+    /// any frame.
+    pub fn push_with(&mut self, protocol: ProtocolId, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
+        if self.open.len() >= FRAME_LEN_TARGET {
             self.close();
         }
-        if self.open.is_empty() {
-            self.open.reserve(FRAME_OVERHEAD + message.len());
+        let (before, section_before) = (self.open.len(), self.section);
+        if before == 0 {
+            self.open.reserve(self.frame_len_hint);
             self.open.push(FRAME_VERSION);
         }
-        let start = match self.section {
+        let section = match self.section {
             Some((open, start)) if open == protocol => start,
             _ => {
                 let start = self.open.len();
@@ -108,15 +112,32 @@ impl FrameBuilder {
                 start
             }
         };
-        self.open.extend_from_slice(&(message.len() as u32).to_le_bytes());
-        self.open.extend_from_slice(message);
-        let section_len = (self.open.len() - start - SECTION_HEADER_LEN) as u32;
-        self.open[start + 2..start + SECTION_HEADER_LEN].copy_from_slice(&section_len.to_le_bytes());
+        let header = self.open.len();
+        self.open.extend_from_slice(&[0; MESSAGE_HEADER_LEN]);
+        let message = self.open.len();
+        encode(&mut self.open);
+        if self.open.len() > self.frame_len_max {
+            let tail = self.open.split_off(message);
+            self.open.truncate(before);
+            self.section = section_before;
+            let fits = tail.len() <= self.frame_len_max.saturating_sub(FRAME_OVERHEAD);
+            if fits {
+                self.close();
+            }
+            return fits && self.push(protocol, &tail);
+        }
+        self.set_len_at(header, self.open.len() - message);
+        self.set_len_at(section + 2, self.open.len() - section - SECTION_HEADER_LEN);
         true
+    }
+
+    fn set_len_at(&mut self, at: usize, len: usize) {
+        self.open[at..at + 4].copy_from_slice(&(len as u32).to_le_bytes());
     }
 
     fn close(&mut self) {
         if !self.open.is_empty() {
+            self.frame_len_hint = self.open.len();
             self.full.push_back(std::mem::take(&mut self.open));
             self.section = None;
         }

@@ -6,11 +6,14 @@
 //! or the simulator of `mesh-transport-mem`.
 
 pub mod clock;
+pub mod driver;
 pub mod frame;
 #[cfg(any(test, feature = "testing"))]
 pub mod harness;
 pub mod id;
 pub mod identity;
+pub mod metrics;
+pub mod node;
 pub mod protocol;
 pub mod rng;
 pub mod state_machine;
@@ -22,9 +25,12 @@ pub mod wire;
 
 pub use bytes::Bytes;
 pub use clock::{Clock, SystemClock};
+pub use driver::run;
 #[cfg(any(test, feature = "testing"))]
 pub use harness::Harness;
 pub use id::{LogIndex, Lsn, NodeId, ProtocolId, RequestId, SnapshotId};
+pub use metrics::{Counter, Metrics};
+pub use node::{Call, CallError, Events, Handle, Lagged, NodeBuilder, NodeCore, NodeError, NodeHandle, WalRequest};
 pub use protocol::{Context, LogOp, Never, Outbox, Outgoing, Protocol, Recipients, RecoverError, Recovery};
 pub use rng::Rng64;
 pub use state_machine::{RestoreError, StateMachine};

@@ -56,6 +56,16 @@ impl<T: Copy + Ord> Timers<T> {
         self.deadlines.get(&timer).copied()
     }
 
+    /// How many timers are set.
+    pub fn len(&self) -> usize {
+        self.deadlines.len()
+    }
+
+    /// Whether no timer is set.
+    pub fn is_empty(&self) -> bool {
+        self.deadlines.is_empty()
+    }
+
     /// The timers set, by name.
     pub fn iter(&self) -> impl Iterator<Item = (T, Instant)> {
         self.deadlines.iter().map(|(timer, deadline)| (*timer, *deadline))

@@ -1,1 +1,6 @@
-//! An in-process transport and a deterministic simulator for mesh.
+//! Networks inside one process for `mesh`: an async one for tests and benchmarks, and a
+//! deterministic simulator.
+
+mod network;
+
+pub use network::{INBOX_BYTES_MAX, MemNetwork, MemTransport};

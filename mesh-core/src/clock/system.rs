@@ -35,6 +35,9 @@ struct Sleepers {
     /// Sleepers by deadline; the second number keeps those of one deadline apart.
     wakers: BTreeMap<(Instant, u64), Waker>,
     next: u64,
+    /// Until when the thread sleeps. Only an earlier sleeper has to wake it: it is woken for nothing
+    /// where the sleeper it waits for is dropped, which is cheaper than being told of each.
+    waits_until: Option<Instant>,
     closed: bool,
     started: bool,
 }
@@ -140,7 +143,7 @@ impl Future for Sleep<'_> {
             sleepers.next += 1;
             (deadline, sleepers.next)
         });
-        let earliest = sleepers.wakers.first_key_value().is_none_or(|(first, _)| key < *first);
+        let earliest = sleepers.waits_until.is_none_or(|waits_until| deadline < waits_until);
         sleepers.wakers.insert(key, cx.waker().clone());
         drop(sleepers);
         if earliest {

@@ -1,0 +1,212 @@
+//! The async driver: one future a node, on any executor.
+//!
+//! It decides nothing. It waits for commands, the log, the next deadline and the network, in this
+//! order of urgency; feeds what came to the [`NodeCore`] as one batch; and ships what that leaves.
+//! One node is one task, so no protocol code needs a lock; more cores are for more nodes.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use mesh_core::{FrameSender, Inbound, MemWal, NodeBuilder, NodeId, SendError, SystemClock, Transport, TransportError};
+//!
+//! /// A network with nobody on it.
+//! #[derive(Debug, Clone)]
+//! struct Nobody;
+//!
+//! #[async_trait::async_trait]
+//! impl Transport for Nobody {
+//!     async fn recv(&mut self, _inbox: &mut Vec<Inbound>) -> Result<(), TransportError> {
+//!         std::future::pending().await
+//!     }
+//!     fn sender(&self) -> Box<dyn FrameSender> {
+//!         Box::new(self.clone())
+//!     }
+//! }
+//! impl FrameSender for Nobody {
+//!     fn try_send(&mut self, _to: NodeId, _frame: Vec<u8>) -> Result<(), SendError> {
+//!         Err(SendError::Unreachable)
+//!     }
+//! }
+//!
+//! let node = NodeBuilder::new(NodeId(1)).build();
+//! node.handle().stop();
+//! let run = mesh_core::run(node, Nobody, Arc::new(SystemClock::new()), Box::new(MemWal::new()));
+//! futures_executor::block_on(run)?;
+//! # Ok::<(), mesh_core::NodeError>(())
+//! ```
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+
+use crate::clock::Clock;
+use crate::node::{NodeCore, NodeError, WalRequest};
+use crate::time::Instant;
+use crate::transport::{FrameSender, Inbound, PeerStatus, SendError, Transport, TransportError};
+use crate::wal::{Wal, WalError, WalEvent};
+
+/// Frames taken from the network in one batch, at most.
+const FRAMES_PER_BATCH: usize = 64;
+
+/// Log completions taken in one batch, at most.
+const COMPLETIONS_PER_BATCH: usize = 64;
+
+/// While more bytes than this wait for the log, the network is not read: 64 MiB.
+///
+/// The peers' kernels feel it, and what a slow disk makes wait stays bounded.
+const WAL_BACKLOG_MAX: usize = 64 * 1024 * 1024;
+
+/// What ended a wait.
+enum Woken {
+    Commands,
+    Wal(Result<WalEvent, WalError>),
+    Deadline,
+    Network(Result<(), TransportError>),
+    Stop,
+}
+
+/// Runs a node until it is told to stop or something under it fails.
+///
+/// Replays the log, starts the protocols, and goes on until [`NodeHandle::stop`]; then the protocols
+/// say good-bye and what is on its way to the log becomes durable. Dropping the future stops the
+/// node where it is, as a crash would.
+///
+/// # Errors
+/// [`NodeError`] when the log or the transport fails, or the log cannot be replayed. Nothing that
+/// depended on a failed write has been said.
+///
+/// [`NodeHandle::stop`]: crate::NodeHandle::stop
+pub async fn run(
+    mut node: NodeCore,
+    mut transport: impl Transport,
+    clock: Arc<dyn Clock>,
+    mut wal: Box<dyn Wal>,
+) -> Result<(), NodeError> {
+    let signal = node.signal().clone();
+    let stopped = OnDrop(|| signal.set_stopped());
+    if !node.is_seeded() {
+        node.reseed(getrandom::u64().map_err(|error| NodeError::Randomness(error.into()))?);
+    }
+    node.set_frame_len_max(transport.frame_len_max());
+    node.recover(&mut *wal)?;
+    let mut sender = transport.sender();
+    node.start(clock.now());
+    let mut inbox = Vec::with_capacity(FRAMES_PER_BATCH);
+    let mut stopping = false;
+    loop {
+        let received = {
+            // Kept across wake-ups, so that a transport is asked again only when it has answered.
+            let mut recv = pin!(transport.recv(&mut inbox));
+            loop {
+                ship(&mut node, clock.now(), &mut *sender, &mut *wal);
+                if stopping && !node.is_persisting() {
+                    drop(stopped);
+                    return Ok(());
+                }
+                match wait(&node, &*clock, &mut *wal, recv.as_mut(), stopping).await {
+                    Woken::Commands => node.handle_commands(clock.now()),
+                    Woken::Deadline => node.handle_deadline(clock.now()),
+                    Woken::Wal(event) => {
+                        node.handle_wal(clock.now(), event?);
+                        take_completions(&mut node, clock.now(), &mut *wal)?;
+                    }
+                    Woken::Stop => {
+                        stopping = true;
+                        node.stop(clock.now());
+                    }
+                    Woken::Network(received) => break received,
+                }
+            }
+        };
+        received?;
+        let now = clock.now();
+        for inbound in inbox.drain(..) {
+            match inbound {
+                Inbound::Frame { from, frame } => node.handle_frame(now, from, Bytes::from(frame)),
+                Inbound::Peer { peer, status } => node.handle_peer(now, peer, status),
+            }
+        }
+    }
+}
+
+/// Ends the batch and hands over what it left, until nothing more comes of it.
+fn ship(node: &mut NodeCore, now: Instant, sender: &mut dyn FrameSender, wal: &mut dyn Wal) {
+    node.flush(now);
+    while let Some(request) = node.poll_wal() {
+        match request {
+            WalRequest::Batch(batch) => wal.submit(batch),
+            WalRequest::Snapshot { protocol, id, bytes } => wal.save_snapshot(protocol, id, bytes),
+        }
+    }
+    let mut congested = Vec::new();
+    while let Some((to, frame)) = node.poll_transmit() {
+        // A frame that cannot be sent is lost, as a network may lose it.
+        if sender.try_send(to, frame) == Err(SendError::Congested) && !congested.contains(&to) {
+            congested.push(to);
+        }
+    }
+    if !congested.is_empty() {
+        congested.into_iter().for_each(|peer| node.handle_peer(now, peer, PeerStatus::Congested));
+        // Once: what a protocol answers to congestion goes out with the next batch.
+        node.flush(now);
+    }
+}
+
+async fn wait(
+    node: &NodeCore,
+    clock: &dyn Clock,
+    wal: &mut dyn Wal,
+    mut recv: Pin<&mut (dyn Future<Output = Result<(), TransportError>> + Send)>,
+    stopping: bool,
+) -> Woken {
+    let signal = node.signal();
+    let reads_network = wal.backlog() <= WAL_BACKLOG_MAX;
+    let mut completed = wal.completed();
+    let deadline = node.deadline();
+    let mut sleep = deadline.map(|deadline| clock.sleep_until(deadline));
+    poll_fn(|cx| {
+        signal.register(cx);
+        if !stopping && signal.is_stop_asked() {
+            return Poll::Ready(Woken::Stop);
+        }
+        if node.has_commands() {
+            return Poll::Ready(Woken::Commands);
+        }
+        if let Poll::Ready(event) = completed.as_mut().poll(cx) {
+            return Poll::Ready(Woken::Wal(event));
+        }
+        if deadline.is_some_and(|deadline| deadline <= clock.now()) {
+            return Poll::Ready(Woken::Deadline);
+        }
+        if reads_network && let Poll::Ready(received) = recv.as_mut().poll(cx) {
+            return Poll::Ready(Woken::Network(received));
+        }
+        // Last: a sleep is only arranged where there is nothing to do before it.
+        match sleep.as_mut().map(|sleep| sleep.as_mut().poll(cx)) {
+            Some(Poll::Ready(())) => Poll::Ready(Woken::Deadline),
+            _ => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Takes what else has become durable, without waiting for more.
+fn take_completions(node: &mut NodeCore, now: Instant, wal: &mut dyn Wal) -> Result<(), WalError> {
+    for _ in 1..COMPLETIONS_PER_BATCH {
+        match futures::FutureExt::now_or_never(wal.completed()) {
+            Some(event) => node.handle_wal(now, event?),
+            None => break,
+        }
+    }
+    Ok(())
+}
+
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}

@@ -1,0 +1,454 @@
+//! A node: several protocols behind one network, one clock and one log.
+//!
+//! [`NodeCore`] is the only code between protocols and the world. It decides nothing and waits for
+//! nothing: a shell feeds it inputs (`handle_*`), ends the batch with [`flush`](NodeCore::flush),
+//! and takes what is to be done (`poll_*`). The two shells are [`run`](crate::run), the async
+//! driver, and the simulator.
+//!
+//! ```
+//! use mesh_core::{Context, Instant, MemWal, Never, NodeBuilder, NodeId, Protocol, ProtocolId, RequestId};
+//!
+//! struct Greeter;
+//! impl Protocol for Greeter {
+//!     type Message = String;
+//!     type Command = NodeId;
+//!     type Reply = ();
+//!     type Event = String;
+//!     type Timer = ();
+//!     type Record = Never;
+//!     fn on_command(&mut self, cx: &mut Context<'_, Self>, request: RequestId, whom: NodeId) {
+//!         cx.send(whom, "hello".into());
+//!         cx.reply(request, ());
+//!     }
+//!     fn on_message(&mut self, cx: &mut Context<'_, Self>, _from: NodeId, text: String) {
+//!         cx.emit(text);
+//!     }
+//!     fn on_timer(&mut self, _cx: &mut Context<'_, Self>, _timer: ()) {}
+//! }
+//!
+//! let mut builder = NodeBuilder::new(NodeId(1));
+//! let greeter = builder.host(ProtocolId(1), Greeter);
+//! let mut node = builder.build();
+//! node.recover(&mut MemWal::new())?;
+//! node.start(Instant::ZERO);
+//!
+//! greeter.cast(NodeId(2))?;
+//! node.handle_commands(Instant::ZERO);
+//! node.flush(Instant::ZERO);
+//! let (to, _frame) = node.poll_transmit().unwrap();
+//! assert_eq!(to, NodeId(2));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod handle;
+mod host;
+
+pub use handle::{Call, CallError, Events, Handle, Lagged, NodeHandle};
+
+use std::any::Any;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::frame::{FRAME_LEN_MAX, FrameBuilder, sections};
+use crate::id::{NodeId, ProtocolId, SnapshotId};
+use crate::metrics::{Counter, Metrics};
+use crate::protocol::{Protocol, RecoverError};
+use crate::time::Instant;
+use crate::transport::{PeerStatus, TransportError};
+use crate::wal::{Wal, WalBatch, WalError, WalEvent};
+use handle::Signal;
+use host::{AnyHost, Host};
+
+/// How often, in one flush, links may pass events on before the rest waits for the next flush.
+///
+/// Protocols linked in a circle must not keep the node busy for ever.
+const LINK_ROUNDS_MAX: usize = 8;
+
+/// Empty frame builders are kept for this many peers at most.
+const IDLE_PEERS_MAX: usize = 4096;
+
+/// Why a node cannot start or stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The log failed.
+    #[error("the log failed: {0}")]
+    Wal(#[from] WalError),
+    /// The network failed.
+    #[error("the network failed: {0}")]
+    Transport(#[from] TransportError),
+    /// The operating system gives no randomness to seed the node with.
+    #[error("the operating system gives no randomness: {0}")]
+    Randomness(std::io::Error),
+    /// A protocol cannot start from what its log holds.
+    #[error("protocol {protocol} cannot recover: {source}")]
+    Recover {
+        /// Which protocol.
+        protocol: ProtocolId,
+        /// Why.
+        source: RecoverError,
+    },
+    /// The log holds records of a protocol that the node does not host.
+    #[error("the log holds records of protocol {protocol}, which this node does not host")]
+    UnknownProtocol {
+        /// Which protocol.
+        protocol: ProtocolId,
+    },
+}
+
+/// What a node asks of its log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WalRequest {
+    /// [`Wal::submit`] this.
+    Batch(WalBatch),
+    /// [`Wal::save_snapshot`] this.
+    Snapshot {
+        /// Whose snapshot.
+        protocol: ProtocolId,
+        /// Its name.
+        id: SnapshotId,
+        /// What it holds.
+        bytes: Bytes,
+    },
+}
+
+/// Puts protocols together into a node.
+#[derive(Debug)]
+pub struct NodeBuilder {
+    me: NodeId,
+    seed: Option<u64>,
+    queue_len_max: usize,
+    signal: Arc<Signal>,
+    metrics: Metrics,
+    hosts: BTreeMap<ProtocolId, Box<dyn AnyHost>>,
+}
+
+impl NodeBuilder {
+    /// A node called `me` that hosts nothing yet.
+    pub fn new(me: NodeId) -> Self {
+        Self {
+            me,
+            seed: None,
+            queue_len_max: 4096,
+            signal: Arc::default(),
+            metrics: Metrics::default(),
+            hosts: BTreeMap::new(),
+        }
+    }
+
+    /// Seeds the node's generators. Without it the driver seeds them from the operating system.
+    #[must_use]
+    pub const fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// How many commands, and how many events a subscriber, may wait. Default: 4096. At least 1.
+    #[must_use]
+    pub const fn queue_len_max(mut self, len: usize) -> Self {
+        self.queue_len_max = if len == 0 { 1 } else { len };
+        self
+    }
+
+    /// This node.
+    pub const fn me(&self) -> NodeId {
+        self.me
+    }
+
+    /// Where the node counts; protocols and applications may add numbers of their own.
+    pub const fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Hosts a protocol instance under a number that all nodes of the mesh give it.
+    ///
+    /// # Panics
+    /// When the number is taken: that depends only on how the program is written.
+    pub fn host<P: Protocol>(&mut self, id: ProtocolId, protocol: P) -> Handle<P> {
+        assert!(!self.hosts.contains_key(&id), "two protocols of one node have the number {id}");
+        let (host, handle) = Host::new(self.me, id, protocol, &self.signal, self.queue_len_max, &self.metrics);
+        self.hosts.insert(id, Box::new(host));
+        handle
+    }
+
+    /// The node, ready to [`recover`](NodeCore::recover) and [`start`](NodeCore::start).
+    pub fn build(self) -> NodeCore {
+        let hosts: Vec<_> = self.hosts.into_iter().collect();
+        let mut core = NodeCore {
+            me: self.me,
+            seeded: self.seed.is_some(),
+            hosts,
+            signal: self.signal,
+            counters: Counters::new(&self.metrics),
+            metrics: self.metrics,
+            outputs: Outputs::default(),
+        };
+        // Without a seed of its own a node must still draw other numbers than its neighbours.
+        core.reseed(self.seed.unwrap_or(self.me.0 as u64));
+        core
+    }
+}
+
+#[derive(Debug)]
+struct Counters {
+    frames_in: Counter,
+    frames_out: Counter,
+    bytes_in: Counter,
+    bytes_out: Counter,
+    frames_malformed: Counter,
+    sections_unknown: Counter,
+}
+
+impl Counters {
+    fn new(metrics: &Metrics) -> Self {
+        Self {
+            frames_in: metrics.counter("frames_in"),
+            frames_out: metrics.counter("frames_out"),
+            bytes_in: metrics.counter("bytes_in"),
+            bytes_out: metrics.counter("bytes_out"),
+            frames_malformed: metrics.counter("frames_malformed"),
+            sections_unknown: metrics.counter("sections_unknown"),
+        }
+    }
+}
+
+/// What hosts leave for the world when they are flushed.
+#[derive(Debug)]
+struct Outputs {
+    frame_len_max: usize,
+    builders: BTreeMap<NodeId, FrameBuilder>,
+    /// The peers whose builders hold something, in the order they were first written to.
+    ready: VecDeque<NodeId>,
+    wal: VecDeque<WalRequest>,
+}
+
+impl Default for Outputs {
+    fn default() -> Self {
+        Self { frame_len_max: FRAME_LEN_MAX, builders: BTreeMap::new(), ready: VecDeque::new(), wal: VecDeque::new() }
+    }
+}
+
+impl Outputs {
+    fn builder(&mut self, to: NodeId) -> &mut FrameBuilder {
+        let frame_len_max = self.frame_len_max;
+        let builder = self.builders.entry(to).or_insert_with(|| FrameBuilder::new(frame_len_max));
+        if builder.is_empty() {
+            self.ready.push_back(to);
+        }
+        builder
+    }
+
+    fn poll_frame(&mut self) -> Option<(NodeId, Vec<u8>)> {
+        while let Some(to) = self.ready.front().copied() {
+            if let Some(frame) = self.builders.get_mut(&to).and_then(FrameBuilder::pop) {
+                return Some((to, frame));
+            }
+            self.ready.pop_front();
+        }
+        if self.builders.len() > IDLE_PEERS_MAX {
+            self.builders.clear();
+        }
+        None
+    }
+}
+
+/// Several protocols behind one network, one clock and one log, without any of the three.
+///
+/// Inputs are fed in batches: any number of `handle_*` calls with one `now`, then
+/// [`flush`](Self::flush), then all the `poll_*` until they answer `None`.
+#[derive(Debug)]
+pub struct NodeCore {
+    me: NodeId,
+    seeded: bool,
+    /// In the order of their numbers.
+    hosts: Vec<(ProtocolId, Box<dyn AnyHost>)>,
+    signal: Arc<Signal>,
+    counters: Counters,
+    metrics: Metrics,
+    outputs: Outputs,
+}
+
+impl NodeCore {
+    /// This node.
+    pub const fn me(&self) -> NodeId {
+        self.me
+    }
+
+    /// Where the node counts.
+    pub const fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Stops the node, or tells that it stopped, from anywhere.
+    pub fn handle(&self) -> NodeHandle {
+        NodeHandle::new(self.me, self.signal.clone(), self.metrics.clone())
+    }
+
+    /// Whether the generators were seeded on purpose, by the builder or by [`reseed`](Self::reseed).
+    pub const fn is_seeded(&self) -> bool {
+        self.seeded
+    }
+
+    /// Seeds the generators of all protocols anew. To be called before [`start`](Self::start).
+    pub fn reseed(&mut self, seed: u64) {
+        for (_, host) in &mut self.hosts {
+            host.reseed(seed);
+        }
+    }
+
+    /// Says how long a frame the transport carries, in bytes.
+    pub fn set_frame_len_max(&mut self, len: usize) {
+        self.outputs.frame_len_max = len;
+        self.outputs.builders.clear();
+        self.outputs.ready.clear();
+    }
+
+    /// Replays the log into the protocols.
+    ///
+    /// # Errors
+    /// [`NodeError`] when the log cannot be read, a protocol refuses a record, or the log holds
+    /// records of a protocol that is not hosted.
+    pub fn recover(&mut self, wal: &mut dyn Wal) -> Result<(), NodeError> {
+        for (protocol, log) in wal.recover()?.logs {
+            let host = self.host_mut(protocol).ok_or(NodeError::UnknownProtocol { protocol })?;
+            host.recover(wal, log).map_err(|source| NodeError::Recover { protocol, source })?;
+        }
+        Ok(())
+    }
+
+    /// Starts the protocols, in the order of their numbers.
+    pub fn start(&mut self, now: Instant) {
+        for (_, host) in &mut self.hosts {
+            host.on_start(now);
+        }
+    }
+
+    /// A frame arrived.
+    pub fn handle_frame(&mut self, now: Instant, from: NodeId, frame: Bytes) {
+        self.counters.frames_in.increment();
+        self.counters.bytes_in.add(frame.len() as u64);
+        let sections = match sections(&frame) {
+            Ok(sections) if from != self.me => sections,
+            _ => return self.counters.frames_malformed.increment(),
+        };
+        for section in sections {
+            let Ok(section) = section else {
+                return self.counters.frames_malformed.increment();
+            };
+            match find(&mut self.hosts, section.protocol()) {
+                Some(host) => {
+                    if host.on_section(now, from, &section).is_err() {
+                        self.counters.frames_malformed.increment();
+                    }
+                }
+                None => self.counters.sections_unknown.increment(),
+            }
+        }
+    }
+
+    /// The link to a peer changed.
+    pub fn handle_peer(&mut self, now: Instant, peer: NodeId, status: PeerStatus) {
+        for (_, host) in &mut self.hosts {
+            host.on_peer(now, peer, status);
+        }
+    }
+
+    /// Takes commands from the handles, as far as the protocols have capacity.
+    pub fn handle_commands(&mut self, now: Instant) {
+        for (_, host) in &mut self.hosts {
+            host.on_commands(now);
+        }
+    }
+
+    /// Fires the timers that are due.
+    pub fn handle_deadline(&mut self, now: Instant) {
+        for (_, host) in &mut self.hosts {
+            host.on_deadline(now);
+        }
+    }
+
+    /// More of the log is durable.
+    pub fn handle_wal(&mut self, now: Instant, event: WalEvent) {
+        let (WalEvent::Durable { protocol, .. } | WalEvent::SnapshotSaved { protocol, .. }) = event;
+        if let Some(host) = self.host_mut(protocol) {
+            match event {
+                WalEvent::Durable { upto, .. } => host.on_durable(now, upto),
+                WalEvent::SnapshotSaved { id, .. } => host.on_snapshot_saved(now, id),
+            }
+        }
+    }
+
+    /// Tells the protocols that the node is being shut down in good order.
+    pub fn stop(&mut self, now: Instant) {
+        for (_, host) in &mut self.hosts {
+            host.on_stop(now);
+        }
+    }
+
+    /// Ends a batch of inputs: lets protocols send what it adds up to, passes events along links,
+    /// and turns all they left into frames and log batches.
+    pub fn flush(&mut self, now: Instant) {
+        for _ in 0..LINK_ROUNDS_MAX {
+            let mut again = false;
+            for (_, host) in &mut self.hosts {
+                host.on_linked(now);
+                again |= host.flush(now, &mut self.outputs);
+            }
+            if !again {
+                break;
+            }
+        }
+    }
+
+    /// Takes a frame to send.
+    #[must_use]
+    pub fn poll_transmit(&mut self) -> Option<(NodeId, Vec<u8>)> {
+        let (to, frame) = self.outputs.poll_frame()?;
+        self.counters.frames_out.increment();
+        self.counters.bytes_out.add(frame.len() as u64);
+        Some((to, frame))
+    }
+
+    /// Takes something to write to the log.
+    #[must_use]
+    pub fn poll_wal(&mut self) -> Option<WalRequest> {
+        self.outputs.wal.pop_front()
+    }
+
+    /// When to call [`handle_deadline`](Self::handle_deadline) next. May be early, is never late.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.hosts.iter().filter_map(|(_, host)| host.deadline()).min()
+    }
+
+    /// Whether [`handle_commands`](Self::handle_commands) would take any.
+    pub fn has_commands(&self) -> bool {
+        self.hosts.iter().any(|(_, host)| host.has_commands())
+    }
+
+    /// Whether records are on their way to the log.
+    pub fn is_persisting(&self) -> bool {
+        self.hosts.iter().any(|(_, host)| host.is_persisting())
+    }
+
+    /// The protocol hosted under `id`, to look at: in tests, the simulator and after the node ended.
+    pub fn protocol<P: Protocol>(&self, id: ProtocolId) -> Option<&P> {
+        let at = self.hosts.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        let host: &dyn Any = &*self.hosts[at].1;
+        host.downcast_ref::<Host<P>>().map(Host::protocol)
+    }
+
+    pub(crate) const fn signal(&self) -> &Arc<Signal> {
+        &self.signal
+    }
+
+    fn host_mut(&mut self, id: ProtocolId) -> Option<&mut dyn AnyHost> {
+        find(&mut self.hosts, id)
+    }
+}
+
+fn find(hosts: &mut [(ProtocolId, Box<dyn AnyHost>)], id: ProtocolId) -> Option<&mut dyn AnyHost> {
+    let at = hosts.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+    Some(&mut *hosts[at].1)
+}

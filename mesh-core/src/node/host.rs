@@ -1,0 +1,281 @@
+//! One protocol instance with its types hidden: decoding in, gating and encoding out.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use super::handle::{Asked, Handle, Mailbox, PendingReplies, Signal};
+use super::{Outputs, WalRequest};
+use crate::frame::{FrameError, Section};
+use crate::id::{Lsn, NodeId, ProtocolId, RequestId, SnapshotId};
+use crate::metrics::{Counter, Metrics};
+use crate::protocol::{Context, LogOp, Outbox, Outgoing, Protocol, Recipients, RecoverError, Recovery};
+use crate::rng::Rng64;
+use crate::time::Instant;
+use crate::transport::PeerStatus;
+use crate::wal::{RecoveredLog, Wal, WalBatch, WalEntryKind};
+use crate::wire::{self, Wire};
+
+/// Commands taken in one batch, at most, so that a flood of them cannot keep the network waiting.
+const COMMANDS_PER_BATCH: usize = 1024;
+
+/// A [`Host`] whose protocol's types are hidden.
+pub(super) trait AnyHost: Any + Send + Debug {
+    fn reseed(&mut self, seed: u64);
+    fn recover(&mut self, wal: &mut dyn Wal, log: RecoveredLog) -> Result<(), RecoverError>;
+    fn on_start(&mut self, now: Instant);
+    fn on_section(&mut self, now: Instant, from: NodeId, section: &Section<'_>) -> Result<(), FrameError>;
+    fn on_peer(&mut self, now: Instant, peer: NodeId, status: PeerStatus);
+    fn on_commands(&mut self, now: Instant);
+    fn on_linked(&mut self, now: Instant);
+    fn on_deadline(&mut self, now: Instant);
+    fn on_durable(&mut self, now: Instant, upto: Lsn);
+    fn on_snapshot_saved(&mut self, now: Instant, id: SnapshotId);
+    fn on_stop(&mut self, now: Instant);
+    /// Moves what the protocol left into `outputs`; whether a link passed something on.
+    fn flush(&mut self, now: Instant, outputs: &mut Outputs) -> bool;
+    fn deadline(&self) -> Option<Instant>;
+    fn has_commands(&self) -> bool;
+    fn is_persisting(&self) -> bool;
+}
+
+pub(super) struct Host<P: Protocol> {
+    me: NodeId,
+    id: ProtocolId,
+    protocol: P,
+    outbox: Outbox<P>,
+    rng: Rng64,
+    mailbox: Arc<Mailbox<P>>,
+    /// Commands taken from the mailbox and not given to the protocol yet.
+    taken: VecDeque<Asked<P>>,
+    requests: u64,
+    pending: PendingReplies<P::Reply>,
+    /// Whether the protocol had an input since the last flush.
+    touched: bool,
+    scratch: Vec<u8>,
+    /// The newest record handed to the log.
+    submitted: Lsn,
+    messages_malformed: Counter,
+    messages_too_long: Counter,
+}
+
+impl<P: Protocol> Host<P> {
+    pub(super) fn new(
+        me: NodeId,
+        id: ProtocolId,
+        protocol: P,
+        signal: &Arc<Signal>,
+        queue_len_max: usize,
+        metrics: &Metrics,
+    ) -> (Self, Handle<P>) {
+        let mailbox = Arc::new(Mailbox::new(signal.clone(), queue_len_max, metrics.counter("events_lagged")));
+        let host = Self {
+            me,
+            id,
+            protocol,
+            outbox: Outbox::default(),
+            rng: Rng64::from_seed(0, ""),
+            mailbox: mailbox.clone(),
+            taken: VecDeque::new(),
+            requests: 0,
+            pending: PendingReplies::default(),
+            touched: false,
+            scratch: Vec::new(),
+            submitted: Lsn(0),
+            messages_malformed: metrics.counter("messages_malformed"),
+            messages_too_long: metrics.counter("messages_too_long"),
+        };
+        (host, Handle::new(mailbox))
+    }
+
+    pub(super) const fn protocol(&self) -> &P {
+        &self.protocol
+    }
+
+    fn with(&mut self, now: Instant, handler: impl FnOnce(&mut P, &mut Context<'_, P>)) {
+        self.touched = true;
+        handler(&mut self.protocol, &mut Context::new(self.me, now, &mut self.rng, &mut self.outbox));
+    }
+
+    fn give(&mut self, now: Instant, asked: Asked<P>) {
+        self.requests += 1;
+        let request = RequestId(self.requests);
+        if let Some(reply) = asked.reply {
+            self.pending.push(request, reply);
+        }
+        self.with(now, |protocol, cx| protocol.on_command(cx, request, asked.command));
+    }
+
+    fn flush_messages(&mut self, outputs: &mut Outputs) {
+        for Outgoing { to, message } in self.outbox.messages.drain(..) {
+            match to {
+                Recipients::One(to) => {
+                    if !outputs.builder(to).push_with(self.id, |out| message.encode(out)) {
+                        self.messages_too_long.increment();
+                    }
+                }
+                Recipients::Many(all) => {
+                    self.scratch.clear();
+                    message.encode(&mut self.scratch);
+                    for to in all {
+                        if !outputs.builder(to).push(self.id, &self.scratch) {
+                            self.messages_too_long.increment();
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn flush_log(&mut self, outputs: &mut Outputs) {
+        for (id, bytes) in self.outbox.snapshots.drain(..) {
+            outputs.wal.push_back(WalRequest::Snapshot { protocol: self.id, id, bytes });
+        }
+        if self.outbox.log.is_empty() {
+            return;
+        }
+        let mut batch = WalBatch::new(self.id, self.submitted);
+        for op in self.outbox.log.drain(..) {
+            match op {
+                LogOp::Record(record) => batch.push(WalEntryKind::Record, |out| record.encode(out)),
+                LogOp::Checkpoint(records) => {
+                    batch.push(WalEntryKind::CheckpointBegin, |_| {});
+                    for record in records {
+                        batch.push(WalEntryKind::CheckpointRecord, |out| record.encode(out));
+                    }
+                    batch.push(WalEntryKind::CheckpointEnd, |_| {});
+                }
+                LogOp::DropSnapshotsBelow(id) => {
+                    batch.drop_snapshots_below = batch.drop_snapshots_below.max(Some(id));
+                }
+            }
+        }
+        self.submitted = batch.upto;
+        outputs.wal.push_back(WalRequest::Batch(batch));
+    }
+}
+
+impl<P: Protocol> Drop for Host<P> {
+    fn drop(&mut self) {
+        self.mailbox.close();
+    }
+}
+
+impl<P: Protocol> Debug for Host<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").field("id", &self.id).field("outbox", &self.outbox).finish_non_exhaustive()
+    }
+}
+
+impl<P: Protocol> AnyHost for Host<P> {
+    fn reseed(&mut self, seed: u64) {
+        self.rng = Rng64::from_seed(seed, &format!("node {} protocol {}", self.me.0, self.id));
+    }
+
+    fn recover(&mut self, wal: &mut dyn Wal, log: RecoveredLog) -> Result<(), RecoverError> {
+        let id = self.id;
+        let mut read_snapshot = |snapshot| wal.read_snapshot(id, snapshot);
+        let mut lsn = Lsn(log.last.0.saturating_sub(log.records.len() as u64));
+        for record in &log.records {
+            lsn.0 += 1;
+            let record = wire::from_bytes(record)?;
+            self.protocol.on_recover(&mut Recovery::new(self.me, lsn, &mut read_snapshot), record)?;
+        }
+        self.outbox = Outbox::recovered(log.last);
+        self.submitted = log.last;
+        Ok(())
+    }
+
+    fn on_start(&mut self, now: Instant) {
+        self.with(now, P::on_start);
+    }
+
+    fn on_section(&mut self, now: Instant, from: NodeId, section: &Section<'_>) -> Result<(), FrameError> {
+        for message in section.messages() {
+            let mut reader = message?;
+            match P::Message::decode(&mut reader) {
+                Ok(message) if reader.finish().is_ok() => {
+                    self.with(now, |protocol, cx| protocol.on_message(cx, from, message));
+                }
+                _ => self.messages_malformed.increment(),
+            }
+        }
+        Ok(())
+    }
+
+    fn on_peer(&mut self, now: Instant, peer: NodeId, status: PeerStatus) {
+        self.with(now, |protocol, cx| protocol.on_peer(cx, peer, status));
+    }
+
+    fn on_commands(&mut self, now: Instant) {
+        for _ in 0..COMMANDS_PER_BATCH {
+            if !self.protocol.has_capacity() {
+                break;
+            }
+            if self.taken.is_empty() {
+                self.mailbox.take_commands(&mut self.taken);
+            }
+            match self.taken.pop_front() {
+                Some(asked) => self.give(now, asked),
+                None => break,
+            }
+        }
+    }
+
+    fn on_linked(&mut self, now: Instant) {
+        for command in self.mailbox.take_linked() {
+            self.give(now, Asked { command, reply: None });
+        }
+    }
+
+    fn on_deadline(&mut self, now: Instant) {
+        // A timer that its own handler sets to now waits for the next call.
+        for _ in 0..self.outbox.timers.len() {
+            match self.outbox.timers.pop_due(now) {
+                Some(timer) => self.with(now, |protocol, cx| protocol.on_timer(cx, timer)),
+                None => break,
+            }
+        }
+    }
+
+    fn on_durable(&mut self, now: Instant, upto: Lsn) {
+        self.outbox.set_durable(upto);
+        let upto = self.outbox.durable();
+        self.with(now, |protocol, cx| protocol.on_durable(cx, upto));
+    }
+
+    fn on_snapshot_saved(&mut self, now: Instant, id: SnapshotId) {
+        self.with(now, |protocol, cx| protocol.on_snapshot_saved(cx, id));
+    }
+
+    fn on_stop(&mut self, now: Instant) {
+        self.with(now, P::on_stop);
+    }
+
+    fn flush(&mut self, now: Instant, outputs: &mut Outputs) -> bool {
+        if !std::mem::take(&mut self.touched) {
+            return false;
+        }
+        self.protocol.on_flush(&mut Context::new(self.me, now, &mut self.rng, &mut self.outbox));
+        self.flush_log(outputs);
+        self.flush_messages(outputs);
+        for (request, reply) in self.outbox.replies.drain(..) {
+            self.pending.answer(request, reply);
+        }
+        self.mailbox.publish(self.outbox.events.drain(..))
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.outbox.timers.next_deadline()
+    }
+
+    fn has_commands(&self) -> bool {
+        self.protocol.has_capacity() && (!self.taken.is_empty() || self.mailbox.has_commands())
+            || self.mailbox.has_linked()
+    }
+
+    fn is_persisting(&self) -> bool {
+        self.outbox.durable() < self.submitted
+    }
+}
