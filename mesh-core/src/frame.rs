@@ -177,11 +177,8 @@ impl<'a> Section<'a> {
             if left.remaining().is_empty() {
                 return None;
             }
-            let len = match left.take(MESSAGE_HEADER_LEN).ok().and_then(le_u32) {
-                Some(len) => len,
-                None => return Some(Err(FrameError::Truncated)),
-            };
-            Some(left.sub(len).map_err(|_| FrameError::Truncated))
+            let message = left.take(MESSAGE_HEADER_LEN).ok().and_then(le_u32).and_then(|len| left.sub(len).ok());
+            Some(message.ok_or(FrameError::Truncated))
         })
     }
 }
@@ -232,7 +229,9 @@ fn until_error<T, E>(mut next: impl FnMut() -> Option<Result<T, E>>) -> impl Ite
 mod tests {
     use super::*;
 
-    fn walk(frame: &[u8]) -> Result<Vec<(ProtocolId, Vec<Vec<u8>>)>, FrameError> {
+    type Walked = Vec<(ProtocolId, Vec<Vec<u8>>)>;
+
+    fn walk(frame: &[u8]) -> Result<Walked, FrameError> {
         let frame = Bytes::copy_from_slice(frame);
         sections(&frame)?
             .map(|section| {

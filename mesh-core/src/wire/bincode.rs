@@ -41,6 +41,8 @@ macro_rules! wire_bincode {
     )+};
 }
 
+/// Appends the encoding of `value`.
+///
 /// A value that serde refuses (a map of unknown length, say) is encoded as nothing, which does not
 /// decode: the fault is in the type and shows at its first use.
 pub fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>) {
@@ -53,6 +55,10 @@ pub fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>) {
     *out = tail;
 }
 
+/// Reads one value off the front of `reader`.
+///
+/// # Errors
+/// [`DecodeError::Invalid`] when the bytes are no encoding of a `T`.
 pub fn decode<T: DeserializeOwned>(reader: &mut Reader<'_>) -> Result<T, DecodeError> {
     let (value, read) = bincode::serde::decode_from_slice(reader.remaining(), CONFIG)
         .map_err(|_| DecodeError::Invalid("the bytes are no encoding of this serde type"))?;
