@@ -1,1 +1,13 @@
-//! What the benchmarks share.
+//! What the benchmarks, the `report` and the `campaign` programs share.
+//!
+//! A *cell* of the matrix ([`Cell`](cluster::Cell)) is a cluster size, a payload size and a number
+//! of proposals in flight. Every contestant implements [`Cluster`](cluster::Cluster): ours as bare
+//! engines and as async nodes, and behind the feature `peers` also raft-rs and openraft. An entry
+//! counts once it has been proposed, replicated, committed and applied on all nodes; latency is the
+//! time from the proposal to its answer.
+
+pub mod cluster;
+#[cfg(feature = "peers")]
+pub mod peers;
+pub mod stats;
+pub mod stopwatch;

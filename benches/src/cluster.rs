@@ -1,0 +1,85 @@
+//! The workload that every contestant runs: a cluster in one process that takes proposals.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::stats::percentile;
+
+/// One cell of the matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cell {
+    /// How many nodes there are.
+    pub nodes: usize,
+    /// Bytes of one proposal.
+    pub payload: usize,
+    /// Proposals without an answer at any time.
+    pub in_flight: usize,
+}
+
+impl Cell {
+    /// All cells: 3 and 5 nodes, 16 B, 256 B and 4 KiB, 1, 64 and 1024 in flight.
+    pub fn all() -> impl Iterator<Item = Self> {
+        [3, 5].into_iter().flat_map(|nodes| {
+            [16, 256, 4096].into_iter().flat_map(move |payload| {
+                [1, 64, 1024].into_iter().map(move |in_flight| Self { nodes, payload, in_flight })
+            })
+        })
+    }
+
+    /// How the cell is named in figures, as in `3n_256B_64`.
+    pub fn name(&self) -> String {
+        format!("{}n_{}B_{}", self.nodes, self.payload, self.in_flight)
+    }
+
+    /// What is proposed. Clones share the bytes, so a contestant that copies them pays for it.
+    pub fn payload(&self) -> Bytes {
+        Bytes::from(vec![0x5a; self.payload])
+    }
+}
+
+/// A cluster with a leader.
+pub trait Cluster {
+    /// Builds the cluster of `cell` and elects a leader.
+    fn start(cell: Cell) -> Self
+    where
+        Self: Sized;
+
+    /// Proposes `entries` entries, [`Cell::in_flight`] at a time, until all nodes have applied them.
+    fn run(&mut self, entries: u64) -> Run;
+}
+
+/// What a run took.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    /// Entries applied on all nodes.
+    pub entries: u64,
+    /// How long that took.
+    pub elapsed: Duration,
+    /// Nanoseconds from each proposal to its answer; only with one in flight.
+    pub latencies: Vec<u64>,
+}
+
+impl Run {
+    /// Entries a second.
+    pub fn rate(&self) -> f64 {
+        self.entries as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// A percentile of the latency, in microseconds.
+    pub fn latency_us(&mut self, percent: usize) -> f64 {
+        percentile(&mut self.latencies, percent) as f64 / 1e3
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_eighteen_cells_with_distinct_names() {
+        let names: std::collections::BTreeSet<_> = Cell::all().map(|cell| cell.name()).collect();
+        assert_eq!(names.len(), 18);
+        assert!(names.contains("3n_256B_1024"));
+    }
+}
