@@ -9,5 +9,7 @@
 pub mod cluster;
 #[cfg(feature = "peers")]
 pub mod peers;
+pub mod report;
 pub mod stats;
 pub mod stopwatch;
+pub mod suites;

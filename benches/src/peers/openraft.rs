@@ -233,11 +233,11 @@ fn unreachable_peer<E: std::error::Error>(error: &(impl std::error::Error + 'sta
 }
 
 impl Connection {
-    fn raft<E: std::error::Error>(&mut self) -> Result<&Raft<TypeConfig>, RPCError<u64, BasicNode, E>> {
+    fn raft(&mut self) -> Result<&Raft<TypeConfig>, std::io::Error> {
         if self.raft.is_none() {
             self.raft = lock(&self.nodes).get(&self.target).cloned();
         }
-        self.raft.as_ref().ok_or_else(|| unreachable_peer(&std::io::Error::other("the node is not up yet")))
+        self.raft.as_ref().ok_or_else(|| std::io::Error::other("the node is not up yet"))
     }
 }
 
@@ -255,7 +255,8 @@ impl RaftNetwork<TypeConfig> for Connection {
         rpc: AppendEntriesRequest<TypeConfig>,
         _: RPCOption,
     ) -> RpcResult<AppendEntriesResponse<u64>> {
-        self.raft()?.append_entries(rpc).await.map_err(|error| unreachable_peer(&error))
+        let raft = self.raft().map_err(|error| unreachable_peer(&error))?;
+        raft.append_entries(rpc).await.map_err(|error| unreachable_peer(&error))
     }
 
     async fn install_snapshot(
@@ -263,11 +264,13 @@ impl RaftNetwork<TypeConfig> for Connection {
         rpc: InstallSnapshotRequest<TypeConfig>,
         _: RPCOption,
     ) -> RpcResult<InstallSnapshotResponse<u64>, RaftError<u64, InstallSnapshotError>> {
-        self.raft()?.install_snapshot(rpc).await.map_err(|error| unreachable_peer(&error))
+        let raft = self.raft().map_err(|error| unreachable_peer(&error))?;
+        raft.install_snapshot(rpc).await.map_err(|error| unreachable_peer(&error))
     }
 
     async fn vote(&mut self, rpc: VoteRequest<u64>, _: RPCOption) -> RpcResult<VoteResponse<u64>> {
-        self.raft()?.vote(rpc).await.map_err(|error| unreachable_peer(&error))
+        let raft = self.raft().map_err(|error| unreachable_peer(&error))?;
+        raft.vote(rpc).await.map_err(|error| unreachable_peer(&error))
     }
 }
 

@@ -1,0 +1,149 @@
+//! What a suite found: named figures, and tables for people.
+
+use std::fmt;
+
+use crate::stats::median;
+
+/// How long to measure.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Effort {
+    /// Fewer and shorter runs, so that all suites end within a minute.
+    pub quick: bool,
+}
+
+impl Effort {
+    /// How many runs a figure is the median of.
+    pub const fn runs(self) -> usize {
+        if self.quick { 3 } else { 7 }
+    }
+
+    /// About how long one run of one contestant takes, in seconds.
+    pub const fn run_seconds(self) -> f64 {
+        if self.quick { 0.06 } else { 0.3 }
+    }
+}
+
+/// Named figures in the order they were found, with tables that show them.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    figures: Vec<(String, f64)>,
+    tables: Vec<Table>,
+}
+
+impl Report {
+    /// Adds the median of `runs` under a name that ends in its unit, and returns it.
+    pub fn figure(&mut self, name: impl Into<String>, runs: &[f64]) -> f64 {
+        let value = median(runs);
+        self.figures.push((name.into(), value));
+        value
+    }
+
+    /// Adds a table.
+    pub fn table(&mut self, table: Table) {
+        self.tables.push(table);
+    }
+
+    /// The figures, in the order they were found.
+    pub fn figures(&self) -> &[(String, f64)] {
+        &self.figures
+    }
+
+    /// One flat JSON object of all figures.
+    pub fn json(&self) -> String {
+        let round = |value: f64| if value.abs() < 100.0 { (value * 1e3).round() / 1e3 } else { value.round() };
+        let figures = self.figures.iter().map(|(name, value)| (name.clone(), round(*value).into()));
+        let object: serde_json::Map<String, serde_json::Value> = figures.collect();
+        serde_json::Value::from(object).to_string()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, table) in self.tables.iter().enumerate() {
+            if position > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{table}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Rows under a title. The first column is aligned left, the others right.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    title: String,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// An empty table.
+    pub fn new<H: ToString>(title: impl Into<String>, columns: impl IntoIterator<Item = H>) -> Self {
+        Self { title: title.into(), rows: vec![columns.into_iter().map(|name| name.to_string()).collect()] }
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.title)?;
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |column: usize| self.rows.iter().filter_map(|row| Some(row.get(column)?.chars().count())).max();
+        let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+        for row in &self.rows {
+            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                match column {
+                    0 => write!(f, "  {cell:<width$}")?,
+                    _ => write!(f, "  {cell:>width$}")?,
+                }
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// A number for a table: three digits that count, thousands and millions with their letter.
+pub fn short(value: f64) -> String {
+    let (value, letter) = match value.abs() {
+        v if v >= 999_500.0 => (value / 1e6, " M"),
+        v if v >= 9_995.0 => (value / 1e3, " k"),
+        _ => (value, ""),
+    };
+    let digits = match value.abs() {
+        v if v >= 100.0 => 0,
+        v if v >= 10.0 => 1,
+        _ => 2,
+    };
+    format!("{value:.digits$}{letter}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short() {
+        let texts = [0.5, 12.34, 123.4, 5_000.0, 12_345.0, 999_600.0, 2_345_678.0].map(short);
+        assert_eq!(texts, ["0.50", "12.3", "123", "5000", "12.3 k", "1.00 M", "2.35 M"]);
+    }
+
+    #[test]
+    fn the_json_is_one_flat_object() {
+        let mut report = Report::default();
+        report.figure("b_per_s", &[1.0, 1234.6, 2000.0]);
+        report.figure("a_us", &[1.23456]);
+        assert_eq!(report.json(), r#"{"a_us":1.235,"b_per_s":1235.0}"#);
+    }
+
+    #[test]
+    fn columns_are_aligned() {
+        let mut table = Table::new("title", ["name", "n"]);
+        table.row(["a".to_owned(), "100".to_owned()]);
+        assert_eq!(table.to_string(), "title\n  name    n\n  a     100\n");
+    }
+}

@@ -1,0 +1,115 @@
+//! Raft: bare engines, async nodes, and with the feature `peers` raft-rs and openraft beside them.
+
+use crate::cluster::{Cell, Cluster, Run};
+use crate::report::{Effort, Report, Table, short};
+
+/// Who runs the workload.
+struct Contestant {
+    /// What its figures begin with.
+    name: &'static str,
+    start: fn(Cell) -> Box<dyn Cluster>,
+    /// Whom it is compared with.
+    rivals: &'static [&'static str],
+}
+
+fn boxed<C: Cluster + 'static>(cell: Cell) -> Box<dyn Cluster> {
+    Box::new(C::start(cell))
+}
+
+const CONTESTANTS: &[Contestant] = &[
+    #[cfg(feature = "peers")]
+    Contestant { name: "raftrs", start: boxed::<crate::peers::RaftRs>, rivals: &[] },
+    #[cfg(feature = "peers")]
+    Contestant { name: "openraft", start: boxed::<crate::peers::Openraft>, rivals: &[] },
+];
+
+/// What the runs of one contestant in one cell gave, run by run.
+struct Runs {
+    name: &'static str,
+    rivals: &'static [&'static str],
+    rates: Vec<f64>,
+    p50_us: Vec<f64>,
+    p99_us: Vec<f64>,
+}
+
+/// Runs all contestants of a cell in turn, so that what disturbs one disturbs all.
+fn contest(cell: Cell, effort: Effort) -> Vec<Runs> {
+    let mut field: Vec<_> = CONTESTANTS
+        .iter()
+        .map(|contestant| {
+            let mut cluster = (contestant.start)(cell);
+            // Warms up, and tells how many entries a run of the wanted length has.
+            let sample = Run { entries: 2_000, ..cluster.run(2_000) };
+            let entries = cluster.run((sample.rate() * effort.run_seconds() / 4.0) as u64 + 1).rate();
+            let entries = (entries * effort.run_seconds()) as u64 + 1;
+            let runs = Runs {
+                name: contestant.name,
+                rivals: contestant.rivals,
+                rates: Vec::new(),
+                p50_us: Vec::new(),
+                p99_us: Vec::new(),
+            };
+            (cluster, entries, runs)
+        })
+        .collect();
+    for _ in 0..effort.runs() {
+        for (cluster, entries, runs) in &mut field {
+            let mut run = cluster.run(*entries);
+            runs.rates.push(run.rate());
+            if cell.in_flight == 1 {
+                runs.p50_us.push(run.latency_us(50));
+                runs.p99_us.push(run.latency_us(99));
+            }
+        }
+    }
+    field.into_iter().map(|(_, _, runs)| runs).collect()
+}
+
+fn ratios(ours: &[f64], theirs: &[f64]) -> Vec<f64> {
+    ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect()
+}
+
+/// Measures every cell. Ratios are ours by theirs, run by run: above 1 is better for entries a
+/// second, below 1 for latency.
+pub(super) fn measure(effort: Effort, report: &mut Report) {
+    let names: Vec<&str> = CONTESTANTS.iter().map(|contestant| contestant.name).collect();
+    let pairs: Vec<(&str, &str)> =
+        CONTESTANTS.iter().flat_map(|ours| ours.rivals.iter().map(|theirs| (ours.name, *theirs))).collect();
+    let header = || {
+        let ratios = pairs.iter().map(|(ours, theirs)| format!("{ours}/{theirs}"));
+        std::iter::once("cell".to_owned()).chain(names.iter().map(|&name| name.to_owned())).chain(ratios)
+    };
+    let mut rates = Table::new("Raft: entries/s by nodes, payload and proposals in flight", header());
+    let mut latencies = Table::new("Raft: us from proposal to answer, one in flight, p50 / p99", header());
+    for cell in Cell::all() {
+        let field = contest(cell, effort);
+        let cell_name = cell.name();
+        let mut rate_row = vec![cell_name.clone()];
+        let mut latency_row = vec![cell_name.clone()];
+        for runs in &field {
+            rate_row.push(short(report.figure(format!("{}_{cell_name}_entries_per_s", runs.name), &runs.rates)));
+            if cell.in_flight == 1 {
+                let p50 = report.figure(format!("{}_{cell_name}_p50_us", runs.name), &runs.p50_us);
+                let p99 = report.figure(format!("{}_{cell_name}_p99_us", runs.name), &runs.p99_us);
+                latency_row.push(format!("{} / {}", short(p50), short(p99)));
+            }
+        }
+        for ours in &field {
+            for theirs in field.iter().filter(|theirs| ours.rivals.contains(&theirs.name)) {
+                let name = format!("{}_vs_{}_{cell_name}", ours.name, theirs.name);
+                let ratio = report.figure(format!("{name}_entries_per_s"), &ratios(&ours.rates, &theirs.rates));
+                rate_row.push(short(ratio));
+                if cell.in_flight == 1 {
+                    let ratio = report.figure(format!("{name}_p50_us"), &ratios(&ours.p50_us, &theirs.p50_us));
+                    latency_row.push(short(ratio));
+                }
+            }
+        }
+        rates.row(rate_row);
+        if cell.in_flight == 1 {
+            latencies.row(latency_row);
+        }
+    }
+    report.table(rates);
+    report.table(latencies);
+}
