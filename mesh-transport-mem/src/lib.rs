@@ -1,6 +1,9 @@
-//! Networks inside one process for `mesh`: an async one for tests and benchmarks, and a
-//! deterministic simulator.
+//! An in-process transport and a deterministic simulator for mesh.
+//!
+//! [`MemNetwork`] joins real, asynchronous nodes of one process, for tests and examples. [`check`]
+//! decides whether what clients of a replicated object saw is linearizable.
 
-mod network;
+pub mod check;
+pub mod network;
 
-pub use network::{INBOX_BYTES_MAX, MemNetwork, MemTransport};
+pub use network::{MemNetwork, MemTransport};
