@@ -105,7 +105,7 @@ pub async fn run(
                     drop(stopped);
                     return Ok(());
                 }
-                match wait(&node, &*clock, &mut *wal, recv.as_mut(), stopping).await {
+                match wait(&mut node, &*clock, &mut *wal, recv.as_mut(), stopping).await {
                     Woken::Commands => node.handle_commands(clock.now()),
                     Woken::Deadline => node.handle_deadline(clock.now()),
                     Woken::Wal(event) => {
@@ -155,18 +155,19 @@ fn ship(node: &mut NodeCore, now: Instant, sender: &mut dyn FrameSender, wal: &m
 }
 
 async fn wait(
-    node: &NodeCore,
+    // Exclusive, though only read: the future must be Send, and a node is not Sync.
+    node: &mut NodeCore,
     clock: &dyn Clock,
     wal: &mut dyn Wal,
     mut recv: Pin<&mut (dyn Future<Output = Result<(), TransportError>> + Send)>,
     stopping: bool,
 ) -> Woken {
-    let signal = node.signal();
+    let signal = node.signal().clone();
     let reads_network = wal.backlog() <= WAL_BACKLOG_MAX;
     let mut completed = wal.completed();
     let deadline = node.deadline();
     let mut sleep = deadline.map(|deadline| clock.sleep_until(deadline));
-    poll_fn(|cx| {
+    poll_fn(move |cx| {
         signal.register(cx);
         if !stopping && signal.is_stop_asked() {
             return Poll::Ready(Woken::Stop);

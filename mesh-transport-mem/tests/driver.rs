@@ -1,0 +1,186 @@
+//! The async driver over the in-process network, on threads and without a runtime.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures_executor::{block_on, block_on_stream};
+use mesh_core::{
+    Bytes, CallError, Clock, Context, Handle, Inbound, Lsn, MemWal, Never, NodeBuilder, NodeError, NodeHandle, NodeId,
+    PeerStatus, Protocol, ProtocolId, Recovered, RequestId, SnapshotId, SystemClock, Transport as _, Wal, WalBatch,
+    WalError, WalEvent, run,
+};
+use mesh_transport_mem::MemNetwork;
+
+/// Sends numbers to a peer, who sends them back; the reply comes with the echo.
+#[derive(Default)]
+struct Echo {
+    asked: Vec<(u64, RequestId)>,
+    persists: bool,
+}
+
+impl Protocol for Echo {
+    type Message = (bool, u64);
+    type Command = (NodeId, u64);
+    type Reply = u64;
+    type Event = PeerStatus;
+    type Timer = ();
+    type Record = u64;
+
+    fn on_command(&mut self, cx: &mut Context<'_, Self>, request: RequestId, (to, n): (NodeId, u64)) {
+        self.asked.push((n, request));
+        if self.persists {
+            cx.persist(n);
+        }
+        cx.send(to, (true, n));
+    }
+
+    fn on_message(&mut self, cx: &mut Context<'_, Self>, from: NodeId, (ask, n): (bool, u64)) {
+        if ask {
+            cx.send(from, (false, n));
+        } else if let Some(at) = self.asked.iter().position(|(asked, _)| *asked == n) {
+            let (_, request) = self.asked.remove(at);
+            cx.reply(request, n);
+        }
+    }
+
+    fn on_timer(&mut self, _cx: &mut Context<'_, Self>, _timer: ()) {}
+
+    fn on_peer(&mut self, cx: &mut Context<'_, Self>, _peer: NodeId, status: PeerStatus) {
+        cx.emit(status);
+    }
+}
+
+type Running = (Handle<Echo>, NodeHandle, thread::JoinHandle<Result<(), NodeError>>);
+
+fn start(network: &MemNetwork, id: u128, echo: Echo, wal: Box<dyn Wal>) -> Running {
+    let mut builder = NodeBuilder::new(NodeId(id));
+    let handle = builder.host(ProtocolId(1), echo);
+    let core = builder.build();
+    let node = core.handle();
+    let running = run(core, network.endpoint(NodeId(id)), Arc::new(SystemClock::new()), wal);
+    (handle, node, thread::spawn(move || block_on(running)))
+}
+
+#[test]
+fn nodes_on_threads_answer_each_other_until_they_are_stopped() {
+    let network = MemNetwork::new();
+    let (one, one_node, one_thread) = start(&network, 1, Echo::default(), Box::new(MemWal::new()));
+    let (two, two_node, two_thread) = start(&network, 2, Echo::default(), Box::new(MemWal::new()));
+    // A frame for a node that has not joined yet would be lost, as it may be.
+    assert_eq!(block_on_stream(one.events()).next(), Some(Ok(PeerStatus::Connected)));
+    let calls = (0..1000).map(|n| one.call((NodeId(2), n)));
+    let replies = block_on(futures::future::join_all(calls));
+    assert_eq!(replies, (0..1000).map(Ok).collect::<Vec<_>>());
+    one_node.stop();
+    two_node.stop();
+    assert!(one_thread.join().unwrap().is_ok() && two_thread.join().unwrap().is_ok());
+    assert!(one_node.is_stopped());
+    assert_eq!(block_on(two.call((NodeId(1), 1))), Err(CallError::Stopped));
+}
+
+#[test]
+fn peers_that_come_and_go_are_told() {
+    let network = MemNetwork::new();
+    let mut builder = NodeBuilder::new(NodeId(1));
+    let mut events = builder.host(ProtocolId(1), Echo::default()).events();
+    let core = builder.build();
+    let node = core.handle();
+    let running = run(core, network.endpoint(NodeId(1)), Arc::new(SystemClock::new()), Box::new(MemWal::new()));
+    let thread = thread::spawn(move || block_on(running));
+    drop(network.endpoint(NodeId(2)));
+    let told = block_on(events.by_ref().take(2).collect::<Vec<_>>());
+    assert_eq!(told, [Ok(PeerStatus::Connected), Ok(PeerStatus::Disconnected)]);
+    node.stop();
+    thread.join().unwrap().unwrap();
+    assert_eq!(block_on(events.next()), None);
+}
+
+/// A log that fails with its first batch.
+#[derive(Debug, Default)]
+struct BrokenDisk {
+    asked: AtomicBool,
+}
+
+#[async_trait::async_trait]
+impl Wal for BrokenDisk {
+    fn recover(&mut self) -> Result<Recovered, WalError> {
+        Ok(Recovered::default())
+    }
+    fn read_snapshot(&mut self, _: ProtocolId, _: SnapshotId) -> Result<Option<Bytes>, WalError> {
+        Ok(None)
+    }
+    fn submit(&mut self, batch: WalBatch) {
+        assert_eq!(batch.upto, Lsn(1));
+        self.asked.store(true, Ordering::Relaxed);
+    }
+    fn save_snapshot(&mut self, _: ProtocolId, _: SnapshotId, _: Bytes) {}
+    async fn completed(&mut self) -> Result<WalEvent, WalError> {
+        if self.asked.load(Ordering::Relaxed) {
+            return Err(WalError::DiskFull { path: "log".into() });
+        }
+        std::future::pending().await
+    }
+}
+
+#[test]
+fn a_disk_error_stops_the_node_and_nothing_that_waited_for_it_is_said() {
+    let network = MemNetwork::new();
+    let echo = Echo { persists: true, ..Echo::default() };
+    let mut two = network.endpoint(NodeId(2));
+    let (one, one_node, one_thread) = start(&network, 1, echo, Box::new(BrokenDisk::default()));
+    assert_eq!(block_on(one.call((NodeId(2), 1))), Err(CallError::Stopped));
+    let error = one_thread.join().unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "the log failed: the disk is full: cannot write log");
+    assert!(one_node.is_stopped());
+    let mut inbox = Vec::with_capacity(10);
+    block_on(two.recv(&mut inbox)).unwrap();
+    assert!(!inbox.iter().any(|inbound| matches!(inbound, Inbound::Frame { .. })), "{inbox:?}");
+}
+
+/// Ticks every millisecond, and answers nothing.
+struct Ticker(u32);
+
+impl Protocol for Ticker {
+    type Message = Never;
+    type Command = ();
+    type Reply = ();
+    type Event = u32;
+    type Timer = ();
+    type Record = Never;
+
+    fn on_start(&mut self, cx: &mut Context<'_, Self>) {
+        cx.set_timer((), Duration::from_millis(1));
+    }
+    fn on_message(&mut self, _cx: &mut Context<'_, Self>, _from: NodeId, message: Never) {
+        match message {}
+    }
+    fn on_timer(&mut self, cx: &mut Context<'_, Self>, _timer: ()) {
+        self.0 += 1;
+        cx.emit(self.0);
+        cx.set_timer((), Duration::from_millis(1));
+    }
+    fn on_command(&mut self, _cx: &mut Context<'_, Self>, _request: RequestId, (): ()) {}
+}
+
+#[test]
+fn timers_fire_in_real_time_and_a_dropped_node_ends_its_calls() {
+    let clock = Arc::new(SystemClock::new());
+    let mut builder = NodeBuilder::new(NodeId(1));
+    let ticker = builder.host(ProtocolId(1), Ticker(0));
+    let mut ticks = ticker.events();
+    let started = clock.now();
+    let running = run(builder.build(), MemNetwork::new().endpoint(NodeId(1)), clock.clone(), Box::new(MemWal::new()));
+    let unanswered = ticker.call(());
+    let ten = ticks.by_ref().take(10).collect::<Vec<_>>();
+    block_on(async {
+        match futures::future::select(Box::pin(running), ten).await {
+            futures::future::Either::Left((ended, _)) => panic!("the node ended: {ended:?}"),
+            futures::future::Either::Right((told, _)) => assert_eq!(told, (1..=10).map(Ok).collect::<Vec<_>>()),
+        }
+    });
+    assert!(clock.now() - started >= Duration::from_millis(10));
+    assert_eq!(block_on(unanswered), Err(CallError::Stopped));
+}
