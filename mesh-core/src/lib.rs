@@ -37,5 +37,7 @@ pub use state_machine::{RestoreError, StateMachine};
 pub use time::Instant;
 pub use timers::Timers;
 pub use transport::{FrameSender, Inbound, PeerStatus, SendError, Transport, TransportError};
-pub use wal::{MemWal, Recovered, RecoveredLog, Wal, WalBatch, WalError, WalEvent};
+pub use wal::{
+    Disk, FileWal, FsDisk, Log, LogConfig, MemWal, Recovered, RecoveredLog, Wal, WalBatch, WalError, WalEvent,
+};
 pub use wire::{DecodeError, Reader, Wire};

@@ -10,13 +10,22 @@
 //! files beside the log: written on the side, so that they hold up nothing, named by a record once
 //! they are durable, and dropped when a newer one is.
 //!
-//! [`MemWal`] keeps nothing, for tests and for nodes with nothing to keep;
-//! `FileWal` is the
-//! embedded default.
+//! [`FileWal`] is the embedded default, a thread around the [`Log`] engine; [`MemWal`] keeps nothing,
+//! for tests and for nodes with nothing to keep.
 
 pub mod disk;
+mod file;
+mod files;
+mod group;
+pub mod log;
 mod mem;
+mod names;
+mod recovery;
+mod snapshot;
 
+pub use disk::{Disk, FsDisk};
+pub use file::FileWal;
+pub use log::{Log, LogConfig};
 pub use mem::MemWal;
 
 use std::collections::BTreeMap;
@@ -190,7 +199,7 @@ pub enum WalError {
         path: PathBuf,
     },
     /// Bytes that were durable have changed. Restore the node from its peers.
-    #[error("{} is damaged at byte {offset}: {reason}; what follows it is intact, so nothing was cut", path.display())]
+    #[error("{} is damaged at byte {offset}: {reason}; nothing was cut, restore the node from its peers", path.display())]
     Corrupt {
         /// Which file.
         path: PathBuf,
@@ -232,6 +241,14 @@ pub enum WalError {
         len: usize,
         /// The most there may be.
         limit: usize,
+    },
+    /// A batch does not go on where the one before it ended: its host has lost count.
+    #[error("entry {lsn} of protocol {protocol} does not follow what was written before it")]
+    OutOfOrder {
+        /// Whose log.
+        protocol: ProtocolId,
+        /// The number that cannot be.
+        lsn: Lsn,
     },
     /// The configuration cannot work.
     #[error("{0}")]

@@ -3,8 +3,13 @@
 //! The log engine goes through a [`Disk`], so that the simulator's torn, slow, full, failing and
 //! corrupt disks run the very code that runs on files.
 
+mod fs;
+
+pub use fs::FsDisk;
+
 use std::fmt::Debug;
 use std::io;
+use std::path::PathBuf;
 
 /// One directory of files. Names are plain file names without a path.
 ///
@@ -52,6 +57,11 @@ pub trait Disk: Send + Debug + 'static {
     /// # Errors
     /// `NotFound` where there is no such file.
     fn remove(&mut self, name: &str) -> io::Result<()>;
+
+    /// What to call a file, or the directory where `name` is empty, in an error.
+    fn path(&self, name: &str) -> PathBuf {
+        PathBuf::from(name)
+    }
 
     /// Makes the directory durable: which files there are and what they are called.
     ///

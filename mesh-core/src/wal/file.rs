@@ -1,0 +1,296 @@
+//! The log on files, with threads around it.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::thread::{self, JoinHandle};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::poll_fn;
+use futures::task::AtomicWaker;
+
+use super::disk::{Disk, FsDisk};
+use super::files::Files;
+use super::log::{Log, LogConfig};
+use super::{Recovered, Wal, WalBatch, WalError, WalEvent, snapshot};
+use crate::id::{Lsn, NodeId, ProtocolId, SnapshotId};
+
+/// The embedded log: a directory of files, written by a thread of its own.
+///
+/// The thread merges all batches that were submitted while its last sync ran into one write and one
+/// sync. A second thread writes snapshots, so that a large one holds up no batch. Dropping a
+/// `FileWal` waits until the batches submitted are durable; snapshots still waiting are abandoned.
+///
+/// ```
+/// use mesh_core::wal::{FileWal, Wal, WalBatch, WalEntryKind, WalEvent};
+/// use mesh_core::{Lsn, NodeId, ProtocolId};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let parent = tempfile::tempdir()?;
+/// # let dir = parent.path().join("node");
+/// # let small = mesh_core::wal::LogConfig { segment_len: 1 << 20, record_len_max: 1 << 16, ..Default::default() };
+/// # drop(FileWal::open_with(&dir, NodeId::from(1), small)?);
+/// let mut wal = FileWal::open(&dir, NodeId::from(1))?;
+/// let last = wal.recover()?.logs.get(&ProtocolId(1)).map_or(Lsn(0), |log| log.last);
+/// let mut batch = WalBatch::new(ProtocolId(1), last);
+/// batch.push(WalEntryKind::Record, |out| out.extend(b"a vote"));
+/// wal.submit(batch);
+/// let event = futures_executor::block_on(wal.completed())?;
+/// assert_eq!(event, WalEvent::Durable { protocol: ProtocolId(1), upto: Lsn(last.0 + 1) });
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct FileWal {
+    shared: Arc<Shared>,
+    files: Files<FsDisk>,
+    recovered: Option<Recovered>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What the node and the two threads share.
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Tells the threads that there is work, or none to come.
+    work: Condvar,
+    /// Tells the node that something was completed.
+    completed: AtomicWaker,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    batches: Vec<WalBatch>,
+    snapshots: VecDeque<(ProtocolId, SnapshotId, Bytes)>,
+    /// Bytes in batches and snapshots, also in those being written.
+    backlog: usize,
+    done: VecDeque<WalEvent>,
+    failure: Failure,
+    closing: bool,
+}
+
+#[derive(Debug, Default)]
+enum Failure {
+    #[default]
+    None,
+    Unreported(WalError),
+    Reported,
+}
+
+impl State {
+    const fn has_failed(&self) -> bool {
+        !matches!(self.failure, Failure::None)
+    }
+
+    /// Adds what became durable; one event a protocol waits at most.
+    fn report_durable(&mut self, protocol: ProtocolId, lsn: Lsn) {
+        for event in &mut self.done {
+            if let WalEvent::Durable { protocol: waiting, upto } = event
+                && *waiting == protocol
+            {
+                *upto = lsn;
+                return;
+            }
+        }
+        self.done.push_back(WalEvent::Durable { protocol, upto: lsn });
+    }
+}
+
+impl Shared {
+    /// No state is half changed when a thread panics, so the lock is good after it.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `next` finds something to do, or there is nothing left to wait for.
+    fn wait_for<T>(&self, mut next: impl FnMut(&mut State) -> Option<T>) -> Option<T> {
+        let mut state = self.lock();
+        loop {
+            if state.has_failed() {
+                return None;
+            }
+            if let Some(work) = next(&mut state) {
+                return Some(work);
+            }
+            if state.closing {
+                return None;
+            }
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Takes note of what a thread has done with `bytes` bytes of the backlog.
+    fn finish<T>(&self, bytes: usize, result: Result<T, WalError>, report: impl FnOnce(&mut State, T)) {
+        let mut state = self.lock();
+        state.backlog -= bytes;
+        match result {
+            Ok(done) => report(&mut state, done),
+            Err(error) => state.fail(error),
+        }
+        drop(state);
+        self.work.notify_all();
+        self.completed.wake();
+    }
+}
+
+impl State {
+    fn fail(&mut self, error: WalError) {
+        if !self.has_failed() {
+            self.failure = Failure::Unreported(error);
+        }
+        self.batches = Vec::new();
+        self.snapshots = VecDeque::new();
+    }
+}
+
+/// Tells the node when a thread panics: else it would wait for ever.
+struct FailOnPanic(Arc<Shared>);
+
+impl Drop for FailOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.finish(0, Err::<(), _>(WalError::Poisoned), |_, ()| {});
+        }
+    }
+}
+
+impl FileWal {
+    /// Opens the log of node `owner` in the directory `dir`, with the default sizes.
+    ///
+    /// The directory is made where there is none; its parent must be there.
+    ///
+    /// # Errors
+    /// As [`FsDisk::open`] and [`Log::open`].
+    pub fn open(dir: impl AsRef<Path>, owner: NodeId) -> Result<Self, WalError> {
+        Self::open_with(dir, owner, LogConfig::default())
+    }
+
+    /// Opens a log with other sizes.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(dir: impl AsRef<Path>, owner: NodeId, config: LogConfig) -> Result<Self, WalError> {
+        config.validate()?;
+        let disk = FsDisk::open(dir)?;
+        let (log, recovered) = Log::open(disk.another(), owner, config)?;
+        let shared = Arc::new(Shared::default());
+        let mut wal = Self { shared, files: Files(disk), recovered: Some(recovered), threads: Vec::new() };
+        let snapshot_files = Files(wal.files.0.another());
+        wal.start("mesh-log", |shared| write_batches(shared, log))?;
+        wal.start("mesh-snapshots", |shared| write_snapshots(shared, snapshot_files))?;
+        Ok(wal)
+    }
+
+    fn start(&mut self, name: &str, run: impl FnOnce(&Shared) + Send + 'static) -> Result<(), WalError> {
+        let shared = Arc::clone(&self.shared);
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let on_panic = FailOnPanic(shared);
+            run(&on_panic.0);
+        });
+        let path = self.files.0.path("");
+        let failed = |source| WalError::Io { action: "start a thread for", path, source };
+        self.threads.push(thread.map_err(failed)?);
+        Ok(())
+    }
+}
+
+/// The log's thread.
+fn write_batches(shared: &Shared, mut log: Log<FsDisk>) {
+    let mut batches = Vec::new();
+    loop {
+        // The two vectors change places, so that neither is allocated anew.
+        let work = shared.wait_for(|state| {
+            std::mem::swap(&mut state.batches, &mut batches);
+            (!batches.is_empty()).then_some(())
+        });
+        if work.is_none() {
+            return;
+        }
+        let bytes = batches.iter().map(WalBatch::bytes_len).sum();
+        let durable = log.write(&batches).and_then(|()| log.sync());
+        batches.clear();
+        shared.finish(bytes, durable, |state, durable| {
+            for (protocol, upto) in durable {
+                state.report_durable(protocol, upto);
+            }
+        });
+    }
+}
+
+/// The snapshots' thread.
+fn write_snapshots(shared: &Shared, mut files: Files<FsDisk>) {
+    let next = |state: &mut State| if state.closing { None } else { state.snapshots.pop_front() };
+    while let Some((protocol, id, bytes)) = shared.wait_for(next) {
+        let saved = snapshot::save(&mut files, protocol, id, &bytes);
+        shared.finish(bytes.len(), saved, |state, ()| {
+            state.done.push_back(WalEvent::SnapshotSaved { protocol, id });
+        });
+    }
+}
+
+#[async_trait]
+impl Wal for FileWal {
+    fn recover(&mut self) -> Result<Recovered, WalError> {
+        Ok(self.recovered.take().unwrap_or_default())
+    }
+
+    fn read_snapshot(&mut self, protocol: ProtocolId, id: SnapshotId) -> Result<Option<Bytes>, WalError> {
+        snapshot::read(&mut self.files, protocol, id)
+    }
+
+    fn submit(&mut self, batch: WalBatch) {
+        let mut state = self.shared.lock();
+        if !state.has_failed() {
+            state.backlog += batch.bytes_len();
+            state.batches.push(batch);
+            drop(state);
+            self.shared.work.notify_all();
+        }
+    }
+
+    fn save_snapshot(&mut self, protocol: ProtocolId, id: SnapshotId, bytes: Bytes) {
+        let mut state = self.shared.lock();
+        if !state.has_failed() {
+            state.backlog += bytes.len();
+            state.snapshots.push_back((protocol, id, bytes));
+            drop(state);
+            self.shared.work.notify_all();
+        }
+    }
+
+    async fn completed(&mut self) -> Result<WalEvent, WalError> {
+        poll_fn(|cx| {
+            self.shared.completed.register(cx.waker());
+            let mut state = self.shared.lock();
+            if let Some(event) = state.done.pop_front() {
+                return Poll::Ready(Ok(event));
+            }
+            match std::mem::replace(&mut state.failure, Failure::Reported) {
+                Failure::None => {
+                    state.failure = Failure::None;
+                    Poll::Pending
+                }
+                Failure::Unreported(error) => Poll::Ready(Err(error)),
+                Failure::Reported => Poll::Ready(Err(WalError::Poisoned)),
+            }
+        })
+        .await
+    }
+
+    fn backlog(&self) -> usize {
+        self.shared.lock().backlog
+    }
+}
+
+impl Drop for FileWal {
+    fn drop(&mut self) {
+        self.shared.lock().closing = true;
+        self.shared.work.notify_all();
+        for thread in self.threads.drain(..) {
+            // One that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+}

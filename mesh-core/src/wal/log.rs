@@ -1,0 +1,489 @@
+//! The log engine: segments, grouped writes, pruning and recovery over any [`Disk`].
+//!
+//! A [`Log`] writes the batches of all protocols into one row of *segments*, files of equal length
+//! that are full of zeros before they are written, so that a sync has no file length or block list
+//! to make durable. What one [`write`](Log::write) adds goes to the disk as one *group*, with one
+//! checksum; [`sync`](Log::sync) makes all groups so far durable. A segment in which no protocol
+//! needs a record any more is used again under a new number.
+//!
+//! Every group says up to where the segment was durable when it was written. That tells a crash from
+//! damage: a group that is broken is a torn end if nobody vouches for it, whatever lies behind it,
+//! and [`WalError::Corrupt`] if somebody does. Opening a log begins with writing such a group, which
+//! vouches for all that was recovered and carries a new *incarnation* number; groups of an older
+//! incarnation behind it, left by a crash, count for nothing from then on. So recovery can itself
+//! be cut short at any point and repeated.
+//!
+//! The engine is synchronous and has no clock or thread: [`FileWal`](crate::FileWal) puts a thread
+//! around it, the simulator a disk with faults beneath it.
+//!
+//! ```
+//! use mesh_core::wal::{FsDisk, Log, LogConfig, WalBatch, WalEntryKind};
+//! use mesh_core::{Lsn, NodeId, ProtocolId};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let dir = tempfile::tempdir()?;
+//! let config = LogConfig { segment_len: 64 << 10, record_len_max: 1 << 10, ..LogConfig::default() };
+//! let (mut log, _) = Log::open(FsDisk::open(dir.path())?, NodeId::from(1), config.clone())?;
+//! let mut batch = WalBatch::new(ProtocolId(1), Lsn(0));
+//! batch.push(WalEntryKind::Record, |out| out.extend(b"a vote"));
+//! log.write(&[batch])?;
+//! assert_eq!(log.sync()?, [(ProtocolId(1), Lsn(1))]);
+//! drop(log);
+//!
+//! let (_, recovered) = Log::open(FsDisk::open(dir.path())?, NodeId::from(1), config)?;
+//! assert_eq!(recovered.logs[&ProtocolId(1)].records, ["a vote"]);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::disk::Disk;
+use super::files::Files;
+use super::group::{BLOCK, GroupBuilder, Header, Kind, header_at};
+use super::names::{self, Found};
+use super::recovery::{Damage, Replay};
+use super::snapshot;
+use super::{Recovered, WalBatch, WalEntryKind, WalError};
+use crate::id::{Lsn, NodeId, ProtocolId, SnapshotId};
+
+/// A group is written once it has this many bytes, though more waits.
+const GROUP_LEN: usize = 1 << 20;
+
+/// The sizes of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The length of a segment in bytes: a multiple of 512, from 4 KiB to 1 GiB. Default: 64 MiB.
+    ///
+    /// Opening reads all segments that are needed, one at a time. It may change from one opening to
+    /// the next.
+    pub segment_len: u32,
+    /// The most bytes a record may have; at most half a segment. Default: 16 MiB.
+    pub record_len_max: usize,
+    /// How many segments that are no longer needed are kept to be used again; the others are
+    /// deleted. Default: 2.
+    pub spare_segments: usize,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { segment_len: 64 << 20, record_len_max: 16 << 20, spare_segments: 2 }
+    }
+}
+
+impl LogConfig {
+    /// Checks that a log can work like this.
+    ///
+    /// # Errors
+    /// [`WalError::Config`] with a sentence that says what to change.
+    pub fn validate(&self) -> Result<(), WalError> {
+        let len = self.segment_len as usize;
+        if !(4 << 10..=1 << 30).contains(&len) || !len.is_multiple_of(BLOCK) {
+            return Err(WalError::Config(format!(
+                "segment_len is {len}: choose a multiple of {BLOCK} from 4096 to 1073741824"
+            )));
+        }
+        if self.record_len_max == 0 || self.record_len_max > len / 2 {
+            return Err(WalError::Config(format!(
+                "record_len_max is {}: choose at least 1 and at most half of segment_len, which is {len}",
+                self.record_len_max
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// A durable log over a [`Disk`]. See the [module](self).
+#[derive(Debug)]
+pub struct Log<D: Disk> {
+    files: Files<D>,
+    config: LogConfig,
+    poisoned: bool,
+    incarnation: u64,
+    protocols: BTreeMap<ProtocolId, Tail>,
+    /// The segment being written.
+    current: Segment,
+    /// Where in it the next group goes, and up to where it is durable.
+    end: u32,
+    durable: u32,
+    /// The segments before it that somebody needs, and those not looked at since.
+    older: Vec<Segment>,
+    /// Whether one of them may have become unneeded.
+    prune_due: bool,
+    spares: Vec<String>,
+    group: GroupBuilder,
+    /// Whose durable point `sync` reports.
+    touched: BTreeSet<ProtocolId>,
+    drop_snapshots_below: BTreeMap<ProtocolId, SnapshotId>,
+}
+
+/// The end of one protocol's log.
+#[derive(Debug, Default)]
+struct Tail {
+    /// The newest record that counts, written but perhaps not durable.
+    last: Lsn,
+    /// The checkpoint that has begun: in which segment, and its newest record.
+    checkpoint: Option<(u64, Lsn)>,
+    /// In which segment the newest whole checkpoint begins: the durable one, and the written one.
+    live_from: u64,
+    live_from_written: u64,
+}
+
+#[derive(Debug)]
+struct Segment {
+    number: u64,
+    name: String,
+    len: u32,
+    /// Whose entries are in it.
+    protocols: BTreeSet<ProtocolId>,
+}
+
+impl Segment {
+    fn new(number: u64, len: u32) -> Self {
+        Self { number, name: names::segment(number, len), len, protocols: BTreeSet::new() }
+    }
+}
+
+impl<D: Disk> Log<D> {
+    /// Opens the log of node `owner`, or begins one in an empty directory, and reads it back.
+    ///
+    /// What is recovered is durable, also what an earlier process wrote without syncing it.
+    ///
+    /// # Errors
+    /// [`WalError::OtherNode`], [`WalError::NewerFormat`] and [`WalError::Config`] before anything
+    /// is touched; [`WalError::Corrupt`] when bytes that were durable have changed;
+    /// [`WalError::DiskFull`] or [`WalError::Io`] from the disk.
+    pub fn open(disk: D, owner: NodeId, config: LogConfig) -> Result<(Self, Recovered), WalError> {
+        config.validate()?;
+        let mut files = Files(disk);
+        let (mut segments, mut spares, mut leftovers, mut has_meta) = (Vec::new(), Vec::new(), Vec::new(), false);
+        for name in files.list()? {
+            match names::parse(&name) {
+                Some(Found::Meta) => has_meta = true,
+                Some(Found::Segment { number, len }) => segments.push(Segment::new(number, len)),
+                Some(Found::Spare { len }) if len == config.segment_len && spares.len() < config.spare_segments => {
+                    spares.push(name);
+                }
+                Some(Found::Spare { .. } | Found::Unfinished) => leftovers.push(name),
+                Some(Found::Snapshot { .. }) | None => {}
+            }
+        }
+        segments.sort_unstable_by_key(|segment| segment.number);
+        if has_meta {
+            snapshot::check_meta(&mut files, owner)?;
+        }
+        for name in leftovers {
+            files.remove(&name)?;
+        }
+        // A process that was killed may have renamed what this one now finds.
+        files.sync_dir()?;
+        if !has_meta {
+            refuse_segments_without_meta(&mut files, &segments)?;
+            for segment in segments.drain(..) {
+                files.remove(&segment.name)?;
+            }
+        }
+
+        let mut replay = Replay::default();
+        let mut end = End::default();
+        let newest = segments.len().saturating_sub(1);
+        for (index, segment) in segments.iter_mut().enumerate() {
+            end = read_segment(&mut files, segment, &mut replay, index == newest)?;
+        }
+        let recovered = replay.finish().map_err(|damage| corrupt(&files, &segments, damage))?;
+        let protocols = replay.logs.into_iter().map(|(protocol, log)| {
+            let (last, live_from) = (log.last, log.live_from);
+            (protocol, Tail { last, checkpoint: None, live_from, live_from_written: live_from })
+        });
+        let (current, is_new) = match segments.pop() {
+            Some(current) => (current, false),
+            None if has_meta => {
+                let reason = "there is no segment beside it";
+                return Err(files.damaged(names::META, 0, reason));
+            }
+            None => (Segment::new(0, config.segment_len), true),
+        };
+        let mut log = Self {
+            files,
+            config,
+            poisoned: false,
+            incarnation: replay.incarnation + 1,
+            protocols: protocols.collect(),
+            current,
+            end: end.offset,
+            durable: end.offset,
+            older: segments,
+            prune_due: true,
+            spares,
+            group: GroupBuilder::default(),
+            touched: BTreeSet::new(),
+            drop_snapshots_below: BTreeMap::new(),
+        };
+        if is_new {
+            log.begin_segment(1)?;
+            snapshot::write_meta(&mut log.files, owner)?;
+        } else if end.sealed {
+            log.begin_segment(log.current.number + 1)?;
+        } else {
+            log.make_room(0)?;
+        }
+        // From here on older incarnations count for nothing behind this place.
+        log.write_group(false)?;
+        log.sync_current()?;
+        log.prune()?;
+        Ok((log, recovered))
+    }
+
+    /// Appends all entries of `batches`, in order. They are durable after the next
+    /// [`sync`](Self::sync).
+    ///
+    /// # Errors
+    /// [`WalError::RecordTooLong`], [`WalError::OutOfOrder`], [`WalError::DiskFull`],
+    /// [`WalError::Io`]. Each is final: from then on all calls answer [`WalError::Poisoned`].
+    pub fn write(&mut self, batches: &[WalBatch]) -> Result<(), WalError> {
+        self.until_failure(|log| {
+            batches.iter().try_for_each(|batch| log.append(batch))?;
+            if log.group.is_empty() { Ok(()) } else { log.write_group(false) }
+        })
+    }
+
+    /// Makes durable what was written, and returns up to where each protocol that has written since
+    /// the last call is durable. Then deletes the snapshots and segments that nobody needs any more.
+    ///
+    /// A checkpoint is durable as a whole: until its end is, the point before it is reported.
+    ///
+    /// # Errors
+    /// [`WalError::DiskFull`] and [`WalError::Io`]: final, as for [`write`](Self::write).
+    pub fn sync(&mut self) -> Result<Vec<(ProtocolId, Lsn)>, WalError> {
+        self.until_failure(|log| {
+            log.sync_current()?;
+            let protocols = &log.protocols;
+            let last = |protocol: &ProtocolId| protocols.get(protocol).map_or(Lsn(0), |tail| tail.last);
+            let durable = log.touched.iter().map(|protocol| (*protocol, last(protocol))).collect();
+            log.touched.clear();
+            while let Some((protocol, id)) = log.drop_snapshots_below.pop_first() {
+                snapshot::drop_below(&mut log.files, protocol, id)?;
+            }
+            log.prune()?;
+            Ok(durable)
+        })
+    }
+
+    /// Writes a snapshot beside the log. It is durable when this returns.
+    ///
+    /// # Errors
+    /// [`WalError::DiskFull`] and [`WalError::Io`]: final, as for [`write`](Self::write).
+    pub fn save_snapshot(&mut self, protocol: ProtocolId, id: SnapshotId, bytes: &[u8]) -> Result<(), WalError> {
+        self.until_failure(|log| snapshot::save(&mut log.files, protocol, id, bytes))
+    }
+
+    /// Reads a snapshot back; `None` where there is none of that name.
+    ///
+    /// # Errors
+    /// [`WalError::Corrupt`] when its bytes have changed, and [`WalError::Io`]: final, as for
+    /// [`write`](Self::write).
+    pub fn read_snapshot(&mut self, protocol: ProtocolId, id: SnapshotId) -> Result<Option<Bytes>, WalError> {
+        self.until_failure(|log| snapshot::read(&mut log.files, protocol, id))
+    }
+
+    /// After a failure nobody knows what is on the disk, so nothing is tried again.
+    fn until_failure<T>(&mut self, call: impl FnOnce(&mut Self) -> Result<T, WalError>) -> Result<T, WalError> {
+        if self.poisoned {
+            return Err(WalError::Poisoned);
+        }
+        let result = call(self);
+        self.poisoned = result.is_err();
+        result
+    }
+
+    /// Puts a batch into the group, and groups that are full onto the disk.
+    fn append(&mut self, batch: &WalBatch) -> Result<(), WalError> {
+        let protocol = batch.protocol;
+        for (kind, lsn, bytes) in batch.entries() {
+            if bytes.len() > self.config.record_len_max {
+                return Err(WalError::RecordTooLong { len: bytes.len(), limit: self.config.record_len_max });
+            }
+            self.make_room(bytes.len())?;
+            let tail = self.protocols.entry(protocol).or_default();
+            if !tail.advance(self.current.number, kind, lsn) {
+                return Err(WalError::OutOfOrder { protocol, lsn });
+            }
+            self.current.protocols.insert(protocol);
+            self.group.push(Kind::Batch(kind), protocol, lsn, bytes);
+        }
+        self.touched.insert(protocol);
+        if let Some(id) = batch.drop_snapshots_below {
+            let below = self.drop_snapshots_below.entry(protocol).or_default();
+            *below = id.max(*below);
+        }
+        Ok(())
+    }
+
+    /// Sees to it that an entry of `len` bytes fits into the group, and the group and a seal into
+    /// the segment.
+    fn make_room(&mut self, len: usize) -> Result<(), WalError> {
+        let fits = |log: &Self| log.end as usize + log.group.blocks_len_with(len) + BLOCK <= log.current.len as usize;
+        if self.group.len() >= GROUP_LEN {
+            self.write_group(false)?;
+        }
+        if fits(self) {
+            return Ok(());
+        }
+        self.write_group(true)?;
+        self.sync_current()?;
+        self.begin_segment(self.current.number + 1)?;
+        if fits(self) {
+            return Ok(());
+        }
+        Err(WalError::Config(format!("segment_len is too small for the records of {} protocols", self.protocols.len())))
+    }
+
+    /// Writes the group behind the others.
+    fn write_group(&mut self, seal: bool) -> Result<(), WalError> {
+        let header = Header {
+            segment: self.current.number,
+            offset: self.end,
+            durable: self.durable,
+            incarnation: self.incarnation,
+            seal,
+        };
+        let bytes = self.group.finish(header);
+        self.files.write_at(&self.current.name, u64::from(self.end), bytes)?;
+        self.end += bytes.len() as u32;
+        self.group.clear(2 * GROUP_LEN);
+        Ok(())
+    }
+
+    fn sync_current(&mut self) -> Result<(), WalError> {
+        if self.durable < self.end {
+            self.files.sync(&self.current.name)?;
+            self.durable = self.end;
+        }
+        for tail in self.protocols.values_mut() {
+            self.prune_due |= tail.live_from < tail.live_from_written;
+            tail.live_from = tail.live_from_written;
+        }
+        Ok(())
+    }
+
+    /// Goes on in a new segment. The one before it is sealed and durable, if there is one.
+    fn begin_segment(&mut self, number: u64) -> Result<(), WalError> {
+        let segment = Segment::new(number, self.config.segment_len);
+        let made_from = match self.spares.pop() {
+            Some(spare) => spare,
+            None => {
+                let len = u64::from(segment.len);
+                self.files.create(names::NEW_SEGMENT, len)?;
+                self.files.sync(names::NEW_SEGMENT)?;
+                names::NEW_SEGMENT.to_owned()
+            }
+        };
+        self.files.rename(&made_from, &segment.name)?;
+        // Before anything is written to it: until then it may still be the segment it was.
+        self.files.sync_dir()?;
+        let before = std::mem::replace(&mut self.current, segment);
+        if before.number > 0 {
+            self.older.push(before);
+            self.prune_due = true;
+        }
+        (self.end, self.durable) = (0, 0);
+        for (protocol, tail) in &self.protocols {
+            self.group.push(Kind::Last, *protocol, tail.last, &[]);
+        }
+        Ok(())
+    }
+
+    /// Takes the segments in which nobody needs anything out of the log.
+    fn prune(&mut self) -> Result<(), WalError> {
+        if !std::mem::take(&mut self.prune_due) {
+            return Ok(());
+        }
+        let protocols = &self.protocols;
+        let is_needed = |segment: &Segment| {
+            let needs = |protocol| protocols.get(protocol).is_some_and(|tail: &Tail| tail.live_from <= segment.number);
+            segment.protocols.iter().any(needs)
+        };
+        let (needed, unneeded) = self.older.drain(..).partition(is_needed);
+        self.older = needed;
+        let unneeded: Vec<Segment> = unneeded;
+        for Segment { number, name, len, .. } in unneeded {
+            if len == self.config.segment_len && self.spares.len() < self.config.spare_segments {
+                let spare = names::spare(number, len);
+                self.files.rename(&name, &spare)?;
+                self.spares.push(spare);
+            } else {
+                self.files.remove(&name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Tail {
+    /// Takes note of an entry in segment `segment`. False when it cannot follow those before it.
+    fn advance(&mut self, segment: u64, kind: WalEntryKind, lsn: Lsn) -> bool {
+        match (kind, &mut self.checkpoint) {
+            (WalEntryKind::Record, None) if lsn.0 == self.last.0 + 1 => self.last = lsn,
+            (WalEntryKind::CheckpointBegin, None) if lsn == self.last => self.checkpoint = Some((segment, lsn)),
+            (WalEntryKind::CheckpointRecord, Some((_, last))) if lsn.0 == last.0 + 1 => *last = lsn,
+            (WalEntryKind::CheckpointEnd, Some((begun_in, last))) if lsn == *last => {
+                (self.live_from_written, self.last) = (*begun_in, lsn);
+                self.checkpoint = None;
+            }
+            _ => return false,
+        }
+        true
+    }
+}
+
+/// Where the newest segment ends.
+#[derive(Clone, Copy, Debug, Default)]
+struct End {
+    offset: u32,
+    sealed: bool,
+}
+
+/// Reads one segment, and makes durable what is recovered from it.
+fn read_segment<D: Disk>(
+    files: &mut Files<D>,
+    segment: &mut Segment,
+    replay: &mut Replay,
+    newest: bool,
+) -> Result<End, WalError> {
+    let name = &segment.name;
+    let bytes = files.read(name)?;
+    if bytes.len() < segment.len as usize {
+        let reason = "the file is shorter than its name says";
+        return Err(files.damaged(name, bytes.len() as u64, reason));
+    }
+    let found = replay.read_segment(segment.number, &bytes[..segment.len as usize], newest);
+    let found = found.map_err(|damage| corrupt(files, std::slice::from_ref(segment), damage))?;
+    segment.protocols = found.protocols;
+    if newest && found.vouched < found.end {
+        // A process that was killed may have left this in the page cache only, and after a failed
+        // sync the kernel shows it though the disk has not got it: so it is written once more.
+        let tail = &bytes[found.vouched..found.end];
+        files.write_at(name, found.vouched as u64, tail)?;
+        files.sync(name)?;
+    }
+    Ok(End { offset: found.end as u32, sealed: found.sealed })
+}
+
+fn corrupt<D: Disk>(files: &Files<D>, segments: &[Segment], damage: Damage) -> WalError {
+    let name = segments.iter().find(|segment| segment.number == damage.segment).map_or("", |segment| &segment.name);
+    files.damaged(name, damage.offset, damage.reason)
+}
+
+/// A log's first segment is made before the file that says whose it is, and written after it.
+fn refuse_segments_without_meta<D: Disk>(files: &mut Files<D>, segments: &[Segment]) -> Result<(), WalError> {
+    for Segment { number, name, .. } in segments {
+        let bytes = files.read(name)?;
+        if (0..bytes.len()).step_by(BLOCK).any(|offset| header_at(&bytes, *number, offset).is_some()) {
+            let reason = "the file is missing, though there are records";
+            return Err(files.damaged(names::META, 0, reason));
+        }
+    }
+    Ok(())
+}
