@@ -9,6 +9,7 @@
 pub mod cluster;
 #[cfg(feature = "peers")]
 pub mod peers;
+pub mod raw_disk;
 pub mod report;
 pub mod stats;
 pub mod stopwatch;
