@@ -78,8 +78,9 @@ impl SystemClock {
                 sleepers = shared.lock();
                 continue;
             }
-            let next = sleepers.wakers.first_key_value().map(|((deadline, _), _)| *deadline - time);
-            sleepers = match next {
+            let next = sleepers.wakers.first_key_value().map(|((deadline, _), _)| *deadline);
+            sleepers.waits_until = next;
+            sleepers = match next.map(|deadline| deadline - time) {
                 Some(wait) => shared.changed.wait_timeout(sleepers, wait).unwrap_or_else(PoisonError::into_inner).0,
                 None => shared.changed.wait(sleepers).unwrap_or_else(PoisonError::into_inner),
             };
