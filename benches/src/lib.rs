@@ -7,6 +7,7 @@
 //! time from the proposal to its answer.
 
 pub mod cluster;
+pub mod log_load;
 #[cfg(feature = "peers")]
 pub mod peers;
 pub mod raw_disk;

@@ -43,6 +43,11 @@ impl Report {
         self.tables.push(table);
     }
 
+    /// Adds a line of text below the tables so far.
+    pub fn note(&mut self, text: impl Into<String>) {
+        self.tables.push(Table { title: text.into(), rows: Vec::new() });
+    }
+
     /// The figures, in the order they were found.
     pub fn figures(&self) -> &[(String, f64)] {
         &self.figures

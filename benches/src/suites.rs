@@ -1,6 +1,7 @@
 //! The suites of the `report` program.
 
 mod raft;
+mod wal;
 
 use crate::report::{Effort, Report};
 
@@ -9,12 +10,13 @@ use crate::report::{Effort, Report};
 pub struct Suite {
     /// What one asks for.
     pub name: &'static str,
-    measure: fn(Effort, &mut Report),
+    measure: fn(Effort, &mut Report) -> Result<(), SuiteError>,
 }
 
 impl Suite {
     /// Every suite, in the order `all` runs them.
-    pub const ALL: [Self; 1] = [Self { name: "raft", measure: raft::measure }];
+    pub const ALL: [Self; 2] =
+        [Self { name: "wal", measure: wal::measure }, Self { name: "raft", measure: raft::measure }];
 
     /// The suites of these names, where `all` stands for every one.
     ///
@@ -31,9 +33,29 @@ impl Suite {
     }
 
     /// Measures and adds what it found.
-    pub fn measure(&self, effort: Effort, report: &mut Report) {
-        (self.measure)(effort, report);
+    ///
+    /// # Errors
+    /// [`SuiteError`] when the disk or the network fails.
+    pub fn measure(&self, effort: Effort, report: &mut Report) -> Result<(), SuiteError> {
+        (self.measure)(effort, report)
     }
+}
+
+/// Why a suite could not be measured.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SuiteError {
+    /// The operating system refused.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The durable log failed.
+    #[error(transparent)]
+    Wal(#[from] mesh_core::WalError),
+}
+
+/// Ours by theirs, run by run.
+fn ratios(ours: &[f64], theirs: &[f64]) -> Vec<f64> {
+    ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect()
 }
 
 #[cfg(test)]

@@ -37,7 +37,10 @@ fn main() -> ExitCode {
     };
     let mut report = Report::default();
     for suite in suites {
-        suite.measure(Effort { quick: args.quick }, &mut report);
+        if let Err(error) = suite.measure(Effort { quick: args.quick }, &mut report) {
+            eprintln!("error: the suite {} could not be measured: {error}", suite.name);
+            return ExitCode::FAILURE;
+        }
     }
     match args.json {
         true => println!("{}", report.json()),

@@ -1,5 +1,6 @@
 //! Raft: bare engines, async nodes, and with the feature `peers` raft-rs and openraft beside them.
 
+use super::{SuiteError, ratios};
 use crate::cluster::{Cell, Cluster, Run};
 use crate::report::{Effort, Report, Table, short};
 
@@ -12,6 +13,7 @@ struct Contestant {
     rivals: &'static [&'static str],
 }
 
+#[cfg(feature = "peers")]
 fn boxed<C: Cluster + 'static>(cell: Cell) -> Box<dyn Cluster> {
     Box::new(C::start(cell))
 }
@@ -65,13 +67,9 @@ fn contest(cell: Cell, effort: Effort) -> Vec<Runs> {
     field.into_iter().map(|(_, _, runs)| runs).collect()
 }
 
-fn ratios(ours: &[f64], theirs: &[f64]) -> Vec<f64> {
-    ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect()
-}
-
 /// Measures every cell. Ratios are ours by theirs, run by run: above 1 is better for entries a
 /// second, below 1 for latency.
-pub(super) fn measure(effort: Effort, report: &mut Report) {
+pub(super) fn measure(effort: Effort, report: &mut Report) -> Result<(), SuiteError> {
     let names: Vec<&str> = CONTESTANTS.iter().map(|contestant| contestant.name).collect();
     let pairs: Vec<(&str, &str)> =
         CONTESTANTS.iter().flat_map(|ours| ours.rivals.iter().map(|theirs| (ours.name, *theirs))).collect();
@@ -112,4 +110,5 @@ pub(super) fn measure(effort: Effort, report: &mut Report) {
     }
     report.table(rates);
     report.table(latencies);
+    Ok(())
 }
