@@ -45,8 +45,7 @@ pub(super) struct Replayed {
     /// The segment in which the newest whole checkpoint begins; 0 where there is none.
     pub(super) live_from: u64,
     checkpoint: Option<Checkpoint>,
-    /// Where records were found missing. A whole checkpoint after it makes up for them: segments
-    /// that hold nothing any protocol needs are dropped, also from between others.
+    /// Where records were found missing, since the newest whole checkpoint.
     gap: Option<Damage>,
 }
 
@@ -81,7 +80,7 @@ impl Replay {
                 if entry.kind != Kind::Last {
                     segment.protocols.insert(entry.protocol);
                 }
-                self.apply(number, segment.end as u64, entry)?;
+                self.apply(number, segment.end as u64, entry);
             }
             segment.end = group.end;
         }
@@ -99,53 +98,46 @@ impl Replay {
         Ok(segment)
     }
 
-    fn apply(&mut self, segment: u64, offset: u64, entry: Entry) -> Result<(), Damage> {
-        let damage = |reason| Damage { segment, offset, reason };
+    /// Takes an entry into its protocol's log.
+    ///
+    /// Segments that hold nothing any protocol needs are dropped, also from between others. So an
+    /// entry may miss those before it, which is damage only if no whole checkpoint comes after it.
+    fn apply(&mut self, segment: u64, offset: u64, entry: Entry) {
+        let incarnation = self.incarnation;
         let log = self.logs.entry(entry.protocol).or_default();
-        // A crash cut the checkpoint short: numbering went on from before it.
-        log.checkpoint.take_if(|checkpoint| checkpoint.incarnation != self.incarnation);
-        let expected = match &log.checkpoint {
-            Some(checkpoint) if entry.kind != Kind::Last => checkpoint.last,
-            _ => log.last,
-        };
-        let before = match entry.kind {
-            Kind::Batch(WalEntryKind::Record | WalEntryKind::CheckpointRecord) => entry.lsn.0.saturating_sub(1),
-            _ => entry.lsn.0,
-        };
-        if before < expected.0 {
-            return Err(damage("a record has a number that was used before"));
-        }
-        if before > expected.0 {
-            if log.checkpoint.is_some() {
-                return Err(damage("records of a checkpoint are missing"));
+        // A crash cut an older incarnation's checkpoint short: numbering went on from before it.
+        let checkpoint = log.checkpoint.take().filter(|checkpoint| checkpoint.incarnation == incarnation);
+        let Entry { kind, lsn, bytes, .. } = entry;
+        let follows = match (kind, checkpoint) {
+            (Kind::Last, checkpoint) => {
+                log.checkpoint = checkpoint;
+                std::mem::replace(&mut log.last, lsn) == lsn
             }
-            log.gap.get_or_insert_with(|| damage("records before this place are missing"));
-            log.last = Lsn(before);
-        }
-        match (entry.kind, log.checkpoint.take()) {
-            (Kind::Last, checkpoint) => log.checkpoint = checkpoint,
-            (Kind::Batch(WalEntryKind::Record), None) => {
-                log.records.push(entry.bytes);
-                log.last = entry.lsn;
+            (Kind::Batch(WalEntryKind::Record), checkpoint) => {
+                log.records.push(bytes);
+                std::mem::replace(&mut log.last, lsn).0 + 1 == lsn.0 && checkpoint.is_none()
             }
-            (Kind::Batch(WalEntryKind::CheckpointBegin), None) => {
-                let (incarnation, last) = (self.incarnation, entry.lsn);
-                log.checkpoint = Some(Checkpoint { segment, incarnation, records: Vec::new(), last });
+            (Kind::Batch(WalEntryKind::CheckpointBegin), checkpoint) => {
+                log.checkpoint = Some(Checkpoint { segment, incarnation, records: Vec::new(), last: lsn });
+                std::mem::replace(&mut log.last, lsn) == lsn && checkpoint.is_none()
             }
-            (Kind::Batch(WalEntryKind::CheckpointRecord), Some(mut checkpoint)) => {
-                checkpoint.records.push(entry.bytes);
-                checkpoint.last = entry.lsn;
+            (Kind::Batch(WalEntryKind::CheckpointRecord), Some(mut checkpoint)) if checkpoint.last.0 + 1 == lsn.0 => {
+                checkpoint.records.push(bytes);
+                checkpoint.last = lsn;
                 log.checkpoint = Some(checkpoint);
+                true
             }
-            (Kind::Batch(WalEntryKind::CheckpointEnd), Some(checkpoint)) => {
-                log.records = checkpoint.records;
-                log.last = checkpoint.last;
-                log.live_from = checkpoint.segment;
+            (Kind::Batch(WalEntryKind::CheckpointEnd), Some(checkpoint)) if checkpoint.last == lsn => {
+                (log.records, log.last, log.live_from) = (checkpoint.records, lsn, checkpoint.segment);
                 log.gap = None;
+                true
             }
-            _ => return Err(damage("a checkpoint begins or ends in the wrong place")),
+            (Kind::Batch(WalEntryKind::CheckpointRecord | WalEntryKind::CheckpointEnd), _) => false,
+        };
+        if !follows {
+            let reason = "the records before this place are missing";
+            log.gap.get_or_insert(Damage { segment, offset, reason });
         }
-        Ok(())
     }
 
     /// What was durable, once all segments are read.

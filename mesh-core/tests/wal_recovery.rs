@@ -1,0 +1,385 @@
+//! The log engine on a disk that loses and breaks what disks lose and break.
+//!
+//! Every test compares with a model of what was written and what was acknowledged.
+
+#[path = "wal_recovery/disk.rs"]
+mod disk;
+#[path = "wal_recovery/model.rs"]
+mod model;
+
+use std::io::ErrorKind;
+
+use disk::{Fault, ModelDisk};
+use mesh_core::wal::{Log, LogConfig, WalBatch, WalEntryKind, WalError};
+use mesh_core::{Lsn, ProtocolId, SnapshotId};
+use model::{CONFIG, ME, Model};
+
+const P: ProtocolId = ProtocolId(0);
+
+type Opened = Result<(Log<ModelDisk>, mesh_core::Recovered), WalError>;
+
+fn open(disk: &ModelDisk) -> Opened {
+    Log::open(disk.clone(), ME, CONFIG)
+}
+
+/// Some history on a disk: the log is closed, and not all of it synced.
+fn history(seed: u64, steps: u64) -> (ModelDisk, Model) {
+    let (disk, mut model) = (ModelDisk::new(seed), Model::new(seed));
+    let (mut log, _) = open(&disk).unwrap();
+    model.run(&mut log, steps).unwrap();
+    (disk, model)
+}
+
+/// The segment written last.
+fn newest_segment(disk: &ModelDisk) -> String {
+    disk.names().into_iter().filter(|name| name.ends_with(".log")).max().unwrap()
+}
+
+#[test]
+fn power_cuts_lose_nothing_acknowledged_and_bring_nothing_back() {
+    for seed in 0..400 {
+        let (disk, mut model) = (ModelDisk::new(seed), Model::new(seed));
+        for round in 0..12 {
+            let (mut log, recovered) = open(&disk).unwrap_or_else(|error| panic!("seed {seed}, {round}: {error}"));
+            model.check(&recovered).unwrap_or_else(|error| panic!("seed {seed}, {round}: {error}"));
+            let steps = model.below(12);
+            model.run(&mut log, steps).unwrap();
+            drop(log);
+            // Now and then only the process dies.
+            if model.below(4) > 0 {
+                disk.power_cut();
+            }
+        }
+    }
+}
+
+#[test]
+fn recovery_can_be_cut_short_anywhere_and_repeated() {
+    for seed in 0..100 {
+        let (disk, model) = history(seed, 1 + seed % 20);
+        disk.power_cut();
+        for at in 1.. {
+            let (disk, mut model) = (disk.fork(), model.clone());
+            for _ in 0..3 {
+                disk.set_fault(Some(Fault { at, kind: ErrorKind::Other, lasting: true }));
+                if open(&disk).is_err() {
+                    disk.power_cut();
+                }
+            }
+            let was_cut_short = disk.calls() >= at;
+            disk.set_fault(None);
+            let (mut log, recovered) = open(&disk).unwrap_or_else(|error| panic!("seed {seed}, call {at}: {error}"));
+            model.check(&recovered).unwrap_or_else(|error| panic!("seed {seed}, call {at}: {error}"));
+            model.run(&mut log, 3).unwrap();
+            disk.power_cut();
+            let (_, recovered) = open(&disk).unwrap();
+            model.check(&recovered).unwrap_or_else(|error| panic!("seed {seed}, call {at}, again: {error}"));
+            if !was_cut_short {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_recovered_once_is_recovered_again() {
+    for seed in 0..200 {
+        let (disk, _) = history(seed, 1 + seed % 20);
+        disk.power_cut();
+        let (log, first) = open(&disk).unwrap();
+        drop(log);
+        disk.power_cut();
+        assert_eq!(open(&disk).unwrap().1, first, "seed {seed}");
+    }
+}
+
+/// Runs a whole life of a log with every call failing in turn.
+fn every_call_fails_once(kind: ErrorKind, cut_power: bool, lasting: bool) {
+    for seed in 0..20 {
+        for at in 1.. {
+            let (disk, mut model) = (ModelDisk::new(seed), Model::new(seed));
+            disk.set_fault(Some(Fault { at, kind, lasting }));
+            let mut failure = None;
+            for _ in 0..2 {
+                match open(&disk) {
+                    Ok((mut log, recovered)) => {
+                        model.check(&recovered).unwrap();
+                        if let Err(error) = model.run(&mut log, 8) {
+                            failure = Some(error);
+                            assert!(matches!(log.write(&[]), Err(WalError::Poisoned)));
+                            assert!(matches!(log.sync(), Err(WalError::Poisoned)));
+                            assert!(matches!(log.read_snapshot(P, SnapshotId(1)), Err(WalError::Poisoned)));
+                            break;
+                        }
+                    }
+                    Err(error) => {
+                        failure = Some(error);
+                        break;
+                    }
+                }
+            }
+            let failed = disk.calls() >= at;
+            match failure {
+                Some(WalError::DiskFull { .. }) => assert!(failed && kind == ErrorKind::StorageFull),
+                Some(WalError::Io { .. }) => assert!(failed && kind == ErrorKind::Other),
+                Some(error) => panic!("seed {seed}, call {at}: {error}"),
+                None => assert!(!failed, "seed {seed}, call {at}: the failure was not told"),
+            }
+            disk.set_fault(None);
+            if cut_power {
+                disk.power_cut();
+            }
+            let (mut log, recovered) = open(&disk).unwrap_or_else(|error| panic!("seed {seed}, call {at}: {error}"));
+            model.check(&recovered).unwrap_or_else(|error| panic!("seed {seed}, call {at}: {error}"));
+            model.run(&mut log, 3).unwrap();
+            disk.power_cut();
+            let (_, recovered) = open(&disk).unwrap_or_else(|error| panic!("seed {seed}, call {at}, again: {error}"));
+            model.check(&recovered).unwrap_or_else(|error| panic!("seed {seed}, call {at}, again: {error}"));
+            if !failed {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn an_io_error_at_any_call_is_told_and_loses_nothing() {
+    every_call_fails_once(ErrorKind::Other, false, false);
+    every_call_fails_once(ErrorKind::Other, true, true);
+}
+
+#[test]
+fn a_full_disk_at_any_call_is_told_and_loses_nothing() {
+    every_call_fails_once(ErrorKind::StorageFull, false, true);
+    every_call_fails_once(ErrorKind::StorageFull, true, false);
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_found_or_harmless() {
+    for seed in 0..3 {
+        let (disk, model) = history(seed, 6);
+        let (mut found, mut harmless) = (0, 0);
+        for name in disk.names() {
+            for at in 0..disk.bytes(&name).len() {
+                let (disk, mut model) = (disk.fork(), model.clone());
+                disk.damage(&name, |bytes| bytes[at] ^= 1 << (at % 8));
+                match open(&disk) {
+                    Ok((_, recovered)) => {
+                        harmless += 1;
+                        model.check_vouched(&recovered).unwrap_or_else(|error| panic!("{name} byte {at}: {error}"));
+                    }
+                    Err(WalError::Corrupt { path, .. }) => {
+                        found += 1;
+                        assert!(path.to_str() == Some(&name), "{name} byte {at}: {path:?}");
+                    }
+                    Err(error) => panic!("{name} byte {at}: {error}"),
+                }
+            }
+        }
+        assert!(found > 1000 && harmless > 100, "{found} found, {harmless} harmless");
+    }
+}
+
+#[test]
+fn a_file_cut_short_is_refused() {
+    let (disk, _) = history(1, 6);
+    for name in disk.names().into_iter().filter(|name| !name.ends_with(".spare")) {
+        for len in (0..disk.bytes(&name).len()).step_by(7) {
+            let disk = disk.fork();
+            disk.damage(&name, |bytes| bytes.truncate(len));
+            assert!(matches!(open(&disk), Err(WalError::Corrupt { .. })), "{name} cut to {len}");
+        }
+    }
+}
+
+#[test]
+fn a_segment_that_was_not_written_to_its_end_gives_all_groups_before_it() {
+    let disk = ModelDisk::new(0);
+    let config = LogConfig { segment_len: 8192, ..CONFIG };
+    let (mut log, _) = Log::open(disk.clone(), ME, config).unwrap();
+    let mut ends = Vec::new();
+    let mut end = 512;
+    for (after, len) in (0..).zip([1, 2, 455, 456, 457, 1000, 3]) {
+        log.write(&[record(after, &vec![0xff; len])]).unwrap();
+        // The header of the group, that of the entry, its bytes, and one byte of every further block.
+        let further = (56 + len).saturating_sub(512).div_ceil(511);
+        ends.push(end + 56 + len + further);
+        end += (1 + further) * 512;
+    }
+    let name = newest_segment(&disk);
+    for cut in 512..=end {
+        let disk = disk.fork();
+        disk.damage(&name, |bytes| bytes[cut..].fill(0));
+        let (log, recovered) = open(&disk).unwrap();
+        let whole = ends.iter().filter(|end| **end <= cut).count();
+        assert_eq!(recovered.logs.get(&P).map_or(0, |log| log.records.len()), whole, "cut at {cut}");
+        drop(log);
+        assert_eq!(open(&disk).unwrap().1, recovered, "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_missing_file_is_noticed_where_it_was_needed() {
+    let mut refused = 0;
+    for seed in 0..60 {
+        let (disk, model) = history(seed, 10);
+        let newest = newest_segment(&disk);
+        for name in disk.names().into_iter().filter(|name| !name.ends_with(".spare") && *name != newest) {
+            let (disk, mut model) = (disk.fork(), model.clone());
+            disk.lose(&name);
+            match open(&disk) {
+                Err(WalError::Corrupt { .. }) => refused += 1,
+                Err(error) => panic!("seed {seed}, without {name}: {error}"),
+                Ok((_, recovered)) => {
+                    assert_ne!(name, "meta");
+                    model.check(&recovered).unwrap_or_else(|error| panic!("seed {seed}, without {name}: {error}"));
+                }
+            }
+        }
+    }
+    assert!(refused > 120, "{refused}");
+}
+
+fn record(after: u64, bytes: &[u8]) -> WalBatch {
+    let mut batch = WalBatch::new(P, Lsn(after));
+    batch.push(WalEntryKind::Record, |out| out.extend_from_slice(bytes));
+    batch
+}
+
+#[test]
+fn blocks_that_reach_the_disk_out_of_order_are_a_torn_end_until_they_were_durable() {
+    let disk = ModelDisk::new(0);
+    let (mut log, _) = open(&disk).unwrap();
+    log.write(&[record(0, b"first")]).unwrap();
+    log.sync().unwrap();
+    log.write(&[record(1, b"second")]).unwrap();
+    log.write(&[record(2, b"third")]).unwrap();
+    let name = newest_segment(&disk);
+    // Blocks: the opening, the first, the second, the third.
+    let lose = |disk: &ModelDisk, block: usize| disk.damage(&name, |bytes| bytes[block * 512..][..512].fill(0));
+
+    let torn = disk.fork();
+    lose(&torn, 2);
+    let (mut again, recovered) = open(&torn).unwrap();
+    assert_eq!(recovered.logs[&P].records, ["first"]);
+    // The third is still there, right behind the opening of the new log. It must not come back.
+    assert_eq!(torn.bytes(&name)[3 * 512], 1);
+    assert_eq!(open(&torn).unwrap().1, recovered);
+    drop(open(&torn).unwrap());
+    again.write(&[record(1, b"other")]).unwrap();
+
+    let damaged = disk.fork();
+    lose(&damaged, 1);
+    assert!(matches!(open(&damaged), Err(WalError::Corrupt { offset: 512, .. })));
+
+    log.sync().unwrap();
+    log.write(&[record(3, b"fourth")]).unwrap();
+    lose(&disk, 2);
+    assert!(matches!(open(&disk), Err(WalError::Corrupt { offset: 1024, .. })));
+}
+
+#[test]
+fn an_unfinished_checkpoint_counts_for_nothing_also_later() {
+    let disk = ModelDisk::new(0);
+    let (mut log, _) = open(&disk).unwrap();
+    log.write(&[record(0, b"old")]).unwrap();
+    let mut begun = WalBatch::new(P, Lsn(1));
+    begun.push(WalEntryKind::CheckpointBegin, |_| {});
+    begun.push(WalEntryKind::CheckpointRecord, |out| out.extend_from_slice(b"never whole"));
+    log.write(&[begun]).unwrap();
+    assert_eq!(log.sync().unwrap(), [(P, Lsn(1))]);
+    drop(log);
+
+    let (mut log, recovered) = open(&disk).unwrap();
+    assert_eq!((&recovered.logs[&P].records[..], recovered.logs[&P].last), (&["old".into()][..], Lsn(1)));
+    log.write(&[record(1, b"new")]).unwrap();
+    log.sync().unwrap();
+    drop(log);
+    let (mut log, recovered) = open(&disk).unwrap();
+    assert_eq!(recovered.logs[&P].records, ["old", "new"]);
+
+    let mut empty = WalBatch::new(P, Lsn(2));
+    empty.push(WalEntryKind::CheckpointBegin, |_| {});
+    empty.push(WalEntryKind::CheckpointEnd, |_| {});
+    log.write(&[empty]).unwrap();
+    log.sync().unwrap();
+    let (_, recovered) = open(&disk).unwrap();
+    assert_eq!((recovered.logs[&P].records.len(), recovered.logs[&P].last), (0, Lsn(2)));
+}
+
+#[test]
+fn batches_that_do_not_follow_each_other_are_refused() {
+    let batch = |kinds: &[WalEntryKind]| {
+        let mut batch = WalBatch::new(P, Lsn(1));
+        kinds.iter().for_each(|kind| batch.push(*kind, |_| {}));
+        batch
+    };
+    use WalEntryKind::{CheckpointBegin, CheckpointEnd, CheckpointRecord, Record};
+    let wrong = [
+        record(0, b"again"),
+        record(2, b"too far"),
+        batch(&[CheckpointRecord]),
+        batch(&[CheckpointEnd]),
+        batch(&[CheckpointBegin, Record]),
+        batch(&[CheckpointBegin, CheckpointBegin]),
+    ];
+    for wrong in wrong {
+        let disk = ModelDisk::new(0);
+        let (mut log, _) = open(&disk).unwrap();
+        log.write(&[record(0, b"first")]).unwrap();
+        log.sync().unwrap();
+        assert!(matches!(log.write(&[wrong]), Err(WalError::OutOfOrder { protocol: P, .. })));
+        assert!(matches!(log.sync(), Err(WalError::Poisoned)));
+        assert_eq!(open(&disk).unwrap().1.logs[&P].records, ["first"]);
+    }
+}
+
+#[test]
+fn one_protocol_that_rests_keeps_its_segment_and_no_other() {
+    let disk = ModelDisk::new(0);
+    let (mut log, _) = open(&disk).unwrap();
+    let mut resting = WalBatch::new(ProtocolId(9), Lsn(0));
+    resting.push(WalEntryKind::Record, |out| out.extend_from_slice(b"kept"));
+    log.write(&[resting]).unwrap();
+    for last in (0..200).step_by(2) {
+        let mut batch = record(last, &[1; 1400]);
+        batch.push(WalEntryKind::CheckpointBegin, |_| {});
+        batch.push(WalEntryKind::CheckpointRecord, |out| out.extend_from_slice(b"all of it"));
+        batch.push(WalEntryKind::CheckpointEnd, |_| {});
+        log.write(&[batch]).unwrap();
+        log.sync().unwrap();
+        // Its own, the one being written, the one before it that a crash may need, a spare, the meta file.
+        assert!(disk.names().len() <= 5, "{:?}", disk.names());
+    }
+    disk.power_cut();
+    let (_, recovered) = open(&disk).unwrap();
+    assert_eq!(recovered.logs[&ProtocolId(9)].records, ["kept"]);
+    assert_eq!((&recovered.logs[&P].records[..], recovered.logs[&P].last), (&["all of it".into()][..], Lsn(200)));
+}
+
+#[test]
+fn leftovers_are_cleaned_up_and_other_files_left_alone() {
+    let disk = ModelDisk::new(0);
+    drop(open(&disk).unwrap());
+    {
+        use mesh_core::wal::Disk;
+        let mut disk = disk.clone();
+        for name in ["segment.tmp", "meta.tmp", "0001-0000000000000001.snapshot.tmp", "notes.tmp", "notes"] {
+            disk.create(name, 1).unwrap();
+        }
+    }
+    drop(open(&disk).unwrap());
+    let names = disk.names();
+    assert_eq!(names, ["0000000000000001-00001000.log", "meta", "notes", "notes.tmp"]);
+}
+
+#[test]
+fn segments_of_another_length_stay_readable() {
+    let (disk, mut model) = history(5, 20);
+    let (mut log, recovered) = Log::open(disk.clone(), ME, LogConfig { segment_len: 8192, ..CONFIG }).unwrap();
+    model.check(&recovered).unwrap();
+    model.run(&mut log, 20).unwrap();
+    drop(log);
+    let (_, recovered) = open(&disk).unwrap();
+    model.check(&recovered).unwrap();
+}
