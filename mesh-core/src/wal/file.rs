@@ -54,8 +54,10 @@ pub struct FileWal {
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Tells the threads that there is work, or none to come.
-    work: Condvar,
+    /// Tells the log's thread that there are batches, or none to come.
+    batches: Condvar,
+    /// Tells the snapshots' thread that there are snapshots, or none to come.
+    snapshots: Condvar,
     /// Tells the node that something was completed.
     completed: AtomicWaker,
 }
@@ -105,7 +107,7 @@ impl Shared {
     }
 
     /// Waits until `next` finds something to do, or there is nothing left to wait for.
-    fn wait_for<T>(&self, mut next: impl FnMut(&mut State) -> Option<T>) -> Option<T> {
+    fn wait_for<T>(&self, work: &Condvar, mut next: impl FnMut(&mut State) -> Option<T>) -> Option<T> {
         let mut state = self.lock();
         loop {
             if state.has_failed() {
@@ -117,8 +119,13 @@ impl Shared {
             if state.closing {
                 return None;
             }
-            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    fn wake_threads(&self) {
+        self.batches.notify_all();
+        self.snapshots.notify_all();
     }
 
     /// Takes note of what a thread has done with `bytes` bytes of the backlog.
@@ -127,10 +134,12 @@ impl Shared {
         state.backlog -= bytes;
         match result {
             Ok(done) => report(&mut state, done),
-            Err(error) => state.fail(error),
+            Err(error) => {
+                state.fail(error);
+                self.wake_threads();
+            }
         }
         drop(state);
-        self.work.notify_all();
         self.completed.wake();
     }
 }
@@ -201,7 +210,7 @@ fn write_batches(shared: &Shared, mut log: Log<FsDisk>) {
     let mut batches = Vec::new();
     loop {
         // The two vectors change places, so that neither is allocated anew.
-        let work = shared.wait_for(|state| {
+        let work = shared.wait_for(&shared.batches, |state| {
             std::mem::swap(&mut state.batches, &mut batches);
             (!batches.is_empty()).then_some(())
         });
@@ -222,7 +231,7 @@ fn write_batches(shared: &Shared, mut log: Log<FsDisk>) {
 /// The snapshots' thread.
 fn write_snapshots(shared: &Shared, mut files: Files<FsDisk>) {
     let next = |state: &mut State| if state.closing { None } else { state.snapshots.pop_front() };
-    while let Some((protocol, id, bytes)) = shared.wait_for(next) {
+    while let Some((protocol, id, bytes)) = shared.wait_for(&shared.snapshots, next) {
         let saved = snapshot::save(&mut files, protocol, id, &bytes);
         shared.finish(bytes.len(), saved, |state, ()| {
             state.done.push_back(WalEvent::SnapshotSaved { protocol, id });
@@ -246,7 +255,7 @@ impl Wal for FileWal {
             state.backlog += batch.bytes_len();
             state.batches.push(batch);
             drop(state);
-            self.shared.work.notify_all();
+            self.shared.batches.notify_one();
         }
     }
 
@@ -256,7 +265,7 @@ impl Wal for FileWal {
             state.backlog += bytes.len();
             state.snapshots.push_back((protocol, id, bytes));
             drop(state);
-            self.shared.work.notify_all();
+            self.shared.snapshots.notify_one();
         }
     }
 
@@ -287,7 +296,7 @@ impl Wal for FileWal {
 impl Drop for FileWal {
     fn drop(&mut self) {
         self.shared.lock().closing = true;
-        self.shared.work.notify_all();
+        self.shared.wake_threads();
         for thread in self.threads.drain(..) {
             // One that panicked has said so.
             let _ = thread.join();
