@@ -144,6 +144,31 @@ fn segments_nobody_needs_are_used_again_and_the_directory_stays_small() {
 }
 
 #[test]
+fn the_next_segment_is_made_ahead_of_need() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut wal = open(dir.path()).unwrap();
+    let spares = || {
+        let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_str().unwrap().ends_with(".spare")).count()
+    };
+    assert_eq!(spares(), 0);
+    for after in 0..4 {
+        wal.submit(record(after, &[1; 3000]));
+        wait_for(&mut wal, WalEvent::Durable { protocol: P, upto: Lsn(after + 1) });
+    }
+    // The segment is now more than half full, so this ends.
+    while spares() == 0 {
+        std::thread::yield_now();
+    }
+    for after in 4..20 {
+        wal.submit(record(after, &[1; 3000]));
+        wait_for(&mut wal, WalEvent::Durable { protocol: P, upto: Lsn(after + 1) });
+    }
+    drop(wal);
+    assert_eq!(open(dir.path()).unwrap().recover().unwrap().logs[&P].records.len(), 20);
+}
+
+#[test]
 fn snapshots_are_checked_and_old_ones_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = Log::open(FsDisk::open(dir.path()).unwrap(), ME, small()).unwrap();

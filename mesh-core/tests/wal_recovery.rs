@@ -308,6 +308,28 @@ fn an_unfinished_checkpoint_counts_for_nothing_also_later() {
 }
 
 #[test]
+fn a_snapshot_is_there_whole_or_as_it_was_before() {
+    let (id, old, new) = (SnapshotId(1), vec![1; 3000], vec![2; 5000]);
+    for seed in 0..20 {
+        for at in 1.. {
+            let disk = ModelDisk::new(seed);
+            let (mut log, _) = open(&disk).unwrap();
+            log.save_snapshot(P, id, &old).unwrap();
+            disk.set_fault(Some(Fault { at, kind: ErrorKind::Other, lasting: true }));
+            let saved = log.save_snapshot(P, id, &new);
+            assert_eq!(saved.is_err(), disk.calls() >= at);
+            disk.set_fault(None);
+            disk.power_cut();
+            let found = open(&disk).unwrap().0.read_snapshot(P, id).unwrap().unwrap();
+            assert!(found == new || (saved.is_err() && found == old), "seed {seed}, call {at}");
+            if saved.is_ok() {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
 fn batches_that_do_not_follow_each_other_are_refused() {
     let batch = |kinds: &[WalEntryKind]| {
         let mut batch = WalBatch::new(P, Lsn(1));

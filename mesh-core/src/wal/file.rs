@@ -13,15 +13,16 @@ use futures::task::AtomicWaker;
 
 use super::disk::{Disk, FsDisk};
 use super::files::Files;
-use super::log::{Log, LogConfig};
+use super::log::{self, Log, LogConfig};
 use super::{Recovered, Wal, WalBatch, WalError, WalEvent, snapshot};
 use crate::id::{Lsn, NodeId, ProtocolId, SnapshotId};
 
 /// The embedded log: a directory of files, written by a thread of its own.
 ///
 /// The thread merges all batches that were submitted while its last sync ran into one write and one
-/// sync. A second thread writes snapshots, so that a large one holds up no batch. Dropping a
-/// `FileWal` waits until the batches submitted are durable; snapshots still waiting are abandoned.
+/// sync. A second thread writes snapshots, so that a large one holds up no batch, and makes new
+/// segments ahead of need. Dropping a `FileWal` waits until the batches submitted are durable;
+/// snapshots still waiting are abandoned.
 ///
 /// ```
 /// use mesh_core::wal::{FileWal, Wal, WalBatch, WalEntryKind, WalEvent};
@@ -56,8 +57,8 @@ struct Shared {
     state: Mutex<State>,
     /// Tells the log's thread that there are batches, or none to come.
     batches: Condvar,
-    /// Tells the snapshots' thread that there are snapshots, or none to come.
-    snapshots: Condvar,
+    /// Tells the second thread that there are files to write, or none to come.
+    files: Condvar,
     /// Tells the node that something was completed.
     completed: AtomicWaker,
 }
@@ -69,6 +70,7 @@ struct State {
     /// Bytes in batches and snapshots, also in those being written.
     backlog: usize,
     done: VecDeque<WalEvent>,
+    spare: Spare,
     failure: Failure,
     closing: bool,
 }
@@ -81,7 +83,37 @@ enum Failure {
     Reported,
 }
 
+/// How far the next segment is.
+#[derive(Debug, Default)]
+enum Spare {
+    #[default]
+    NotWanted,
+    Wanted(u32),
+    /// Being made. It stays at this if that fails: the log then makes its segments itself, and the
+    /// error is told if it meets it too.
+    Begun,
+    Made(String),
+}
+
+/// Something for the second thread.
+enum Work {
+    Snapshot(ProtocolId, SnapshotId, Bytes),
+    Spare(u32),
+}
+
 impl State {
+    fn next_work(&mut self) -> Option<Work> {
+        if self.closing {
+            return None;
+        }
+        if let Some((protocol, id, bytes)) = self.snapshots.pop_front() {
+            return Some(Work::Snapshot(protocol, id, bytes));
+        }
+        let Spare::Wanted(len) = self.spare else { return None };
+        self.spare = Spare::Begun;
+        Some(Work::Spare(len))
+    }
+
     const fn has_failed(&self) -> bool {
         !matches!(self.failure, Failure::None)
     }
@@ -125,7 +157,7 @@ impl Shared {
 
     fn wake_threads(&self) {
         self.batches.notify_all();
-        self.snapshots.notify_all();
+        self.files.notify_all();
     }
 
     /// Takes note of what a thread has done with `bytes` bytes of the backlog.
@@ -186,9 +218,9 @@ impl FileWal {
         let (log, recovered) = Log::open(disk.another(), owner, config)?;
         let shared = Arc::new(Shared::default());
         let mut wal = Self { shared, files: Files(disk), recovered: Some(recovered), threads: Vec::new() };
-        let snapshot_files = Files(wal.files.0.another());
+        let files = Files(wal.files.0.another());
         wal.start("mesh-log", |shared| write_batches(shared, log))?;
-        wal.start("mesh-snapshots", |shared| write_snapshots(shared, snapshot_files))?;
+        wal.start("mesh-files", |shared| write_files(shared, files))?;
         Ok(wal)
     }
 
@@ -224,18 +256,34 @@ fn write_batches(shared: &Shared, mut log: Log<FsDisk>) {
             for (protocol, upto) in durable {
                 state.report_durable(protocol, upto);
             }
+            match (std::mem::take(&mut state.spare), log.wants_spare()) {
+                (Spare::NotWanted, Some(len)) => {
+                    state.spare = Spare::Wanted(len);
+                    shared.files.notify_all();
+                }
+                (Spare::Made(name), _) => log.add_spare(name),
+                (unchanged, _) => state.spare = unchanged,
+            }
         });
     }
 }
 
-/// The snapshots' thread.
-fn write_snapshots(shared: &Shared, mut files: Files<FsDisk>) {
-    let next = |state: &mut State| if state.closing { None } else { state.snapshots.pop_front() };
-    while let Some((protocol, id, bytes)) = shared.wait_for(&shared.snapshots, next) {
-        let saved = snapshot::save(&mut files, protocol, id, &bytes);
-        shared.finish(bytes.len(), saved, |state, ()| {
-            state.done.push_back(WalEvent::SnapshotSaved { protocol, id });
-        });
+/// The second thread.
+fn write_files(shared: &Shared, mut files: Files<FsDisk>) {
+    while let Some(work) = shared.wait_for(&shared.files, State::next_work) {
+        match work {
+            Work::Snapshot(protocol, id, bytes) => {
+                let saved = snapshot::save(&mut files, protocol, id, &bytes);
+                shared.finish(bytes.len(), saved, |state, ()| {
+                    state.done.push_back(WalEvent::SnapshotSaved { protocol, id });
+                });
+            }
+            Work::Spare(len) => {
+                if let Ok(name) = log::make_spare(&mut files, len) {
+                    shared.lock().spare = Spare::Made(name);
+                }
+            }
+        }
     }
 }
 
@@ -265,7 +313,7 @@ impl Wal for FileWal {
             state.backlog += bytes.len();
             state.snapshots.push_back((protocol, id, bytes));
             drop(state);
-            self.shared.snapshots.notify_one();
+            self.shared.files.notify_one();
         }
     }
 

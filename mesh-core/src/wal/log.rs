@@ -374,9 +374,7 @@ impl<D: Disk> Log<D> {
         let made_from = match self.spares.pop() {
             Some(spare) => spare,
             None => {
-                let len = u64::from(segment.len);
-                self.files.create(names::NEW_SEGMENT, len)?;
-                self.files.sync(names::NEW_SEGMENT)?;
+                create_segment(&mut self.files, names::NEW_SEGMENT, segment.len)?;
                 names::NEW_SEGMENT.to_owned()
             }
         };
@@ -393,6 +391,18 @@ impl<D: Disk> Log<D> {
             self.group.push(Kind::Last, *protocol, tail.last, &[]);
         }
         Ok(())
+    }
+
+    /// The length of the spare it is time to make, if it is: one that is at hand saves the time it
+    /// takes to fill a segment with zeros.
+    pub(super) fn wants_spare(&self) -> Option<u32> {
+        let wants = self.spares.is_empty() && self.config.spare_segments > 0 && self.end >= self.current.len / 2;
+        wants.then_some(self.config.segment_len)
+    }
+
+    /// Takes a spare made by [`make_spare`].
+    pub(super) fn add_spare(&mut self, name: String) {
+        self.spares.push(name);
     }
 
     /// Takes the segments in which nobody needs anything out of the log.
@@ -436,6 +446,23 @@ impl Tail {
         }
         true
     }
+}
+
+fn create_segment<D: Disk>(files: &mut Files<D>, name: &str, len: u32) -> Result<(), WalError> {
+    files.create(name, u64::from(len))?;
+    files.sync(name)
+}
+
+/// Makes a spare beside a log that [`wants`](Log::wants_spare) one, and returns its name.
+pub(super) fn make_spare<D: Disk>(files: &mut Files<D>, len: u32) -> Result<String, WalError> {
+    let spare = names::spare(0, len);
+    let unfinished = names::unfinished(&spare);
+    let made = create_segment(files, &unfinished, len).and_then(|()| files.rename(&unfinished, &spare));
+    if made.is_err() {
+        // What the disk could not take must not fill it.
+        let _ = files.remove(&unfinished);
+    }
+    made.map(|()| spare)
 }
 
 /// Where the newest segment ends.
