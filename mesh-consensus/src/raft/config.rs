@@ -1,0 +1,151 @@
+//! Timeouts and limits.
+
+use std::time::Duration;
+
+use mesh_core::frame::FRAME_LEN_MAX;
+
+use crate::log::Entry;
+
+/// What a message takes beside the entries or snapshot bytes in it, at most.
+const MESSAGE_OVERHEAD: usize = 16 * 1024;
+
+/// Timeouts and limits of one Raft group. All nodes should have the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaftConfig {
+    /// How long a follower waits for its leader before it tries to become one.
+    ///
+    /// Each wait is drawn from this up to twice this. Longer tolerates slow links and pauses,
+    /// shorter notices a dead leader sooner. Default: 1 s.
+    pub election_timeout: Duration,
+    /// How often a leader shows that it is there. Default: 100 ms.
+    pub heartbeat_interval: Duration,
+    /// Ask whether an election could be won before starting it, so that a node that was cut off
+    /// does not depose a leader that works (thesis 9.6). Default: on.
+    pub pre_vote: bool,
+    /// A leader that has not heard from a majority for an election timeout steps down, and nodes
+    /// that hear from a leader do not vote for others (thesis 6.2 and 4.2.3). Default: on.
+    pub check_quorum: bool,
+    /// Entries in one append, in bytes; one longer entry still goes alone. Default: 1 MiB.
+    pub max_append_bytes: usize,
+    /// Bytes on their way to one follower and not acknowledged. Default: 16 MiB.
+    pub max_inflight_bytes: usize,
+    /// Appends on their way to one follower and not acknowledged. Default: 1024.
+    pub max_inflight_messages: usize,
+    /// Bytes proposed and not applied yet. Above it proposals wait in the command queue; the few
+    /// that come past it are answered `Overloaded`. Default: 64 MiB.
+    pub max_uncommitted_bytes: usize,
+    /// The longest encoded command, in bytes. Default: 1 MiB.
+    pub command_len_max: usize,
+    /// A snapshot is taken once this many bytes have been applied since the last. Default: 64 MiB.
+    pub snapshot_log_bytes: usize,
+    /// Bytes of entries kept below a snapshot, for followers that are a little behind. Default: 8 MiB.
+    pub trailing_log_bytes: usize,
+    /// Bytes of a snapshot in one message. Default: 256 KiB.
+    pub snapshot_chunk_bytes: usize,
+    /// Chunks of a snapshot on their way to one follower. Default: 4.
+    pub max_inflight_chunks: usize,
+    /// The longest snapshot taken or received, in bytes. Default: 1 GiB.
+    pub snapshot_len_max: u64,
+    /// Breaks one rule on purpose.
+    #[cfg(feature = "planted")]
+    pub plant: Option<super::Plant>,
+}
+
+impl Default for RaftConfig {
+    fn default() -> Self {
+        Self {
+            election_timeout: Duration::from_secs(1),
+            heartbeat_interval: Duration::from_millis(100),
+            pre_vote: true,
+            check_quorum: true,
+            max_append_bytes: 1 << 20,
+            max_inflight_bytes: 16 << 20,
+            max_inflight_messages: 1024,
+            max_uncommitted_bytes: 64 << 20,
+            command_len_max: 1 << 20,
+            snapshot_log_bytes: 64 << 20,
+            trailing_log_bytes: 8 << 20,
+            snapshot_chunk_bytes: 256 << 10,
+            max_inflight_chunks: 4,
+            snapshot_len_max: 1 << 30,
+            #[cfg(feature = "planted")]
+            plant: None,
+        }
+    }
+}
+
+impl RaftConfig {
+    /// Checks that the values can work together.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with a sentence that says what to change.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let no = |text: String| Err(ConfigError(text));
+        let zeros = [
+            ("heartbeat_interval", self.heartbeat_interval.is_zero()),
+            ("election_timeout", self.election_timeout.is_zero()),
+            ("max_append_bytes", self.max_append_bytes == 0),
+            ("max_inflight_bytes", self.max_inflight_bytes == 0),
+            ("max_inflight_messages", self.max_inflight_messages == 0),
+            ("max_uncommitted_bytes", self.max_uncommitted_bytes == 0),
+            ("command_len_max", self.command_len_max == 0),
+            ("snapshot_log_bytes", self.snapshot_log_bytes == 0),
+            ("snapshot_chunk_bytes", self.snapshot_chunk_bytes == 0),
+            ("max_inflight_chunks", self.max_inflight_chunks == 0),
+            ("snapshot_len_max", self.snapshot_len_max == 0),
+        ];
+        if let Some((name, _)) = zeros.iter().find(|(_, zero)| *zero) {
+            return no(format!("{name} is 0: it must be more"));
+        }
+        if self.election_timeout <= self.heartbeat_interval {
+            return no(format!(
+                "election_timeout is {:?} and heartbeat_interval {:?}: the timeout must be longer, ten times is usual",
+                self.election_timeout, self.heartbeat_interval,
+            ));
+        }
+        // Twice the timeout is drawn from, and times are counted in nanoseconds.
+        if self.election_timeout > Duration::from_secs(24 * 3600) {
+            return no(format!("election_timeout is {:?}: a day is the most there may be", self.election_timeout));
+        }
+        let limit = FRAME_LEN_MAX - MESSAGE_OVERHEAD;
+        let in_frame = [
+            ("max_append_bytes", self.max_append_bytes),
+            ("command_len_max", self.command_len_max.saturating_add(Entry::OVERHEAD)),
+            ("snapshot_chunk_bytes", self.snapshot_chunk_bytes),
+        ];
+        if let Some((name, len)) = in_frame.iter().find(|(_, len)| *len > limit) {
+            return no(format!("{name} makes messages of {len} bytes, but a frame has room for {limit}: lower it"));
+        }
+        Ok(())
+    }
+}
+
+/// Why a configuration cannot work: a sentence that says what to change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub(super) String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(RaftConfig::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_the_value_and_the_bound() {
+        let refused = |change: fn(&mut RaftConfig)| {
+            let mut config = RaftConfig::default();
+            change(&mut config);
+            config.validate().unwrap_err().to_string()
+        };
+        assert!(refused(|c| c.election_timeout = Duration::ZERO).contains("election_timeout is 0"));
+        assert!(refused(|c| c.heartbeat_interval = Duration::from_secs(1)).contains("must be longer"));
+        assert!(refused(|c| c.election_timeout = Duration::MAX).contains("a day is the most"));
+        assert!(refused(|c| c.max_append_bytes = FRAME_LEN_MAX).contains("max_append_bytes makes messages"));
+        assert!(refused(|c| c.command_len_max = usize::MAX).contains("command_len_max makes messages"));
+        assert!(refused(|c| c.snapshot_chunk_bytes = 0).contains("snapshot_chunk_bytes is 0"));
+    }
+}

@@ -1,0 +1,188 @@
+//! A follower as its leader sees it.
+
+use std::collections::VecDeque;
+
+use mesh_core::{Instant, NodeId};
+
+use super::config::RaftConfig;
+use super::snapshot::Snapshot;
+
+/// What the leader knows of a follower, and how it supplies it.
+#[derive(Debug)]
+pub(super) struct Progress {
+    pub(super) id: NodeId,
+    /// It has our log up to here on disk.
+    pub(super) match_index: u64,
+    /// The next entry to send; always after `match_index`.
+    pub(super) next_index: u64,
+    pub(super) state: State,
+    /// When it last answered.
+    pub(super) heard: Instant,
+    /// The commit index that it has been told and can act on.
+    pub(super) commit_told: u64,
+    /// The transport's queue to it is full.
+    pub(super) congested: bool,
+    inflight: Inflight,
+}
+
+/// How a follower is supplied.
+#[derive(Debug)]
+pub(super) enum State {
+    /// The place where the logs agree is not known: one append, then its answer.
+    Probe { sent: bool },
+    /// Entries are streamed without waiting for answers, as far as the window allows.
+    Replicate,
+    /// What it needs is compacted: a snapshot is streamed.
+    Snapshot(Transfer),
+}
+
+/// A snapshot on its way to a follower.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    pub(super) snapshot: Snapshot,
+    /// Bytes that have arrived without a gap.
+    pub(super) received: u64,
+    /// Bytes that have been sent; `None` before the first chunk and when it is time to try again.
+    pub(super) sent: Option<u64>,
+    /// When `received` last grew.
+    pub(super) advanced: Instant,
+    /// Chunks on their way at most: one after a loss, until something arrives.
+    pub(super) window: usize,
+}
+
+impl Progress {
+    pub(super) fn new(id: NodeId) -> Self {
+        Self {
+            id,
+            match_index: 0,
+            next_index: 1,
+            state: State::Probe { sent: false },
+            heard: Instant::ZERO,
+            commit_told: 0,
+            congested: false,
+            inflight: Inflight::default(),
+        }
+    }
+
+    /// Starts over, as the leader of a new term does.
+    pub(super) fn reset(&mut self, now: Instant, last_index: u64) {
+        self.match_index = 0;
+        self.heard = now;
+        self.commit_told = 0;
+        self.probe_from(last_index + 1);
+    }
+
+    /// Goes back to asking where the logs agree.
+    pub(super) fn probe_from(&mut self, next_index: u64) {
+        self.next_index = next_index.max(self.match_index + 1);
+        self.commit_told = self.commit_told.min(self.next_index - 1);
+        self.inflight.clear();
+        self.state = State::Probe { sent: false };
+    }
+
+    /// Notes entries as sent, up to and with `last`.
+    pub(super) fn sent(&mut self, last: u64, size: usize) {
+        self.next_index = last + 1;
+        self.inflight.push(last, size);
+        if let State::Probe { sent } = &mut self.state {
+            *sent = true;
+        }
+    }
+
+    /// Whether entries may be sent now.
+    pub(super) fn is_open(&self, config: &RaftConfig) -> bool {
+        !self.congested
+            && match self.state {
+                State::Probe { sent } => !sent,
+                State::Replicate => {
+                    self.inflight.sizes.len() < config.max_inflight_messages
+                        && self.inflight.size < config.max_inflight_bytes
+                }
+                State::Snapshot(_) => false,
+            }
+    }
+
+    /// Notes that the follower has everything up to `match_index`; whether that is news.
+    pub(super) fn accepted(&mut self, match_index: u64) -> bool {
+        self.inflight.free_to(match_index);
+        let news = match_index > self.match_index;
+        self.match_index = self.match_index.max(match_index);
+        self.next_index = self.next_index.max(self.match_index + 1);
+        news
+    }
+
+    /// Streams from here on.
+    pub(super) fn replicate(&mut self) {
+        if !matches!(self.state, State::Replicate) {
+            self.inflight.clear();
+            self.next_index = self.match_index + 1;
+            self.state = State::Replicate;
+        }
+    }
+}
+
+/// What was sent and not acknowledged.
+#[derive(Debug, Default)]
+struct Inflight {
+    /// The last index and the size of each append, oldest first.
+    sizes: VecDeque<(u64, usize)>,
+    size: usize,
+}
+
+impl Inflight {
+    fn push(&mut self, last: u64, size: usize) {
+        self.sizes.push_back((last, size));
+        self.size += size;
+    }
+
+    fn free_to(&mut self, index: u64) {
+        while let Some((last, size)) = self.sizes.front().copied()
+            && last <= index
+        {
+            self.sizes.pop_front();
+            self.size -= size;
+        }
+    }
+
+    fn clear(&mut self) {
+        self.sizes.clear();
+        self.size = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_match_index_never_goes_back_and_next_stays_after_it() {
+        let mut progress = Progress::new(NodeId(2));
+        progress.reset(Instant::ZERO, 9);
+        assert!(progress.accepted(5));
+        assert!(!progress.accepted(3));
+        assert_eq!(progress.match_index, 5);
+        progress.probe_from(2);
+        assert_eq!(progress.next_index, 6);
+    }
+
+    #[test]
+    fn the_window_closes_by_bytes_and_by_messages_and_opens_with_answers() {
+        let config = RaftConfig { max_inflight_bytes: 100, max_inflight_messages: 3, ..RaftConfig::default() };
+        let mut progress = Progress::new(NodeId(2));
+        progress.accepted(1);
+        progress.replicate();
+        progress.sent(2, 60);
+        assert!(progress.is_open(&config));
+        progress.sent(3, 60);
+        assert!(!progress.is_open(&config), "bytes");
+        progress.accepted(2);
+        assert!(progress.is_open(&config));
+        progress.sent(4, 1);
+        progress.sent(5, 1);
+        assert!(!progress.is_open(&config), "messages");
+        progress.accepted(5);
+        assert!(progress.is_open(&config));
+        progress.congested = true;
+        assert!(!progress.is_open(&config));
+    }
+}

@@ -1,0 +1,164 @@
+//! What a replica writes to its log, and how it is replayed.
+
+use std::sync::Arc;
+
+use mesh_core::{DecodeError, NodeId, Reader, RecoverError, Recovery, SnapshotId, StateMachine, Wire};
+
+use super::Raft;
+use super::message::{SnapshotMeta, wire_struct};
+use super::snapshot::Snapshot;
+use crate::log::{Entries, Log, Position};
+
+/// One record of a replica's log.
+///
+/// The log of a replica is the newest [`Snapshot`](Self::Snapshot) record, if there is one, and what
+/// follows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// The term, and whom this node voted for in it.
+    HardState(HardState),
+    /// Entries. They replace what was at their indexes and after.
+    Entries(EntriesRecord),
+    /// A snapshot is on disk, and the entries that follow start after a place at or before its end.
+    Snapshot(SnapshotRecord),
+}
+
+/// The term, and whom this node voted for in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HardState {
+    /// The newest term seen.
+    pub term: u64,
+    /// The vote given in it.
+    pub voted_for: Option<NodeId>,
+}
+
+/// Entries and where they stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntriesRecord {
+    /// The index of the first.
+    pub first: u64,
+    /// The entries.
+    pub entries: Entries,
+}
+
+/// A snapshot on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotRecord {
+    /// The name of its file.
+    pub id: SnapshotId,
+    /// What it is of.
+    pub meta: SnapshotMeta,
+    /// The place before the entries that are kept.
+    pub base: Position,
+}
+
+wire_struct!(HardState { term, voted_for });
+wire_struct!(EntriesRecord { first, entries });
+wire_struct!(SnapshotRecord { id, meta, base });
+
+impl Wire for Record {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::HardState(record) => {
+                out.push(0);
+                record.encode(out);
+            }
+            Self::Entries(record) => {
+                out.push(1);
+                record.encode(out);
+            }
+            Self::Snapshot(record) => {
+                out.push(2);
+                record.encode(out);
+            }
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(match u8::decode(reader)? {
+            0 => Self::HardState(Wire::decode(reader)?),
+            1 => Self::Entries(Wire::decode(reader)?),
+            2 => Self::Snapshot(Wire::decode(reader)?),
+            variant => return Err(DecodeError::UnknownVariant { type_name: "Record", variant: variant.into() }),
+        })
+    }
+}
+
+fn inconsistent(text: String) -> RecoverError {
+    RecoverError::Inconsistent(text)
+}
+
+impl<S: StateMachine> Raft<S> {
+    /// Replays one record.
+    pub(super) fn recover(&mut self, recovery: &mut Recovery<'_>, record: Record) -> Result<(), RecoverError> {
+        match record {
+            Record::HardState(record) => self.recover_hard_state(record),
+            Record::Entries(record) => self.recover_entries(record),
+            Record::Snapshot(record) => self.recover_snapshot(recovery, record),
+        }
+    }
+
+    fn recover_hard_state(&mut self, HardState { term, voted_for }: HardState) -> Result<(), RecoverError> {
+        if term < self.hard.term {
+            return Err(inconsistent(format!("term {term} follows term {}", self.hard.term)));
+        }
+        if term == self.hard.term && self.hard.voted_for.is_some() && voted_for != self.hard.voted_for {
+            return Err(inconsistent(format!("two votes in term {term}")));
+        }
+        self.hard = HardState { term, voted_for };
+        Ok(())
+    }
+
+    fn recover_entries(&mut self, EntriesRecord { first, entries }: EntriesRecord) -> Result<(), RecoverError> {
+        let (base, last) = (self.log.base().index, self.log.last().index);
+        if first <= base || first > last + 1 {
+            return Err(inconsistent(format!("entries from {first} do not follow a log from {base} to {last}")));
+        }
+        // Entries a snapshot covers are committed; only a checkpoint writes them again, after its base.
+        if first <= self.commit_index && last >= self.commit_index {
+            return Err(inconsistent(format!("entries from {first} replace committed ones")));
+        }
+        self.log.truncate_after(first - 1);
+        let mut before = self.log.last().term;
+        for entry in entries.iter() {
+            if entry.term < before || entry.term > self.hard.term {
+                return Err(inconsistent(format!("an entry of term {} follows term {before}", entry.term)));
+            }
+            before = entry.term;
+        }
+        self.log.append(entries);
+        self.log.note_all_durable();
+        Ok(())
+    }
+
+    fn recover_snapshot(&mut self, recovery: &mut Recovery<'_>, record: SnapshotRecord) -> Result<(), RecoverError> {
+        let SnapshotRecord { id, meta, base } = record;
+        if meta.voters != self.voters {
+            let text = format!("snapshot {id} is of the voters {:?}, not {:?}", meta.voters, self.voters);
+            return Err(inconsistent(text));
+        }
+        if base > meta.last || meta.last.term > self.hard.term {
+            return Err(inconsistent(format!("snapshot {id} ends at {:?}, its log begins after {base:?}", meta.last)));
+        }
+        let bytes = recovery.snapshot(id)?;
+        if bytes.len() as u64 != meta.len || crc32c::crc32c(&bytes) != meta.checksum {
+            return Err(inconsistent(format!("snapshot {id} is not the one that was taken")));
+        }
+        self.state.restore(&bytes)?;
+        self.log = Log::after(base);
+        self.commit_index = meta.last.index;
+        self.applied_index = meta.last.index;
+        self.snapshots.newest = Some(Snapshot { id, meta: Arc::new(meta), bytes });
+        Ok(())
+    }
+
+    /// Checks what only shows once all records are replayed.
+    pub(super) fn finish_recovery(&mut self) {
+        // Entries below a snapshot's end are kept for slow followers only: the log can begin there.
+        if let Some(snapshot) = &self.snapshots.newest
+            && self.log.term_at(snapshot.meta.last.index) != Some(snapshot.meta.last.term)
+        {
+            self.log = Log::after(snapshot.meta.last);
+        }
+    }
+}

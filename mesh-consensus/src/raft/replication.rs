@@ -1,0 +1,335 @@
+//! Replication: proposals, appends, conflict back-track, commit and apply.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use mesh_core::{Bytes, Context, LogIndex, NodeId, RequestId, StateMachine, Wire, wire};
+
+use super::command::{Applied, ProposeError, RaftEvent, RaftReply};
+use super::message::{Accepted, Append, Message, Rejected};
+use super::progress::State;
+use super::record::{EntriesRecord, Record};
+use super::{Raft, Role, Timer};
+use crate::log::{Entries, Entry, EntryKind, Position};
+use crate::quorum;
+
+/// Bytes of entries applied in one flush, at most, so that heartbeats are not held up for long.
+const APPLY_BYTES_MAX: usize = 4 << 20;
+
+/// Proposals of this leader that wait for their answer.
+#[derive(Debug, Default)]
+pub(super) struct Proposals {
+    /// Encoded commands that are not in the log yet, end to end.
+    batch: Vec<u8>,
+    /// Where each of them ends, and who asked.
+    ends: Vec<(usize, RequestId)>,
+    /// How long the batch before was: the next is likely to be as long.
+    batch_len_hint: usize,
+    /// Those in the log, by index.
+    waiting: VecDeque<(u64, RequestId)>,
+    /// Sizes of this term's entries that are not applied yet.
+    unapplied: usize,
+}
+
+impl Proposals {
+    fn take(&mut self, index: u64) -> Option<RequestId> {
+        let (waiting, request) = *self.waiting.front()?;
+        (waiting == index).then(|| {
+            self.waiting.pop_front();
+            request
+        })
+    }
+}
+
+impl<S: StateMachine> Raft<S> {
+    /// Whether more proposals are welcome.
+    pub(super) const fn has_room(&self) -> bool {
+        self.proposals.unapplied < self.config.max_uncommitted_bytes
+    }
+
+    pub(super) fn on_propose(&mut self, cx: &mut Context<'_, Self>, request: RequestId, command: &S::Command) {
+        let refuse = |cx: &mut Context<'_, Self>, why| cx.reply_volatile(request, RaftReply::Proposed(Err(why)));
+        if self.role != Role::Leader {
+            return refuse(cx, ProposeError::NotLeader { leader: self.leader });
+        }
+        if !self.has_room() {
+            return refuse(cx, ProposeError::Overloaded);
+        }
+        let proposals = &mut self.proposals;
+        if proposals.batch.capacity() == 0 {
+            proposals.batch.reserve(proposals.batch_len_hint);
+        }
+        let start = proposals.batch.len();
+        command.encode(&mut proposals.batch);
+        let (len, limit) = (proposals.batch.len() - start, self.config.command_len_max);
+        if len > limit {
+            proposals.batch.truncate(start);
+            return refuse(cx, ProposeError::TooLarge { len, limit });
+        }
+        proposals.ends.push((proposals.batch.len(), request));
+        proposals.unapplied += len + Entry::OVERHEAD;
+        if proposals.batch.len() >= self.config.max_append_bytes {
+            self.append_batch(cx);
+        }
+    }
+
+    /// Moves the proposals of a batch into the log, as one run.
+    pub(super) fn append_batch(&mut self, cx: &mut Context<'_, Self>) {
+        let proposals = &mut self.proposals;
+        if proposals.ends.is_empty() {
+            return;
+        }
+        proposals.batch_len_hint = proposals.batch.len();
+        let batch = Bytes::from(std::mem::take(&mut proposals.batch));
+        let mut start = 0;
+        let term = self.hard.term;
+        let entries = proposals.ends.iter().map(|(end, _)| {
+            let payload = batch.slice(start..*end);
+            start = *end;
+            Entry { term, kind: EntryKind::Command, payload }
+        });
+        let entries: Entries = entries.collect();
+        let first = self.log.last().index + 1;
+        proposals.waiting.extend(proposals.ends.drain(..).zip(first..).map(|((_, request), index)| (index, request)));
+        self.append(cx, entries);
+    }
+
+    /// Adds entries to the log, in memory now and on disk soon.
+    pub(super) fn append(&mut self, cx: &mut Context<'_, Self>, entries: Entries) {
+        let record = EntriesRecord { first: self.log.last().index + 1, entries: entries.clone() };
+        self.log.append(entries);
+        self.persisted = cx.persist(Record::Entries(record));
+        self.log.note_write(self.persisted);
+    }
+
+    /// Answers every proposal that waits: those that reached the log may yet be committed.
+    pub(super) fn give_up_proposals(&mut self, cx: &mut Context<'_, Self>) {
+        let Proposals { ends, waiting, .. } = std::mem::take(&mut self.proposals);
+        for (_, request) in waiting {
+            cx.reply_volatile(request, RaftReply::Proposed(Err(ProposeError::Unknown)));
+        }
+        for (_, request) in ends {
+            let error = ProposeError::NotLeader { leader: self.leader };
+            cx.reply_volatile(request, RaftReply::Proposed(Err(error)));
+        }
+    }
+
+    pub(super) fn become_leader(&mut self, cx: &mut Context<'_, Self>) {
+        self.role = Role::Leader;
+        self.leader = Some(self.me);
+        let last = self.log.last().index;
+        for peer in &mut self.peers {
+            peer.reset(cx.now(), last);
+        }
+        // Entries of earlier terms are committed by one of this term, so there must be one (Raft 5.4.2).
+        let noop = Entry { term: self.hard.term, kind: EntryKind::Noop, payload: Bytes::new() };
+        self.term_start = last + 1;
+        self.append(cx, std::iter::once(noop).collect());
+        cx.set_timer(Timer::HeartbeatDue, self.config.heartbeat_interval);
+        self.reset_election_timer(cx);
+    }
+
+    pub(super) fn on_heartbeat_due(&mut self, cx: &mut Context<'_, Self>) {
+        if self.role != Role::Leader {
+            return;
+        }
+        cx.set_timer(Timer::HeartbeatDue, self.config.heartbeat_interval);
+        for peer in &mut self.peers {
+            // To a follower that gets a snapshot nothing is known to be common but the beginning.
+            let at = match &mut peer.state {
+                State::Snapshot(transfer) => {
+                    transfer.retry_if_stalled(cx.now(), self.config.election_timeout);
+                    Position::default()
+                }
+                _ => self.log.position(peer.next_index - 1).unwrap_or_default(),
+            };
+            let (term, commit) = (self.hard.term, self.commit_index);
+            peer.commit_told = peer.commit_told.max(commit.min(at.index));
+            // The place is where all that was sent ends: if some of it was lost, the answer tells.
+            let append = Append { term, prev: at, commit, heartbeat: true, entries: Entries::default() };
+            cx.send_volatile(peer.id, Message::Append(append));
+        }
+    }
+
+    /// Sends what followers lack, as far as their windows allow.
+    pub(super) fn replicate(&mut self, cx: &mut Context<'_, Self>) {
+        let (term, commit) = (self.hard.term, self.commit_index);
+        for peer in &mut self.peers {
+            while peer.is_open(&self.config) && peer.next_index <= self.log.last().index {
+                let Some(prev) = self.log.position(peer.next_index - 1) else { break };
+                let entries = self.log.slice(peer.next_index, self.config.max_append_bytes);
+                let last = prev.index + entries.len() as u64;
+                peer.sent(last, entries.size());
+                peer.commit_told = peer.commit_told.max(commit.min(last));
+                // Not behind the log: followers write while this node does (thesis 10.2.1).
+                let append = Append { term, prev, commit, heartbeat: false, entries };
+                cx.send_volatile(peer.id, Message::Append(append));
+            }
+            let told = commit.min(peer.next_index - 1);
+            if told > peer.commit_told
+                && !peer.congested
+                && matches!(peer.state, State::Replicate)
+                && let Some(prev) = self.log.position(peer.next_index - 1)
+            {
+                peer.commit_told = told;
+                let append = Append { term, prev, commit, heartbeat: false, entries: Entries::default() };
+                cx.send_volatile(peer.id, Message::Append(append));
+            }
+        }
+        self.send_snapshots(cx);
+    }
+
+    pub(super) fn on_append(&mut self, cx: &mut Context<'_, Self>, from: NodeId, append: Append) {
+        if append.term < self.hard.term {
+            return self.reject(cx, from, append.prev.index, self.log.last());
+        }
+        if !self.follow(cx, from) {
+            return;
+        }
+        let Append { mut prev, commit, heartbeat, mut entries, .. } = append;
+        let answer = heartbeat || !entries.is_empty();
+        if prev.index < self.commit_index {
+            // What is committed here the leader has too: only what comes after it can be new.
+            let known = self.commit_index - prev.index;
+            entries = entries.skip(usize::try_from(known).unwrap_or(usize::MAX));
+            let Some(committed) = self.log.position(self.commit_index) else { return };
+            prev = committed;
+        } else if self.log.term_at(prev.index) != Some(prev.term) {
+            let hint = self.log.last_not_after(prev);
+            return self.reject(cx, from, prev.index, hint);
+        }
+        let last_new = prev.index + entries.len() as u64;
+        let known = entries.iter().zip(prev.index + 1..);
+        let known = known.take_while(|(entry, index)| self.log.term_at(*index) == Some(entry.term)).count();
+        let entries = entries.skip(known);
+        if planted!(self, StaleAppendTruncates) {
+            self.log.truncate_after(prev.index + known as u64);
+        }
+        if !entries.is_empty() {
+            // Only here, at a real conflict: a late append must not take back what a later one brought.
+            self.log.truncate_after(prev.index + known as u64);
+            self.append(cx, entries);
+        }
+        // The log is known to be the leader's up to there and no further.
+        let limit = if planted!(self, CommitBeyondMatch) { self.log.last().index } else { last_new };
+        self.commit_index = self.commit_index.max(commit.min(limit));
+        if answer {
+            self.accept(cx, from, last_new);
+        }
+    }
+
+    /// Tells the leader that this log is its log up to an index, once that is on disk.
+    pub(super) fn accept(&mut self, cx: &mut Context<'_, Self>, leader: NodeId, match_index: u64) {
+        let accepted = Message::Accepted(Accepted { term: self.hard.term, match_index });
+        if planted!(self, AckBeforeFsync) {
+            return cx.send_volatile(leader, accepted);
+        }
+        cx.send(leader, accepted);
+    }
+
+    /// Volatile: a refusal promises nothing.
+    pub(super) fn reject(&self, cx: &mut Context<'_, Self>, leader: NodeId, prev_index: u64, hint: Position) {
+        let term = self.hard.term;
+        cx.send_volatile(leader, Message::Rejected(Rejected { term, prev_index, hint }));
+    }
+
+    pub(super) fn on_accepted(&mut self, cx: &mut Context<'_, Self>, from: NodeId, accepted: &Accepted) {
+        if self.role != Role::Leader || accepted.term != self.hard.term {
+            return;
+        }
+        if accepted.match_index > self.log.last().index {
+            return self.misbehaved(cx, from, "it acknowledged entries that were never sent");
+        }
+        let base = self.log.base().index;
+        let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == from) else { return };
+        peer.heard = cx.now();
+        let news = peer.accepted(accepted.match_index);
+        // A follower that gets a snapshot has it, or needs it no more, once its end is in the log.
+        if !matches!(peer.state, State::Snapshot(_)) || peer.match_index >= base {
+            peer.replicate();
+        }
+        if news {
+            self.advance_commit();
+        }
+    }
+
+    pub(super) fn on_rejected(&mut self, cx: &mut Context<'_, Self>, from: NodeId, rejected: &Rejected) {
+        if self.role != Role::Leader || rejected.term != self.hard.term {
+            return;
+        }
+        let (base, hint) = (self.log.base().index, self.log.last_not_after(rejected.hint));
+        let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == from) else { return };
+        peer.heard = cx.now();
+        let stale = match peer.state {
+            State::Probe { .. } => rejected.prev_index != peer.next_index - 1,
+            State::Replicate => rejected.prev_index <= peer.match_index || rejected.prev_index >= peer.next_index,
+            State::Snapshot(_) => true,
+        };
+        if stale {
+            return;
+        }
+        if rejected.prev_index <= peer.match_index {
+            return self.misbehaved(cx, from, "it lost entries that it had acknowledged");
+        }
+        let agree = if rejected.hint.index < base { rejected.hint.index } else { hint.index };
+        peer.probe_from(rejected.prev_index.min(agree + 1));
+    }
+
+    /// Commits what a majority has on disk.
+    pub(super) fn advance_commit(&mut self) {
+        self.matched.clear();
+        self.matched.push(self.log.durable());
+        self.matched.extend(self.peers.iter().map(|peer| peer.match_index));
+        let index = quorum::commit_index(&mut self.matched);
+        // Counting copies commits only entries of this term, and with them all before (figure 8).
+        if index > self.commit_index && (index >= self.term_start || planted!(self, CommitOldTermByCounting)) {
+            self.commit_index = index;
+        }
+    }
+
+    /// Applies what is committed and answers whoever proposed it.
+    pub(super) fn apply(&mut self, cx: &mut Context<'_, Self>) {
+        if self.applied_index == self.commit_index || self.halted {
+            return;
+        }
+        let mut size = 0;
+        let leader_term = (self.role == Role::Leader).then_some(self.hard.term);
+        for (index, entry) in self.log.range(self.applied_index + 1..=self.commit_index) {
+            let request = self.proposals.take(index);
+            if entry.kind == EntryKind::Command {
+                let command = match wire::from_bytes::<S::Command>(&entry.payload) {
+                    Ok(command) => command,
+                    Err(error) => {
+                        self.halted = true;
+                        let (index, reason) = (LogIndex(index), error.to_string());
+                        cx.emit(RaftEvent::Halted { index, reason });
+                        if let Some(request) = request {
+                            cx.reply_volatile(request, RaftReply::Proposed(Err(ProposeError::Unknown)));
+                        }
+                        break;
+                    }
+                };
+                let output = self.state.apply(LogIndex(index), command);
+                if let Some(request) = request {
+                    // Not behind the log: a majority has it on disk, whatever becomes of this one.
+                    let applied = Applied { index: LogIndex(index), term: entry.term, output };
+                    cx.reply_volatile(request, RaftReply::Proposed(Ok(applied)));
+                }
+                if leader_term == Some(entry.term) {
+                    self.proposals.unapplied -= entry.size();
+                }
+            }
+            self.applied_index = index;
+            size += entry.size();
+            if size >= APPLY_BYTES_MAX {
+                break;
+            }
+        }
+        self.applied_since_snapshot += size;
+        if self.halted {
+            self.become_follower(cx, self.hard.term, None);
+        } else if self.applied_index < self.commit_index {
+            cx.set_timer(Timer::ApplyDue, Duration::ZERO);
+        }
+    }
+}

@@ -1,0 +1,449 @@
+//! A small cluster of replicas by hand: messages stay values, time passes and disks finish when a
+//! test says so, and the safety of Raft is checked after every step.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use mesh_consensus::log::Entry;
+use mesh_consensus::raft::{
+    Applied, Message, ProposeError, Raft, RaftCommand, RaftConfig, RaftEvent, RaftReply, Record, Role, Timer,
+};
+use mesh_core::{
+    Bytes, Context, Instant, LogIndex, LogOp, Lsn, NodeId, Outbox, Outgoing, PeerStatus, Protocol, Recovery, RequestId,
+    RestoreError, Rng64, SnapshotId, StateMachine, wire,
+};
+
+/// A state machine that remembers every command, so that two of them can be compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Journal(pub Vec<u64>);
+
+impl StateMachine for Journal {
+    type Command = u64;
+    type Output = usize;
+
+    fn apply(&mut self, _index: LogIndex, command: u64) -> usize {
+        self.0.push(command);
+        self.0.len()
+    }
+
+    fn snapshot(&self) -> Bytes {
+        wire::to_bytes(&self.0)
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
+        self.0 = wire::from_slice(snapshot)?;
+        Ok(())
+    }
+}
+
+pub type Replica = Raft<Journal>;
+
+/// What is on the disk of a node, and what is on its way there.
+#[derive(Default)]
+pub struct Disk {
+    /// While set, nothing becomes durable.
+    pub hung: bool,
+    log: Vec<Record>,
+    last: Lsn,
+    snapshots: BTreeMap<SnapshotId, Bytes>,
+    waiting: VecDeque<LogOp<Record>>,
+    saving: Vec<(SnapshotId, Bytes)>,
+}
+
+impl Disk {
+    fn write(&mut self, op: LogOp<Record>) {
+        match op {
+            LogOp::Record(record) => {
+                self.log.push(record);
+                self.last.0 += 1;
+            }
+            LogOp::Checkpoint(records) => {
+                self.last.0 += records.len() as u64;
+                self.log = records;
+            }
+            LogOp::DropSnapshotsBelow(id) => self.snapshots.retain(|saved, _| *saved >= id),
+        }
+    }
+}
+
+pub struct Node {
+    pub id: NodeId,
+    /// `None` while it is down.
+    pub raft: Option<Replica>,
+    pub disk: Disk,
+    pub config: RaftConfig,
+    outbox: Outbox<Replica>,
+    rng: Rng64,
+    requests: u64,
+    pub replies: Vec<(RequestId, Result<Applied<usize>, ProposeError>)>,
+    pub events: Vec<RaftEvent>,
+    /// For the checks: nothing of this ever goes back.
+    term: u64,
+    commit: u64,
+}
+
+/// A message on its way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Flight {
+    pub from: NodeId,
+    pub to: NodeId,
+    pub message: Message,
+}
+
+/// What becomes of a message.
+pub enum Fate {
+    Deliver,
+    Drop,
+    /// It stays on its way until the test calls [`Cluster::release`].
+    Hold,
+}
+
+type Rule = Box<dyn FnMut(&Flight) -> Fate>;
+
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    pub now: Instant,
+    pub network: VecDeque<Flight>,
+    pub held: Vec<Flight>,
+    rule: Rule,
+    leaders: BTreeMap<u64, NodeId>,
+    committed: BTreeMap<u64, Entry>,
+    /// The seed of the nodes' generators.
+    seed: u64,
+}
+
+pub fn config() -> RaftConfig {
+    RaftConfig {
+        election_timeout: Duration::from_millis(1000),
+        heartbeat_interval: Duration::from_millis(100),
+        ..RaftConfig::default()
+    }
+}
+
+pub fn id(number: usize) -> NodeId {
+    NodeId(number as u128)
+}
+
+impl Cluster {
+    /// Nodes 1 to `count`, all up, none leading.
+    pub fn new(count: usize) -> Self {
+        Self::with(count, &config(), 1)
+    }
+
+    pub fn with(count: usize, config: &RaftConfig, seed: u64) -> Self {
+        let node = |number| Node {
+            id: id(number),
+            raft: None,
+            disk: Disk::default(),
+            config: config.clone(),
+            outbox: Outbox::default(),
+            rng: Rng64::from_seed(seed, &format!("node {number}")),
+            requests: 0,
+            replies: Vec::new(),
+            events: Vec::new(),
+            term: 0,
+            commit: 0,
+        };
+        let mut cluster = Self {
+            nodes: (1..=count).map(node).collect(),
+            now: Instant::ZERO,
+            network: VecDeque::new(),
+            held: Vec::new(),
+            rule: Box::new(|_| Fate::Deliver),
+            leaders: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            seed,
+        };
+        (1..=count).for_each(|number| cluster.restart(number));
+        cluster
+    }
+
+    /// A cluster whose node 1 leads, with its first entry committed everywhere.
+    pub fn led(count: usize) -> Self {
+        Self::new(count).with_leader(1)
+    }
+
+    pub fn with_leader(mut self, number: usize) -> Self {
+        self.campaign(number);
+        self.deliver();
+        assert_eq!(self.raft(number).role(), Role::Leader);
+        self.beat(number);
+        self
+    }
+
+    pub fn raft(&self, number: usize) -> &Replica {
+        self.nodes[number - 1].raft.as_ref().expect("the node is up")
+    }
+
+    pub fn node(&mut self, number: usize) -> &mut Node {
+        &mut self.nodes[number - 1]
+    }
+
+    pub fn journal(&self, number: usize) -> &[u64] {
+        &self.raft(number).state().0
+    }
+
+    pub fn leader(&self) -> Option<usize> {
+        let leads = |node: &&Node| node.raft.as_ref().is_some_and(|raft| raft.role() == Role::Leader);
+        self.nodes.iter().filter(leads).max_by_key(|node| node.term).map(|node| node.id.0 as usize)
+    }
+
+    /// What becomes of messages from now on.
+    pub fn rule(&mut self, rule: impl FnMut(&Flight) -> Fate + 'static) {
+        self.rule = Box::new(rule);
+    }
+
+    pub fn heal(&mut self) {
+        self.rule(|_| Fate::Deliver);
+    }
+
+    /// Only nodes of the same group hear each other.
+    pub fn partition(&mut self, groups: &'static [&'static [usize]]) {
+        self.rule(move |flight| {
+            let together =
+                |group: &&[usize]| group.contains(&(flight.from.0 as usize)) && group.contains(&(flight.to.0 as usize));
+            if groups.iter().any(together) { Fate::Deliver } else { Fate::Drop }
+        });
+    }
+
+    /// Runs a handler of a node and what follows from it, but delivers nothing.
+    pub fn step(&mut self, number: usize, handler: impl FnOnce(&mut Replica, &mut Context<'_, Replica>)) {
+        let node = &mut self.nodes[number - 1];
+        let Some(raft) = &mut node.raft else { return };
+        let mut cx = Context::new(node.id, self.now, &mut node.rng, &mut node.outbox);
+        handler(raft, &mut cx);
+        raft.on_flush(&mut cx);
+        self.collect(number);
+        if !self.nodes[number - 1].disk.hung {
+            self.sync(number);
+        }
+        self.check();
+    }
+
+    fn collect(&mut self, number: usize) {
+        let node = &mut self.nodes[number - 1];
+        for Outgoing { to, message } in node.outbox.messages.drain(..) {
+            for to in to.as_slice() {
+                self.network.push_back(Flight { from: node.id, to: *to, message: message.clone() });
+            }
+        }
+        for (request, reply) in node.outbox.replies.drain(..) {
+            if let RaftReply::Proposed(result) = reply {
+                node.replies.push((request, result));
+            }
+        }
+        node.events.append(&mut node.outbox.events);
+        node.disk.waiting.extend(node.outbox.log.drain(..));
+        node.disk.saving.append(&mut node.outbox.snapshots);
+    }
+
+    /// All that a node wrote becomes durable.
+    pub fn sync(&mut self, number: usize) {
+        loop {
+            let node = &mut self.nodes[number - 1];
+            if node.raft.is_none() || node.disk.waiting.is_empty() && node.disk.saving.is_empty() {
+                return;
+            }
+            while let Some(op) = node.disk.waiting.pop_front() {
+                node.disk.write(op);
+            }
+            let saved = std::mem::take(&mut node.disk.saving);
+            let ids: Vec<_> = saved.iter().map(|(id, _)| *id).collect();
+            node.disk.snapshots.extend(saved);
+            let upto = node.disk.last;
+            node.outbox.set_durable(upto);
+            let Some(raft) = &mut node.raft else { return };
+            let mut cx = Context::new(node.id, self.now, &mut node.rng, &mut node.outbox);
+            raft.on_durable(&mut cx, upto);
+            ids.into_iter().for_each(|id| raft.on_snapshot_saved(&mut cx, id));
+            raft.on_flush(&mut cx);
+            self.collect(number);
+        }
+    }
+
+    /// Delivers messages, and those they cause, until there are none.
+    pub fn deliver(&mut self) {
+        for _ in 0..100_000 {
+            if !self.deliver_one() {
+                return;
+            }
+        }
+        panic!("the nodes do not come to rest");
+    }
+
+    pub fn deliver_one(&mut self) -> bool {
+        let Some(flight) = self.network.pop_front() else { return false };
+        match (self.rule)(&flight) {
+            Fate::Deliver => self.arrive(flight),
+            Fate::Drop => {}
+            Fate::Hold => self.held.push(flight),
+        }
+        true
+    }
+
+    /// A message arrives, whatever the rule says.
+    pub fn arrive(&mut self, Flight { from, to, message }: Flight) {
+        self.step(to.0 as usize, |raft, cx| raft.on_message(cx, from, message));
+    }
+
+    /// Messages held so far arrive, oldest first.
+    pub fn release(&mut self) {
+        for flight in std::mem::take(&mut self.held) {
+            self.arrive(flight);
+        }
+    }
+
+    /// A timer of a node fires, due or not.
+    pub fn fire(&mut self, number: usize, timer: Timer) {
+        self.step(number, |raft, cx| raft.on_timer(cx, timer));
+    }
+
+    /// The node tries to lead at once.
+    pub fn campaign(&mut self, number: usize) {
+        self.fire(number, Timer::ElectionDue);
+    }
+
+    /// The node sends its heartbeats and all come to rest.
+    pub fn beat(&mut self, number: usize) {
+        self.fire(number, Timer::HeartbeatDue);
+        self.deliver();
+    }
+
+    /// Time passes; timers fire and messages arrive without delay.
+    pub fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            self.deliver();
+            let next = |node: &Node| node.raft.as_ref().and_then(|_| node.outbox.timers.next_deadline());
+            let Some(due) = self.nodes.iter().filter_map(next).min().filter(|due| *due <= end) else { break };
+            self.now = self.now.max(due);
+            for number in 1..=self.nodes.len() {
+                while self.nodes[number - 1].raft.is_some()
+                    && let Some(timer) = self.nodes[number - 1].outbox.timers.pop_due(self.now)
+                {
+                    self.fire(number, timer);
+                }
+            }
+        }
+        self.now = end;
+        self.deliver();
+    }
+
+    /// Time passes until a node leads and all that are up know it; at most `limit`.
+    pub fn await_leader(&mut self, limit: Duration) -> usize {
+        let end = self.now + limit;
+        while self.now < end {
+            self.pass(Duration::from_millis(50));
+            if let Some(leader) = self.leader()
+                && self.nodes.iter().all(|node| node.raft.as_ref().is_none_or(|raft| raft.leader() == Some(id(leader))))
+            {
+                return leader;
+            }
+        }
+        panic!("no leader within {limit:?}");
+    }
+
+    pub fn propose(&mut self, number: usize, command: u64) -> RequestId {
+        let node = &mut self.nodes[number - 1];
+        node.requests += 1;
+        let request = RequestId(node.requests);
+        self.step(number, |raft, cx| raft.on_command(cx, request, RaftCommand::Propose(command)));
+        request
+    }
+
+    /// The answer to a request, once there is one.
+    pub fn reply(&self, number: usize, request: RequestId) -> Option<&Result<Applied<usize>, ProposeError>> {
+        let mut replies = self.nodes[number - 1].replies.iter().filter(|(to, _)| *to == request);
+        let first = replies.next();
+        assert!(replies.next().is_none(), "two answers to {request:?}");
+        first.map(|(_, result)| result)
+    }
+
+    /// The node is gone, and with it all that was not durable.
+    pub fn crash(&mut self, number: usize) {
+        let node = &mut self.nodes[number - 1];
+        node.raft = None;
+        node.disk.waiting.clear();
+        node.disk.saving.clear();
+        node.disk.hung = false;
+        node.replies.clear();
+        node.requests = 0;
+        node.term = 0;
+        node.commit = 0;
+    }
+
+    /// The node starts from what its disk holds.
+    pub fn restart(&mut self, number: usize) {
+        let voters: Vec<_> = self.nodes.iter().map(|node| node.id).collect();
+        let node = &mut self.nodes[number - 1];
+        let mut raft = Raft::new(node.config.clone(), voters, Journal::default()).expect("the configuration is valid");
+        let snapshots = &node.disk.snapshots;
+        let mut read = |id: SnapshotId| Ok(snapshots.get(&id).cloned());
+        let mut lsn = Lsn(node.disk.last.0 - node.disk.log.len() as u64);
+        for record in &node.disk.log {
+            lsn.0 += 1;
+            // Through its encoding, as a real log does.
+            let record = wire::from_bytes(&wire::to_bytes(record)).expect("records survive their encoding");
+            raft.on_recover(&mut Recovery::new(node.id, lsn, &mut read), record).expect("the log is consistent");
+        }
+        node.outbox = Outbox::recovered(node.disk.last);
+        node.raft = Some(raft);
+        self.step(number, |raft, cx| raft.on_start(cx));
+    }
+
+    pub fn peer(&mut self, number: usize, peer: usize, status: PeerStatus) {
+        self.step(number, |raft, cx| raft.on_peer(cx, id(peer), status));
+    }
+
+    /// The safety of Raft (figure 3 of the paper).
+    pub fn check(&mut self) {
+        for node in &mut self.nodes {
+            let Some(raft) = &node.raft else { continue };
+            assert!(raft.term() >= node.term, "{}: the term went back", node.id);
+            assert!(raft.commit_index().0 >= node.commit, "{}: the commit index went back", node.id);
+            assert!(raft.applied_index() <= raft.commit_index() && raft.commit_index() <= raft.last_index());
+            if raft.role() == Role::Leader {
+                let leader = *self.leaders.entry(raft.term()).or_insert(node.id);
+                assert_eq!(leader, node.id, "two leaders in term {}", raft.term());
+                for (index, entry) in self.committed.range(raft.first_index().0..) {
+                    if entry.term < raft.term() {
+                        let held = raft.term_at(LogIndex(*index));
+                        assert_eq!(held, Some(entry.term), "the leader {} lacks committed entry {index}", node.id);
+                    }
+                }
+            }
+            let from = (node.commit + 1).max(raft.first_index().0);
+            for index in from..=raft.commit_index().0 {
+                let entry = raft.entry(LogIndex(index)).expect("committed entries are in the log");
+                let before = self.committed.entry(index).or_insert_with(|| entry.clone());
+                assert_eq!(before, entry, "{} commits another entry at {index}", node.id);
+            }
+            node.term = raft.term();
+            node.commit = raft.commit_index().0;
+        }
+        self.check_state_machines();
+        self.check_log_matching();
+    }
+
+    fn check_state_machines(&self) {
+        let journals = || self.nodes.iter().filter_map(|node| node.raft.as_ref()).map(|raft| &raft.state().0);
+        let longest = journals().max_by_key(|journal| journal.len()).cloned().unwrap_or_default();
+        assert!(journals().all(|journal| longest.starts_with(journal)), "the state machines differ");
+    }
+
+    fn check_log_matching(&self) {
+        let rafts: Vec<_> = self.nodes.iter().filter_map(|node| node.raft.as_ref()).collect();
+        for (at, one) in rafts.iter().enumerate() {
+            for other in &rafts[at + 1..] {
+                let first = one.first_index().max(other.first_index()).0;
+                let mut same = false;
+                for index in (first..=one.last_index().min(other.last_index()).0).rev().map(LogIndex) {
+                    let (ours, theirs) = (one.term_at(index), other.term_at(index));
+                    same |= ours == theirs;
+                    assert!(!same || ours == theirs, "logs agree after {index} but not there");
+                }
+            }
+        }
+    }
+}
