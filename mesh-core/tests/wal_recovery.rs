@@ -330,6 +330,38 @@ fn a_snapshot_is_there_whole_or_as_it_was_before() {
 }
 
 #[test]
+fn many_protocols_ask_for_larger_segments() {
+    let disk = ModelDisk::new(0);
+    let (mut log, _) = open(&disk).unwrap();
+    let one = |protocol| {
+        let mut batch = WalBatch::new(ProtocolId(protocol), Lsn(0));
+        batch.push(WalEntryKind::Record, |out| out.extend_from_slice(b"one"));
+        batch
+    };
+    let error = (0..1000).find_map(|protocol| log.write(&[one(protocol)]).and_then(|()| log.sync()).err());
+    assert!(matches!(error, Some(WalError::Config(_))), "{error:?}");
+    let config = LogConfig { segment_len: 1 << 16, ..CONFIG };
+    let (_, recovered) = Log::open(disk, ME, config).unwrap();
+    assert!(recovered.logs.len() > 100);
+    assert!(recovered.logs.values().all(|log| log.records == ["one"]));
+}
+
+#[test]
+fn more_than_a_group_or_a_segment_holds_can_be_written_at_once() {
+    let disk = ModelDisk::new(0);
+    let config = LogConfig { segment_len: 4 << 20, record_len_max: 2 << 20, ..CONFIG };
+    let (mut log, _) = Log::open(disk.clone(), ME, config.clone()).unwrap();
+    let lens = [2 << 20, 0, 700_000, 700_000, 700_000, 1 << 20, 2 << 20, 5];
+    let batches: Vec<_> = (0..).zip(lens).map(|(after, len)| record(after, &vec![after as u8; len])).collect();
+    log.write(&batches).unwrap();
+    assert_eq!(log.sync().unwrap(), [(P, Lsn(8))]);
+    disk.power_cut();
+    let (_, recovered) = Log::open(disk, ME, config).unwrap();
+    let found: Vec<_> = recovered.logs[&P].records.iter().map(|record| record.len()).collect();
+    assert_eq!(found, lens);
+}
+
+#[test]
 fn batches_that_do_not_follow_each_other_are_refused() {
     let batch = |kinds: &[WalEntryKind]| {
         let mut batch = WalBatch::new(P, Lsn(1));

@@ -158,19 +158,7 @@ impl<D: Disk> Log<D> {
     pub fn open(disk: D, owner: NodeId, config: LogConfig) -> Result<(Self, Recovered), WalError> {
         config.validate()?;
         let mut files = Files(disk);
-        let (mut segments, mut spares, mut leftovers, mut has_meta) = (Vec::new(), Vec::new(), Vec::new(), false);
-        for name in files.list()? {
-            match names::parse(&name) {
-                Some(Found::Meta) => has_meta = true,
-                Some(Found::Segment { number, len }) => segments.push(Segment::new(number, len)),
-                Some(Found::Spare { len }) if len == config.segment_len && spares.len() < config.spare_segments => {
-                    spares.push(name);
-                }
-                Some(Found::Spare { .. } | Found::Unfinished) => leftovers.push(name),
-                Some(Found::Snapshot { .. }) | None => {}
-            }
-        }
-        segments.sort_unstable_by_key(|segment| segment.number);
+        let Directory { has_meta, mut segments, spares, leftovers } = Directory::list(&mut files, &config)?;
         if has_meta {
             snapshot::check_meta(&mut files, owner)?;
         }
@@ -209,7 +197,7 @@ impl<D: Disk> Log<D> {
             files,
             config,
             poisoned: false,
-            incarnation: replay.incarnation + 1,
+            incarnation: replay.incarnation.saturating_add(1),
             protocols: protocols.collect(),
             current,
             end: end.offset,
@@ -226,6 +214,8 @@ impl<D: Disk> Log<D> {
             snapshot::write_meta(&mut log.files, owner)?;
         } else if end.sealed {
             log.begin_segment(log.current.number + 1)?;
+        } else if log.end == 0 {
+            log.push_head()?;
         } else {
             log.make_room(0)?;
         }
@@ -321,23 +311,28 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Sees to it that an entry of `len` bytes fits into the group, and the group and a seal into
-    /// the segment.
+    /// Sees to it that an entry of `len` bytes fits into the group, and the group into the segment.
     fn make_room(&mut self, len: usize) -> Result<(), WalError> {
-        let fits = |log: &Self| log.end as usize + log.group.blocks_len_with(len) + BLOCK <= log.current.len as usize;
         if self.group.len() >= GROUP_LEN {
             self.write_group(false)?;
         }
-        if fits(self) {
+        if self.fits(len) {
             return Ok(());
         }
         self.write_group(true)?;
         self.sync_current()?;
         self.begin_segment(self.current.number + 1)?;
-        if fits(self) {
-            return Ok(());
-        }
-        Err(WalError::Config(format!("segment_len is too small for the records of {} protocols", self.protocols.len())))
+        if self.fits(len) { Ok(()) } else { Err(self.too_small()) }
+    }
+
+    /// Whether the group, an entry of `len` bytes in it, and a seal behind it fit into the segment.
+    fn fits(&self, len: usize) -> bool {
+        self.end as usize + self.group.blocks_len_with(len) + BLOCK <= self.current.len as usize
+    }
+
+    fn too_small(&self) -> WalError {
+        let protocols = self.protocols.len();
+        WalError::Config(format!("segment_len is too small for the log of {protocols} protocols: choose a larger one"))
     }
 
     /// Writes the group behind the others.
@@ -387,10 +382,16 @@ impl<D: Disk> Log<D> {
             self.prune_due = true;
         }
         (self.end, self.durable) = (0, 0);
+        self.push_head()
+    }
+
+    /// Begins the first group of a segment, which says where each protocol's log stands: so a file
+    /// that is missing before it is noticed.
+    fn push_head(&mut self) -> Result<(), WalError> {
         for (protocol, tail) in &self.protocols {
             self.group.push(Kind::Last, *protocol, tail.last, &[]);
         }
-        Ok(())
+        if self.fits(0) { Ok(()) } else { Err(self.too_small()) }
     }
 
     /// The length of the spare it is time to make, if it is: one that is at hand saves the time it
@@ -445,6 +446,38 @@ impl Tail {
             _ => return false,
         }
         true
+    }
+}
+
+/// The files of a log, as they are found when it is opened.
+#[derive(Debug, Default)]
+struct Directory {
+    has_meta: bool,
+    /// By number.
+    segments: Vec<Segment>,
+    spares: Vec<String>,
+    /// What is not finished or not wanted.
+    leftovers: Vec<String>,
+}
+
+impl Directory {
+    fn list<D: Disk>(files: &mut Files<D>, config: &LogConfig) -> Result<Self, WalError> {
+        let mut found = Self::default();
+        for name in files.list()? {
+            match names::parse(&name) {
+                Some(Found::Meta) => found.has_meta = true,
+                Some(Found::Segment { number, len }) => found.segments.push(Segment::new(number, len)),
+                Some(Found::Spare { len })
+                    if len == config.segment_len && found.spares.len() < config.spare_segments =>
+                {
+                    found.spares.push(name);
+                }
+                Some(Found::Spare { .. } | Found::Unfinished) => found.leftovers.push(name),
+                Some(Found::Snapshot { .. }) | None => {}
+            }
+        }
+        found.segments.sort_unstable_by_key(|segment| segment.number);
+        Ok(found)
     }
 }
 

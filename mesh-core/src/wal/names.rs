@@ -38,7 +38,7 @@ pub(super) enum Found {
     Unfinished,
 }
 
-/// What `name` stands for; `None` where it is none of ours.
+/// What `name` stands for; `None` where it is none that a log gives.
 pub(super) fn parse(name: &str) -> Option<Found> {
     let numbers = |stem: &str| {
         let (first, second) = stem.split_once('-')?;
@@ -48,20 +48,25 @@ pub(super) fn parse(name: &str) -> Option<Found> {
         return Some(Found::Meta);
     }
     let (stem, kind) = name.rsplit_once('.')?;
-    let found = match kind {
+    let (found, canonical) = match kind {
         "tmp" if name == NEW_SEGMENT || parse(stem).is_some() => return Some(Found::Unfinished),
-        "log" => {
+        "log" | "spare" => {
             let (number, len) = numbers(stem)?;
-            Found::Segment { number, len: u32::try_from(len).ok()? }
+            let len = u32::try_from(len).ok()?;
+            if kind == "spare" {
+                (Found::Spare { len }, spare(number, len))
+            } else {
+                (Found::Segment { number, len }, segment(number, len))
+            }
         }
-        "spare" => Found::Spare { len: u32::try_from(numbers(stem)?.1).ok()? },
         "snapshot" => {
             let (protocol, id) = numbers(stem)?;
-            Found::Snapshot { protocol: ProtocolId(u16::try_from(protocol).ok()?), id: SnapshotId(id) }
+            let (protocol, id) = (ProtocolId(u16::try_from(protocol).ok()?), SnapshotId(id));
+            (Found::Snapshot { protocol, id }, snapshot(protocol, id))
         }
         _ => return None,
     };
-    Some(found)
+    (name == canonical).then_some(found)
 }
 
 #[cfg(test)]
@@ -77,7 +82,9 @@ mod tests {
         assert_eq!(parse(&unfinished(&snapshot(protocol, id))), Some(Found::Unfinished));
         assert_eq!(parse(&unfinished(META)), Some(Found::Unfinished));
         assert_eq!(parse(NEW_SEGMENT), Some(Found::Unfinished));
-        for other in ["lock", "notes.tmp", "1.log", "x-y.log", "a.snapshot", "10000-1.snapshot", "1-100000000.log"] {
+        let more =
+            ["000000000000000A-00001000.log", "0000000000000001-100000000.log", "10000-0000000000000001.snapshot"];
+        for other in more.into_iter().chain(["lock", "notes.tmp", "1.log", "x-y.log", "a.snapshot", "1-1.log"]) {
             assert_eq!(parse(other), None, "{other}");
         }
     }

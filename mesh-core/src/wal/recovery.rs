@@ -115,13 +115,13 @@ impl Replay {
             }
             (Kind::Batch(WalEntryKind::Record), checkpoint) => {
                 log.records.push(bytes);
-                std::mem::replace(&mut log.last, lsn).0 + 1 == lsn.0 && checkpoint.is_none()
+                is_next(std::mem::replace(&mut log.last, lsn), lsn) && checkpoint.is_none()
             }
             (Kind::Batch(WalEntryKind::CheckpointBegin), checkpoint) => {
                 log.checkpoint = Some(Checkpoint { segment, incarnation, records: Vec::new(), last: lsn });
                 std::mem::replace(&mut log.last, lsn) == lsn && checkpoint.is_none()
             }
-            (Kind::Batch(WalEntryKind::CheckpointRecord), Some(mut checkpoint)) if checkpoint.last.0 + 1 == lsn.0 => {
+            (Kind::Batch(WalEntryKind::CheckpointRecord), Some(mut checkpoint)) if is_next(checkpoint.last, lsn) => {
                 checkpoint.records.push(bytes);
                 checkpoint.last = lsn;
                 log.checkpoint = Some(checkpoint);
@@ -151,4 +151,8 @@ impl Replay {
         };
         Ok(Recovered { logs: self.logs.iter_mut().filter_map(recovered).collect() })
     }
+}
+
+fn is_next(before: Lsn, lsn: Lsn) -> bool {
+    before.0.checked_add(1) == Some(lsn.0)
 }
