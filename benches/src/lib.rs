@@ -8,6 +8,7 @@
 
 pub mod cluster;
 pub mod log_load;
+pub mod ours;
 #[cfg(feature = "peers")]
 pub mod peers;
 pub mod raw_disk;

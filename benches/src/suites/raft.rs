@@ -2,6 +2,7 @@
 
 use super::{SuiteError, ratios};
 use crate::cluster::{Cell, Cluster, Run};
+use crate::ours::{Engine, Nodes};
 use crate::report::{Effort, Report, Table, short};
 
 /// Who runs the workload.
@@ -13,14 +14,15 @@ struct Contestant {
     rivals: &'static [&'static str],
 }
 
-#[cfg(feature = "peers")]
 fn boxed<C: Cluster + 'static>(cell: Cell) -> Box<dyn Cluster> {
     Box::new(C::start(cell))
 }
 
 const CONTESTANTS: &[Contestant] = &[
+    Contestant { name: "raft", start: boxed::<Engine>, rivals: &["raftrs", "openraft"] },
     #[cfg(feature = "peers")]
     Contestant { name: "raftrs", start: boxed::<crate::peers::RaftRs>, rivals: &[] },
+    Contestant { name: "node", start: boxed::<Nodes>, rivals: &["openraft"] },
     #[cfg(feature = "peers")]
     Contestant { name: "openraft", start: boxed::<crate::peers::Openraft>, rivals: &[] },
 ];

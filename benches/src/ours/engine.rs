@@ -1,0 +1,202 @@
+//! Bare engines: `Raft`s driven through their outboxes, messages passed as structs by one thread.
+//!
+//! What goes to the log is durable at once, as in raft-rs over `MemStorage`. No time passes: a run
+//! has no heartbeats.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mesh_consensus::raft::{Message, Raft, RaftCommand, RaftConfig, RaftReply};
+use mesh_core::{Context, Instant, NodeId, Outbox, Protocol, RequestId, Rng64};
+
+use super::Tally;
+use crate::cluster::{Cell, Cluster, Run};
+use crate::stopwatch::Stopwatch;
+
+/// Logs short enough to stay near the processor, as the peers' do, and elections that are soon over.
+pub(super) fn config() -> RaftConfig {
+    RaftConfig {
+        snapshot_log_bytes: 4 << 20,
+        trailing_log_bytes: 1 << 20,
+        election_timeout: Duration::from_millis(300),
+        heartbeat_interval: Duration::from_millis(50),
+        ..RaftConfig::default()
+    }
+}
+
+struct Replica {
+    me: NodeId,
+    raft: Raft<Tally>,
+    outbox: Outbox<Raft<Tally>>,
+    rng: Rng64,
+    now: Instant,
+    inbox: Vec<(NodeId, Message)>,
+    entries: Arc<AtomicU64>,
+}
+
+impl Replica {
+    fn new(me: NodeId, voters: &[NodeId]) -> Self {
+        let tally = Tally::default();
+        let entries = tally.entries();
+        let raft = Raft::new(config(), voters.iter().copied(), tally).expect("the configuration is valid");
+        let rng = Rng64::from_seed(me.0 as u64, "bench");
+        let mut replica =
+            Self { me, raft, outbox: Outbox::default(), rng, now: Instant::ZERO, inbox: Vec::new(), entries };
+        replica.with(Raft::on_start);
+        replica.flush();
+        replica
+    }
+
+    fn with(&mut self, handler: impl FnOnce(&mut Raft<Tally>, &mut Context<'_, Raft<Tally>>)) {
+        handler(&mut self.raft, &mut Context::new(self.me, self.now, &mut self.rng, &mut self.outbox));
+    }
+
+    /// Fires the timer that is due next.
+    fn fire(&mut self) {
+        if let Some(deadline) = self.outbox.timers.next_deadline() {
+            self.now = self.now.max(deadline);
+        }
+        if let Some(timer) = self.outbox.timers.pop_due(self.now) {
+            self.with(|raft, cx| raft.on_timer(cx, timer));
+        }
+        self.flush();
+    }
+
+    fn receive(&mut self) {
+        let mut inbox = std::mem::take(&mut self.inbox);
+        for (from, message) in inbox.drain(..) {
+            self.with(|raft, cx| raft.on_message(cx, from, message));
+        }
+        self.inbox = inbox;
+    }
+
+    /// Ends a batch of inputs and makes durable what it left.
+    fn flush(&mut self) {
+        self.with(Raft::on_flush);
+        while !self.outbox.log.is_empty() || !self.outbox.snapshots.is_empty() {
+            self.outbox.log.clear();
+            self.outbox.set_durable(self.outbox.appended());
+            let upto = self.outbox.durable();
+            self.with(|raft, cx| raft.on_durable(cx, upto));
+            for (id, _) in std::mem::take(&mut self.outbox.snapshots) {
+                self.with(|raft, cx| raft.on_snapshot_saved(cx, id));
+            }
+            self.with(Raft::on_flush);
+        }
+        self.outbox.events.clear();
+    }
+
+    fn applied(&self) -> u64 {
+        self.entries.load(Ordering::Relaxed)
+    }
+}
+
+/// A cluster of bare engines on one thread; the first node leads.
+pub struct Engine {
+    replicas: Vec<Replica>,
+    cell: Cell,
+    proposed: u64,
+    answered: u64,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("cell", &self.cell).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    fn deliver(&mut self, node: usize) {
+        let mut messages = std::mem::take(&mut self.replicas[node].outbox.messages);
+        let from = self.replicas[node].me;
+        for outgoing in messages.drain(..) {
+            if let Some((last, others)) = outgoing.to.as_slice().split_last() {
+                for to in others {
+                    self.replicas[to.0 as usize - 1].inbox.push((from, outgoing.message.clone()));
+                }
+                self.replicas[last.0 as usize - 1].inbox.push((from, outgoing.message));
+            }
+        }
+        self.replicas[node].outbox.messages = messages;
+    }
+
+    /// Takes the replies of the leader.
+    fn answers(&mut self) {
+        for (_, reply) in self.replicas[0].outbox.replies.drain(..) {
+            assert!(matches!(reply, RaftReply::Proposed(Ok(_))), "the leader takes proposals: {reply:?}");
+            self.answered += 1;
+        }
+    }
+
+    /// The followers answer what the leader sent.
+    fn followers(&mut self) {
+        for node in 1..self.replicas.len() {
+            self.replicas[node].receive();
+            self.replicas[node].flush();
+            self.deliver(node);
+        }
+    }
+}
+
+impl Cluster for Engine {
+    fn start(cell: Cell) -> Self {
+        let voters: Vec<NodeId> = (1..=cell.nodes as u128).map(NodeId).collect();
+        let replicas = voters.iter().map(|me| Replica::new(*me, &voters)).collect();
+        let mut cluster = Self { replicas, cell, proposed: 0, answered: 0 };
+        cluster.replicas[0].fire();
+        // Pre-votes, votes, the leader's first entry and its commit.
+        for _ in 0..8 {
+            cluster.deliver(0);
+            cluster.followers();
+            cluster.replicas[0].receive();
+            cluster.replicas[0].flush();
+        }
+        cluster
+    }
+
+    fn run(&mut self, entries: u64) -> Run {
+        let (payload, end) = (self.cell.payload(), self.proposed + entries);
+        let mut latencies = Vec::new();
+        if self.cell.in_flight == 1 {
+            latencies.reserve(entries as usize);
+        }
+        let watch = Stopwatch::start();
+        let mut lap = watch;
+        while self.replicas.iter().any(|replica| replica.applied() < end) {
+            self.replicas[0].receive();
+            self.replicas[0].flush();
+            let answered = self.answered;
+            self.answers();
+            if self.cell.in_flight == 1 && self.answered > answered {
+                latencies.push(lap.lap().as_nanos() as u64);
+            }
+            let window = (self.answered + self.cell.in_flight as u64).min(end);
+            while self.proposed < window {
+                self.proposed += 1;
+                let (request, command) = (RequestId(self.proposed), RaftCommand::Propose(payload.clone()));
+                self.replicas[0].with(|raft, cx| raft.on_command(cx, request, command));
+            }
+            self.replicas[0].flush();
+            self.deliver(0);
+            self.followers();
+        }
+        Run { entries, elapsed: watch.elapsed(), latencies }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_nodes_apply_all_entries() {
+        for in_flight in [1, 64] {
+            let mut cluster = Engine::start(Cell { nodes: 3, payload: 16, in_flight });
+            let run = cluster.run(10_000);
+            assert_eq!(run.entries, 10_000);
+            assert_eq!(run.latencies.len(), if in_flight == 1 { 10_000 } else { 0 });
+            assert!(cluster.replicas.iter().all(|replica| replica.applied() == 10_000));
+        }
+    }
+}
