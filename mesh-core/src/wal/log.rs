@@ -482,20 +482,21 @@ impl Directory {
 }
 
 fn create_segment<D: Disk>(files: &mut Files<D>, name: &str, len: u32) -> Result<(), WalError> {
-    files.create(name, u64::from(len))?;
-    files.sync(name)
+    let created = files.create(name, u64::from(len)).and_then(|()| files.sync(name));
+    if created.is_err() {
+        // What the disk could not take must not fill it. The first error is the one to tell.
+        let _ = files.remove(name);
+    }
+    created
 }
 
 /// Makes a spare beside a log that [`wants`](Log::wants_spare) one, and returns its name.
 pub(super) fn make_spare<D: Disk>(files: &mut Files<D>, len: u32) -> Result<String, WalError> {
     let spare = names::spare(0, len);
     let unfinished = names::unfinished(&spare);
-    let made = create_segment(files, &unfinished, len).and_then(|()| files.rename(&unfinished, &spare));
-    if made.is_err() {
-        // What the disk could not take must not fill it.
-        let _ = files.remove(&unfinished);
-    }
-    made.map(|()| spare)
+    create_segment(files, &unfinished, len)?;
+    files.rename(&unfinished, &spare)?;
+    Ok(spare)
 }
 
 /// Where the newest segment ends.
