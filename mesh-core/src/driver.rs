@@ -92,7 +92,8 @@ pub async fn run(
     node.set_frame_len_max(transport.frame_len_max());
     node.recover(&mut *wal)?;
     let mut sender = transport.sender();
-    node.start(clock.now());
+    let mut now = clock.now();
+    node.start(now);
     let mut inbox = Vec::with_capacity(FRAMES_PER_BATCH);
     let mut stopping = false;
     loop {
@@ -100,28 +101,30 @@ pub async fn run(
             // Kept across wake-ups, so that a transport is asked again only when it has answered.
             let mut recv = pin!(transport.recv(&mut inbox));
             loop {
-                ship(&mut node, clock.now(), &mut *sender, &mut *wal);
+                ship(&mut node, now, &mut *sender, &mut *wal);
                 if stopping && !node.is_persisting() {
                     drop(stopped);
                     return Ok(());
                 }
-                match wait(&mut node, &*clock, &mut *wal, recv.as_mut(), stopping).await {
-                    Woken::Commands => node.handle_commands(clock.now()),
-                    Woken::Deadline => node.handle_deadline(clock.now()),
+                let woken = wait(&mut node, &*clock, &mut *wal, recv.as_mut(), stopping).await;
+                // One time for the whole batch.
+                now = clock.now();
+                match woken {
+                    Woken::Commands => node.handle_commands(now),
+                    Woken::Deadline => node.handle_deadline(now),
                     Woken::Wal(event) => {
-                        node.handle_wal(clock.now(), event?);
-                        take_completions(&mut node, clock.now(), &mut *wal)?;
+                        node.handle_wal(now, event?);
+                        take_completions(&mut node, now, &mut *wal)?;
                     }
                     Woken::Stop => {
                         stopping = true;
-                        node.stop(clock.now());
+                        node.stop(now);
                     }
                     Woken::Network(received) => break received,
                 }
             }
         };
         received?;
-        let now = clock.now();
         for inbound in inbox.drain(..) {
             match inbound {
                 Inbound::Frame { from, frame } => node.handle_frame(now, from, Bytes::from(frame)),
@@ -166,7 +169,7 @@ async fn wait(
     let reads_network = wal.backlog() <= WAL_BACKLOG_MAX;
     let mut completed = wal.completed();
     let deadline = node.deadline();
-    let mut sleep = deadline.map(|deadline| clock.sleep_until(deadline));
+    let mut sleep = None;
     poll_fn(move |cx| {
         signal.register(cx);
         if !stopping && signal.is_stop_asked() {
@@ -185,10 +188,9 @@ async fn wait(
             return Poll::Ready(Woken::Network(received));
         }
         // Last: a sleep is only arranged where there is nothing to do before it.
-        match sleep.as_mut().map(|sleep| sleep.as_mut().poll(cx)) {
-            Some(Poll::Ready(())) => Poll::Ready(Woken::Deadline),
-            _ => Poll::Pending,
-        }
+        let Some(deadline) = deadline else { return Poll::Pending };
+        let sleep = sleep.get_or_insert_with(|| clock.sleep_until(deadline));
+        sleep.as_mut().poll(cx).map(|()| Woken::Deadline)
     })
     .await
 }

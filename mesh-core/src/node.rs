@@ -222,11 +222,19 @@ struct Outputs {
     /// The peers whose builders hold something, in the order they were first written to.
     ready: VecDeque<NodeId>,
     wal: VecDeque<WalRequest>,
+    /// Whether records need not be encoded.
+    log_is_volatile: bool,
 }
 
 impl Default for Outputs {
     fn default() -> Self {
-        Self { frame_len_max: FRAME_LEN_MAX, builders: BTreeMap::new(), ready: VecDeque::new(), wal: VecDeque::new() }
+        Self {
+            frame_len_max: FRAME_LEN_MAX,
+            builders: BTreeMap::new(),
+            ready: VecDeque::new(),
+            wal: VecDeque::new(),
+            log_is_volatile: false,
+        }
     }
 }
 
@@ -311,6 +319,7 @@ impl NodeCore {
     /// [`NodeError`] when the log cannot be read, a protocol refuses a record, or the log holds
     /// records of a protocol that is not hosted.
     pub fn recover(&mut self, wal: &mut dyn Wal) -> Result<(), NodeError> {
+        self.outputs.log_is_volatile = wal.is_volatile();
         for (protocol, log) in wal.recover()?.logs {
             let host = self.host_mut(protocol).ok_or(NodeError::UnknownProtocol { protocol })?;
             host.recover(wal, log).map_err(|source| NodeError::Recover { protocol, source })?;

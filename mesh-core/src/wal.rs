@@ -65,6 +65,12 @@ pub trait Wal: Send + Debug + 'static {
     /// not reported durable may be relied on.
     async fn completed(&mut self) -> Result<WalEvent, WalError>;
 
+    /// Whether everything written is forgotten. Then records need not even be encoded: the batches
+    /// submitted have their numbers, and no bytes.
+    fn is_volatile(&self) -> bool {
+        false
+    }
+
     /// Bytes submitted and not durable yet. The driver stops reading the network over a limit.
     fn backlog(&self) -> usize {
         0

@@ -268,3 +268,14 @@ fn a_log_that_makes_no_sense_stops_the_start() {
     assert_eq!(error.to_string(), "the log holds records of protocol 3, which this node does not host");
     assert!(node.recover(&mut MemWal::new()).is_ok());
 }
+
+#[test]
+fn a_log_that_forgets_is_given_numbers_without_bytes() {
+    let (mut node, diary) = node();
+    node.recover(&mut MemWal::new()).unwrap();
+    diary.cast(5).unwrap();
+    command(&mut node);
+    let Some(WalRequest::Batch(batch)) = node.poll_wal() else { panic!("nothing was logged") };
+    assert_eq!((batch.upto, batch.len(), batch.bytes_len()), (Lsn(1), 1, 0));
+    assert_eq!(sent(&mut node), [1005], "the rest waits for the log all the same");
+}

@@ -136,14 +136,20 @@ impl<P: Protocol> Host<P> {
             return;
         }
         let mut batch = WalBatch::new(self.id, self.submitted);
+        let encodes = !outputs.log_is_volatile;
+        let push = |batch: &mut WalBatch, kind, record: P::Record| {
+            batch.push(kind, |out| {
+                if encodes {
+                    record.encode(out);
+                }
+            });
+        };
         for op in self.outbox.log.drain(..) {
             match op {
-                LogOp::Record(record) => batch.push(WalEntryKind::Record, |out| record.encode(out)),
+                LogOp::Record(record) => push(&mut batch, WalEntryKind::Record, record),
                 LogOp::Checkpoint(records) => {
                     batch.push(WalEntryKind::CheckpointBegin, |_| {});
-                    for record in records {
-                        batch.push(WalEntryKind::CheckpointRecord, |out| record.encode(out));
-                    }
+                    records.into_iter().for_each(|record| push(&mut batch, WalEntryKind::CheckpointRecord, record));
                     batch.push(WalEntryKind::CheckpointEnd, |_| {});
                 }
                 LogOp::DropSnapshotsBelow(id) => {

@@ -35,6 +35,10 @@ impl Wal for MemWal {
         Ok(None)
     }
 
+    fn is_volatile(&self) -> bool {
+        true
+    }
+
     fn submit(&mut self, batch: WalBatch) {
         self.done.push_back(WalEvent::Durable { protocol: batch.protocol, upto: batch.upto });
     }
