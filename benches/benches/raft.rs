@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use mesh_benches::cluster::{Cell, Cluster};
+use mesh_benches::cluster::{Cell, Cluster, warm_heap};
 use mesh_benches::ours::Engine;
 
 fn engine(c: &mut Criterion) {
+    warm_heap();
     let mut group = c.benchmark_group("raft/engine");
     for cell in Cell::all() {
         let entries = cell.in_flight as u64;

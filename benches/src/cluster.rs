@@ -38,6 +38,14 @@ impl Cell {
     }
 }
 
+/// Brings the allocator into the state of a process that has run for a while.
+///
+/// Until it has seen a large block freed, the system's allocator gives every larger one back to the
+/// kernel and faults it in anew, page by page, and the first contestant would pay for that.
+pub fn warm_heap() {
+    drop(std::hint::black_box(vec![1u8; 31 << 20]));
+}
+
 /// A cluster with a leader.
 pub trait Cluster {
     /// Builds the cluster of `cell` and elects a leader.

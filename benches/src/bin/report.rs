@@ -8,6 +8,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use mesh_benches::cluster::warm_heap;
 use mesh_benches::report::{Effort, Report};
 use mesh_benches::suites::Suite;
 
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    warm_heap();
     let mut report = Report::default();
     for suite in suites {
         if let Err(error) = suite.measure(Effort { quick: args.quick }, &mut report) {
