@@ -1,1 +1,24 @@
-//! What the examples share.
+//! What the examples share: a replicated store, a node process around it, and its clients.
+//!
+//! It is written as an application would write it, with `mesh` as a dependency:
+//!
+//! ```
+//! use mesh_core::{LogIndex, StateMachine};
+//! use mesh_examples::store::{Store, StoreCommand};
+//!
+//! let mut store = Store::default();
+//! let put = StoreCommand::Put { key: "colour".into(), value: "green".into() };
+//! assert_eq!(store.apply(LogIndex(1), put), None);
+//! let get = StoreCommand::Get { key: "colour".into() };
+//! assert_eq!(store.apply(LogIndex(2), get), Some("green".into()));
+//! ```
+
+pub mod client;
+pub mod cluster;
+pub mod node;
+pub mod store;
+
+/// The programs of the README are compiled and run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -3,7 +3,7 @@
 //! A [`Protocol`] touches the world only through [`Context`]: time and randomness are arguments,
 //! and what it wants done is left, in order, in an [`Outbox`] that the host owns. The same inputs
 //! in the same order give the same outputs, whoever drives it: [`NodeCore`](crate::NodeCore) under
-//! the async driver, the simulator, or a unit test's [`Harness`](crate::Harness).
+//! the async driver, the simulator, or a unit test's `Harness` (feature `testing`).
 //!
 //! **The log gates what is said.** [`Context::persist`] returns at once. What is sent, replied or
 //! emitted after it waits until the record is durable, in program order; with nothing outstanding

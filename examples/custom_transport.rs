@@ -1,0 +1,146 @@
+//! A transport of one's own: UDP, with the loss and the size limit that UDP has.
+//!
+//! A [`Transport`] may lose, repeat and reorder frames, so that a datagram is all it needs. What it
+//! must vouch for is who sent a frame: here the sender says so itself, which is good enough on a
+//! network where every machine is trusted, and nowhere else.
+//!
+//! Three nodes then count to a hundred together, through Raft, while one datagram in ten is dropped.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::channel::mpsc::{Receiver, channel};
+use futures::{FutureExt as _, StreamExt as _, executor::block_on};
+use mesh_consensus::raft::{ProposeError, Raft, RaftConfig, RaftHandle as _};
+use mesh_core::{
+    Bytes, Clock as _, FrameSender, Inbound, LogIndex, MemWal, NodeBuilder, NodeId, ProtocolId, RestoreError, Rng64,
+    SendError, StateMachine, SystemClock, Transport, TransportError, run,
+};
+
+/// The longest frame: a datagram of this and the sender's name is not split on its way.
+const FRAME_LEN: usize = 1200;
+
+/// One datagram a frame; the first 16 bytes name the sender.
+#[derive(Debug)]
+struct Udp {
+    me: NodeId,
+    socket: Arc<UdpSocket>,
+    peers: Arc<BTreeMap<NodeId, SocketAddr>>,
+    arrived: Receiver<Inbound>,
+}
+
+impl Udp {
+    fn new(me: NodeId, socket: UdpSocket, peers: Arc<BTreeMap<NodeId, SocketAddr>>) -> Self {
+        let (socket, (mut sender, arrived)) = (Arc::new(socket), channel(1024));
+        let receiving = socket.clone();
+        std::thread::spawn(move || {
+            let mut datagram = [0; FRAME_LEN + 16];
+            while !sender.is_closed() {
+                let Ok(len) = receiving.recv(&mut datagram) else { continue };
+                let Some((from, frame)) = datagram[..len].split_first_chunk() else { continue };
+                let from = NodeId(u128::from_le_bytes(*from));
+                // A full queue loses the datagram, as the kernel's would.
+                let _ = sender.try_send(Inbound::Frame { from, frame: frame.to_vec() });
+            }
+        });
+        Self { me, socket, peers, arrived }
+    }
+}
+
+#[async_trait]
+impl Transport for Udp {
+    async fn recv(&mut self, inbox: &mut Vec<Inbound>) -> Result<(), TransportError> {
+        inbox.push(self.arrived.next().await.ok_or(TransportError::Closed)?);
+        while inbox.len() < inbox.capacity()
+            && let Some(Some(more)) = self.arrived.next().now_or_never()
+        {
+            inbox.push(more);
+        }
+        Ok(())
+    }
+
+    fn sender(&self) -> Box<dyn FrameSender> {
+        let lossy = Rng64::from_seed(self.me.0 as u64, "loss");
+        Box::new(UdpSender { me: self.me, socket: self.socket.clone(), peers: self.peers.clone(), lossy })
+    }
+
+    fn frame_len_max(&self) -> usize {
+        FRAME_LEN
+    }
+}
+
+#[derive(Debug)]
+struct UdpSender {
+    me: NodeId,
+    socket: Arc<UdpSocket>,
+    peers: Arc<BTreeMap<NodeId, SocketAddr>>,
+    lossy: Rng64,
+}
+
+impl FrameSender for UdpSender {
+    fn try_send(&mut self, to: NodeId, frame: Vec<u8>) -> Result<(), SendError> {
+        let address = self.peers.get(&to).ok_or(SendError::Unreachable)?;
+        if self.lossy.chance(1, 10) {
+            return Ok(()); // lost on the way
+        }
+        let datagram = [&self.me.0.to_le_bytes()[..], &frame].concat();
+        self.socket.send_to(&datagram, address).map(drop).map_err(|_| SendError::Unreachable)
+    }
+}
+
+/// What the three nodes agree on.
+#[derive(Debug, Default)]
+struct Counter(u64);
+
+impl StateMachine for Counter {
+    type Command = u64;
+    type Output = u64;
+
+    fn apply(&mut self, _index: LogIndex, add: u64) -> u64 {
+        self.0 += add;
+        self.0
+    }
+    fn snapshot(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.0.to_le_bytes())
+    }
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
+        let bytes = snapshot.try_into().map_err(|_| RestoreError::new("a counter has eight bytes"))?;
+        self.0 = u64::from_le_bytes(bytes);
+        Ok(())
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let ids = [1, 2, 3].map(NodeId);
+    let sockets = ids.map(|_| UdpSocket::bind("127.0.0.1:0"));
+    let mut peers = BTreeMap::new();
+    for (id, socket) in ids.iter().zip(&sockets) {
+        peers.insert(*id, socket.as_ref().map_err(ToString::to_string)?.local_addr()?);
+    }
+    let (peers, clock) = (Arc::new(peers), Arc::new(SystemClock::new()));
+    let config = RaftConfig { max_append_bytes: 1000, snapshot_chunk_bytes: 1000, ..RaftConfig::default() };
+    let mut rafts = Vec::new();
+    for (me, socket) in ids.into_iter().zip(sockets) {
+        let mut node = NodeBuilder::new(me);
+        rafts.push(node.host(ProtocolId(1), Raft::new(config.clone(), ids, Counter::default())?));
+        let running = run(node.build(), Udp::new(me, socket?, peers.clone()), clock.clone(), Box::new(MemWal::new()));
+        std::thread::spawn(move || block_on(running));
+    }
+    let (mut at, mut counted) = (0, 0);
+    while counted < 100 {
+        match block_on(rafts[at].propose(1)) {
+            Ok(applied) => counted = applied.output,
+            Err(ProposeError::NotLeader { leader }) => {
+                at = leader.and_then(|leader| ids.iter().position(|id| *id == leader)).unwrap_or((at + 1) % 3);
+                block_on(clock.sleep_until(clock.now() + Duration::from_millis(20)));
+            }
+            // Whether it was counted is unknown; the answer to the next will tell.
+            Err(error) => println!("{error}"),
+        }
+    }
+    println!("three nodes counted to {counted} over UDP, with one datagram in ten lost");
+    Ok(())
+}

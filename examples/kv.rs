@@ -1,0 +1,220 @@
+//! A replicated key-value server and its client.
+//!
+//! A node's id follows from its key, which `kv id` makes in the node's directory:
+//!
+//! ```sh
+//! A=$(kv id --data a); B=$(kv id --data b); C=$(kv id --data c)
+//! kv serve --data a --listen 127.0.0.1:7001 --clients 127.0.0.1:8001 --peer $B@127.0.0.1:7002 --peer $C@127.0.0.1:7003 &
+//! kv serve --data b --listen 127.0.0.1:7002 --clients 127.0.0.1:8002 --peer $A@127.0.0.1:7001 --peer $C@127.0.0.1:7003 &
+//! kv serve --data c --listen 127.0.0.1:7003 --clients 127.0.0.1:8003 --peer $A@127.0.0.1:7001 --peer $B@127.0.0.1:7002 &
+//! kv put colour green --nodes 127.0.0.1:8001,127.0.0.1:8002,127.0.0.1:8003
+//! kv get colour --nodes 127.0.0.1:8002
+//! ```
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, Subcommand};
+use mesh_consensus::raft::RaftConfig;
+use mesh_core::NodeId;
+use mesh_core::identity::SecretKey;
+use mesh_examples::client::{Answer, Client, Request};
+use mesh_examples::node::{NodeOptions, ServeError, run_node};
+use mesh_examples::store::StoreCommand;
+
+/// A replicated key-value server and its client.
+#[derive(Debug, Parser)]
+#[command(name = "kv")]
+struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Print the id of a node, making its key where there is none yet
+    Id {
+        /// The node's directory
+        #[arg(long)]
+        data: PathBuf,
+    },
+    /// Run a node
+    Serve {
+        /// The node's directory: its key and its log
+        #[arg(long)]
+        data: PathBuf,
+        /// The id that the node must have, to be sure that it is the right directory
+        #[arg(long)]
+        id: Option<NodeId>,
+        /// Where to listen for nodes
+        #[arg(long, default_value = "127.0.0.1:7000")]
+        listen: SocketAddr,
+        /// Where to listen for clients
+        #[arg(long, default_value = "127.0.0.1:8000")]
+        clients: SocketAddr,
+        /// Another node, as ID@ADDRESS, or as ID where another peer knows its address
+        #[arg(long = "peer", value_name = "ID[@ADDRESS]")]
+        peers: Vec<Peer>,
+        /// How long to hear nothing from the leader before standing for election, in milliseconds
+        #[arg(long, default_value_t = 1000)]
+        election_timeout_ms: u64,
+        /// How often the leader says that it is there, in milliseconds
+        #[arg(long, default_value_t = 100)]
+        heartbeat_ms: u64,
+    },
+    /// Set a key; prints the value it had
+    Put {
+        key: String,
+        value: String,
+        #[command(flatten)]
+        to: To,
+    },
+    /// Print the value of a key
+    Get {
+        key: String,
+        #[command(flatten)]
+        to: To,
+    },
+    /// Remove a key; prints the value it had
+    Delete {
+        key: String,
+        #[command(flatten)]
+        to: To,
+    },
+    /// Print how a node is
+    Status {
+        #[command(flatten)]
+        to: To,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct To {
+    /// Where nodes listen for clients; they are tried until one leads
+    #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:8000")]
+    nodes: Vec<SocketAddr>,
+    /// How long to try, in seconds
+    #[arg(long, default_value_t = 10)]
+    timeout_s: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Peer {
+    id: NodeId,
+    address: Option<SocketAddr>,
+}
+
+impl FromStr for Peer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (id, address) = match text.split_once('@') {
+            Some((id, address)) => (id, Some(address)),
+            None => (text, None),
+        };
+        let address = address.map(|address| {
+            address.parse().map_err(|_| format!("{address:?} is no address: give one like 127.0.0.1:7001"))
+        });
+        Ok(Self { id: id.parse().map_err(|error| format!("{error}"))?, address: address.transpose()? })
+    }
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().action {
+        Action::Id { data } => id(data),
+        Action::Serve { data, id, listen, clients, peers, election_timeout_ms, heartbeat_ms } => {
+            let raft = RaftConfig {
+                election_timeout: Duration::from_millis(election_timeout_ms),
+                heartbeat_interval: Duration::from_millis(heartbeat_ms),
+                ..RaftConfig::default()
+            };
+            serve(data, id, listen, clients, &peers, raft)
+        }
+        Action::Put { key, value, to } => ask(&to, &Request::Command(StoreCommand::Put { key, value }), false),
+        Action::Get { key, to } => ask(&to, &Request::Command(StoreCommand::Get { key }), true),
+        Action::Delete { key, to } => ask(&to, &Request::Command(StoreCommand::Delete { key }), false),
+        Action::Status { to } => ask(&to, &Request::Status, false),
+    };
+    done.unwrap_or_else(|(problem, code)| {
+        eprintln!("kv: {problem}");
+        ExitCode::from(code)
+    })
+}
+
+/// What to print, and the exit code.
+type Problem = (String, u8);
+
+fn id(data: PathBuf) -> Result<ExitCode, Problem> {
+    fs::create_dir_all(&data).map_err(|error| (format!("cannot make {}: {error}", data.display()), 2))?;
+    let key = SecretKey::load_or_create(data.join("key")).map_err(|error| (error.to_string(), 2))?;
+    println!("{}", key.node_id());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn serve(
+    data: PathBuf,
+    id: Option<NodeId>,
+    listen: SocketAddr,
+    clients: SocketAddr,
+    peers: &[Peer],
+    raft: RaftConfig,
+) -> Result<ExitCode, Problem> {
+    let problem = |error: ServeError| (error.to_string(), if error.is_usage() { 2 } else { 1 });
+    if !data.is_dir() {
+        return Err((format!("{} is no directory: make the node's key with `kv id --data`", data.display()), 2));
+    }
+    let key = SecretKey::load_or_create(data.join("key")).map_err(|error| problem(error.into()))?;
+    let me = key.node_id();
+    if let Some(id) = id.filter(|id| *id != me) {
+        return Err((format!("{} belongs to node {me}, not to {id}: choose another directory", data.display()), 2));
+    }
+    let members = peers.iter().map(|peer| peer.id).chain([me]).collect();
+    let addresses = peers.iter().filter_map(|peer| peer.address).collect();
+    let options = NodeOptions { key, members, join: addresses, listen, clients, log: data.join("log"), raft };
+    run_node(options, |listen, clients| {
+        println!("node {me} listens for nodes at {listen} and for clients at {clients}");
+    })
+    .map_err(problem)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the nodes in turn until one answers to the point.
+fn ask(to: &To, request: &Request, is_get: bool) -> Result<ExitCode, Problem> {
+    let deadline = Instant::now() + Duration::from_secs(to.timeout_s.max(1));
+    let mut last = "no node answers".to_owned();
+    loop {
+        for address in &to.nodes {
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let answer = Client::connect(*address, left).and_then(|mut client| client.ask(request));
+            match answer {
+                Ok(Answer::Done(None)) if is_get => return Err(("there is no such key".to_owned(), 1)),
+                Ok(Answer::Done(value)) => {
+                    value.into_iter().for_each(|value| println!("{value}"));
+                    return Ok(ExitCode::SUCCESS);
+                }
+                Ok(Answer::Status(status)) => {
+                    println!("{status}");
+                    return Ok(ExitCode::SUCCESS);
+                }
+                Ok(Answer::NotLeader(Some(leader))) => {
+                    last = format!("{address} does not lead, {} does: give its address to --nodes", NodeId(leader));
+                }
+                Ok(Answer::NotLeader(None)) => last = format!("{address} knows no leader"),
+                Ok(Answer::Refused(why)) => last = format!("{address} refused: {why}"),
+                Ok(Answer::Unknown | Answer::Stopping) => {
+                    return Err(("whether it was carried out is unknown: look before you try again".to_owned(), 1));
+                }
+                Err(error) => last = format!("{address} does not answer: {error}"),
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err((last, 1));
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}

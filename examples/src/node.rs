@@ -1,0 +1,176 @@
+//! One node of the examples as a process: a replicated store over TCP with a log on disk, and a port
+//! for clients.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::executor::block_on;
+use mesh_consensus::raft::{ConfigError, ProposeError, Raft, RaftConfig, RaftHandle as _};
+use mesh_core::identity::{KeyError, SecretKey};
+use mesh_core::{
+    Bytes, FileWal, Handle, LogIndex, NodeBuilder, NodeError, NodeHandle, NodeId, ProtocolId, RestoreError,
+    StateMachine, SystemClock, WalError, run,
+};
+use mesh_transport_tcp::{Allow, TcpConfig, TcpError, TcpTransport};
+
+use crate::client::{Answer, NodeStatus, Request, serve};
+use crate::store::{Store, StoreCommand};
+
+/// The number under which all nodes of the examples host Raft.
+const RAFT: ProtocolId = ProtocolId(1);
+
+/// What a node is told.
+#[derive(Debug)]
+pub struct NodeOptions {
+    /// Its key; its id follows from it.
+    pub key: SecretKey,
+    /// All members, itself included: they vote, and nobody else may connect.
+    pub members: Vec<NodeId>,
+    /// Addresses of other nodes, one of which is enough: the rest is learned from it.
+    pub join: Vec<SocketAddr>,
+    /// Where it listens for nodes.
+    pub listen: SocketAddr,
+    /// Where it listens for clients.
+    pub clients: SocketAddr,
+    /// The directory of its log.
+    pub log: PathBuf,
+    /// How Raft is set up.
+    pub raft: RaftConfig,
+}
+
+/// Why a node did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The settings cannot work.
+    #[error("{0}")]
+    Config(String),
+    /// The key file cannot be used.
+    #[error("the key cannot be used: {0}")]
+    Key(#[from] KeyError),
+    /// Raft refuses its settings.
+    #[error("{0}")]
+    Raft(#[from] ConfigError),
+    /// The port for nodes cannot be had.
+    #[error("{0}")]
+    Tcp(#[from] TcpError),
+    /// The port for clients cannot be had.
+    #[error("cannot listen for clients at {address}: {source}; choose another address or port")]
+    Clients {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The log cannot be opened.
+    #[error("{0}")]
+    Log(#[from] WalError),
+    /// The node stopped.
+    #[error("the node stopped: {0}")]
+    Node(#[from] NodeError),
+}
+
+impl ServeError {
+    /// Whether the fault lies in what the node was told: nothing has been written then.
+    pub const fn is_usage(&self) -> bool {
+        !matches!(self, Self::Node(_))
+    }
+}
+
+/// A store that Raft writes to and clients' status requests look at.
+#[derive(Clone, Debug, Default)]
+struct SharedStore(Arc<Mutex<Store>>);
+
+impl SharedStore {
+    fn lock(&self) -> MutexGuard<'_, Store> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl StateMachine for SharedStore {
+    type Command = StoreCommand;
+    type Output = Option<String>;
+
+    fn apply(&mut self, index: LogIndex, command: StoreCommand) -> Option<String> {
+        self.lock().apply(index, command)
+    }
+
+    fn snapshot(&self) -> Bytes {
+        self.lock().snapshot()
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
+        self.lock().restore(snapshot)
+    }
+}
+
+/// Runs a node until a client tells it to stop. `listening` is told where it listens, for nodes and
+/// for clients, once it does.
+///
+/// # Errors
+/// [`ServeError`], before anything is written where the fault is in the options.
+pub fn run_node(options: NodeOptions, listening: impl FnOnce(SocketAddr, SocketAddr)) -> Result<(), ServeError> {
+    let me = options.key.node_id();
+    if !options.members.contains(&me) {
+        return Err(ServeError::Config(format!("this node's id {me} is not among the members: add it to --members")));
+    }
+    let store = SharedStore::default();
+    let raft = Raft::new(options.raft, options.members.iter().copied(), store.clone())?;
+    let mut builder = NodeBuilder::new(me);
+    let raft = builder.host(RAFT, raft);
+    let node = builder.build();
+    let handle = node.handle();
+
+    let clients = TcpListener::bind(options.clients)
+        .map_err(|source| ServeError::Clients { address: options.clients, source })?;
+    let clients_at = clients.local_addr().map_err(|source| ServeError::Clients { address: options.clients, source })?;
+    let mut config = TcpConfig::new(options.key, options.listen);
+    config.allow = Allow::Listed(options.members.iter().copied().collect());
+    let book = config.address_book.clone();
+    options.join.iter().for_each(|seed| book.add_seed(*seed));
+    options.members.iter().filter(|member| **member != me).for_each(|member| book.pin(*member));
+    let transport = TcpTransport::bind(config)?;
+    let listens_at = transport.local_addr();
+    let wal = FileWal::open(&options.log, me)?;
+
+    serve(clients, move |request| answer(me, &raft, &handle, &store, request));
+    listening(listens_at, clients_at);
+    Ok(block_on(run(node, transport, Arc::new(SystemClock::new()), Box::new(wal)))?)
+}
+
+fn answer(
+    me: NodeId,
+    raft: &Handle<Raft<SharedStore>>,
+    node: &NodeHandle,
+    store: &SharedStore,
+    request: Request,
+) -> Answer {
+    match request {
+        Request::Command(command) => match block_on(raft.propose(command)) {
+            Ok(applied) => Answer::Done(applied.output),
+            Err(ProposeError::NotLeader { leader }) => Answer::NotLeader(leader.map(|leader| leader.0)),
+            Err(ProposeError::Unknown | ProposeError::Stopped) => Answer::Unknown,
+            Err(refused) => Answer::Refused(refused.to_string()),
+        },
+        Request::Status => match block_on(raft.status()) {
+            Ok(status) => {
+                let store = store.lock();
+                Answer::Status(NodeStatus {
+                    node: me.0,
+                    role: format!("{:?}", status.role).to_lowercase(),
+                    term: status.term,
+                    leader: status.leader.map(|leader| leader.0),
+                    commit_index: status.commit_index.0,
+                    applied_index: status.applied_index.0,
+                    keys: store.len() as u64,
+                    digest: blake3::Hash::from(store.digest()).to_hex().to_string(),
+                })
+            }
+            Err(error) => Answer::Refused(error.to_string()),
+        },
+        Request::Shutdown => {
+            node.stop();
+            Answer::Stopping
+        }
+    }
+}

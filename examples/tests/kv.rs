@@ -1,0 +1,138 @@
+//! The key-value server as its user runs it: three processes, a client, and mistakes.
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::{example, output, refusal};
+
+/// A server that is killed when the test ends, however it ends.
+struct Server {
+    process: Child,
+    nodes: String,
+    clients: String,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn serve(data: &Path, peers: &[String]) -> Server {
+    let mut command = Command::new(example("kv"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--clients", "127.0.0.1:0", "--election-timeout-ms", "300"]);
+    command.arg("--data").arg(data).args(peers.iter().flat_map(|peer| ["--peer", peer]));
+    let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    let mut words = said.split_whitespace().filter(|word| word.contains(':')).map(str::to_owned);
+    let (Some(nodes), Some(clients)) = (words.next(), words.next()) else {
+        panic!("the server did not start: {said:?}");
+    };
+    Server { process, nodes, clients }
+}
+
+fn id(data: &Path) -> String {
+    let output = output("kv", &["id", "--data", data.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn three_servers_answer_a_client_and_keep_what_they_were_told() {
+    let data = tempfile::tempdir().unwrap();
+    let directories = ["a", "b", "c"].map(|name| data.path().join(name));
+    let ids = directories.each_ref().map(|directory| id(directory));
+    // The second and the third are told where the first is, and learn of each other from it.
+    let first = serve(&directories[0], &[ids[1].clone(), ids[2].clone()]);
+    let at_first = format!("{}@{}", ids[0], first.nodes);
+    let second = serve(&directories[1], &[at_first.clone(), ids[2].clone()]);
+    let third = serve(&directories[2], &[at_first.clone(), ids[1].clone()]);
+    let nodes = [&first, &second, &third].map(|server| server.clients.as_str()).join(",");
+    let kv = |arguments: &[&str]| {
+        let output = output("kv", &[arguments, &["--nodes", &nodes, "--timeout-s", "60"]].concat());
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    assert_eq!(kv(&["put", "colour", "green"]), (Some(0), String::new()));
+    assert_eq!(kv(&["put", "colour", "blue"]), (Some(0), "green\n".into()));
+    assert_eq!(kv(&["get", "colour"]), (Some(0), "blue\n".into()));
+    assert_eq!(kv(&["get", "taste"]), (Some(1), "kv: there is no such key\n".into()));
+
+    // A node that was killed comes back with all it had, and catches up on the rest.
+    drop(third);
+    assert_eq!(kv(&["delete", "colour"]), (Some(0), "blue\n".into()));
+    assert_eq!(kv(&["put", "shape", "round"]), (Some(0), String::new()));
+    let third = serve(&directories[2], &[at_first, ids[1].clone()]);
+    let status = |server: &Server| output("kv", &["status", "--nodes", &server.clients]).stdout;
+    let digest = |status: Vec<u8>| {
+        let status = String::from_utf8(status).unwrap();
+        status.lines().find(|line| line.starts_with("store")).map(str::to_owned)
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while digest(status(&third)).is_none() || digest(status(&third)) != digest(status(&first)) {
+        assert!(Instant::now() < deadline, "the third node does not catch up");
+        thread::park_timeout(Duration::from_millis(5));
+    }
+    assert!(digest(status(&third)).unwrap().contains("1 keys"));
+}
+
+#[test]
+fn mistakes_are_refused_with_a_sentence_and_nothing_is_written() {
+    let data = tempfile::tempdir().unwrap();
+    let (mine, other) = (data.path().join("mine"), data.path().join("other"));
+    let (my_id, other_id) = (id(&mine), id(&other));
+    let mine = mine.to_str().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let any = "127.0.0.1:0";
+    let free = ["--listen", any, "--clients", any];
+    let serve = |arguments: &[&str]| refusal("kv", &[&["serve", "--data", mine], arguments].concat());
+    for (said, why) in [
+        (serve(&["--listen", &taken, "--clients", any]), "in use"),
+        (serve(&["--listen", any, "--clients", &taken]), "cannot listen for clients"),
+        (serve(&["--id", &other_id]), "belongs to node"),
+        (serve(&["--peer", "nobody@127.0.0.1:1"]), "is no node id"),
+        (serve(&["--peer", &format!("{other_id}@here")]), "is no address: give one like"),
+        (serve(&[&free[..], &["--election-timeout-ms", "0"]].concat()), "election_timeout"),
+        (serve(&[&free[..], &["--heartbeat-ms", "5000"]].concat()), "heartbeat_interval"),
+        (serve(&[&free[..], &["--heartbeat-ms", "0"]].concat()), "heartbeat_interval"),
+        (refusal("kv", &["serve", "--data", "/nowhere/at/all"]), "is no directory"),
+        (refusal("kv", &["put", "key"]), "<VALUE>"),
+        (refusal("kv", &["frobnicate"]), "unrecognized subcommand"),
+    ] {
+        assert!(said.contains(why), "{why:?} is not in: {said}");
+    }
+    let files: Vec<_> = fs::read_dir(mine).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(files, ["key"], "node {my_id} wrote something");
+}
+
+#[test]
+fn a_log_of_another_node_is_refused() {
+    let data = tempfile::tempdir().unwrap();
+    let (mine, other) = (data.path().join("mine"), data.path().join("other"));
+    let (_, _) = (id(&mine), id(&other));
+    drop(serve(&other, &[]));
+    fs::rename(other.join("log"), mine.join("log")).unwrap();
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--clients", "127.0.0.1:0", "--data"];
+    let said = refusal("kv", &[&arguments[..], &[mine.to_str().unwrap()]].concat());
+    assert!(said.contains("belongs to node") && said.contains("choose another directory"), "{said}");
+}
+
+#[test]
+fn two_processes_cannot_use_one_directory() {
+    let data = tempfile::tempdir().unwrap();
+    let mine = data.path().join("mine");
+    id(&mine);
+    let _running = serve(&mine, &[]);
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--clients", "127.0.0.1:0", "--data"];
+    let said = refusal("kv", &[&arguments[..], &[mine.to_str().unwrap()]].concat());
+    assert!(said.contains("in use by another process"), "{said}");
+}
