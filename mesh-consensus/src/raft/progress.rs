@@ -82,10 +82,12 @@ impl Progress {
 
     /// Notes entries as sent, up to and with `last`.
     pub(super) fn sent(&mut self, last: u64, size: usize) {
-        self.next_index = last + 1;
-        self.inflight.push(last, size);
         if let State::Probe { sent } = &mut self.state {
+            // Where the logs agree is still to be told.
             *sent = true;
+        } else {
+            self.next_index = last + 1;
+            self.inflight.push(last, size);
         }
     }
 

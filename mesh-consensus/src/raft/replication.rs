@@ -189,6 +189,11 @@ impl<S: StateMachine> Raft<S> {
         let Append { mut prev, commit, heartbeat, mut entries, .. } = append;
         let answer = heartbeat || !entries.is_empty();
         if prev.index < self.commit_index {
+            let differs = |index, term| self.log.term_at(index).is_some_and(|ours| ours != term);
+            let mut committed = entries.iter().zip(prev.index + 1..=self.commit_index);
+            if differs(prev.index, prev.term) || committed.any(|(entry, index)| differs(index, entry.term)) {
+                return self.misbehaved(cx, from, "it contradicts what is committed");
+            }
             // What is committed here the leader has too: only what comes after it can be new.
             let known = self.commit_index - prev.index;
             entries = entries.skip(usize::try_from(known).unwrap_or(usize::MAX));

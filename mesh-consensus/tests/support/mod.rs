@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use mesh_consensus::log::Entry;
+use mesh_consensus::log::{Entry, EntryKind, Position};
 use mesh_consensus::raft::{
-    Applied, Message, ProposeError, Raft, RaftCommand, RaftConfig, RaftEvent, RaftReply, Record, Role, Timer,
+    Accepted, Append, Applied, Message, ProposeError, Raft, RaftCommand, RaftConfig, RaftEvent, RaftReply, Record,
+    Rejected, RequestVote, Role, Timer, Vote,
 };
 use mesh_core::{
     Bytes, Context, Instant, LogIndex, LogOp, Lsn, NodeId, Outbox, Outgoing, PeerStatus, Protocol, Recovery, RequestId,
@@ -52,6 +53,16 @@ pub struct Disk {
 }
 
 impl Disk {
+    /// The number of the last record on its way.
+    pub fn written_upto(&self) -> Lsn {
+        let numbered = |op: &LogOp<Record>| match op {
+            LogOp::Record(_) => 1,
+            LogOp::Checkpoint(records) => records.len() as u64,
+            LogOp::DropSnapshotsBelow(_) => 0,
+        };
+        Lsn(self.last.0 + self.waiting.iter().map(numbered).sum::<u64>())
+    }
+
     fn write(&mut self, op: LogOp<Record>) {
         match op {
             LogOp::Record(record) => {
@@ -123,6 +134,50 @@ pub fn config() -> RaftConfig {
 
 pub fn id(number: usize) -> NodeId {
     NodeId(number as u128)
+}
+
+/// A place: term, then index.
+pub const fn at(term: u64, index: u64) -> Position {
+    Position { term, index }
+}
+
+pub fn request_vote(term: u64, last: Position) -> Message {
+    Message::RequestVote(RequestVote { pre: false, term, last })
+}
+
+pub fn request_pre_vote(term: u64, last: Position) -> Message {
+    Message::RequestVote(RequestVote { pre: true, term, last })
+}
+
+pub fn vote(term: u64, granted: bool) -> Message {
+    Message::Vote(Vote { pre: false, term, granted })
+}
+
+pub fn pre_vote(term: u64, granted: bool) -> Message {
+    Message::Vote(Vote { pre: true, term, granted })
+}
+
+/// An append of commands, each with its term.
+pub fn append(term: u64, prev: Position, entries: &[(u64, u64)], commit: u64) -> Message {
+    let entry = |(term, command): &(u64, u64)| Entry {
+        term: *term,
+        kind: EntryKind::Command,
+        payload: wire::to_bytes(command),
+    };
+    let entries = entries.iter().map(entry).collect();
+    Message::Append(Append { term, prev, commit, heartbeat: false, entries })
+}
+
+pub fn heartbeat(term: u64, prev: Position, commit: u64) -> Message {
+    Message::Append(Append { term, prev, commit, heartbeat: true, entries: Vec::new().into_iter().collect() })
+}
+
+pub fn accepted(term: u64, match_index: u64) -> Message {
+    Message::Accepted(Accepted { term, match_index })
+}
+
+pub fn rejected(term: u64, prev_index: u64, hint: Position) -> Message {
+    Message::Rejected(Rejected { term, prev_index, hint })
 }
 
 impl Cluster {
@@ -209,12 +264,7 @@ impl Cluster {
 
     /// Runs a handler of a node and what follows from it, but delivers nothing.
     pub fn step(&mut self, number: usize, handler: impl FnOnce(&mut Replica, &mut Context<'_, Replica>)) {
-        let node = &mut self.nodes[number - 1];
-        let Some(raft) = &mut node.raft else { return };
-        let mut cx = Context::new(node.id, self.now, &mut node.rng, &mut node.outbox);
-        handler(raft, &mut cx);
-        raft.on_flush(&mut cx);
-        self.collect(number);
+        self.run(number, handler);
         if !self.nodes[number - 1].disk.hung {
             self.sync(number);
         }
@@ -240,26 +290,38 @@ impl Cluster {
 
     /// All that a node wrote becomes durable.
     pub fn sync(&mut self, number: usize) {
-        loop {
-            let node = &mut self.nodes[number - 1];
-            if node.raft.is_none() || node.disk.waiting.is_empty() && node.disk.saving.is_empty() {
-                return;
-            }
-            while let Some(op) = node.disk.waiting.pop_front() {
-                node.disk.write(op);
-            }
-            let saved = std::mem::take(&mut node.disk.saving);
+        while let disk = &self.nodes[number - 1].disk
+            && (!disk.waiting.is_empty() || !disk.saving.is_empty())
+        {
+            let upto = disk.written_upto();
+            let saved = std::mem::take(&mut self.nodes[number - 1].disk.saving);
             let ids: Vec<_> = saved.iter().map(|(id, _)| *id).collect();
-            node.disk.snapshots.extend(saved);
-            let upto = node.disk.last;
-            node.outbox.set_durable(upto);
-            let Some(raft) = &mut node.raft else { return };
-            let mut cx = Context::new(node.id, self.now, &mut node.rng, &mut node.outbox);
-            raft.on_durable(&mut cx, upto);
-            ids.into_iter().for_each(|id| raft.on_snapshot_saved(&mut cx, id));
-            raft.on_flush(&mut cx);
-            self.collect(number);
+            self.nodes[number - 1].disk.snapshots.extend(saved);
+            self.sync_upto(number, upto);
+            self.run(number, |raft, cx| ids.into_iter().for_each(|id| raft.on_snapshot_saved(cx, id)));
         }
+    }
+
+    /// The records of a node up to `upto` become durable.
+    pub fn sync_upto(&mut self, number: usize, upto: Lsn) {
+        let node = &mut self.nodes[number - 1];
+        while node.disk.last < upto || matches!(node.disk.waiting.front(), Some(LogOp::DropSnapshotsBelow(_))) {
+            let Some(op) = node.disk.waiting.pop_front() else { break };
+            node.disk.write(op);
+        }
+        let upto = node.disk.last;
+        node.outbox.set_durable(upto);
+        self.run(number, |raft, cx| raft.on_durable(cx, upto));
+    }
+
+    /// Runs a handler of a node, without checks and without its disk.
+    pub fn run(&mut self, number: usize, handler: impl FnOnce(&mut Replica, &mut Context<'_, Replica>)) {
+        let node = &mut self.nodes[number - 1];
+        let Some(raft) = &mut node.raft else { return };
+        let mut cx = Context::new(node.id, self.now, &mut node.rng, &mut node.outbox);
+        handler(raft, &mut cx);
+        raft.on_flush(&mut cx);
+        self.collect(number);
     }
 
     /// Delivers messages, and those they cause, until there are none.
@@ -285,6 +347,25 @@ impl Cluster {
     /// A message arrives, whatever the rule says.
     pub fn arrive(&mut self, Flight { from, to, message }: Flight) {
         self.step(to.0 as usize, |raft, cx| raft.on_message(cx, from, message));
+    }
+
+    /// A message that the test makes up arrives; the answers to it are taken off the network.
+    pub fn say(&mut self, from: usize, to: usize, message: Message) -> Vec<Message> {
+        self.arrive(Flight { from: id(from), to: id(to), message });
+        let (answers, others): (Vec<_>, Vec<_>) = self.network.drain(..).partition(|flight| flight.from == id(to));
+        self.network = others.into();
+        answers.into_iter().filter(|flight| flight.to == id(from)).map(|flight| flight.message).collect()
+    }
+
+    /// Takes all messages off the network.
+    pub fn take_network(&mut self) -> Vec<Flight> {
+        self.network.drain(..).collect()
+    }
+
+    /// The terms of the entries that a node holds.
+    pub fn terms(&self, number: usize) -> Vec<u64> {
+        let raft = self.raft(number);
+        (raft.first_index().0..=raft.last_index().0).filter_map(|index| raft.term_at(LogIndex(index))).collect()
     }
 
     /// Messages held so far arrive, oldest first.
@@ -375,6 +456,11 @@ impl Cluster {
 
     /// The node starts from what its disk holds.
     pub fn restart(&mut self, number: usize) {
+        self.restart_quietly(number);
+        self.check();
+    }
+
+    pub fn restart_quietly(&mut self, number: usize) {
         let voters: Vec<_> = self.nodes.iter().map(|node| node.id).collect();
         let node = &mut self.nodes[number - 1];
         let mut raft = Raft::new(node.config.clone(), voters, Journal::default()).expect("the configuration is valid");
@@ -389,7 +475,8 @@ impl Cluster {
         }
         node.outbox = Outbox::recovered(node.disk.last);
         node.raft = Some(raft);
-        self.step(number, |raft, cx| raft.on_start(cx));
+        self.run(number, |raft, cx| raft.on_start(cx));
+        self.sync(number);
     }
 
     pub fn peer(&mut self, number: usize, peer: usize, status: PeerStatus) {
