@@ -448,6 +448,12 @@ impl NodeCore {
         host.downcast_ref::<Host<P>>().map(Host::protocol)
     }
 
+    /// Wakes the task of `cx`, once, when a handle is used: for shells, which then look whether the
+    /// node [has commands](Self::has_commands).
+    pub fn register(&self, cx: &std::task::Context<'_>) {
+        self.signal.register(cx);
+    }
+
     pub(crate) const fn signal(&self) -> &Arc<Signal> {
         &self.signal
     }

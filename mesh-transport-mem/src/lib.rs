@@ -1,9 +1,17 @@
-//! An in-process transport and a deterministic simulator for mesh.
+//! Networks inside one process for `mesh`: an async one for tests and benchmarks, and a
+//! deterministic simulator.
 //!
-//! [`MemNetwork`] joins real, asynchronous nodes of one process, for tests and examples. [`check`]
-//! decides whether what clients of a replicated object saw is linearizable.
+//! - [`MemNetwork`] joins real, asynchronous nodes of one process.
+//! - [`Sim`] runs whole nodes in virtual time, with faults of the network, disks, clocks and machines
+//!   drawn from a seed that repeats the run byte for byte.
+//! - [`check`] decides whether what clients of a replicated object saw is linearizable.
 
 pub mod check;
-pub mod network;
+mod network;
+pub mod sim;
 
-pub use network::{MemNetwork, MemTransport};
+pub use network::{INBOX_BYTES_MAX, MemNetwork, MemTransport};
+pub use sim::{
+    ClockConfig, DiskConfig, Fault, FaultKind, FaultSchedule, Latency, LinkConfig, Loss, Sim, SimConfig, SimDisk,
+    SimStats, SwarmConfig, TraceEvent, Transcript,
+};

@@ -1,0 +1,291 @@
+//! The simulated network: what becomes of a frame on its way.
+
+use std::time::Duration;
+
+use mesh_core::{Instant, Rng64};
+
+use super::latency::{Chance, Latency};
+
+/// How one direction between two nodes behaves.
+///
+/// Shares are from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LinkConfig {
+    /// How long a frame is on its way. Default: 0.5 to 1.5 ms.
+    pub latency: Latency,
+    /// The share of frames that are lost. Default: 0.
+    pub loss: f64,
+    /// The share of frames that arrive twice. Default: 0.
+    pub duplicate: f64,
+    /// The share of frames that take a second delay on top and do not keep their place: they may be
+    /// overtaken. The others arrive in the order in which they were sent. Default: 0.
+    pub reorder: f64,
+    /// Bytes per second that go through; `None` for any number. Default: `None`.
+    pub bandwidth: Option<u64>,
+    /// Bytes that may wait where `bandwidth` is limited. Frames over it are dropped, and the sender
+    /// hears `Congested`, and `Writable` when half of it is free. Default: 1 MiB.
+    pub queue_bytes_max: u64,
+}
+
+impl Default for LinkConfig {
+    fn default() -> Self {
+        Self {
+            latency: Latency::between(Duration::from_micros(500), Duration::from_micros(1_500)),
+            loss: 0.0,
+            duplicate: 0.0,
+            reorder: 0.0,
+            bandwidth: None,
+            queue_bytes_max: 1 << 20,
+        }
+    }
+}
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It arrives, and perhaps once more.
+    Arrives { at: Instant, again: Option<Instant> },
+    /// The link is cut.
+    Cut,
+    /// Chance took it.
+    Lost,
+    /// The queue is full. `Some`: this is news, and there will be room at that time.
+    Congested { writable_at: Option<Instant> },
+}
+
+/// One direction between two nodes.
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    /// How many partitions and cuts lie across it.
+    cuts: u32,
+    congested: bool,
+    /// Which of the network's settings; 0 is the default.
+    setting: u32,
+    /// When the last byte sent so far has left.
+    free_at: Instant,
+    /// When the last frame that keeps its place arrives.
+    last_arrival: Instant,
+}
+
+/// All links. Nodes are small numbers here.
+#[derive(Debug)]
+pub(super) struct Network {
+    nodes: usize,
+    /// One row a sender.
+    links: Vec<Link>,
+    settings: Vec<Setting>,
+}
+
+/// A [`LinkConfig`] with its chances made ready.
+#[derive(Clone, Copy, Debug)]
+struct Setting {
+    config: LinkConfig,
+    loss: Chance,
+    duplicate: Chance,
+    reorder: Chance,
+}
+
+impl Setting {
+    fn new(config: LinkConfig) -> Self {
+        let LinkConfig { loss, duplicate, reorder, .. } = config;
+        Self { config, loss: Chance::new(loss), duplicate: Chance::new(duplicate), reorder: Chance::new(reorder) }
+    }
+}
+
+impl Link {
+    const NEW: Self =
+        Self { cuts: 0, congested: false, setting: 0, free_at: Instant::ZERO, last_arrival: Instant::ZERO };
+}
+
+impl Network {
+    pub(super) fn new(default: LinkConfig) -> Self {
+        Self { nodes: 0, links: Vec::new(), settings: vec![Setting::new(default)] }
+    }
+
+    pub(super) fn add_node(&mut self) {
+        let before = self.nodes;
+        self.nodes += 1;
+        let mut links = Vec::with_capacity(self.nodes * self.nodes);
+        for row in self.links.chunks(before.max(1)) {
+            links.extend_from_slice(row);
+            links.push(Link::NEW);
+        }
+        links.resize(self.nodes * self.nodes, Link::NEW);
+        self.links = links;
+    }
+
+    fn link(&mut self, from: usize, to: usize) -> &mut Link {
+        &mut self.links[from * self.nodes + to]
+    }
+
+    /// What all links do that have no setting of their own.
+    pub(super) fn set_default(&mut self, config: LinkConfig) {
+        self.settings[0] = Setting::new(config);
+    }
+
+    pub(super) fn set(&mut self, from: usize, to: usize, config: LinkConfig) {
+        if self.link(from, to).setting == 0 {
+            self.link(from, to).setting = self.settings.len() as u32;
+            self.settings.push(Setting::new(config));
+        } else {
+            let setting = self.link(from, to).setting as usize;
+            self.settings[setting] = Setting::new(config);
+        }
+    }
+
+    /// Gives every link the default setting again.
+    pub(super) fn reset(&mut self) {
+        self.links.iter_mut().for_each(|link| link.setting = 0);
+        self.settings.truncate(1);
+    }
+
+    pub(super) fn cut(&mut self, from: usize, to: usize) {
+        self.link(from, to).cuts += 1;
+    }
+
+    /// Takes one cut away, if there is any.
+    pub(super) fn mend(&mut self, from: usize, to: usize) {
+        let link = self.link(from, to);
+        link.cuts = link.cuts.saturating_sub(1);
+    }
+
+    pub(super) fn mend_all(&mut self) {
+        self.links.iter_mut().for_each(|link| link.cuts = 0);
+    }
+
+    pub(super) fn is_cut(&self, from: usize, to: usize) -> bool {
+        self.links[from * self.nodes + to].cuts > 0
+    }
+
+    /// There is room again.
+    pub(super) fn set_writable(&mut self, from: usize, to: usize) {
+        self.link(from, to).congested = false;
+    }
+
+    /// Sends a frame of `len` bytes.
+    pub(super) fn send(&mut self, from: usize, to: usize, len: usize, now: Instant, rng: &mut Rng64) -> Fate {
+        let link = &mut self.links[from * self.nodes + to];
+        let Setting { config, loss, duplicate, reorder } = &self.settings[link.setting as usize];
+        if link.cuts > 0 {
+            return Fate::Cut;
+        }
+        let mut leaves = now;
+        if let Some(bandwidth) = config.bandwidth {
+            let time = |bytes| transfer_time(bytes, bandwidth);
+            let waits = link.free_at - now;
+            if waits > time(config.queue_bytes_max) {
+                let is_news = !std::mem::replace(&mut link.congested, true);
+                let half = waits - time(config.queue_bytes_max / 2);
+                return Fate::Congested { writable_at: is_news.then_some(now + half) };
+            }
+            link.free_at = link.free_at.max(now) + time(len as u64);
+            leaves = link.free_at;
+        }
+        if loss.happens(rng) {
+            return Fate::Lost;
+        }
+        let mut at = leaves + config.latency.draw(rng);
+        if reorder.happens(rng) {
+            at += config.latency.draw(rng);
+        } else {
+            at = at.max(link.last_arrival);
+            link.last_arrival = at;
+        }
+        let again = duplicate.happens(rng).then(|| at + config.latency.draw(rng));
+        Fate::Arrives { at, again }
+    }
+}
+
+/// How long so many bytes take at so many a second.
+pub(super) fn transfer_time(bytes: u64, bandwidth: u64) -> Duration {
+    let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(bandwidth.max(1));
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn network(config: LinkConfig) -> (Network, Rng64) {
+        let mut network = Network::new(config);
+        (0..3).for_each(|_| network.add_node());
+        (network, Rng64::from_seed(1, "network"))
+    }
+
+    fn arrivals(config: LinkConfig, frames: usize) -> Vec<Fate> {
+        let (mut network, mut rng) = network(config);
+        (0..frames).map(|n| network.send(0, 1, 100, Instant::ZERO + MS * n as u32 / 10, &mut rng)).collect()
+    }
+
+    fn first(fate: &Fate) -> Option<Instant> {
+        if let Fate::Arrives { at, .. } = fate { Some(*at) } else { None }
+    }
+
+    #[test]
+    fn frames_keep_their_order_unless_reordered() {
+        let latency = Latency::between(MS, MS * 10);
+        let times: Vec<_> =
+            arrivals(LinkConfig { latency, ..LinkConfig::default() }, 1_000).iter().filter_map(first).collect();
+        assert!(times.is_sorted());
+        let reordered = LinkConfig { latency, reorder: 0.1, ..LinkConfig::default() };
+        let times: Vec<_> = arrivals(reordered, 1_000).iter().filter_map(first).collect();
+        assert!(!times.is_sorted());
+    }
+
+    #[test]
+    fn loss_and_duplication_are_as_frequent_as_said() {
+        let fates = arrivals(LinkConfig { loss: 0.2, duplicate: 0.5, ..LinkConfig::default() }, 10_000);
+        let lost = fates.iter().filter(|fate| **fate == Fate::Lost).count();
+        let twice = fates.iter().filter(|fate| matches!(fate, Fate::Arrives { again: Some(_), .. })).count();
+        assert!((1_800..2_200).contains(&lost), "{lost}");
+        assert!((3_800..4_200).contains(&twice), "{twice}");
+    }
+
+    #[test]
+    fn a_cut_is_one_way_and_of_one_pair() {
+        let (mut network, mut rng) = network(LinkConfig::default());
+        network.cut(0, 1);
+        let mut send = |network: &mut Network, from, to| network.send(from, to, 1, Instant::ZERO, &mut rng);
+        assert_eq!(send(&mut network, 0, 1), Fate::Cut);
+        assert_ne!(send(&mut network, 1, 0), Fate::Cut);
+        assert_ne!(send(&mut network, 0, 2), Fate::Cut);
+        network.mend_all();
+        assert_ne!(send(&mut network, 0, 1), Fate::Cut);
+    }
+
+    #[test]
+    fn bandwidth_spaces_frames_out_and_a_full_queue_drops_them() {
+        let config = LinkConfig {
+            latency: Latency::fixed(MS),
+            bandwidth: Some(100_000),
+            queue_bytes_max: 1_000,
+            ..LinkConfig::default()
+        };
+        let (mut network, mut rng) = network(config);
+        let mut send = |network: &mut Network| network.send(0, 1, 500, Instant::ZERO, &mut rng);
+        for n in 1..=3 {
+            let at = Instant::ZERO + MS * 5 * n + MS;
+            assert_eq!(send(&mut network), Fate::Arrives { at, again: None });
+        }
+        let writable_at = Some(Instant::ZERO + MS * 10);
+        assert_eq!(send(&mut network), Fate::Congested { writable_at });
+        assert_eq!(send(&mut network), Fate::Congested { writable_at: None });
+        network.set_writable(0, 1);
+        assert_eq!(
+            network.send(0, 1, 500, Instant::ZERO + MS * 15, &mut rng),
+            Fate::Arrives { at: Instant::ZERO + MS * 21, again: None }
+        );
+    }
+
+    #[test]
+    fn links_with_a_setting_of_their_own_go_back_to_the_default() {
+        let (mut network, mut rng) = network(LinkConfig::default());
+        network.set(0, 1, LinkConfig { loss: 1.0, ..LinkConfig::default() });
+        assert_eq!(network.send(0, 1, 1, Instant::ZERO, &mut rng), Fate::Lost);
+        assert_ne!(network.send(1, 0, 1, Instant::ZERO, &mut rng), Fate::Lost);
+        network.reset();
+        assert_ne!(network.send(0, 1, 1, Instant::ZERO, &mut rng), Fate::Lost);
+    }
+}
