@@ -16,3 +16,4 @@ pub mod report;
 pub mod stats;
 pub mod stopwatch;
 pub mod suites;
+pub mod tcp_pair;

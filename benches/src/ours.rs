@@ -1,9 +1,11 @@
 //! Our own contestants.
 
+mod durable;
 mod engine;
 mod nodes;
 mod tally;
 
+pub use durable::Durable;
 pub use engine::Engine;
 pub use nodes::Nodes;
 pub use tally::Tally;

@@ -1,6 +1,8 @@
 //! The suites of the `report` program.
 
+mod durable;
 mod raft;
+mod tcp;
 mod wal;
 
 use crate::report::{Effort, Report};
@@ -15,8 +17,11 @@ pub struct Suite {
 
 impl Suite {
     /// Every suite, in the order `all` runs them.
-    pub const ALL: [Self; 2] =
-        [Self { name: "wal", measure: wal::measure }, Self { name: "raft", measure: raft::measure }];
+    pub const ALL: [Self; 3] = [
+        Self { name: "wal", measure: wal::measure },
+        Self { name: "tcp", measure: tcp::measure },
+        Self { name: "raft", measure: raft::measure },
+    ];
 
     /// The suites of these names, where `all` stands for every one.
     ///
@@ -51,6 +56,9 @@ pub enum SuiteError {
     /// The durable log failed.
     #[error(transparent)]
     Wal(#[from] mesh_core::WalError),
+    /// The TCP transport failed.
+    #[error(transparent)]
+    Tcp(#[from] crate::tcp_pair::TcpPairError),
 }
 
 /// Ours by theirs, run by run.

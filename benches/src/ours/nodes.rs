@@ -18,20 +18,20 @@ use super::{Tally, engine};
 use crate::cluster::{Cell, Cluster, Run};
 use crate::stopwatch::Stopwatch;
 
-/// Asks `raft` until it leads; `false` when another does.
-pub(crate) async fn leads(raft: &Handle<Raft<Tally>>, clock: &impl Clock) -> bool {
+/// Asks the replicas, again and again, until one says that it leads.
+pub(super) async fn find_leader(rafts: &[Handle<Raft<Tally>>], clock: &impl Clock) -> Handle<Raft<Tally>> {
     loop {
-        let status = raft.status().await.expect("the node runs");
-        match (status.role, status.leader) {
-            (Role::Leader, _) => return true,
-            (_, Some(_)) => return false,
-            _ => clock.sleep_until(clock.now() + Duration::from_millis(5)).await,
+        for raft in rafts {
+            if raft.status().await.expect("the node runs").role == Role::Leader {
+                return raft.clone();
+            }
         }
+        clock.sleep_until(clock.now() + Duration::from_millis(5)).await;
     }
 }
 
 /// A client: proposes one entry after the other and returns how long each took, if asked to.
-pub(crate) async fn client(raft: Handle<Raft<Tally>>, cell: Cell, entries: u64) -> Vec<u64> {
+pub(super) async fn client(raft: Handle<Raft<Tally>>, cell: Cell, entries: u64) -> Vec<u64> {
     let payload = cell.payload();
     let timed = cell.in_flight == 1;
     let mut latencies = Vec::with_capacity(if timed { entries as usize } else { 0 });
@@ -46,7 +46,7 @@ pub(crate) async fn client(raft: Handle<Raft<Tally>>, cell: Cell, entries: u64) 
 }
 
 /// How many of `entries` entries each of the clients of a cell proposes.
-pub(crate) fn shares(cell: Cell, entries: u64) -> impl Iterator<Item = u64> {
+pub(super) fn shares(cell: Cell, entries: u64) -> impl Iterator<Item = u64> {
     let clients = cell.in_flight as u64;
     (0..clients).map(move |client| entries / clients + u64::from(client < entries % clients))
 }
@@ -85,15 +85,7 @@ impl Cluster for Nodes {
             let run = run.map(|ended| ended.expect("nothing under the node fails"));
             pool.spawner().spawn_local(run).expect("the pool takes tasks");
         }
-        let leader = pool.run_until(async {
-            loop {
-                for raft in &rafts {
-                    if leads(raft, &*clock).await {
-                        return raft.clone();
-                    }
-                }
-            }
-        });
+        let leader = pool.run_until(find_leader(&rafts, &*clock));
         Self { pool, leader, nodes, applied, cell, proposed: 0 }
     }
 

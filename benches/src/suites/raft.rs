@@ -1,6 +1,6 @@
 //! Raft: bare engines, async nodes, and with the feature `peers` raft-rs and openraft beside them.
 
-use super::{SuiteError, ratios};
+use super::{SuiteError, durable, ratios};
 use crate::cluster::{Cell, Cluster, Run};
 use crate::ours::{Engine, Nodes};
 use crate::report::{Effort, Report, Table, short};
@@ -112,5 +112,5 @@ pub(super) fn measure(effort: Effort, report: &mut Report) -> Result<(), SuiteEr
     }
     report.table(rates);
     report.table(latencies);
-    Ok(())
+    durable::measure(effort, report)
 }
