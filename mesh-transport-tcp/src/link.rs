@@ -417,13 +417,14 @@ impl Link {
         self.heard = now;
         if !self.is_established() {
             self.taken += read;
-            if self.taken > HANDSHAKE_LEN_MAX {
-                return Err(LinkError::TooLong { len: self.taken, limit: HANDSHAKE_LEN_MAX });
-            }
         }
         buffer[..kept].copy_from_slice(&self.unread);
         let input = &mut buffer[..kept + read];
         let used = self.take_in(input, events)?;
+        // Frames may have come right behind the hello: only those who said none are strangers.
+        if !self.is_established() && self.taken > HANDSHAKE_LEN_MAX {
+            return Err(LinkError::TooLong { len: self.taken, limit: HANDSHAKE_LEN_MAX });
+        }
         let left = input.get(used..).unwrap_or_default();
         if left.len() > UNREAD_MAX {
             return Err(CROWDED);

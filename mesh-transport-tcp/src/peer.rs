@@ -52,6 +52,8 @@ pub(crate) struct Peer {
     /// The links that are up, newest last.
     pub(crate) links: Vec<Token>,
     pub(crate) dialer: Dialer,
+    /// Whether the node believes that it is connected.
+    pub(crate) told_connected: bool,
     /// Whether frames may wait in its queue.
     pub(crate) has_frames: bool,
 }

@@ -332,6 +332,18 @@ fn a_stranger_is_taken_few_bytes_from() {
 }
 
 #[test]
+fn frames_may_come_in_one_read_with_the_hello() {
+    let mut pair = Pair::new(&plain(1, Allow::Anyone), None, &plain(2, Allow::Anyone));
+    let greeting = drain(&mut pair.ends[1], ms(0));
+    feed(&mut pair.ends[0], ms(0), &greeting, usize::MAX).unwrap();
+    for _ in 0..5 {
+        pair.ends[0].send(&[1; 10_000]).unwrap();
+    }
+    let all = drain(&mut pair.ends[0], ms(0));
+    assert_eq!(feed(&mut pair.ends[1], ms(0), &all, usize::MAX).unwrap().len(), 1 + 5);
+}
+
+#[test]
 fn an_idle_link_shows_signs_of_life_and_a_silent_one_ends() {
     let mut pair = Pair::established();
     assert_eq!(pair.ends[0].deadline(), ms(2_000));

@@ -110,6 +110,9 @@ impl Reactor {
         state.has_frames = false;
         state.dialer.not_before = now + state.dialer.backoff.next(min, max, &mut self.rng);
         self.timers.set(Timer::Peer(peer), state.dialer.not_before);
+        if std::mem::take(&mut state.told_connected) {
+            self.shared.tell(peer, PeerStatus::Disconnected);
+        }
         let dropped = lock(&self.shared.outbound).set_route(peer, Route::Down);
         self.shared.counters.dropped_unreachable.add(dropped as u64);
     }
@@ -215,17 +218,13 @@ impl Reactor {
     fn add_link(&mut self, token: Token, peer: NodeId, now: Instant) {
         let me = self.links.me();
         let state = self.peers.entry(peer).or_default();
-        let is_first = state.links.is_empty();
         let surplus = state.add_link(token, me, peer);
         state.has_frames = true;
         state.dialer.next_address = 0;
-        // Of two dials under way, the one with the smaller id gives up its own.
-        let over = state.dialer.dialing.filter(|dialing| *dialing == token || me < peer);
-        if over.is_some() {
-            state.dialer.dialing = None;
-        }
+        // A dial of our own that is still under way goes on: the other end may count on it already.
+        state.dialer.dialing.take_if(|dialing| *dialing == token);
         lock(&self.shared.outbound).set_route(peer, Route::Up);
-        if is_first {
+        if !std::mem::replace(&mut state.told_connected, true) {
             self.shared.tell(peer, PeerStatus::Connected);
         }
         for surplus in surplus {
@@ -234,9 +233,6 @@ impl Reactor {
                 connection.link.finish(now);
                 self.ready.insert(surplus);
             }
-        }
-        if let Some(over) = over.filter(|over| *over != token) {
-            self.drop_connection(over, now);
         }
     }
 
@@ -325,12 +321,14 @@ impl Reactor {
             self.ready.extend(state.link());
             return;
         }
-        self.shared.tell(peer, PeerStatus::Disconnected);
         // Whoever lets us in only to close at once is not asked at once again.
         if lasted > self.config.backoff_max {
             state.dialer.backoff.reset();
         }
-        if state.dialer.dialing.is_none() {
+        // The other end may have given this link up for the one that is being dialed.
+        if state.dialer.dialing.is_some() {
+            lock(&self.shared.outbound).set_route(peer, Route::Dialing);
+        } else {
             self.pause(peer, now);
         }
         if !self.closing && self.peers.values().all(|state| state.links.is_empty()) {
