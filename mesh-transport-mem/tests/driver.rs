@@ -6,11 +6,11 @@ use std::thread;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use futures_executor::{block_on, block_on_stream};
+use futures_executor::block_on;
 use mesh_core::{
-    Bytes, CallError, Clock, Context, Handle, Inbound, Lsn, MemWal, Never, NodeBuilder, NodeError, NodeHandle, NodeId,
-    PeerStatus, Protocol, ProtocolId, Recovered, RequestId, SnapshotId, SystemClock, Transport as _, Wal, WalBatch,
-    WalError, WalEvent, run,
+    Bytes, CallError, Clock, Context, Events, Handle, Inbound, Lsn, MemWal, Never, NodeBuilder, NodeError, NodeHandle,
+    NodeId, PeerStatus, Protocol, ProtocolId, Recovered, RequestId, SnapshotId, SystemClock, Transport as _, Wal,
+    WalBatch, WalError, WalEvent, run,
 };
 use mesh_transport_mem::MemNetwork;
 
@@ -53,44 +53,53 @@ impl Protocol for Echo {
     }
 }
 
-type Running = (Handle<Echo>, NodeHandle, thread::JoinHandle<Result<(), NodeError>>);
+struct Running {
+    echo: Handle<Echo>,
+    /// What it tells from its start on.
+    events: Events<PeerStatus>,
+    node: NodeHandle,
+    thread: thread::JoinHandle<Result<(), NodeError>>,
+}
+
+impl Running {
+    fn stop(self) -> Result<(), NodeError> {
+        self.node.stop();
+        self.thread.join().unwrap()
+    }
+}
 
 fn start(network: &MemNetwork, id: u128, echo: Echo, wal: Box<dyn Wal>) -> Running {
     let mut builder = NodeBuilder::new(NodeId(id));
-    let handle = builder.host(ProtocolId(1), echo);
+    let echo = builder.host(ProtocolId(1), echo);
+    let events = echo.events();
     let core = builder.build();
     let node = core.handle();
     let running = run(core, network.endpoint(NodeId(id)), Arc::new(SystemClock::new()), wal);
-    (handle, node, thread::spawn(move || block_on(running)))
+    Running { echo, events, node, thread: thread::spawn(move || block_on(running)) }
 }
 
 #[test]
 fn nodes_on_threads_answer_each_other_until_they_are_stopped() {
     let network = MemNetwork::new();
-    let (one, one_node, one_thread) = start(&network, 1, Echo::default(), Box::new(MemWal::new()));
-    let (two, two_node, two_thread) = start(&network, 2, Echo::default(), Box::new(MemWal::new()));
+    let mut one = start(&network, 1, Echo::default(), Box::new(MemWal::new()));
+    let two = start(&network, 2, Echo::default(), Box::new(MemWal::new()));
     // A frame for a node that has not joined yet would be lost, as it may be.
-    assert_eq!(block_on_stream(one.events()).next(), Some(Ok(PeerStatus::Connected)));
-    let calls = (0..1000).map(|n| one.call((NodeId(2), n)));
+    assert_eq!(block_on(one.events.next()), Some(Ok(PeerStatus::Connected)));
+    let calls = (0..1000).map(|n| one.echo.call((NodeId(2), n)));
     let replies = block_on(futures::future::join_all(calls));
     assert_eq!(replies, (0..1000).map(Ok).collect::<Vec<_>>());
-    one_node.stop();
-    two_node.stop();
-    assert!(one_thread.join().unwrap().is_ok() && two_thread.join().unwrap().is_ok());
-    assert!(one_node.is_stopped());
-    assert_eq!(block_on(two.call((NodeId(1), 1))), Err(CallError::Stopped));
+    let (stopped, echo) = (one.node.clone(), two.echo.clone());
+    assert!(one.stop().is_ok() && two.stop().is_ok());
+    assert!(stopped.is_stopped());
+    assert_eq!(block_on(echo.call((NodeId(1), 1))), Err(CallError::Stopped));
 }
 
 #[test]
 fn peers_that_come_and_go_are_told() {
     let network = MemNetwork::new();
-    let mut builder = NodeBuilder::new(NodeId(1));
-    let mut events = builder.host(ProtocolId(1), Echo::default()).events();
-    let core = builder.build();
-    let node = core.handle();
-    let running = run(core, network.endpoint(NodeId(1)), Arc::new(SystemClock::new()), Box::new(MemWal::new()));
-    let thread = thread::spawn(move || block_on(running));
+    let one = start(&network, 1, Echo::default(), Box::new(MemWal::new()));
     drop(network.endpoint(NodeId(2)));
+    let Running { mut events, node, thread, .. } = one;
     let told = block_on(events.by_ref().take(2).collect::<Vec<_>>());
     assert_eq!(told, [Ok(PeerStatus::Connected), Ok(PeerStatus::Disconnected)]);
     node.stop();
@@ -130,11 +139,11 @@ fn a_disk_error_stops_the_node_and_nothing_that_waited_for_it_is_said() {
     let network = MemNetwork::new();
     let echo = Echo { persists: true, ..Echo::default() };
     let mut two = network.endpoint(NodeId(2));
-    let (one, one_node, one_thread) = start(&network, 1, echo, Box::new(BrokenDisk::default()));
-    assert_eq!(block_on(one.call((NodeId(2), 1))), Err(CallError::Stopped));
-    let error = one_thread.join().unwrap().unwrap_err();
+    let one = start(&network, 1, echo, Box::new(BrokenDisk::default()));
+    assert_eq!(block_on(one.echo.call((NodeId(2), 1))), Err(CallError::Stopped));
+    let error = one.thread.join().unwrap().unwrap_err();
     assert_eq!(error.to_string(), "the log failed: the disk is full: cannot write log");
-    assert!(one_node.is_stopped());
+    assert!(one.node.is_stopped());
     let mut inbox = Vec::with_capacity(10);
     block_on(two.recv(&mut inbox)).unwrap();
     assert!(!inbox.iter().any(|inbound| matches!(inbound, Inbound::Frame { .. })), "{inbox:?}");
