@@ -1,5 +1,6 @@
 //! Our own contestants.
 
+mod clock;
 mod durable;
 mod engine;
 mod nodes;

@@ -11,9 +11,10 @@ use futures::future::{join_all, poll_fn};
 use futures::task::LocalSpawnExt as _;
 use futures_executor::LocalPool;
 use mesh_consensus::raft::{Raft, RaftHandle as _, Role};
-use mesh_core::{Clock, Handle, MemWal, NodeBuilder, NodeHandle, NodeId, ProtocolId, SystemClock, run};
+use mesh_core::{Clock, Handle, MemWal, NodeBuilder, NodeHandle, NodeId, ProtocolId, run};
 use mesh_transport_mem::MemNetwork;
 
+use super::clock::RunClock;
 use super::{Tally, engine};
 use crate::cluster::{Cell, Cluster, Run};
 use crate::stopwatch::Stopwatch;
@@ -54,6 +55,7 @@ pub(super) fn shares(cell: Cell, entries: u64) -> impl Iterator<Item = u64> {
 /// A cluster of async nodes on one thread.
 pub struct Nodes {
     pool: LocalPool,
+    clock: Arc<RunClock>,
     leader: Handle<Raft<Tally>>,
     nodes: Vec<NodeHandle>,
     applied: Vec<Arc<AtomicU64>>,
@@ -70,7 +72,7 @@ impl Debug for Nodes {
 impl Cluster for Nodes {
     fn start(cell: Cell) -> Self {
         let mut pool = LocalPool::new();
-        let (network, clock) = (MemNetwork::new(), Arc::new(SystemClock::new()));
+        let (network, clock) = (MemNetwork::new(), Arc::new(RunClock::default()));
         let ids: Vec<NodeId> = (1..=cell.nodes as u128).map(NodeId).collect();
         let (mut rafts, mut nodes, mut applied) = (Vec::new(), Vec::new(), Vec::new());
         for me in &ids {
@@ -86,12 +88,14 @@ impl Cluster for Nodes {
             pool.spawner().spawn_local(run).expect("the pool takes tasks");
         }
         let leader = pool.run_until(find_leader(&rafts, &*clock));
-        Self { pool, leader, nodes, applied, cell, proposed: 0 }
+        clock.stop();
+        Self { pool, clock, leader, nodes, applied, cell, proposed: 0 }
     }
 
     fn run(&mut self, entries: u64) -> Run {
         self.proposed += entries;
         let end = self.proposed;
+        self.clock.go_on();
         let watch = Stopwatch::start();
         let spawner = self.pool.spawner();
         let clients = shares(self.cell, entries).map(|share| {
@@ -100,7 +104,7 @@ impl Cluster for Nodes {
         });
         let clients = join_all(clients);
         let applied = &self.applied;
-        self.pool.run_until(async {
+        let run = self.pool.run_until(async {
             let latencies = clients.await.concat();
             poll_fn(|cx| {
                 if applied.iter().all(|entries| entries.load(Ordering::Relaxed) >= end) {
@@ -111,7 +115,9 @@ impl Cluster for Nodes {
             })
             .await;
             Run { entries, elapsed: watch.elapsed(), latencies }
-        })
+        });
+        self.clock.stop();
+        run
     }
 }
 
