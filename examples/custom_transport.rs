@@ -24,34 +24,50 @@ use mesh_core::{
 const FRAME_LEN: usize = 1200;
 
 /// One datagram a frame; the first 16 bytes name the sender.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Udp {
     me: NodeId,
     socket: Arc<UdpSocket>,
     peers: Arc<BTreeMap<NodeId, SocketAddr>>,
+    lossy: Rng64,
+}
+
+impl FrameSender for Udp {
+    fn try_send(&mut self, to: NodeId, frame: Vec<u8>) -> Result<(), SendError> {
+        let address = self.peers.get(&to).ok_or(SendError::Unreachable)?;
+        if self.lossy.chance(1, 10) {
+            return Ok(()); // lost on the way
+        }
+        let datagram = [&self.me.0.to_le_bytes()[..], &frame].concat();
+        self.socket.send_to(&datagram, address).map(drop).map_err(|_| SendError::Unreachable)
+    }
+}
+
+#[derive(Debug)]
+struct UdpTransport {
+    udp: Udp,
     arrived: Receiver<Inbound>,
 }
 
-impl Udp {
-    fn new(me: NodeId, socket: UdpSocket, peers: Arc<BTreeMap<NodeId, SocketAddr>>) -> Self {
-        let (socket, (mut sender, arrived)) = (Arc::new(socket), channel(1024));
-        let receiving = socket.clone();
+impl UdpTransport {
+    fn new(udp: Udp) -> Self {
+        let (socket, (mut sender, arrived)) = (udp.socket.clone(), channel(1024));
         std::thread::spawn(move || {
             let mut datagram = [0; FRAME_LEN + 16];
             while !sender.is_closed() {
-                let Ok(len) = receiving.recv(&mut datagram) else { continue };
+                let Ok(len) = socket.recv(&mut datagram) else { continue };
                 let Some((from, frame)) = datagram[..len].split_first_chunk() else { continue };
                 let from = NodeId(u128::from_le_bytes(*from));
                 // A full queue loses the datagram, as the kernel's would.
                 let _ = sender.try_send(Inbound::Frame { from, frame: frame.to_vec() });
             }
         });
-        Self { me, socket, peers, arrived }
+        Self { udp, arrived }
     }
 }
 
 #[async_trait]
-impl Transport for Udp {
+impl Transport for UdpTransport {
     async fn recv(&mut self, inbox: &mut Vec<Inbound>) -> Result<(), TransportError> {
         inbox.push(self.arrived.next().await.ok_or(TransportError::Closed)?);
         while inbox.len() < inbox.capacity()
@@ -63,31 +79,11 @@ impl Transport for Udp {
     }
 
     fn sender(&self) -> Box<dyn FrameSender> {
-        let lossy = Rng64::from_seed(self.me.0 as u64, "loss");
-        Box::new(UdpSender { me: self.me, socket: self.socket.clone(), peers: self.peers.clone(), lossy })
+        Box::new(self.udp.clone())
     }
 
     fn frame_len_max(&self) -> usize {
         FRAME_LEN
-    }
-}
-
-#[derive(Debug)]
-struct UdpSender {
-    me: NodeId,
-    socket: Arc<UdpSocket>,
-    peers: Arc<BTreeMap<NodeId, SocketAddr>>,
-    lossy: Rng64,
-}
-
-impl FrameSender for UdpSender {
-    fn try_send(&mut self, to: NodeId, frame: Vec<u8>) -> Result<(), SendError> {
-        let address = self.peers.get(&to).ok_or(SendError::Unreachable)?;
-        if self.lossy.chance(1, 10) {
-            return Ok(()); // lost on the way
-        }
-        let datagram = [&self.me.0.to_le_bytes()[..], &frame].concat();
-        self.socket.send_to(&datagram, address).map(drop).map_err(|_| SendError::Unreachable)
     }
 }
 
@@ -126,7 +122,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (me, socket) in ids.into_iter().zip(sockets) {
         let mut node = NodeBuilder::new(me);
         rafts.push(node.host(ProtocolId(1), Raft::new(config.clone(), ids, Counter::default())?));
-        let running = run(node.build(), Udp::new(me, socket?, peers.clone()), clock.clone(), Box::new(MemWal::new()));
+        let lossy = Rng64::from_seed(me.0 as u64, "loss");
+        let transport = UdpTransport::new(Udp { me, socket: Arc::new(socket?), peers: peers.clone(), lossy });
+        let running = run(node.build(), transport, clock.clone(), Box::new(MemWal::new()));
         std::thread::spawn(move || block_on(running));
     }
     let (mut at, mut counted) = (0, 0);

@@ -4,6 +4,8 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use futures::executor::block_on;
 use mesh_consensus::raft::{ConfigError, ProposeError, Raft, RaftConfig, RaftHandle as _};
@@ -12,13 +14,16 @@ use mesh_core::{
     Bytes, FileWal, Handle, LogIndex, NodeBuilder, NodeError, NodeHandle, NodeId, ProtocolId, RestoreError,
     StateMachine, SystemClock, WalError, run,
 };
-use mesh_transport_tcp::{Allow, TcpConfig, TcpError, TcpTransport};
+use mesh_transport_tcp::{Allow, TcpConfig, TcpControl, TcpError, TcpTransport};
 
 use crate::client::{Answer, NodeStatus, Request, serve};
 use crate::store::{Store, StoreCommand};
 
 /// The number under which all nodes of the examples host Raft.
 const RAFT: ProtocolId = ProtocolId(1);
+
+/// How long a node may find nobody before it says so.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// What a node is told.
 #[derive(Debug)]
@@ -133,9 +138,23 @@ pub fn run_node(options: NodeOptions, listening: impl FnOnce(SocketAddr, SocketA
     let listens_at = transport.local_addr();
     let wal = FileWal::open(&options.log, me)?;
 
+    if !options.join.is_empty() {
+        warn_of_silence(transport.control(), options.join);
+    }
     serve(clients, move |request| answer(me, &raft, &handle, &store, request));
     listening(listens_at, clients_at);
     Ok(block_on(run(node, transport, Arc::new(SystemClock::new()), Box::new(wal)))?)
+}
+
+/// Says so, once, where no node can be reached for long. The node goes on trying: the others may start later.
+fn warn_of_silence(transport: TcpControl, join: Vec<SocketAddr>) {
+    thread::spawn(move || {
+        thread::sleep(SILENCE);
+        if transport.stats().established == 0 {
+            let seeds: Vec<_> = join.iter().map(ToString::to_string).collect();
+            eprintln!("no node answers at {}: check the addresses, or start a node there", seeds.join(", "));
+        }
+    });
 }
 
 fn answer(
