@@ -2,6 +2,7 @@
 
 mod durable;
 mod raft;
+mod sim;
 mod tcp;
 mod wal;
 
@@ -17,7 +18,8 @@ pub struct Suite {
 
 impl Suite {
     /// Every suite, in the order `all` runs them.
-    pub const ALL: [Self; 3] = [
+    pub const ALL: [Self; 4] = [
+        Self { name: "sim", measure: sim::measure },
         Self { name: "wal", measure: wal::measure },
         Self { name: "tcp", measure: tcp::measure },
         Self { name: "raft", measure: raft::measure },
