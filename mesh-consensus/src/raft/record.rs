@@ -1,4 +1,7 @@
 //! What a replica writes to its log, and how it is replayed.
+//!
+//! A record is a version, a kind and the fields of that kind in order. A version or kind that this
+//! node does not know does not decode, and the node does not start.
 
 use std::sync::Arc;
 
@@ -8,6 +11,9 @@ use super::Raft;
 use super::message::{SnapshotMeta, wire_struct};
 use super::snapshot::Snapshot;
 use crate::log::{Entries, Log, Position};
+
+/// The version of the record format.
+const VERSION: u8 = 1;
 
 /// One record of a replica's log.
 ///
@@ -58,23 +64,27 @@ wire_struct!(SnapshotRecord { id, meta, base });
 
 impl Wire for Record {
     fn encode(&self, out: &mut Vec<u8>) {
+        let mut begin = |kind| out.extend_from_slice(&[VERSION, kind]);
         match self {
             Self::HardState(record) => {
-                out.push(0);
+                begin(0);
                 record.encode(out);
             }
             Self::Entries(record) => {
-                out.push(1);
+                begin(1);
                 record.encode(out);
             }
             Self::Snapshot(record) => {
-                out.push(2);
+                begin(2);
                 record.encode(out);
             }
         }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        if u8::decode(reader)? != VERSION {
+            return Err(DecodeError::Invalid("a Raft record of another version"));
+        }
         Ok(match u8::decode(reader)? {
             0 => Self::HardState(Wire::decode(reader)?),
             1 => Self::Entries(Wire::decode(reader)?),
