@@ -17,8 +17,8 @@ use crate::stopwatch::Stopwatch;
 /// Logs short enough to stay near the processor, as the peers' do, and elections that are soon over.
 pub(super) fn config() -> RaftConfig {
     RaftConfig {
-        snapshot_log_bytes: 4 << 20,
-        trailing_log_bytes: 1 << 20,
+        snapshot_log_bytes: 1 << 20,
+        trailing_log_bytes: 256 << 10,
         election_timeout: Duration::from_millis(300),
         heartbeat_interval: Duration::from_millis(50),
         ..RaftConfig::default()
