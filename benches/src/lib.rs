@@ -14,6 +14,7 @@ pub mod ours;
 pub mod peers;
 pub mod raw_disk;
 pub mod report;
+pub mod scenario;
 pub mod stats;
 pub mod stopwatch;
 pub mod suites;

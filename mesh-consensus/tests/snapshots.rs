@@ -162,6 +162,18 @@ fn e40_a_follower_leaves_the_snapshot_state_also_when_the_snapshot_is_the_last_o
 }
 
 #[test]
+fn e40_a_snapshot_that_is_overtaken_on_its_way_is_followed_by_a_newer_one() {
+    let mut cluster = with_follower_behind(&small());
+    cluster.rule(|flight| if is_chunk(flight) { Fate::Hold } else { Fate::Deliver });
+    cluster.beat(1);
+    propose_all(&mut cluster, 1, 100..200);
+    cluster.heal();
+    cluster.release();
+    cluster.pass(2 * SECOND);
+    assert_eq!(cluster.journal(3), cluster.journal(1));
+}
+
+#[test]
 fn e40_a_follower_that_restarts_in_the_middle_begins_again() {
     let mut cluster = with_follower_behind(&small());
     let mut chunks = 0;

@@ -249,8 +249,12 @@ impl<S: StateMachine> Raft<S> {
         let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == from) else { return };
         peer.heard = cx.now();
         let news = peer.accepted(accepted.match_index);
-        // A follower that gets a snapshot has it, or needs it no more, once its end is in the log.
-        if !matches!(peer.state, State::Snapshot(_)) || peer.match_index >= base {
+        // A follower that gets a snapshot has it once it has its end. By then it may need a newer one.
+        let arrived = match &peer.state {
+            State::Snapshot(transfer) => peer.match_index >= base.min(transfer.snapshot.meta.last.index),
+            _ => true,
+        };
+        if arrived {
             peer.replicate();
         }
         if news {

@@ -119,7 +119,8 @@ pub struct Cluster {
     pub held: Vec<Flight>,
     rule: Rule,
     leaders: BTreeMap<u64, NodeId>,
-    committed: BTreeMap<u64, Entry>,
+    /// Each committed entry, and the term of the leader that committed it.
+    committed: BTreeMap<u64, (Entry, u64)>,
     /// The seed of the nodes' generators.
     seed: u64,
 }
@@ -493,8 +494,8 @@ impl Cluster {
             if raft.role() == Role::Leader {
                 let leader = *self.leaders.entry(raft.term()).or_insert(node.id);
                 assert_eq!(leader, node.id, "two leaders in term {}", raft.term());
-                for (index, entry) in self.committed.range(raft.first_index().0..) {
-                    if entry.term < raft.term() {
+                for (index, (entry, by)) in self.committed.range(raft.first_index().0..) {
+                    if *by < raft.term() {
                         let held = raft.term_at(LogIndex(*index));
                         assert_eq!(held, Some(entry.term), "the leader {} lacks committed entry {index}", node.id);
                     }
@@ -503,8 +504,8 @@ impl Cluster {
             let from = (node.commit + 1).max(raft.first_index().0);
             for index in from..=raft.commit_index().0 {
                 let entry = raft.entry(LogIndex(index)).expect("committed entries are in the log");
-                let before = self.committed.entry(index).or_insert_with(|| entry.clone());
-                assert_eq!(before, entry, "{} commits another entry at {index}", node.id);
+                let before = self.committed.entry(index).or_insert_with(|| (entry.clone(), raft.term()));
+                assert_eq!(before.0, *entry, "{} commits another entry at {index}", node.id);
             }
             node.term = raft.term();
             node.commit = raft.commit_index().0;

@@ -1,0 +1,5 @@
+//! Whole clusters in the simulator, under all faults, with everything checked that must hold.
+//!
+//! A scenario is run by seed: by `campaign` in large numbers, and by `cargo test` in some hundreds.
+
+pub mod raft;

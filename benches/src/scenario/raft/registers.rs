@@ -1,0 +1,137 @@
+//! The replicated object: registers that are written and read through the log.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mesh_core::wire::{from_slice, to_bytes};
+use mesh_core::{Bytes, DecodeError, LogIndex, Reader, RestoreError, StateMachine, Wire};
+use mesh_transport_mem::check;
+
+/// What clients ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    Read { key: u8 },
+    Write { key: u8, value: u64 },
+}
+
+impl Command {
+    const fn key(&self) -> u8 {
+        match self {
+            Self::Read { key } | Self::Write { key, .. } => *key,
+        }
+    }
+}
+
+impl Wire for Command {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let value = match self {
+            Self::Read { .. } => None,
+            Self::Write { value, .. } => Some(*value),
+        };
+        self.key().encode(out);
+        value.encode(out);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let key = u8::decode(reader)?;
+        Ok(match Option::<u64>::decode(reader)? {
+            None => Self::Read { key },
+            Some(value) => Self::Write { key, value },
+        })
+    }
+}
+
+/// For each index, the digest of all commands up to it: the same on every replica, for ever.
+pub(super) type Digests = Arc<Mutex<BTreeMap<u64, u64>>>;
+
+/// Registers by key, and a digest of all that was ever applied to them.
+#[derive(Debug)]
+pub(super) struct Registers {
+    values: BTreeMap<u8, u64>,
+    digest: u64,
+    last: u64,
+    seen: Digests,
+}
+
+impl Registers {
+    /// Registers that compare what is applied to them with what was applied to others.
+    pub(super) fn watched(seen: &Digests) -> Self {
+        Self { values: BTreeMap::new(), digest: 0, last: 0, seen: Arc::clone(seen) }
+    }
+
+    pub(super) const fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// Replicas that apply different commands at an index: the end of everything Raft promises.
+    fn compare(&self, index: u64, digest: u64) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *seen.entry(index).or_insert(digest);
+        assert_eq!(before, digest, "state-machine safety: replicas differ in what is applied up to {index}");
+    }
+}
+
+impl StateMachine for Registers {
+    type Command = Command;
+    type Output = Option<u64>;
+
+    fn apply(&mut self, index: LogIndex, command: Command) -> Option<u64> {
+        assert!(index.0 > self.last, "an entry is applied twice: {index} after {}", self.last);
+        self.last = index.0;
+        for byte in &to_bytes(&(index.0, command)) {
+            self.digest = (self.digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3).wrapping_add(1);
+        }
+        self.compare(index.0, self.digest);
+        match command {
+            Command::Read { key } => self.values.get(&key).copied(),
+            Command::Write { key, value } => {
+                self.values.insert(key, value);
+                None
+            }
+        }
+    }
+
+    fn snapshot(&self) -> Bytes {
+        let mut out = Vec::new();
+        (self.last, self.digest).encode(&mut out);
+        self.values.encode(&mut out);
+        out.into()
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
+        ((self.last, self.digest), self.values) = from_slice(snapshot)?;
+        if self.last > 0 {
+            self.compare(self.last, self.digest);
+        }
+        Ok(())
+    }
+}
+
+/// What a single copy of the registers does.
+pub(super) struct Model;
+
+impl check::Model for Model {
+    type Key = u8;
+    type State = Option<u64>;
+    type Input = Command;
+    type Output = Option<u64>;
+
+    fn key(&self, input: &Command) -> u8 {
+        input.key()
+    }
+
+    fn initial(&self, _key: &u8) -> Option<u64> {
+        None
+    }
+
+    fn step(&self, state: &Option<u64>, input: &Command, output: Option<&Option<u64>>) -> Option<Option<u64>> {
+        match input {
+            Command::Write { value, .. } => Some(Some(*value)),
+            Command::Read { .. } => output.is_none_or(|read| read == state).then_some(*state),
+        }
+    }
+
+    fn is_read(&self, input: &Command) -> bool {
+        matches!(input, Command::Read { .. })
+    }
+}
