@@ -620,7 +620,10 @@ impl Link {
         if now >= self.heard + self.config.idle_timeout {
             return Err(LinkError::IdleTimeout);
         }
+        // It has been quiet: memory is for those who talk.
         self.output.shrink();
+        self.gathered.shrink_to_fit();
+        self.unread.shrink_to_fit();
         self.spoke = now;
         self.push(&frame_head(0))
     }

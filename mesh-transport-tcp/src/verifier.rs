@@ -252,10 +252,16 @@ pub(crate) struct TlsConfigs {
 
 impl TlsConfigs {
     pub(crate) fn new(key: SecretKey, gate: Arc<Gate>) -> Result<Self, rustls::Error> {
-        Self::with_alpn(key, gate, ALPN)
+        let presented = key.public();
+        Self::presenting(presented, key, gate, vec![ALPN.to_vec()])
     }
 
-    fn with_alpn(key: SecretKey, gate: Arc<Gate>, alpn: &[u8]) -> Result<Self, rustls::Error> {
+    fn presenting(
+        presented: PublicKey,
+        key: SecretKey,
+        gate: Arc<Gate>,
+        alpn: Vec<Vec<u8>>,
+    ) -> Result<Self, rustls::Error> {
         let provider = Arc::new(CryptoProvider {
             // Of equal worth to the keys (128 bits) and the fastest.
             cipher_suites: vec![
@@ -265,7 +271,7 @@ impl TlsConfigs {
             kx_groups: vec![ring::kx_group::X25519],
             ..ring::default_provider()
         });
-        let spki = CertificateDer::from(spki_of(&key.public()));
+        let spki = CertificateDer::from(spki_of(&presented));
         let own = Arc::new(CertifiedKey::new(vec![spki], Arc::new(NodeSigner(key))));
         let verifier = Arc::new(Verifier { gate: gate.clone(), expected: None });
 
@@ -273,7 +279,7 @@ impl TlsConfigs {
             .with_protocol_versions(&[&version::TLS13])?
             .with_client_cert_verifier(verifier.clone())
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(own.clone())));
-        server.alpn_protocols = vec![alpn.to_vec()];
+        server.alpn_protocols = alpn.clone();
         server.send_tls13_tickets = 0;
         server.session_storage = Arc::new(NoServerSessionStorage {});
 
@@ -282,16 +288,22 @@ impl TlsConfigs {
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(own)));
-        client.alpn_protocols = vec![alpn.to_vec()];
+        client.alpn_protocols = alpn;
         client.resumption = Resumption::disabled();
         client.enable_sni = false;
         Ok(Self { gate, client, server: Arc::new(server) })
     }
 
-    /// The same node, but speaking another version of the link.
+    /// A node that speaks other versions of the link, or none.
     #[cfg(test)]
-    pub(crate) fn other_version(key: SecretKey, gate: Arc<Gate>) -> Self {
-        Self::with_alpn(key, gate, b"mesh/2").unwrap()
+    pub(crate) fn speaking(key: SecretKey, gate: Arc<Gate>, alpn: &[&[u8]]) -> Self {
+        Self::presenting(key.public(), key, gate, alpn.iter().map(|name| name.to_vec()).collect()).unwrap()
+    }
+
+    /// A node that presents a key which is not its own.
+    #[cfg(test)]
+    pub(crate) fn impostor(claimed: PublicKey, key: SecretKey, gate: Arc<Gate>) -> Self {
+        Self::presenting(claimed, key, gate, vec![ALPN.to_vec()]).unwrap()
     }
 
     pub(crate) fn server(&self) -> Arc<ServerConfig> {

@@ -181,13 +181,38 @@ fn a_node_does_not_link_with_itself() {
     }
 }
 
+fn with_tls(seed: u8, make: impl FnOnce(Arc<Gate>) -> TlsConfigs) -> Arc<LinkConfig> {
+    let mut config = (*secure(seed, Allow::Anyone)).clone();
+    config.tls = Some(make(config.gate.clone()));
+    Arc::new(config)
+}
+
+#[test]
+fn a_key_that_is_presented_but_not_held_proves_nothing() {
+    let impostor = with_tls(1, |gate| TlsConfigs::impostor(key(3).public(), key(1), gate));
+    let mut pair = Pair::new(&impostor, None, &secure(2, listed(&[3])));
+    assert!(matches!(pair.run(ms(0)), Err(LinkError::Tls(_))));
+    assert!(!pair.ends[1].is_established());
+    let mut pair = Pair::new(&secure(2, listed(&[3])), Some(id(3)), &impostor);
+    assert!(matches!(pair.run(ms(0)), Err(LinkError::Tls(_))));
+    assert!(!pair.ends[0].is_established());
+}
+
 #[test]
 fn another_version_of_the_link_is_refused() {
-    let mut other = (*secure(1, Allow::Anyone)).clone();
-    other.tls = Some(TlsConfigs::other_version(key(1), other.gate.clone()));
-    let other = Arc::new(other);
-    assert!(Pair::new(&other, None, &secure(2, Allow::Anyone)).run(ms(0)).is_err());
-    assert!(Pair::new(&secure(2, Allow::Anyone), None, &other).run(ms(0)).is_err());
+    let unknown: [&[&[u8]]; 3] = [&[], &[b"mesh/2"], &[b"h2", b"http/1.1"]];
+    for versions in unknown {
+        let other = with_tls(1, |gate| TlsConfigs::speaking(key(1), gate, versions));
+        for (dialer, listener) in [(&other, &secure(2, Allow::Anyone)), (&secure(2, Allow::Anyone), &other)] {
+            let mut pair = Pair::new(dialer, None, listener);
+            assert!(pair.run(ms(0)).is_err(), "{versions:?}");
+            assert!(pair.ends.iter().all(|end| !end.is_established()));
+        }
+    }
+    let later = with_tls(1, |gate| TlsConfigs::speaking(key(1), gate, &[b"mesh/2", b"mesh/1"]));
+    let mut pair = Pair::new(&later, None, &secure(2, Allow::Anyone));
+    pair.run(ms(0)).unwrap();
+    assert!(pair.ends[1].is_established(), "a later version can still speak this one");
 
     let mut link = Link::accept(&plain(2, Allow::Anyone), ms(0)).unwrap();
     assert!(matches!(feed(&mut link, ms(0), b"mesh\x02", 1), Err(LinkError::Version)));

@@ -10,6 +10,9 @@ use super::{OUTPUT_TARGET, Origin, Reactor, Timer};
 use crate::link::{Link, LinkError};
 use crate::queue::{Route, lock};
 
+/// The most peers a newcomer is told of; those with a link come first.
+const TOLD_MAX: usize = 512;
+
 impl Reactor {
     /// Does what the address book says since it was last looked at.
     pub(super) fn follow_book(&mut self, now: Instant) {
@@ -259,6 +262,8 @@ impl Reactor {
         }
         let mut known = self.shared.book.first_hand();
         known.retain(|(other, _)| *other != peer && self.links.allows(*other));
+        known.sort_by_key(|(other, _)| self.peers.get(other).is_none_or(|state| state.links.is_empty()));
+        known.truncate(TOLD_MAX);
         self.tell(token, &known);
         if is_news {
             let others = self.peers.iter().filter(|(other, _)| **other != peer);
