@@ -92,7 +92,9 @@ fn a_pinned_peer_is_found_again_after_its_restart() {
 
 #[test]
 fn an_address_may_change_while_the_node_runs() {
-    let mut a = Node::start(TcpConfig { backoff_max: Duration::from_secs(60), peer_exchange: false, ..config(1) });
+    let minute = Duration::from_secs(60);
+    let patient = TcpConfig { backoff_min: minute, backoff_max: minute, peer_exchange: false, ..config(1) };
+    let mut a = Node::start(patient);
     let b = Node::start(config(2));
     a.knows(&b);
     a.book().pin(b.id);

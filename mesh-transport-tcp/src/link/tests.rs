@@ -348,12 +348,35 @@ fn bits_flipped_during_the_handshake_never_establish_both_ends_with_different_vi
 
 #[test]
 fn a_stranger_is_taken_few_bytes_from() {
-    // A record that never ends, in pieces.
+    // A hello of 64 KB, in records that are well formed.
+    let mut long_hello = vec![];
+    for record in 0..8_u8 {
+        long_hello.extend_from_slice(&[0x16, 3, 1, 0x20, 0]);
+        long_hello.extend_from_slice(&[0; 0x2000]);
+        if record == 0 {
+            long_hello[5..9].copy_from_slice(&[1, 0, 0xff, 0]);
+        }
+    }
+    // Signs of life from somebody who never says hello.
+    let mut no_hello = b"mesh\x01".to_vec();
+    no_hello.extend_from_slice(&id(1).0.to_le_bytes());
+    no_hello.resize(2 * HANDSHAKE_LEN_MAX, 0);
+    for (config, bytes) in [(secure(2, Allow::Anyone), long_hello), (plain(2, Allow::Anyone), no_hello)] {
+        let mut link = Link::accept(&config, ms(0)).unwrap();
+        let refused = feed(&mut link, ms(0), &bytes, 1000).unwrap_err();
+        assert!(matches!(refused, LinkError::TooLong { limit: HANDSHAKE_LEN_MAX, .. }), "{refused}");
+        assert!(link.unread.len() <= HANDSHAKE_LEN_MAX);
+    }
+}
+
+#[test]
+fn a_handshake_that_drips_ends_by_its_deadline() {
     let mut link = Link::accept(&secure(2, Allow::Anyone), ms(0)).unwrap();
-    let mut endless = vec![0x16, 3, 1, 0x3f, 0xff];
-    endless.resize(HANDSHAKE_LEN_MAX + 2000, 0);
-    assert!(feed(&mut link, ms(0), &endless, 1000).is_err());
-    assert!(link.unread.len() <= HANDSHAKE_LEN_MAX);
+    for (n, byte) in record().dialer.iter().take(49).enumerate() {
+        feed(&mut link, ms(100 * n as u64), &[*byte], 1).unwrap();
+    }
+    assert_eq!(link.deadline(), ms(5_000));
+    assert!(matches!(link.handle_deadline(ms(5_000)), Err(LinkError::HandshakeTimeout)));
 }
 
 #[test]
@@ -383,6 +406,7 @@ fn an_idle_link_shows_signs_of_life_and_a_silent_one_ends() {
     let mut now = ms(60_000);
     let ended = loop {
         now += Duration::from_secs(1);
+        assert!(now < ms(120_000), "it never ends");
         drain(&mut pair.ends[1], now);
         if let Err(error) = pair.ends[1].handle_deadline(now) {
             break error;

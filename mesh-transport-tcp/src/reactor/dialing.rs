@@ -1,6 +1,7 @@
 //! Peers as a whole: who is dialed when, what becomes of a link, and who tells whom of whom.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use mesh_core::{Instant, NodeId, PeerStatus};
 use mio::Token;
@@ -12,6 +13,10 @@ use crate::queue::{Route, lock};
 
 /// The most peers a newcomer is told of; those with a link come first.
 const TOLD_MAX: usize = 512;
+
+/// How long a peer that has moved is left alone. Not zero: where it lives is also hearsay, which
+/// must not make this node dial all the time.
+const MOVED_PAUSE: Duration = Duration::from_millis(50);
 
 impl Reactor {
     /// Does what the address book says since it was last looked at.
@@ -45,8 +50,7 @@ impl Reactor {
             return;
         }
         if self.shared.book.addresses(peer) != state.dialer.addresses {
-            // Not at once: where others live is also what strangers say.
-            state.dialer.not_before = state.dialer.not_before.min(now + self.config.backoff_min);
+            state.dialer.not_before = state.dialer.not_before.min(now + MOVED_PAUSE);
             state.dialer.backoff.reset();
         }
         if self.pinned.contains(&peer) || state.has_frames {
