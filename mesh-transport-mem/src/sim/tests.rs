@@ -1,7 +1,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use mesh_core::{Context, Handle, Lsn, Never, RecoverError, Recovery, RequestId};
+use mesh_core::{Context, Handle, Lsn, Never, PeerStatus, RecoverError, Recovery, RequestId};
 
 use super::*;
 
