@@ -6,6 +6,7 @@
 //! counts once it has been proposed, replicated, committed and applied on all nodes; latency is the
 //! time from the proposal to its answer.
 
+pub mod campaign;
 pub mod chatter;
 pub mod cluster;
 pub mod log_load;
