@@ -80,7 +80,12 @@ impl<S: StateMachine> Raft<S> {
             return;
         }
         proposals.batch_len_hint = proposals.batch.len();
-        let batch = Bytes::from(std::mem::take(&mut proposals.batch));
+        let mut batch = std::mem::take(&mut proposals.batch);
+        // The entries keep all of it, for as long as they are in the log.
+        if batch.capacity() > 2 * batch.len() {
+            batch.shrink_to_fit();
+        }
+        let batch = Bytes::from(batch);
         let mut start = 0;
         let term = self.hard.term;
         let entries = proposals.ends.iter().map(|(end, _)| {
