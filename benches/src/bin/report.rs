@@ -39,6 +39,7 @@ fn main() -> ExitCode {
     warm_heap();
     let mut report = Report::default();
     for suite in suites {
+        eprintln!("measuring {} ...", suite.name);
         if let Err(error) = suite.measure(Effort { quick: args.quick }, &mut report) {
             eprintln!("error: the suite {} could not be measured: {error}", suite.name);
             return ExitCode::FAILURE;
