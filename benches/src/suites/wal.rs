@@ -14,7 +14,7 @@ const BATCHES: [usize; 3] = [1, 64, 1024];
 
 /// The median time of a write of 256 B and a sync in a preallocated file, in microseconds.
 pub(super) fn raw_fsync_us(raw: &mut RawSegment, effort: Effort) -> io::Result<f64> {
-    let mut times = raw.sync_times(if effort.quick { 300 } else { 1000 }, RECORD_LEN)?;
+    let mut times = raw.sync_times(if effort.quick { 100 } else { 300 }, RECORD_LEN)?;
     Ok(percentile(&mut times, 50) as f64 / 1e3)
 }
 
