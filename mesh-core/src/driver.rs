@@ -1,7 +1,8 @@
 //! The async driver: one future a node, on any executor.
 //!
-//! It decides nothing. It waits for commands, the log, the next deadline and the network, in this
-//! order of urgency; feeds what came to the [`NodeCore`] as one batch; and ships what that leaves.
+//! It decides nothing. It waits for commands, the log, the next deadline and the network, taking turns
+//! where several have something; feeds what came to the [`NodeCore`] as one batch; and ships what that
+//! leaves.
 //! One node is one task, so no protocol code needs a lock; more cores are for more nodes.
 //!
 //! ```
@@ -42,6 +43,7 @@ use std::task::Poll;
 use bytes::Bytes;
 
 use crate::clock::Clock;
+use crate::id::NodeId;
 use crate::node::{NodeCore, NodeError, WalRequest};
 use crate::time::Instant;
 use crate::transport::{FrameSender, Inbound, PeerStatus, SendError, Transport, TransportError};
@@ -58,6 +60,32 @@ const COMPLETIONS_PER_BATCH: usize = 64;
 /// The peers' kernels feel it, and what a slow disk makes wait stays bounded.
 const WAL_BACKLOG_MAX: usize = 64 * 1024 * 1024;
 
+/// After this many batches without a wait the other tasks of the executor get a turn.
+const BATCHES_PER_TURN: u32 = 32;
+
+/// Where inputs come from.
+#[derive(Clone, Copy)]
+enum Source {
+    Commands,
+    Wal,
+    Deadline,
+    Network,
+}
+
+impl Source {
+    /// All of them, the one after `self` first: a source that always has something must not keep the
+    /// others waiting for ever.
+    const fn others_first(self) -> [Self; 4] {
+        use Source::{Commands, Deadline, Network, Wal};
+        match self {
+            Network => [Commands, Wal, Deadline, Network],
+            Commands => [Wal, Deadline, Network, Commands],
+            Wal => [Deadline, Network, Commands, Wal],
+            Deadline => [Network, Commands, Wal, Deadline],
+        }
+    }
+}
+
 /// What ended a wait.
 enum Woken {
     Commands,
@@ -70,8 +98,9 @@ enum Woken {
 /// Runs a node until it is told to stop or something under it fails.
 ///
 /// Replays the log, starts the protocols, and goes on until [`NodeHandle::stop`]; then the protocols
-/// say good-bye and what is on its way to the log becomes durable. Dropping the future stops the
-/// node where it is, as a crash would.
+/// say good-bye, what is on its way to the log becomes durable, and what waited for that is sent and
+/// replied. From then on commands and frames are left alone, so that a busy node stops too. Dropping
+/// the future stops the node where it is, as a crash would.
 ///
 /// # Errors
 /// [`NodeError`] when the log or the transport fails, or the log cannot be replayed. Nothing that
@@ -84,8 +113,6 @@ pub async fn run(
     clock: Arc<dyn Clock>,
     mut wal: Box<dyn Wal>,
 ) -> Result<(), NodeError> {
-    let signal = node.signal().clone();
-    let stopped = OnDrop(|| signal.set_stopped());
     if !node.is_seeded() {
         node.reseed(getrandom::u64().map_err(|error| NodeError::Randomness(error.into()))?);
     }
@@ -96,6 +123,8 @@ pub async fn run(
     node.start(now);
     let mut inbox = Vec::with_capacity(FRAMES_PER_BATCH);
     let mut stopping = false;
+    let mut last = Source::Network;
+    let mut batches = 0_u32;
     loop {
         let received = {
             // Kept across wake-ups, so that a transport is asked again only when it has answered.
@@ -103,16 +132,30 @@ pub async fn run(
             loop {
                 ship(&mut node, now, &mut *sender, &mut *wal);
                 if stopping && !node.is_persisting() {
-                    drop(stopped);
                     return Ok(());
                 }
-                let woken = wait(&mut node, &*clock, &mut *wal, recv.as_mut(), stopping).await;
+                batches = batches.wrapping_add(1);
+                if batches.is_multiple_of(BATCHES_PER_TURN) {
+                    yield_now().await;
+                }
+                let woken = if stopping {
+                    Woken::Wal(wal.completed().await)
+                } else {
+                    wait(&mut node, &*clock, &mut *wal, recv.as_mut(), last).await
+                };
                 // One time for the whole batch.
                 now = clock.now();
                 match woken {
-                    Woken::Commands => node.handle_commands(now),
-                    Woken::Deadline => node.handle_deadline(now),
+                    Woken::Commands => {
+                        last = Source::Commands;
+                        node.handle_commands(now);
+                    }
+                    Woken::Deadline => {
+                        last = Source::Deadline;
+                        node.handle_deadline(now);
+                    }
                     Woken::Wal(event) => {
+                        last = Source::Wal;
                         node.handle_wal(now, event?);
                         take_completions(&mut node, now, &mut *wal)?;
                     }
@@ -125,6 +168,7 @@ pub async fn run(
             }
         };
         received?;
+        last = Source::Network;
         for inbound in inbox.drain(..) {
             match inbound {
                 Inbound::Frame { from, frame } => node.handle_frame(now, from, Bytes::from(frame)),
@@ -134,9 +178,20 @@ pub async fn run(
     }
 }
 
-/// Ends the batch and hands over what it left, until nothing more comes of it.
+/// Ends the batch and hands over what it left.
 fn ship(node: &mut NodeCore, now: Instant, sender: &mut dyn FrameSender, wal: &mut dyn Wal) {
     node.flush(now);
+    let congested = hand_over(node, sender, wal);
+    if !congested.is_empty() {
+        congested.into_iter().for_each(|peer| node.handle_peer(now, peer, PeerStatus::Congested));
+        node.flush(now);
+        // Once: a protocol that answers congestion with more for the same peer is not told again.
+        hand_over(node, sender, wal);
+    }
+}
+
+/// Gives the log and the network what is theirs, and says whose queues are full.
+fn hand_over(node: &mut NodeCore, sender: &mut dyn FrameSender, wal: &mut dyn Wal) -> Vec<NodeId> {
     while let Some(request) = node.poll_wal() {
         match request {
             WalRequest::Batch(batch) => wal.submit(batch),
@@ -150,11 +205,7 @@ fn ship(node: &mut NodeCore, now: Instant, sender: &mut dyn FrameSender, wal: &m
             congested.push(to);
         }
     }
-    if !congested.is_empty() {
-        congested.into_iter().for_each(|peer| node.handle_peer(now, peer, PeerStatus::Congested));
-        // Once: what a protocol answers to congestion goes out with the next batch.
-        node.flush(now);
-    }
+    congested
 }
 
 async fn wait(
@@ -163,7 +214,7 @@ async fn wait(
     clock: &dyn Clock,
     wal: &mut dyn Wal,
     mut recv: Pin<&mut (dyn Future<Output = Result<(), TransportError>> + Send)>,
-    stopping: bool,
+    last: Source,
 ) -> Woken {
     let signal = node.signal().clone();
     let reads_network = wal.backlog() <= WAL_BACKLOG_MAX;
@@ -172,20 +223,27 @@ async fn wait(
     let mut sleep = None;
     poll_fn(move |cx| {
         signal.register(cx);
-        if !stopping && signal.is_stop_asked() {
+        if signal.is_stop_asked() {
             return Poll::Ready(Woken::Stop);
         }
-        if node.has_commands() {
-            return Poll::Ready(Woken::Commands);
-        }
-        if let Poll::Ready(event) = completed.as_mut().poll(cx) {
-            return Poll::Ready(Woken::Wal(event));
-        }
-        if deadline.is_some_and(|deadline| deadline <= clock.now()) {
-            return Poll::Ready(Woken::Deadline);
-        }
-        if reads_network && let Poll::Ready(received) = recv.as_mut().poll(cx) {
-            return Poll::Ready(Woken::Network(received));
+        for source in last.others_first() {
+            match source {
+                Source::Commands if node.has_commands() => return Poll::Ready(Woken::Commands),
+                Source::Wal => {
+                    if let Poll::Ready(event) = completed.as_mut().poll(cx) {
+                        return Poll::Ready(Woken::Wal(event));
+                    }
+                }
+                Source::Deadline if deadline.is_some_and(|deadline| deadline <= clock.now()) => {
+                    return Poll::Ready(Woken::Deadline);
+                }
+                Source::Network if reads_network => {
+                    if let Poll::Ready(received) = recv.as_mut().poll(cx) {
+                        return Poll::Ready(Woken::Network(received));
+                    }
+                }
+                Source::Commands | Source::Deadline | Source::Network => {}
+            }
         }
         // Last: a sleep is only arranged where there is nothing to do before it.
         let Some(deadline) = deadline else { return Poll::Pending };
@@ -193,6 +251,19 @@ async fn wait(
         sleep.as_mut().poll(cx).map(|()| Woken::Deadline)
     })
     .await
+}
+
+/// Lets the executor run its other tasks.
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Takes what else has become durable, without waiting for more.
@@ -204,12 +275,4 @@ fn take_completions(node: &mut NodeCore, now: Instant, wal: &mut dyn Wal) -> Res
         }
     }
     Ok(())
-}
-
-struct OnDrop<F: FnMut()>(F);
-
-impl<F: FnMut()> Drop for OnDrop<F> {
-    fn drop(&mut self) {
-        (self.0)();
-    }
 }

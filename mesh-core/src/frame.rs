@@ -87,8 +87,12 @@ impl FrameBuilder {
 
     /// Adds an encoded message; `false` when it is too long for any frame.
     pub fn push(&mut self, protocol: ProtocolId, message: &[u8]) -> bool {
-        message.len() <= self.frame_len_max.saturating_sub(FRAME_OVERHEAD)
-            && self.push_with(protocol, |out| out.extend_from_slice(message))
+        self.fits(message) && self.push_with(protocol, |out| out.extend_from_slice(message))
+    }
+
+    /// Whether a frame of its own can hold `message`.
+    const fn fits(&self, message: &[u8]) -> bool {
+        message.len().saturating_add(FRAME_OVERHEAD) <= self.frame_len_max
     }
 
     /// Adds a message that `encode` appends; `false`, and nothing added, when it is too long for
@@ -120,11 +124,10 @@ impl FrameBuilder {
             let tail = self.open.split_off(message);
             self.open.truncate(before);
             self.section = section_before;
-            let fits = tail.len() <= self.frame_len_max.saturating_sub(FRAME_OVERHEAD);
-            if fits {
+            if self.fits(&tail) {
                 self.close();
             }
-            return fits && self.push(protocol, &tail);
+            return self.push(protocol, &tail);
         }
         self.set_len_at(header, self.open.len() - message);
         self.set_len_at(section + 2, self.open.len() - section - SECTION_HEADER_LEN);
@@ -268,6 +271,19 @@ mod tests {
             assert_eq!(builder.pop().unwrap().len(), 40);
         }
         assert_eq!(builder.pop(), None);
+    }
+
+    #[test]
+    fn a_limit_below_the_overhead_refuses_all() {
+        for limit in 0..FRAME_OVERHEAD {
+            let mut builder = FrameBuilder::new(limit);
+            assert!(!builder.push(ProtocolId(1), b""));
+            assert!(!builder.push_with(ProtocolId(1), |_| {}));
+            assert!(builder.is_empty());
+        }
+        let mut builder = FrameBuilder::new(FRAME_OVERHEAD);
+        assert!(builder.push(ProtocolId(1), b""));
+        assert_eq!(builder.pop().map(|frame| frame.len()), Some(FRAME_OVERHEAD));
     }
 
     #[test]

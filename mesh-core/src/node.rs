@@ -463,6 +463,12 @@ impl NodeCore {
     }
 }
 
+impl Drop for NodeCore {
+    fn drop(&mut self) {
+        self.signal.set_stopped();
+    }
+}
+
 fn find(hosts: &mut [(ProtocolId, Box<dyn AnyHost>)], id: ProtocolId) -> Option<&mut dyn AnyHost> {
     let at = hosts.binary_search_by_key(&id, |(id, _)| *id).ok()?;
     Some(&mut *hosts[at].1)

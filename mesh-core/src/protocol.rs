@@ -398,7 +398,8 @@ impl<'a, P: Protocol> Context<'a, P> {
 
     /// Replaces the log by `records`, which are numbered on like any other. Returns the last number.
     ///
-    /// It is all or nothing: after a crash the log is the old one or this.
+    /// It is all or nothing: after a crash the log is the old one or this. Without records it has no
+    /// number of its own, so that what is sent after it does not wait for it.
     pub fn checkpoint(&mut self, records: impl IntoIterator<Item = P::Record>) -> Lsn {
         let records: Vec<_> = records.into_iter().collect();
         self.outbox.appended.0 += records.len() as u64;

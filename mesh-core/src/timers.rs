@@ -24,7 +24,8 @@ use crate::time::Instant;
 #[derive(Clone, Debug)]
 pub struct Timers<T> {
     deadlines: BTreeMap<T, Instant>,
-    /// For each timer set, an entry at or before its deadline; entries of cancelled timers remain.
+    /// For each timer set, an entry at or before its deadline. Entries of cancelled timers remain
+    /// while any timer is set.
     heap: BinaryHeap<Reverse<(Instant, T)>>,
 }
 
@@ -48,7 +49,15 @@ impl<T: Copy + Ord> Timers<T> {
 
     /// Forgets `timer`, if it is set.
     pub fn cancel(&mut self, timer: T) {
+        self.forget(timer);
+    }
+
+    fn forget(&mut self, timer: T) {
         self.deadlines.remove(&timer);
+        // With nothing set there is no deadline: a shell that waits for one would wake for ever.
+        if self.deadlines.is_empty() {
+            self.heap.clear();
+        }
     }
 
     /// When `timer` is due, if it is set.
@@ -72,7 +81,7 @@ impl<T: Copy + Ord> Timers<T> {
     }
 
     /// When to call [`pop_due`](Self::pop_due) next. May be earlier than the earliest deadline,
-    /// never later.
+    /// never later; `None` when no timer is set.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((deadline, _))| *deadline)
     }
@@ -87,7 +96,7 @@ impl<T: Copy + Ord> Timers<T> {
             self.heap.pop();
             match self.deadlines.get(&timer) {
                 Some(deadline) if *deadline == noted => {
-                    self.deadlines.remove(&timer);
+                    self.forget(timer);
                     return Some(timer);
                 }
                 // Moved later since: note the deadline it has now. An entry that is too early for a
@@ -136,6 +145,7 @@ mod tests {
         let mut timers = Timers::default();
         timers.set('a', at(5));
         timers.cancel('a');
+        assert_eq!(timers.next_deadline(), None);
         assert_eq!(timers.pop_due(at(5)), None);
         timers.set('a', at(6));
         assert_eq!(timers.pop_due(at(6)), Some('a'));

@@ -200,6 +200,58 @@ fn a_timer_that_sets_itself_to_now_does_not_keep_the_node_for_ever() {
     assert_eq!(node.deadline(), Some(second));
 }
 
+/// Sets a timer at the start and cancels it with the first message.
+struct Patience;
+
+impl Protocol for Patience {
+    type Message = ();
+    type Command = ();
+    type Reply = ();
+    type Event = ();
+    type Timer = ();
+    type Record = u64;
+
+    fn on_start(&mut self, cx: &mut Context<'_, Self>) {
+        cx.set_timer((), Duration::from_secs(1));
+    }
+    fn on_message(&mut self, cx: &mut Context<'_, Self>, _from: NodeId, (): ()) {
+        cx.cancel_timer(());
+    }
+    fn on_timer(&mut self, _cx: &mut Context<'_, Self>, (): ()) {
+        panic!("it was cancelled");
+    }
+    fn on_command(&mut self, _cx: &mut Context<'_, Self>, _request: RequestId, (): ()) {}
+}
+
+#[test]
+fn a_cancelled_timer_leaves_no_deadline_to_wake_for() {
+    let mut builder = NodeBuilder::new(ME).seed(1);
+    builder.host(ProtocolId(1), Patience);
+    let mut node = builder.build();
+    node.start(Instant::ZERO);
+    node.handle_frame(Instant::ZERO, PEER, frame(ProtocolId(1), &[b""]));
+    let later = Instant::ZERO + Duration::from_secs(2);
+    node.handle_deadline(later);
+    assert_eq!(node.deadline(), None);
+}
+
+#[test]
+#[should_panic(expected = "a link is between protocols of one node")]
+fn protocols_of_two_nodes_cannot_be_linked() {
+    let (_one, first) = node();
+    let (_two, second) = node();
+    first.link(&second, |page| Some(*page));
+}
+
+#[test]
+fn a_node_that_is_dropped_says_that_it_has_stopped() {
+    let (node, _diary) = node();
+    let handle = node.handle();
+    assert!(!handle.is_stopped());
+    drop(node);
+    assert!(handle.is_stopped());
+}
+
 #[test]
 fn bad_frames_are_dropped_and_counted() {
     let (mut node, diary) = node();

@@ -45,7 +45,7 @@ impl Signal {
         self.stop.load(Ordering::Acquire)
     }
 
-    pub(crate) fn set_stopped(&self) {
+    pub(super) fn set_stopped(&self) {
         self.stopped.store(true, Ordering::Release);
     }
 }
@@ -75,7 +75,7 @@ impl NodeHandle {
         self.signal.wake();
     }
 
-    /// Whether the driver has ended, in whatever way.
+    /// Whether the node has ended, in whatever way.
     pub fn is_stopped(&self) -> bool {
         self.signal.stopped.load(Ordering::Acquire)
     }
@@ -256,6 +256,7 @@ impl<P: Protocol> Handle<P> {
     /// The queue is bounded: a reader that falls behind loses the oldest events, and is told so.
     pub fn events(&self) -> Events<P::Event> {
         let mut queues = lock(&self.mailbox.queues);
+        queues.subscribers.retain(|subscriber| subscriber.strong_count() > 0);
         let state = EventState { events: VecDeque::new(), lagged: 0, closed: queues.closed };
         let queue =
             Arc::new(EventQueue { state: Mutex::new(state), waker: AtomicWaker::new(), len_max: self.mailbox.len_max });
@@ -263,15 +264,20 @@ impl<P: Protocol> Handle<P> {
         Events { queue }
     }
 
-    /// Turns events of this protocol into commands of another, within the same batch.
+    /// Turns events of this protocol into commands of another of the same node, within the same batch.
     ///
     /// The modules stay ignorant of each other, and no task or channel lies between them: the
     /// simulator runs the very same wiring.
+    ///
+    /// # Panics
+    /// When the two are of different nodes: that depends only on how the program is written.
     pub fn link<Q: Protocol>(
         &self,
         other: &Handle<Q>,
         translate: impl Fn(&P::Event) -> Option<Q::Command> + Send + 'static,
     ) {
+        let same_node = Arc::ptr_eq(&self.mailbox.signal, &other.mailbox.signal);
+        assert!(same_node, "a link is between protocols of one node");
         let other = Arc::downgrade(&other.mailbox);
         let pass_on = move |event: &P::Event| {
             let (Some(other), Some(command)) = (other.upgrade(), translate(event)) else { return false };
@@ -280,8 +286,6 @@ impl<P: Protocol> Handle<P> {
                 return false;
             }
             queues.linked.push(command);
-            drop(queues);
-            other.signal.wake();
             true
         };
         lock(&self.mailbox.queues).links.push(Box::new(pass_on));
