@@ -25,7 +25,7 @@ const COMMANDS_MAX: u32 = 50_000;
 /// Follows each command by another, for ever, and persists them where it is told to.
 #[derive(Default)]
 struct Busy {
-    own: Arc<Mutex<Option<Handle<Busy>>>>,
+    own: Arc<Mutex<Option<Handle<Self>>>>,
     node: Arc<Mutex<Option<NodeHandle>>>,
     persists: bool,
     commands: u32,
