@@ -151,7 +151,7 @@ impl Wal for SlowDisk {
     async fn completed(&mut self) -> Result<WalEvent, WalError> {
         poll_fn(|cx| {
             self.polls += 1;
-            if self.polls % 4 != 0 {
+            if !self.polls.is_multiple_of(4) {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
