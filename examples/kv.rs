@@ -7,8 +7,10 @@
 //! kv serve --data a --listen 127.0.0.1:7001 --clients 127.0.0.1:8001 --peer $B@127.0.0.1:7002 --peer $C@127.0.0.1:7003 &
 //! kv serve --data b --listen 127.0.0.1:7002 --clients 127.0.0.1:8002 --peer $A@127.0.0.1:7001 --peer $C@127.0.0.1:7003 &
 //! kv serve --data c --listen 127.0.0.1:7003 --clients 127.0.0.1:8003 --peer $A@127.0.0.1:7001 --peer $B@127.0.0.1:7002 &
-//! kv put colour green --nodes 127.0.0.1:8001,127.0.0.1:8002,127.0.0.1:8003
-//! kv get colour --nodes 127.0.0.1:8002
+//! NODES=127.0.0.1:8001,127.0.0.1:8002,127.0.0.1:8003
+//! kv put colour green --nodes $NODES
+//! kv get colour --nodes $NODES
+//! kv status --nodes 127.0.0.1:8002
 //! ```
 
 use std::fs;

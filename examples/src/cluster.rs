@@ -35,7 +35,8 @@ struct Member {
 
 /// Several nodes, each a process of its own.
 ///
-/// The program must be one that runs a node when called as `swarm node` is.
+/// The program must be one that runs a node when called as `swarm node` is, and ends when its standard
+/// input closes.
 #[derive(Debug)]
 pub struct Cluster {
     program: PathBuf,
@@ -98,7 +99,8 @@ impl Cluster {
         if let Some((listen, clients)) = member.addresses {
             command.arg("--listen").arg(listen.to_string()).arg("--clients").arg(clients.to_string());
         }
-        let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn()?;
+        // The pipe is never written to: it closes with this process, and the node sees that.
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn()?;
         let stdout = process.stdout.take().ok_or_else(|| io::Error::other("the node has no output"))?;
         let mut said = String::new();
         BufReader::new(stdout).read_line(&mut said)?;

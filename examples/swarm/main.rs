@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,7 +35,7 @@ use mesh_examples::store::{Store, StoreCommand};
 use records::Record;
 use report::Report;
 use view::View;
-use writers::{Progress, ask_until_done};
+use writers::{CLIENTS, Progress, ask_until_done};
 
 /// How often the nodes are asked how they are.
 const LOOK_INTERVAL: Duration = Duration::from_millis(25);
@@ -110,8 +111,11 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let outcome = swarm(&arguments, &input, records, &data);
-    if arguments.keep.is_none()
+    let outcome = swarm(&arguments, records, &data);
+    let well = outcome.as_ref().is_ok_and(|report| report.ok);
+    if arguments.keep.is_none() && !well {
+        eprintln!("swarm: the nodes' data is left in {}", data.display());
+    } else if arguments.keep.is_none()
         && let Err(error) = fs::remove_dir_all(&data)
     {
         eprintln!("swarm: {} is left behind: {error}", data.display());
@@ -146,7 +150,16 @@ fn node(
         ..RaftConfig::default()
     };
     let options = NodeOptions { key, members, join, listen, clients, log: data.join("log.d"), raft };
+    thread::spawn(end_with_the_swarm);
     run_node(options, |listen, clients| println!("{listen} {clients}"))
+}
+
+/// Ends the process when the swarm is gone, however it went: the other end of the input closes then.
+fn end_with_the_swarm() {
+    let mut input = std::io::stdin().lock();
+    // Nobody writes to it; an input that cannot be read is as good as closed.
+    let _ = std::io::copy(&mut input, &mut std::io::sink());
+    std::process::exit(1);
 }
 
 /// Reads the input and makes the directory for the nodes; what is wrong with the arguments shows here.
@@ -169,7 +182,7 @@ fn prepare(arguments: &Arguments, input: &Path) -> Result<(Vec<Record>, PathBuf)
 }
 
 /// Runs the swarm from the first process to the report.
-fn swarm(arguments: &Arguments, input: &Path, records: Vec<Record>, data: &Path) -> std::io::Result<Report> {
+fn swarm(arguments: &Arguments, records: Vec<Record>, data: &Path) -> std::io::Result<Report> {
     let nodes = usize::from(arguments.nodes);
     let total = records.len() as u64;
     let mut view = View::new(total, nodes, arguments.json);
@@ -245,7 +258,7 @@ fn swarm(arguments: &Arguments, input: &Path, records: Vec<Record>, data: &Path)
     if settled.is_none() {
         problems.push("the nodes' stores did not become equal".to_owned());
     }
-    let verified = verify(&cluster, &progress, input, &mut problems);
+    let verified = verify(&cluster, &progress, &mut problems);
     if progress.count() < total {
         problems.push(format!("{} records were not acknowledged", total - progress.count()));
     } else if let Some(status) = statuses.iter().flatten().next()
@@ -317,32 +330,55 @@ fn wait_for(
     None
 }
 
-/// Reads every acknowledged record back and compares it with its file as it is now.
-fn verify(cluster: &Cluster, progress: &Progress, input: &Path, problems: &mut Vec<String>) -> u64 {
-    let mut router = Router::new(cluster);
-    let mut verified = 0;
-    for record in progress.acknowledged() {
-        let get = Request::Command(StoreCommand::Get { key: record.path.clone() });
-        let file = Record::read(input, &input.join(&record.path));
-        match (ask_until_done(&mut router, progress, &get), file) {
-            (Some(Some(value)), Ok(file)) if value == file.value() => verified += 1,
-            (Some(Some(value)), Ok(_)) if value == record.value() => {
-                problems.push(format!("{} changed while the swarm ran", record.path));
-            }
-            (Some(Some(_)), Ok(_)) => problems.push(format!("{} is not what its file says", record.path)),
-            (Some(None), _) => problems.push(format!("{} was acknowledged and is lost", record.path)),
-            (None, _) => problems.push(format!("{} could not be read back", record.path)),
-            (_, Err(error)) => problems.push(format!("{} cannot be read any more: {error}", record.path)),
+/// Reads every acknowledged record back and compares it with its file as it is now; how many are right.
+fn verify(cluster: &Cluster, progress: &Progress, problems: &mut Vec<String>) -> u64 {
+    let acknowledged: Vec<_> = progress.acknowledged().collect();
+    let next = AtomicUsize::new(0);
+    let check = || {
+        let mut router = Router::new(cluster);
+        let mut wrong = Vec::new();
+        while let Some(record) = acknowledged.get(next.fetch_add(1, Relaxed)) {
+            wrong.extend(check(&mut router, progress, record));
         }
-    }
+        wrong
+    };
+    let wrong: Vec<String> = thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(check)).collect();
+        let deadline = Instant::now() + PATIENCE + Duration::from_millis(10 * acknowledged.len() as u64);
+        while clients.iter().any(|client| !client.is_finished()) {
+            if Instant::now() > deadline {
+                progress.give_up();
+            }
+            thread::sleep(LOOK_INTERVAL);
+        }
+        let failed = |_| vec!["a client that reads back failed".to_owned()];
+        clients.into_iter().flat_map(|client| client.join().unwrap_or_else(failed)).collect()
+    });
+    let verified = acknowledged.len().saturating_sub(wrong.len()) as u64;
+    problems.extend(wrong);
     verified
+}
+
+/// What is wrong with one record, if anything.
+fn check(router: &mut Router<'_>, progress: &Progress, record: &Record) -> Option<String> {
+    let get = Request::Command(StoreCommand::Get { key: record.key.clone() });
+    match (ask_until_done(router, progress, &get), record.read_again()) {
+        (Some(Some(value)), Ok(file)) if value == file.value() => None,
+        (Some(Some(value)), Ok(_)) if value == record.value() => {
+            Some(format!("{} changed while the swarm ran", record.key))
+        }
+        (Some(Some(_)), Ok(_)) => Some(format!("{} is not what its file says", record.key)),
+        (Some(None), _) => Some(format!("{} was acknowledged and is lost", record.key)),
+        (None, _) => Some(format!("{} could not be read back", record.key)),
+        (_, Err(error)) => Some(format!("{} cannot be read any more: {error}", record.key)),
+    }
 }
 
 /// The digest of a store that holds all records and nothing else.
 fn expected_digest(progress: &Progress) -> String {
     let mut store = Store::default();
     for record in progress.acknowledged() {
-        let put = StoreCommand::Put { key: record.path.clone(), value: record.value() };
+        let put = StoreCommand::Put { key: record.key.clone(), value: record.value() };
         store.apply(mesh_core::LogIndex(0), put);
     }
     blake3::Hash::from(store.digest()).to_hex().to_string()

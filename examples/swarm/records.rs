@@ -1,7 +1,8 @@
 //! What the swarm replicates: one record for each file of a directory tree.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Directories that builds and version control fill, and nobody wrote.
@@ -10,8 +11,10 @@ const SKIPPED: [&str; 3] = [".git", "target", "node_modules"];
 /// One file: where it is, how long, and what it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// Its path below the input directory, with forward slashes.
-    pub(crate) path: String,
+    /// The name of the record: the file's path below the input directory, with forward slashes. Bytes
+    /// that are no text are written as `\xNN`, and a backslash as two.
+    pub(crate) key: String,
+    path: PathBuf,
     /// Its length in bytes.
     pub(crate) size: u64,
     /// The blake3 digest of its bytes.
@@ -20,29 +23,40 @@ pub(crate) struct Record {
 
 impl Record {
     /// Reads the file at `path` below `root`.
-    pub(crate) fn read(root: &Path, path: &Path) -> io::Result<Self> {
-        let mut hasher = blake3::Hasher::new();
-        let mut file = File::open(path)?;
-        let mut chunk = vec![0; 64 * 1024];
-        let mut size = 0;
-        loop {
-            match file.read(&mut chunk)? {
-                0 => break,
-                len => {
-                    hasher.update(&chunk[..len]);
-                    size += len as u64;
-                }
-            }
-        }
-        let below = path.strip_prefix(root).unwrap_or(path);
-        let names: Vec<_> = below.components().map(|name| name.as_os_str().to_string_lossy()).collect();
-        Ok(Self { path: names.join("/"), size, digest: hasher.finalize() })
+    fn read(root: &Path, path: PathBuf) -> io::Result<Self> {
+        let below = path.strip_prefix(root).unwrap_or(&path);
+        let names: Vec<_> = below.components().map(|name| text(name.as_os_str())).collect();
+        let (size, digest) = measure(&path)?;
+        Ok(Self { key: names.join("/"), path, size, digest })
     }
 
-    /// What the store holds under the path.
+    /// The record of the same file as it is now.
+    pub(crate) fn read_again(&self) -> io::Result<Self> {
+        let (size, digest) = measure(&self.path)?;
+        Ok(Self { size, digest, ..self.clone() })
+    }
+
+    /// What the store holds under the key.
     pub(crate) fn value(&self) -> String {
         format!("{} {}", self.size, self.digest.to_hex())
     }
+}
+
+/// A name as text, so that no two names are the same text.
+fn text(name: &OsStr) -> String {
+    let mut text = String::new();
+    for chunk in name.as_encoded_bytes().utf8_chunks() {
+        text.push_str(&chunk.valid().replace('\\', r"\\"));
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+    }
+    text
+}
+
+/// The length and the digest of a file.
+fn measure(path: &Path) -> io::Result<(u64, blake3::Hash)> {
+    let mut hasher = blake3::Hasher::new();
+    let size = io::copy(&mut File::open(path)?, &mut hasher)?;
+    Ok((size, hasher.finalize()))
 }
 
 /// A record for each regular file below `root`, by path. Links are not followed.
@@ -56,10 +70,10 @@ pub(crate) fn walk(root: &Path) -> io::Result<Vec<Record>> {
             if kind.is_dir() && !SKIPPED.iter().any(|skipped| entry.file_name() == *skipped) {
                 waiting.push(entry.path());
             } else if kind.is_file() {
-                records.push(Record::read(root, &entry.path())?);
+                records.push(Record::read(root, entry.path())?);
             }
         }
     }
-    records.sort_by(|a, b| a.path.cmp(&b.path));
+    records.sort_by(|a, b| a.key.cmp(&b.key));
     Ok(records)
 }

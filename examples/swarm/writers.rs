@@ -11,8 +11,8 @@ use mesh_examples::store::StoreCommand;
 
 use crate::records::Record;
 
-/// How many clients write at a time, each with one write in flight.
-const WRITERS: usize = 32;
+/// How many clients write, or read back, at a time, each with one request in flight.
+pub(crate) const CLIENTS: usize = 32;
 
 /// How long to wait before a write is sent again whose outcome is unknown, or that found no leader.
 ///
@@ -117,7 +117,7 @@ pub(crate) fn start(cluster: &Arc<Cluster>, progress: &Arc<Progress>) -> Vec<thr
                 let at = progress.next.fetch_add(1, Relaxed);
                 let Some(record) = progress.records.get(at) else { break };
                 progress.wait_at_gate(at);
-                let put = StoreCommand::Put { key: record.path.clone(), value: record.value() };
+                let put = StoreCommand::Put { key: record.key.clone(), value: record.value() };
                 if ask_until_done(&mut router, &progress, &Request::Command(put)).is_none() {
                     break;
                 }
@@ -125,7 +125,7 @@ pub(crate) fn start(cluster: &Arc<Cluster>, progress: &Arc<Progress>) -> Vec<thr
             }
         })
     };
-    (0..WRITERS).map(writer).collect()
+    (0..CLIENTS).map(writer).collect()
 }
 
 /// Asks the leader until it has done what is asked, and says what it answered; `None` when told to

@@ -3,8 +3,11 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 
-use support::{output, refusal};
+use mesh_core::identity::SecretKey;
+use support::{example, output, refusal};
 
 #[test]
 fn a_small_tree_survives_the_death_of_the_leader() {
@@ -39,6 +42,40 @@ fn one_node_alone_is_a_swarm_too() {
     let run = output("swarm", &["--nodes", "1", "--input", input.path().to_str().unwrap(), "--no-chaos"]);
     let said = String::from_utf8(run.stdout.clone()).unwrap();
     assert!(run.status.success() && said.ends_with("all is well\n"), "{run:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn files_with_odd_names_are_replicated_too() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let input = tempfile::tempdir().unwrap();
+    let names = [&b"a name"[..], b"two\nlines", "\u{e4}\u{4e2d}".as_bytes(), b"\xff", b"\xfe", br"\xfe", br"\", br"\\"];
+    for name in names {
+        fs::write(input.path().join(std::ffi::OsStr::from_bytes(name)), name).unwrap();
+    }
+    fs::write(input.path().join("empty"), "").unwrap();
+    std::os::unix::fs::symlink(".", input.path().join("circle")).unwrap();
+    let run = output("swarm", &["--nodes", "1", "--input", input.path().to_str().unwrap(), "--json"]);
+    assert!(run.status.success(), "{run:?}");
+    let report: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!(report["verified"], names.len() + 1, "{report}");
+}
+
+#[test]
+fn a_node_ends_when_the_swarm_is_gone() {
+    let data = tempfile::tempdir().unwrap();
+    let id = SecretKey::load_or_create(data.path().join("key")).unwrap().node_id().to_string();
+    let mut node = Command::new(example("swarm"))
+        .args(["node", "--data", data.path().to_str().unwrap(), "--members", &id])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    BufReader::new(node.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.starts_with("127.0.0.1:") && node.try_wait().unwrap().is_none(), "{said}");
+    // As the operating system closes it when the swarm is killed; waiting closes it first.
+    assert_eq!(node.wait().unwrap().code(), Some(1));
 }
 
 #[test]
