@@ -3,16 +3,19 @@
 
 use mesh_benches::scenario::raft::Scenario;
 
-/// The first of `seeds` that finds the bug of a name.
-fn found(name: &str, seeds: u64) -> u64 {
-    let scenario = Scenario::default().planted(name).expect("there is such a bug");
-    let found = (0..seeds).find(|seed| scenario.run(*seed).violation.is_some());
-    found.unwrap_or_else(|| panic!("{name} is not found in {seeds} seeds"))
-}
+/// Seeds within which each bug is found.
+const SEEDS: u64 = 1_000;
+
+/// Figure 8 of the paper takes a schedule that chance hardly ever draws; the scripted test
+/// `c16_entries_of_earlier_terms_are_not_committed_by_counting` of mesh-consensus finds this one.
+const SCRIPTED: &str = "commit-old-term-by-counting";
 
 #[test]
 fn every_planted_bug_is_found() {
-    for name in Scenario::plants() {
-        println!("{name}: seed {}", found(name, 5_000));
+    for name in Scenario::plants().into_iter().filter(|name| *name != SCRIPTED) {
+        let scenario = Scenario::default().planted(name).expect("there is such a bug");
+        let found = (0..SEEDS).find(|seed| scenario.run(*seed).violation.is_some());
+        let seed = found.unwrap_or_else(|| panic!("{name} is not found in {SEEDS} seeds"));
+        println!("{name}: seed {seed}");
     }
 }

@@ -302,6 +302,7 @@ fn e45_a_stale_refusal_after_a_snapshot_does_not_walk_back() {
         cluster.say(3, 1, rejected(1, stale, at(0, 0)));
     }
     assert_eq!(cluster.raft(1).status().followers[1], before);
+    assert_eq!(cluster.raft(1).status().misbehaved, 0, "late is not wrong");
 }
 
 #[test]

@@ -17,7 +17,9 @@ use std::time::Duration;
 use mesh_consensus::raft::{Raft, RaftConfig};
 use mesh_core::{Handle, NodeId, ProtocolId, Rng64};
 use mesh_transport_mem::check::{Verdict, check};
-use mesh_transport_mem::{FaultKind, FaultSchedule, Sim, SimStats, SwarmConfig};
+use mesh_transport_mem::{
+    DiskConfig, FaultKind, FaultSchedule, Latency, LinkConfig, Sim, SimConfig, SimStats, SwarmConfig,
+};
 
 use client::Clients;
 use observer::Observer;
@@ -115,15 +117,16 @@ impl Scenario {
         }
     }
 
-    fn config(&self, rng: &mut Rng64) -> RaftConfig {
+    /// The options of the replicas. In a storm leaders change as often as they can.
+    fn config(&self, rng: &mut Rng64, storm: bool) -> RaftConfig {
         let snapshot_log_bytes = *rng.choose(&[500, 4_000, 1 << 20]).unwrap_or(&500);
         RaftConfig {
             election_timeout: ELECTION_TIMEOUT,
             heartbeat_interval: ELECTION_TIMEOUT / 10,
-            pre_vote: !rng.chance(1, 4),
-            check_quorum: !rng.chance(1, 4),
-            max_append_bytes: *rng.choose(&[64, 4_000]).unwrap_or(&64),
-            max_inflight_bytes: *rng.choose(&[200, 1 << 20]).unwrap_or(&200),
+            pre_vote: !rng.chance(1, 4) && !storm,
+            check_quorum: !rng.chance(1, 4) && !storm,
+            max_append_bytes: *rng.choose(&[1, 64, 4_000]).unwrap_or(&64),
+            max_inflight_bytes: *rng.choose(&[1, 200, 1 << 20]).unwrap_or(&200),
             snapshot_log_bytes,
             trailing_log_bytes: rng.below(snapshot_log_bytes as u64) as usize,
             snapshot_chunk_bytes: *rng.choose(&[16, 1_000]).unwrap_or(&16),
@@ -139,8 +142,30 @@ fn describe_panic(panic: &(dyn std::any::Any + Send)) -> String {
     format!("a panic: {}", text.unwrap_or("without words"))
 }
 
+/// Faults that come thick and fast and are soon over, so that much is half done when they strike.
+fn storm_faults() -> SwarmConfig {
+    let mut swarm = SwarmConfig::default();
+    use FaultKind::{Crash, Cut, Kill, Partition};
+    swarm.kinds = vec![Crash, Crash, Crash, Kill, Partition, Partition, Cut];
+    swarm.interval_min = Duration::from_millis(100);
+    swarm.interval_max = Duration::from_millis(1_500);
+    swarm.lasts_max = Duration::from_millis(700);
+    swarm
+}
+
+/// Slow disks and links, in which much is on its way at any time.
+fn storm_simulation(rng: &mut Rng64) -> SimConfig {
+    let mut config = SimConfig::default();
+    let ms = Duration::from_millis;
+    config.disk.sync = Latency::between(ms(1), ms(250));
+    config.link.latency = Latency::between(ms(1), ms(60));
+    config.link.loss = *rng.choose(&[0.1, 0.3, 0.5]).unwrap_or(&0.1);
+    config
+}
+
 struct Run {
     sim: Simulation,
+    storm: bool,
     nodes: Vec<NodeId>,
     observer: Observer,
     clients: Clients,
@@ -148,12 +173,13 @@ struct Run {
 
 impl Run {
     fn new(scenario: &Scenario, seed: u64) -> Self {
-        let mut sim = Sim::new(seed);
-        sim.keep_trace(scenario.trace_len);
         let mut rng = Rng64::from_seed(seed, "raft scenario");
+        let storm = rng.chance(1, 2);
+        let mut sim = Sim::with_config(seed, if storm { storm_simulation(&mut rng) } else { SimConfig::default() });
+        sim.keep_trace(scenario.trace_len);
         let count = *rng.choose(&[3, 3, 3, 5]).unwrap_or(&3);
         let nodes: Vec<_> = (1..=count).map(NodeId).collect();
-        let config = scenario.config(&mut rng);
+        let config = scenario.config(&mut rng, storm);
         let histories = Arc::new(Mutex::default());
         for node in &nodes {
             let (config, nodes, histories) = (config.clone(), nodes.clone(), Arc::clone(&histories));
@@ -164,19 +190,28 @@ impl Run {
             });
         }
         sim.describe::<Raft<Registers>>(RAFT);
-        Self { sim, observer: Observer::new(&nodes), clients: Clients::new(rng), nodes }
+        Self { sim, storm, observer: Observer::new(&nodes), clients: Clients::new(rng), nodes }
     }
 
     fn run(&mut self, scenario: &Scenario) -> Result<(), String> {
-        let mut swarm = SwarmConfig::default();
+        let mut swarm = if self.storm { storm_faults() } else { SwarmConfig::default() };
         swarm.duration = scenario.faults_for;
         let schedule = FaultSchedule::swarm(self.sim.seed(), &self.nodes, &swarm);
         self.sim.inject(&schedule);
         self.step_for(scenario.faults_for, |_| false)?;
         self.sim.heal_everything();
+        self.calm();
         self.sim.note("healed");
         self.demand_progress()?;
         self.check_histories()
+    }
+
+    /// After a storm links and disks are what they are elsewhere.
+    fn calm(&mut self) {
+        self.sim.set_links(LinkConfig::default());
+        for node in &self.nodes {
+            self.sim.set_disk(*node, DiskConfig::default());
+        }
     }
 
     /// Everything works again: the cluster must do so, too.
