@@ -5,7 +5,8 @@
 //! 2, 4, 8 or 16 bytes, little endian; signed ones are zigzag encoded first; sequences and byte
 //! strings are a length and their items; enums are a variant number and their fields; `Option` is
 //! a byte 0 or 1. One value has one encoding: a longer integer than needed, or bytes left over, is
-//! refused, because digests and signatures cover the bytes.
+//! refused, because digests and signatures cover the bytes. (Types of serde, which the feature
+//! `bincode` admits, are read less strictly.)
 //!
 //! Decoding reads from a [`Reader`] over a received frame. Byte strings come out as [`Bytes`] that
 //! share the frame, so an entry is not copied on its way to the log and to the next hop. A length
@@ -150,7 +151,8 @@ impl<'a> Reader<'a> {
         Ok(Self { left: self.take(len)?, frame: self.frame })
     }
 
-    /// Takes the next `len` bytes, sharing the frame where there is one.
+    /// Takes the next `len` bytes, sharing the frame where there is one: as long as they are kept, so is
+    /// the memory of the whole frame. What is small and kept for long is better copied.
     ///
     /// # Errors
     /// [`DecodeError::Truncated`] when there are fewer.

@@ -2,7 +2,7 @@
 //!
 //! Each seed draws the size of the cluster, its options and a schedule of faults. Clients write and
 //! read registers through the log meanwhile. After every step the safety of Raft is checked
-//! ([`observer`]); then everything is healed and the cluster must make progress within ten election
+//! (`observer`); then everything is healed and the cluster must make progress within ten election
 //! timeouts; and in the end what the clients saw must be linearizable.
 
 mod client;

@@ -15,6 +15,12 @@ const CONFIG: Configuration<LittleEndian, Varint, Limit<LIMIT>> = standard().wit
 
 /// Implements [`Wire`](crate::Wire) for types that implement serde's traits.
 ///
+/// What arrives from a peer decides how deep and how long a value is, so that two kinds of types are not
+/// fit for it: recursive ones, which a long message nests until the stack overflows, and sequences of
+/// items that take no bytes, such as `Vec<()>`, whose length nothing bounds. bincode also reads integers
+/// that are longer than they need to be: where a digest or a signature covers the bytes, implement
+/// `Wire` by hand.
+///
 /// ```
 /// use serde::{Deserialize, Serialize};
 ///
