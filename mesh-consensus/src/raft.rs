@@ -444,7 +444,7 @@ impl<S: StateMachine> Protocol for Raft<S> {
     }
 
     fn has_capacity(&self) -> bool {
-        self.has_room()
+        self.batch_has_room()
     }
 }
 

@@ -60,9 +60,6 @@ const COMPLETIONS_PER_BATCH: usize = 64;
 /// The peers' kernels feel it, and what a slow disk makes wait stays bounded.
 const WAL_BACKLOG_MAX: usize = 64 * 1024 * 1024;
 
-/// After this many batches without a wait the other tasks of the executor get a turn.
-const BATCHES_PER_TURN: u32 = 32;
-
 /// Where inputs come from.
 #[derive(Clone, Copy)]
 enum Source {
@@ -124,7 +121,6 @@ pub async fn run(
     let mut inbox = Vec::with_capacity(FRAMES_PER_BATCH);
     let mut stopping = false;
     let mut last = Source::Network;
-    let mut batches = 0_u32;
     loop {
         let received = {
             // Kept across wake-ups, so that a transport is asked again only when it has answered.
@@ -134,10 +130,9 @@ pub async fn run(
                 if stopping && !node.is_persisting() {
                     return Ok(());
                 }
-                batches = batches.wrapping_add(1);
-                if batches.is_multiple_of(BATCHES_PER_TURN) {
-                    yield_now().await;
-                }
+                // After each batch the other tasks of the executor have their turn: a peer that shares the
+                // executor reads what was sent while it is still in the processor's cache.
+                yield_now().await;
                 let woken = if stopping {
                     Woken::Wal(wal.completed().await)
                 } else {

@@ -16,6 +16,10 @@ use crate::quorum;
 /// Bytes of entries applied in one flush, at most, so that heartbeats are not held up for long.
 const APPLY_BYTES_MAX: usize = 4 << 20;
 
+/// Bytes of commands taken in one batch, about: what is still in the processor's cache when it is copied
+/// into a frame for each follower.
+const BATCH_BYTES_MAX: usize = 256 << 10;
+
 /// Proposals of this leader that wait for their answer.
 #[derive(Debug, Default)]
 pub(super) struct Proposals {
@@ -42,6 +46,11 @@ impl Proposals {
 }
 
 impl<S: StateMachine> Raft<S> {
+    /// Whether more proposals are welcome in this batch; the rest wait for the next.
+    pub(super) const fn batch_has_room(&self) -> bool {
+        self.has_room() && self.proposals.batch.len() < BATCH_BYTES_MAX
+    }
+
     /// Whether more proposals are welcome.
     pub(super) const fn has_room(&self) -> bool {
         self.proposals.unapplied < self.config.max_uncommitted_bytes
