@@ -7,7 +7,11 @@ fn raft_keeps_its_promises_under_all_faults() {
     let scenario = Scenario::default();
     for seed in 0..300 {
         if let Some(violation) = scenario.run(seed).violation {
-            panic!("seed {seed}: {violation}");
+            let replay = format!("--seeds {seed}..{}", seed + 1);
+            panic!(
+                "seed {seed}: {violation}\nto see it again: \
+                 cargo run --release -p mesh-benches --bin campaign -- raft {replay}"
+            );
         }
     }
 }
