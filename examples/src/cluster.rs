@@ -186,6 +186,13 @@ impl Cluster {
     }
 }
 
+/// Whether all nodes run and hold the same.
+pub fn hold_the_same(statuses: &[Option<NodeStatus>]) -> bool {
+    let mut all = statuses.iter().map(|status| status.as_ref().map(|status| (&status.digest, status.applied_index)));
+    let first = all.next().flatten();
+    first.is_some() && all.all(|other| other == first)
+}
+
 /// Finds the leader of a [`Cluster`], and finds it again.
 #[derive(Debug)]
 pub struct Router<'a> {

@@ -29,7 +29,7 @@ use mesh_consensus::raft::RaftConfig;
 use mesh_core::identity::SecretKey;
 use mesh_core::{NodeId, Rng64, StateMachine as _};
 use mesh_examples::client::{NodeStatus, Request};
-use mesh_examples::cluster::{Cluster, Router};
+use mesh_examples::cluster::{Cluster, Router, hold_the_same};
 use mesh_examples::node::{NodeOptions, ServeError, run_node};
 use mesh_examples::store::{Store, StoreCommand};
 use records::Record;
@@ -252,7 +252,7 @@ fn swarm(arguments: &Arguments, records: Vec<Record>, data: &Path) -> std::io::R
     let seconds = started.elapsed().as_secs_f64();
 
     let mut problems = Vec::new();
-    let settled = wait_for(&cluster, &mut view, progress.count(), settled);
+    let settled = wait_for(&cluster, &mut view, progress.count(), hold_the_same);
     let statuses = settled.clone().unwrap_or_else(|| cluster.statuses());
     view.clear();
     if settled.is_none() {
@@ -302,13 +302,6 @@ enum Chaos {
 fn leader(statuses: &[Option<NodeStatus>], term: u64) -> Option<&NodeStatus> {
     let leads = |status: &&NodeStatus| status.leader == Some(status.node) && status.term > term;
     statuses.iter().flatten().filter(leads).max_by_key(|status| status.term)
-}
-
-/// Whether all nodes run and hold the same.
-fn settled(statuses: &[Option<NodeStatus>]) -> bool {
-    let mut all = statuses.iter().map(|status| status.as_ref().map(|status| (&status.digest, status.applied_index)));
-    let first = all.next().flatten();
-    first.is_some() && all.all(|other| other == first)
 }
 
 /// Looks at the nodes until they are as `wanted`; `None` when they do not become so.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mesh_core::Rng64;
 use mesh_examples::client::{Answer, NodeStatus, Request};
-use mesh_examples::cluster::{Cluster, Router};
+use mesh_examples::cluster::{Cluster, Router, hold_the_same};
 use mesh_examples::store::StoreCommand;
 use support::example;
 
@@ -30,12 +30,6 @@ fn wait_for(cluster: &Cluster, what: &str, wanted: impl Fn(&[Option<NodeStatus>]
         assert!(Instant::now() < deadline, "{what} did not come about: {statuses:?}");
         thread::park_timeout(Duration::from_millis(2));
     }
-}
-
-fn equal(statuses: &[Option<NodeStatus>]) -> bool {
-    let mut all = statuses.iter().map(|status| status.as_ref().map(|status| (&status.digest, status.applied_index)));
-    let first = all.next().flatten();
-    first.is_some() && all.all(|other| other == first)
 }
 
 /// Asks until the outcome is known; writes of the same value may be repeated.
@@ -107,6 +101,6 @@ fn no_acknowledged_write_is_lost_to_fifty_kills() {
             assert_eq!(value, Some(format!("v{n}")), "the acknowledged write {writer}/{n} is lost");
         }
     }
-    wait_for(&cluster, "equal stores", equal);
+    wait_for(&cluster, "equal stores", hold_the_same);
     assert_eq!(cluster.stop(), Vec::<String>::new());
 }

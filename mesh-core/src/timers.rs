@@ -49,10 +49,6 @@ impl<T: Copy + Ord> Timers<T> {
 
     /// Forgets `timer`, if it is set.
     pub fn cancel(&mut self, timer: T) {
-        self.forget(timer);
-    }
-
-    fn forget(&mut self, timer: T) {
         self.deadlines.remove(&timer);
         // With nothing set there is no deadline: a shell that waits for one would wake for ever.
         if self.deadlines.is_empty() {
@@ -96,7 +92,7 @@ impl<T: Copy + Ord> Timers<T> {
             self.heap.pop();
             match self.deadlines.get(&timer) {
                 Some(deadline) if *deadline == noted => {
-                    self.forget(timer);
+                    self.cancel(timer);
                     return Some(timer);
                 }
                 // Moved later since: note the deadline it has now. An entry that is too early for a
