@@ -95,9 +95,15 @@ impl SharedStore {
 impl StateMachine for SharedStore {
     type Command = StoreCommand;
     type Output = Option<String>;
+    type Query = String;
+    type Answer = Option<String>;
 
     fn apply(&mut self, index: LogIndex, command: StoreCommand) -> Option<String> {
         self.lock().apply(index, command)
+    }
+
+    fn query(&self, key: String) -> Option<String> {
+        self.lock().query(key)
     }
 
     fn snapshot(&self) -> Bytes {

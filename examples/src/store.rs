@@ -28,7 +28,7 @@ pub enum StoreCommand {
 }
 mesh_core::wire_bincode!(StoreCommand);
 
-/// Keys and values. The answer to a command is the value the key had before it.
+/// Keys and values. The answer to a command is the value the key had before it; a query names a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Store {
     values: BTreeMap<String, String>,
@@ -54,6 +54,8 @@ impl Store {
 impl StateMachine for Store {
     type Command = StoreCommand;
     type Output = Option<String>;
+    type Query = String;
+    type Answer = Option<String>;
 
     fn apply(&mut self, _index: LogIndex, command: StoreCommand) -> Option<String> {
         match command {
@@ -61,6 +63,10 @@ impl StateMachine for Store {
             StoreCommand::Get { key } => self.values.get(&key).cloned(),
             StoreCommand::Delete { key } => self.values.remove(&key),
         }
+    }
+
+    fn query(&self, key: String) -> Option<String> {
+        self.values.get(&key).cloned()
     }
 
     fn snapshot(&self) -> Bytes {
@@ -87,6 +93,7 @@ mod tests {
         let mut copy = Store::default();
         copy.restore(&store.snapshot()).unwrap();
         assert_eq!((copy.digest(), copy.len()), (store.digest(), 3));
+        assert_eq!((copy.query("c".into()), copy.query("d".into())), (Some("2".into()), None));
         assert!(copy.restore(&[200]).is_err());
         assert_eq!(copy, store);
     }

@@ -20,8 +20,13 @@
 //! impl StateMachine for Counter {
 //!     type Command = u64;
 //!     type Output = u64;
+//!     type Query = ();
+//!     type Answer = u64;
 //!     fn apply(&mut self, _index: LogIndex, add: u64) -> u64 {
 //!         self.0 += add;
+//!         self.0
+//!     }
+//!     fn query(&self, (): ()) -> u64 {
 //!         self.0
 //!     }
 //!     fn snapshot(&self) -> Bytes {

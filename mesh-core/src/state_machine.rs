@@ -13,9 +13,14 @@
 //! impl StateMachine for Counter {
 //!     type Command = u64;
 //!     type Output = u64;
+//!     type Query = ();
+//!     type Answer = u64;
 //!
 //!     fn apply(&mut self, _index: LogIndex, add: u64) -> u64 {
 //!         self.0 += add;
+//!         self.0
+//!     }
+//!     fn query(&self, (): ()) -> u64 {
 //!         self.0
 //!     }
 //!     fn snapshot(&self) -> Bytes {
@@ -38,11 +43,20 @@ use crate::wire::Wire;
 pub trait StateMachine: Send + 'static {
     /// What the application proposes.
     type Command: Wire + Send;
-    /// What applying a command answers.
-    type Output: Send;
+    /// What applying a command answers. It has bytes, so that it can be kept for a client's retry and
+    /// forwarded to another node.
+    type Output: Wire + Send;
+    /// What the application asks without changing anything.
+    type Query: Send;
+    /// What a query answers.
+    type Answer: Send;
 
     /// Applies the committed command at `index`. Called once an index, in order.
     fn apply(&mut self, index: LogIndex, command: Self::Command) -> Self::Output;
+
+    /// Answers from the state as it is now, after everything applied so far. It reads only, and equal
+    /// states give equal answers; the protocol sees to it that the state is fresh enough.
+    fn query(&self, query: Self::Query) -> Self::Answer;
 
     /// The whole state as bytes, after everything applied so far.
     fn snapshot(&self) -> Bytes;

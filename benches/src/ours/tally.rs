@@ -23,11 +23,17 @@ impl Tally {
 impl StateMachine for Tally {
     type Command = Bytes;
     type Output = ();
+    type Query = ();
+    type Answer = u64;
 
     fn apply(&mut self, _index: LogIndex, command: Bytes) {
         self.bytes += command.len() as u64;
         // One thread writes, so that no locked instruction is needed.
         self.entries.store(self.entries.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    fn query(&self, (): ()) -> u64 {
+        self.entries.load(Ordering::Relaxed)
     }
 
     fn snapshot(&self) -> Bytes {

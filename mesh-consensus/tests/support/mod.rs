@@ -21,11 +21,17 @@ pub struct Journal(pub Vec<u64>);
 
 impl StateMachine for Journal {
     type Command = u64;
-    type Output = usize;
+    type Output = u64;
+    type Query = ();
+    type Answer = Vec<u64>;
 
-    fn apply(&mut self, _index: LogIndex, command: u64) -> usize {
+    fn apply(&mut self, _index: LogIndex, command: u64) -> u64 {
         self.0.push(command);
-        self.0.len()
+        self.0.len() as u64
+    }
+
+    fn query(&self, (): ()) -> Vec<u64> {
+        self.0.clone()
     }
 
     fn snapshot(&self) -> Bytes {
@@ -87,7 +93,7 @@ pub struct Node {
     outbox: Outbox<Replica>,
     rng: Rng64,
     requests: u64,
-    pub replies: Vec<(RequestId, Result<Applied<usize>, ProposeError>)>,
+    pub replies: Vec<(RequestId, Result<Applied<u64>, ProposeError>)>,
     pub events: Vec<RaftEvent>,
     /// For the checks: nothing of this ever goes back.
     term: u64,
@@ -435,7 +441,7 @@ impl Cluster {
     }
 
     /// The answer to a request, once there is one.
-    pub fn reply(&self, number: usize, request: RequestId) -> Option<&Result<Applied<usize>, ProposeError>> {
+    pub fn reply(&self, number: usize, request: RequestId) -> Option<&Result<Applied<u64>, ProposeError>> {
         let mut replies = self.nodes[number - 1].replies.iter().filter(|(to, _)| *to == request);
         let first = replies.next();
         assert!(replies.next().is_none(), "two answers to {request:?}");

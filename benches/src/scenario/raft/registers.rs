@@ -74,6 +74,8 @@ impl Registers {
 impl StateMachine for Registers {
     type Command = Command;
     type Output = Option<u64>;
+    type Query = u8;
+    type Answer = Option<u64>;
 
     fn apply(&mut self, index: LogIndex, command: Command) -> Option<u64> {
         assert!(index.0 > self.last, "an entry is applied twice: {index} after {}", self.last);
@@ -89,6 +91,10 @@ impl StateMachine for Registers {
                 None
             }
         }
+    }
+
+    fn query(&self, key: u8) -> Option<u64> {
+        self.values.get(&key).copied()
     }
 
     fn snapshot(&self) -> Bytes {
