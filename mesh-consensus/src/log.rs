@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ops::{Deref, RangeInclusive};
 use std::sync::Arc;
 
@@ -65,7 +66,7 @@ impl Wire for EntryKind {
 }
 
 /// One entry of a log. Its index is where it stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// The term in which a leader made it.
     pub term: u64,
@@ -157,6 +158,12 @@ impl PartialEq for Entries {
 
 impl Eq for Entries {}
 
+impl Hash for Entries {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
+    }
+}
+
 impl fmt::Debug for Entries {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()
@@ -177,7 +184,7 @@ impl Wire for Entries {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Run {
     first: u64,
     entries: Entries,
@@ -190,7 +197,7 @@ impl Run {
 }
 
 /// A replicated log: the entries after [`base`](Self::base), in memory.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Log {
     base: Position,
     last: Position,

@@ -109,6 +109,7 @@ pub enum Timer {
 }
 
 /// A replica of the state machine `S`.
+#[derive(Clone, Hash)]
 pub struct Raft<S: StateMachine> {
     config: RaftConfig,
     /// In order.

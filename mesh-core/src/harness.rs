@@ -175,7 +175,7 @@ impl<P: Protocol> Harness<P> {
 
     /// How many effects wait for the log.
     pub fn held(&self) -> usize {
-        self.outbox.held()
+        self.outbox.held().len()
     }
 
     /// The time now.

@@ -31,7 +31,7 @@ pub use harness::Harness;
 pub use id::{LogIndex, Lsn, NodeId, ProtocolId, RequestId, SnapshotId};
 pub use metrics::{Counter, Metrics};
 pub use node::{Call, CallError, Events, Handle, Lagged, NodeBuilder, NodeCore, NodeError, NodeHandle, WalRequest};
-pub use protocol::{Context, LogOp, Never, Outbox, Outgoing, Protocol, Recipients, RecoverError, Recovery};
+pub use protocol::{Context, Held, LogOp, Never, Outbox, Outgoing, Protocol, Recipients, RecoverError, Recovery};
 pub use rng::Rng64;
 pub use state_machine::{RestoreError, StateMachine};
 pub use time::Instant;

@@ -231,11 +231,25 @@ pub enum LogOp<R> {
     DropSnapshotsBelow(SnapshotId),
 }
 
+/// An effect that waits for the log: see [`Outbox::held`].
 #[derive(Debug)]
-enum Held<P: Protocol> {
+pub enum Held<P: Protocol> {
+    /// A message to send.
     Send(Outgoing<P::Message>),
+    /// A command to answer.
     Reply(RequestId, P::Reply),
+    /// Something to tell the application.
     Emit(P::Event),
+}
+
+impl<P: Protocol<Message: Clone, Reply: Clone>> Clone for Held<P> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Send(message) => Self::Send(message.clone()),
+            Self::Reply(request, reply) => Self::Reply(*request, reply.clone()),
+            Self::Emit(event) => Self::Emit(event.clone()),
+        }
+    }
 }
 
 /// What a protocol wants done, as plain data.
@@ -293,9 +307,9 @@ impl<P: Protocol> Outbox<P> {
         self.durable
     }
 
-    /// How many effects wait for the log.
-    pub fn held(&self) -> usize {
-        self.held.len()
+    /// The effects that wait for the log, oldest first, and the record each of them waits for.
+    pub fn held(&self) -> impl ExactSizeIterator<Item = (Lsn, &Held<P>)> {
+        self.held.iter().map(|(gate, effect)| (*gate, effect))
     }
 
     /// Says that the log is durable up to `upto`, and releases what waited for it.
@@ -321,6 +335,22 @@ impl<P: Protocol> Outbox<P> {
             self.messages.push(outgoing);
         } else {
             self.held.push_back((self.appended, Held::Send(outgoing)));
+        }
+    }
+}
+
+impl<P: Protocol<Message: Clone, Reply: Clone, Record: Clone>> Clone for Outbox<P> {
+    fn clone(&self) -> Self {
+        Self {
+            messages: self.messages.clone(),
+            replies: self.replies.clone(),
+            events: self.events.clone(),
+            log: self.log.clone(),
+            snapshots: self.snapshots.clone(),
+            timers: self.timers.clone(),
+            held: self.held.clone(),
+            appended: self.appended,
+            durable: self.durable,
         }
     }
 }

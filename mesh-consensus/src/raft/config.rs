@@ -10,7 +10,7 @@ use crate::log::Entry;
 const MESSAGE_OVERHEAD: usize = 16 * 1024;
 
 /// Timeouts and limits of one Raft group. All nodes should have the same.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RaftConfig {
     /// How long a follower waits for its leader before it tries to become one.
     ///

@@ -109,7 +109,7 @@ pub struct Rejected {
 }
 
 /// What a snapshot is of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SnapshotMeta {
     /// The last entry it holds the effects of.
     pub last: Position,

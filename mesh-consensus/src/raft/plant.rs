@@ -1,8 +1,7 @@
 //! Bugs on purpose, to prove that the tests would find them.
 
 /// A safety rule to break. Only in builds with the feature `planted`, which no release has.
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Plant {
     /// A vote is sent before it is on disk.

@@ -8,7 +8,7 @@ use super::config::RaftConfig;
 use super::snapshot::Snapshot;
 
 /// What the leader knows of a follower, and how it supplies it.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Progress {
     pub(super) id: NodeId,
     /// It has our log up to here on disk.
@@ -26,7 +26,7 @@ pub(super) struct Progress {
 }
 
 /// How a follower is supplied.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) enum State {
     /// The place where the logs agree is not known: one append, then its answer.
     Probe { sent: bool },
@@ -37,7 +37,7 @@ pub(super) enum State {
 }
 
 /// A snapshot on its way to a follower.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Transfer {
     pub(super) snapshot: Snapshot,
     /// Bytes that have arrived without a gap.
@@ -124,7 +124,7 @@ impl Progress {
 }
 
 /// What was sent and not acknowledged.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 struct Inflight {
     /// The last index and the size of each append, oldest first.
     sizes: VecDeque<(u64, usize)>,

@@ -30,7 +30,7 @@ pub enum Record {
 }
 
 /// The term, and whom this node voted for in it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct HardState {
     /// The newest term seen.
     pub term: u64,

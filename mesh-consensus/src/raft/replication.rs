@@ -21,7 +21,7 @@ const APPLY_BYTES_MAX: usize = 4 << 20;
 const BATCH_BYTES_MAX: usize = 256 << 10;
 
 /// Proposals of this leader that wait for their answer.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Proposals {
     /// Encoded commands that are not in the log yet, end to end.
     batch: Vec<u8>,

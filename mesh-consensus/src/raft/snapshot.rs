@@ -13,7 +13,7 @@ use super::{Raft, Role};
 use crate::log::{Log, Position};
 
 /// A snapshot, whole and in memory.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Snapshot {
     pub(super) id: SnapshotId,
     pub(super) meta: Arc<SnapshotMeta>,
@@ -21,7 +21,7 @@ pub(super) struct Snapshot {
 }
 
 /// The snapshots of a replica.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Snapshots {
     /// The one that the log begins with.
     pub(super) newest: Option<Snapshot>,
@@ -32,13 +32,13 @@ pub(super) struct Snapshots {
     last_id: SnapshotId,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Origin {
     Taken,
     Received,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Incoming {
     meta: Arc<SnapshotMeta>,
     bytes: Vec<u8>,
