@@ -1,11 +1,17 @@
-//! Majorities.
+//! Majorities, and pairs of majorities.
+//!
+//! While a group changes its voters it is in a joint configuration: what is decided needs a majority
+//! of the incoming voters and one of the outgoing voters (Raft 6). The two sets may overlap, and an
+//! empty outgoing set has no say: the configuration is not joint.
 //!
 //! ```
-//! use mesh_consensus::quorum::{commit_index, majority};
+//! use mesh_consensus::quorum::{commit_index, joint_commit_index, majority};
 //!
 //! assert_eq!(majority(5), 3);
 //! // Three of five have entry 7, so it is on a majority; 9 is on two only.
 //! assert_eq!(commit_index(&mut [9, 4, 7, 9, 7]), 7);
+//! // The outgoing voters have it on one of three.
+//! assert_eq!(joint_commit_index(&mut [9, 4, 7, 9, 7], &mut [7, 4, 5]), 5);
 //! ```
 
 /// How many of `voters` are a majority: more than half.
@@ -22,6 +28,15 @@ pub fn commit_index(reached: &mut [u64]) -> u64 {
     }
     let at = reached.len() - majority(reached.len());
     *reached.select_nth_unstable(at).1
+}
+
+/// The highest index that a majority of the incoming and a majority of the outgoing voters have reached.
+///
+/// The slices are reordered. A voter in both sets is given in both. Without outgoing voters this is
+/// [`commit_index`] of the incoming ones.
+pub fn joint_commit_index(incoming: &mut [u64], outgoing: &mut [u64]) -> u64 {
+    let index = commit_index(incoming);
+    if outgoing.is_empty() { index } else { index.min(commit_index(outgoing)) }
 }
 
 /// How a vote stands.
@@ -45,6 +60,22 @@ pub fn vote_result(votes: &[Option<bool>]) -> VoteResult {
         VoteResult::Lost
     } else {
         VoteResult::Pending
+    }
+}
+
+/// Counts the votes of a joint configuration: won when both sets grant, lost as soon as one refuses.
+///
+/// A voter in both sets is given in both. Without outgoing voters this is [`vote_result`] of the
+/// incoming ones.
+pub fn joint_vote_result(incoming: &[Option<bool>], outgoing: &[Option<bool>]) -> VoteResult {
+    use VoteResult::{Lost, Pending, Won};
+    if outgoing.is_empty() {
+        return vote_result(incoming);
+    }
+    match (vote_result(incoming), vote_result(outgoing)) {
+        (Lost, _) | (_, Lost) => Lost,
+        (Won, Won) => Won,
+        _ => Pending,
     }
 }
 
@@ -76,6 +107,36 @@ mod tests {
         ] {
             assert_eq!(vote_result(votes), result, "{votes:?}");
         }
+    }
+
+    #[test]
+    fn a_joint_vote_needs_both_sets() {
+        use VoteResult::{Lost, Pending, Won};
+        let (yes, no, open) = (Some(true), Some(false), None);
+        for (incoming, outgoing, result) in [
+            (&[][..], &[][..], Lost),
+            (&[yes], &[], Won),
+            (&[], &[yes], Lost),
+            (&[yes], &[yes], Won),
+            (&[yes], &[open], Pending),
+            (&[open], &[yes], Pending),
+            (&[yes], &[no], Lost),
+            (&[no], &[open], Lost),
+            (&[open], &[no], Lost),
+            (&[yes, yes, open], &[yes, no, yes], Won),
+            (&[yes, yes, no], &[yes, no, open], Pending),
+        ] {
+            assert_eq!(joint_vote_result(incoming, outgoing), result, "{incoming:?} {outgoing:?}");
+        }
+    }
+
+    #[test]
+    fn a_joint_index_is_the_lower_one() {
+        assert_eq!(joint_commit_index(&mut [], &mut []), 0);
+        assert_eq!(joint_commit_index(&mut [], &mut [5]), 0);
+        assert_eq!(joint_commit_index(&mut [5], &mut []), 5);
+        assert_eq!(joint_commit_index(&mut [5, 5, 1], &mut [3, 4, 9]), 4);
+        assert_eq!(joint_commit_index(&mut [3, 4, 9], &mut [5, 5, 1]), 4);
     }
 
     proptest! {

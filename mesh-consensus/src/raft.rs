@@ -63,6 +63,7 @@ macro_rules! planted {
 
 mod command;
 mod config;
+mod configuration;
 mod election;
 mod message;
 #[cfg(feature = "planted")]
@@ -86,6 +87,7 @@ pub use command::{
     Role,
 };
 pub use config::{ConfigError, RaftConfig};
+pub use configuration::{ChangeRefused, Configuration, Heard, MEMBERS_MAX, Member, Membership, ReplicaId, Step};
 pub use message::{
     Accepted, Append, Message, Rejected, RequestVote, SnapshotChunk, SnapshotMeta, SnapshotReceived, Vote,
 };
