@@ -1,5 +1,6 @@
 //! The workload that every contestant runs: a cluster in one process that takes proposals.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,6 +36,18 @@ impl Cell {
     /// What is proposed. Clones share the bytes, so a contestant that copies them pays for it.
     pub fn payload(&self) -> Bytes {
         Bytes::from(vec![0x5a; self.payload])
+    }
+}
+
+impl FromStr for Cell {
+    type Err = String;
+
+    /// Reads what [`name`](Self::name) writes. No part may be 0.
+    fn from_str(name: &str) -> Result<Self, String> {
+        let mut parts = name.splitn(3, '_');
+        let mut number = |unit: &str| parts.next()?.strip_suffix(unit)?.parse().ok().filter(|number| *number > 0);
+        let cell = (|| Some(Self { nodes: number("n")?, payload: number("B")?, in_flight: number("")? }))();
+        cell.ok_or_else(|| format!("{name:?} is no cell: write nodes, payload and in flight as in 3n_256B_64"))
     }
 }
 
@@ -89,5 +102,13 @@ mod tests {
         let names: std::collections::BTreeSet<_> = Cell::all().map(|cell| cell.name()).collect();
         assert_eq!(names.len(), 18);
         assert!(names.contains("3n_256B_1024"));
+        assert!(Cell::all().all(|cell| cell.name().parse() == Ok(cell)));
+    }
+
+    #[test]
+    fn what_is_no_cell_is_refused() {
+        for name in ["", "3n", "3n_256B", "3n_256_64", "0n_256B_64", "3n_256B_0", "3n_256B_64_"] {
+            assert!(name.parse::<Cell>().unwrap_err().contains(name), "{name}");
+        }
     }
 }

@@ -7,6 +7,6 @@ mod nodes;
 mod tally;
 
 pub use durable::Durable;
-pub use engine::Engine;
+pub use engine::{Engine, WireEngine};
 pub use nodes::Nodes;
 pub use tally::Tally;

@@ -1,5 +1,6 @@
 //! The suites of the `report` program.
 
+mod cost;
 mod durable;
 mod raft;
 mod sim;

@@ -1,14 +1,16 @@
 //! Bare engines: `Raft`s driven through their outboxes, messages passed as structs by one thread.
 //!
 //! What goes to the log is durable at once, as in raft-rs over `MemStorage`. No time passes: a run
-//! has no heartbeats.
+//! has no heartbeats. [`WireEngine`] is the same with every message encoded into a frame and decoded
+//! from it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mesh_consensus::raft::{Message, Raft, RaftCommand, RaftConfig, RaftReply};
-use mesh_core::{Context, Instant, NodeId, Outbox, Protocol, RequestId, Rng64};
+use mesh_core::frame::{FRAME_LEN_MAX, FrameBuilder, sections};
+use mesh_core::{Bytes, Context, Instant, NodeId, Outbox, Outgoing, Protocol, ProtocolId, RequestId, Rng64, Wire as _};
 
 use super::Tally;
 use crate::cluster::{Cell, Cluster, Run};
@@ -96,6 +98,8 @@ impl Replica {
 pub struct Engine {
     replicas: Vec<Replica>,
     cell: Cell,
+    /// Builds the frames that messages travel in; `None` where they are passed as structs.
+    frames: Option<FrameBuilder>,
     proposed: u64,
     answered: u64,
 }
@@ -107,10 +111,37 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
+    fn new(cell: Cell, frames: Option<FrameBuilder>) -> Self {
+        let voters: Vec<NodeId> = (1..=cell.nodes as u128).map(NodeId).collect();
+        let replicas = voters.iter().map(|me| Replica::new(*me, &voters)).collect();
+        let mut cluster = Self { replicas, cell, frames, proposed: 0, answered: 0 };
+        cluster.replicas[0].fire();
+        // Pre-votes, votes, the leader's first entry and its commit.
+        for _ in 0..8 {
+            cluster.deliver(0);
+            cluster.followers();
+            cluster.replicas[0].receive();
+            cluster.replicas[0].flush();
+        }
+        cluster
+    }
+
     fn deliver(&mut self, node: usize) {
         let mut messages = std::mem::take(&mut self.replicas[node].outbox.messages);
         let from = self.replicas[node].me;
-        for outgoing in messages.drain(..) {
+        match self.frames.take() {
+            Some(mut frames) => {
+                self.deliver_frames(from, &messages, &mut frames);
+                messages.clear();
+                self.frames = Some(frames);
+            }
+            None => self.deliver_structs(from, messages.drain(..)),
+        }
+        self.replicas[node].outbox.messages = messages;
+    }
+
+    fn deliver_structs(&mut self, from: NodeId, messages: impl Iterator<Item = Outgoing<Message>>) {
+        for outgoing in messages {
             if let Some((last, others)) = outgoing.to.as_slice().split_last() {
                 for to in others {
                     self.replicas[to.0 as usize - 1].inbox.push((from, outgoing.message.clone()));
@@ -118,7 +149,24 @@ impl Engine {
                 self.replicas[last.0 as usize - 1].inbox.push((from, outgoing.message));
             }
         }
-        self.replicas[node].outbox.messages = messages;
+    }
+
+    /// One frame, or a few where one would be too long, for each recipient.
+    fn deliver_frames(&mut self, from: NodeId, messages: &[Outgoing<Message>], frames: &mut FrameBuilder) {
+        for to in &mut self.replicas {
+            for outgoing in messages.iter().filter(|outgoing| outgoing.to.as_slice().contains(&to.me)) {
+                assert!(frames.push_with(ProtocolId(1), |out| outgoing.message.encode(out)), "it fits into a frame");
+            }
+            while let Some(frame) = frames.pop() {
+                let frame = Bytes::from(frame);
+                for section in sections(&frame).expect("a frame of ours") {
+                    for message in section.expect("a whole section").messages() {
+                        let message = Message::decode(&mut message.expect("a whole message"));
+                        to.inbox.push((from, message.expect("a message of ours")));
+                    }
+                }
+            }
+        }
     }
 
     /// Takes the replies of the leader.
@@ -141,18 +189,7 @@ impl Engine {
 
 impl Cluster for Engine {
     fn start(cell: Cell) -> Self {
-        let voters: Vec<NodeId> = (1..=cell.nodes as u128).map(NodeId).collect();
-        let replicas = voters.iter().map(|me| Replica::new(*me, &voters)).collect();
-        let mut cluster = Self { replicas, cell, proposed: 0, answered: 0 };
-        cluster.replicas[0].fire();
-        // Pre-votes, votes, the leader's first entry and its commit.
-        for _ in 0..8 {
-            cluster.deliver(0);
-            cluster.followers();
-            cluster.replicas[0].receive();
-            cluster.replicas[0].flush();
-        }
-        cluster
+        Self::new(cell, None)
     }
 
     fn run(&mut self, entries: u64) -> Run {
@@ -185,18 +222,41 @@ impl Cluster for Engine {
     }
 }
 
+/// An [`Engine`] whose nodes speak in frames.
+#[derive(Debug)]
+pub struct WireEngine(Engine);
+
+impl Cluster for WireEngine {
+    fn start(cell: Cell) -> Self {
+        Self(Engine::new(cell, Some(FrameBuilder::new(FRAME_LEN_MAX))))
+    }
+
+    fn run(&mut self, entries: u64) -> Run {
+        self.0.run(entries)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn all_nodes_apply_all_entries() {
+    fn all_nodes_apply_all_entries(start: fn(Cell) -> Engine) {
         for in_flight in [1, 64] {
-            let mut cluster = Engine::start(Cell { nodes: 3, payload: 16, in_flight });
+            let mut cluster = start(Cell { nodes: 3, payload: 16, in_flight });
             let run = cluster.run(10_000);
             assert_eq!(run.entries, 10_000);
             assert_eq!(run.latencies.len(), if in_flight == 1 { 10_000 } else { 0 });
             assert!(cluster.replicas.iter().all(|replica| replica.applied() == 10_000));
         }
+    }
+
+    #[test]
+    fn all_nodes_apply_all_entries_passed_as_structs() {
+        all_nodes_apply_all_entries(Engine::start);
+    }
+
+    #[test]
+    fn all_nodes_apply_all_entries_passed_in_frames() {
+        all_nodes_apply_all_entries(|cell| WireEngine::start(cell).0);
     }
 }

@@ -1,31 +1,9 @@
 //! Raft: bare engines, async nodes, and with the feature `peers` raft-rs and openraft beside them.
 
-use super::{SuiteError, durable, ratios};
-use crate::cluster::{Cell, Cluster, Run};
-use crate::ours::{Engine, Nodes};
+use super::{SuiteError, cost, durable, ratios};
+use crate::cluster::{Cell, Run};
+use crate::contestant::Contestant;
 use crate::report::{Effort, Report, Table, short};
-
-/// Who runs the workload.
-struct Contestant {
-    /// What its figures begin with.
-    name: &'static str,
-    start: fn(Cell) -> Box<dyn Cluster>,
-    /// Whom it is compared with.
-    rivals: &'static [&'static str],
-}
-
-fn boxed<C: Cluster + 'static>(cell: Cell) -> Box<dyn Cluster> {
-    Box::new(C::start(cell))
-}
-
-const CONTESTANTS: &[Contestant] = &[
-    Contestant { name: "raft", start: boxed::<Engine>, rivals: &["raftrs", "openraft"] },
-    #[cfg(feature = "peers")]
-    Contestant { name: "raftrs", start: boxed::<crate::peers::RaftRs>, rivals: &[] },
-    Contestant { name: "node", start: boxed::<Nodes>, rivals: &["openraft"] },
-    #[cfg(feature = "peers")]
-    Contestant { name: "openraft", start: boxed::<crate::peers::Openraft>, rivals: &[] },
-];
 
 /// What the runs of one contestant in one cell gave, run by run.
 struct Runs {
@@ -38,7 +16,7 @@ struct Runs {
 
 /// Runs all contestants of a cell in turn, so that what disturbs one disturbs all.
 fn contest(cell: Cell, effort: Effort) -> Vec<Runs> {
-    let mut field: Vec<_> = CONTESTANTS
+    let mut field: Vec<_> = Contestant::ALL
         .iter()
         .map(|contestant| {
             let mut cluster = (contestant.start)(cell);
@@ -72,9 +50,9 @@ fn contest(cell: Cell, effort: Effort) -> Vec<Runs> {
 /// Measures every cell. Ratios are ours by theirs, run by run: above 1 is better for entries a
 /// second, below 1 for latency.
 pub(super) fn measure(effort: Effort, report: &mut Report) -> Result<(), SuiteError> {
-    let names: Vec<&str> = CONTESTANTS.iter().map(|contestant| contestant.name).collect();
+    let names: Vec<&str> = Contestant::ALL.iter().map(|contestant| contestant.name).collect();
     let pairs: Vec<(&str, &str)> =
-        CONTESTANTS.iter().flat_map(|ours| ours.rivals.iter().map(|theirs| (ours.name, *theirs))).collect();
+        Contestant::ALL.iter().flat_map(|ours| ours.rivals.iter().map(|theirs| (ours.name, *theirs))).collect();
     let header = || {
         let ratios = pairs.iter().map(|(ours, theirs)| format!("{ours}/{theirs}"));
         std::iter::once("cell".to_owned()).chain(names.iter().map(|&name| name.to_owned())).chain(ratios)
@@ -112,5 +90,6 @@ pub(super) fn measure(effort: Effort, report: &mut Report) -> Result<(), SuiteEr
     }
     report.table(rates);
     report.table(latencies);
+    cost::measure(effort, report);
     durable::measure(effort, report)
 }
