@@ -28,6 +28,17 @@ impl Cell {
         })
     }
 
+    /// The cells that show how cost grows: with 256 B on 3 nodes, 1 and 64 in flight, one of the three is
+    /// changed at a time.
+    pub fn growth() -> impl Iterator<Item = Self> {
+        let base = [1, 64].map(|in_flight| Self { nodes: 3, payload: 256, in_flight });
+        let nodes = [3, 5, 7, 9].into_iter().flat_map(move |nodes| base.map(|cell| Self { nodes, ..cell }));
+        let payloads = [16, 64, 1024, 4096, 16384];
+        let payloads = payloads.into_iter().flat_map(move |payload| base.map(|cell| Self { payload, ..cell }));
+        let in_flight = [4, 16, 256, 1024].map(|in_flight| Self { in_flight, ..base[0] });
+        nodes.chain(payloads).chain(in_flight)
+    }
+
     /// How the cell is named in figures, as in `3n_256B_64`.
     pub fn name(&self) -> String {
         format!("{}n_{}B_{}", self.nodes, self.payload, self.in_flight)
@@ -77,7 +88,7 @@ pub struct Run {
     pub entries: u64,
     /// How long that took.
     pub elapsed: Duration,
-    /// Nanoseconds from each proposal to its answer; only with one in flight.
+    /// Nanoseconds from a proposal to its answer: of all with one in flight, else of one at a time.
     pub latencies: Vec<u64>,
 }
 

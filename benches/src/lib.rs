@@ -14,6 +14,7 @@ pub mod log_load;
 pub mod ours;
 #[cfg(feature = "peers")]
 pub mod peers;
+pub mod plot;
 pub mod raw_disk;
 pub mod report;
 pub mod scenario;

@@ -4,21 +4,26 @@ use std::fmt;
 
 use crate::stats::median;
 
-/// How long to measure.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Effort {
+/// What to measure, and for how long.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
     /// Fewer and shorter runs, so that all suites end within a minute.
     pub quick: bool,
+    /// Measure also the cells that the [plots](crate::plot::plots) show.
+    pub plots: bool,
+    /// Where the members of an etcd cluster take requests, to run in turn with our durable cluster;
+    /// as in `http://127.0.0.1:2379`.
+    pub etcd: Vec<String>,
 }
 
-impl Effort {
+impl Settings {
     /// How many runs a figure is the median of.
-    pub const fn runs(self) -> usize {
+    pub const fn runs(&self) -> usize {
         if self.quick { 3 } else { 7 }
     }
 
     /// About how long one run of one contestant takes, in seconds.
-    pub const fn run_seconds(self) -> f64 {
+    pub const fn run_seconds(&self) -> f64 {
         if self.quick { 0.06 } else { 0.3 }
     }
 }
@@ -51,6 +56,11 @@ impl Report {
     /// The figures, in the order they were found.
     pub fn figures(&self) -> &[(String, f64)] {
         &self.figures
+    }
+
+    /// The figure of this name.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.figures.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
     }
 
     /// One flat JSON object of all figures.

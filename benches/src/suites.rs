@@ -2,50 +2,55 @@
 
 mod cost;
 mod durable;
-mod raft;
+mod groups;
+mod matrix;
 mod sim;
 mod tcp;
 mod wal;
 
-use crate::report::{Effort, Report};
+use crate::report::{Report, Settings};
 
 /// A group of figures that are measured together.
 #[derive(Clone, Copy, Debug)]
 pub struct Suite {
-    /// What one asks for.
+    /// What one asks for to get this suite alone.
     pub name: &'static str,
-    measure: fn(Effort, &mut Report) -> Result<(), SuiteError>,
+    /// What one asks for to get all that belong together.
+    pub family: &'static str,
+    measure: fn(&Settings, &mut Report) -> Result<(), SuiteError>,
 }
 
 impl Suite {
     /// Every suite, in the order `all` runs them.
-    pub const ALL: [Self; 4] = [
-        Self { name: "sim", measure: sim::measure },
-        Self { name: "wal", measure: wal::measure },
-        Self { name: "tcp", measure: tcp::measure },
-        Self { name: "raft", measure: raft::measure },
+    pub const ALL: [Self; 7] = [
+        Self { name: "sim", family: "sim", measure: sim::measure },
+        Self { name: "wal", family: "wal", measure: wal::measure },
+        Self { name: "tcp", family: "tcp", measure: tcp::measure },
+        Self { name: "matrix", family: "raft", measure: matrix::measure },
+        Self { name: "cost", family: "raft", measure: cost::measure },
+        Self { name: "durable", family: "raft", measure: durable::measure },
+        Self { name: "groups", family: "raft", measure: groups::measure },
     ];
 
-    /// The suites of these names, where `all` stands for every one.
+    /// The suites of these names or families, where `all` stands for every one.
     ///
     /// # Errors
-    /// A sentence that lists the suites, when there is none of a name.
+    /// A sentence that lists what there is, when there is none of a name.
     pub fn named(names: &[String]) -> Result<Vec<Self>, String> {
-        let unknown = |name: &&String| *name != "all" && Self::ALL.iter().all(|suite| suite.name != name.as_str());
-        if let Some(name) = names.iter().find(unknown) {
+        let is = |suite: &Self, name: &str| [suite.name, suite.family, "all"].contains(&name);
+        if let Some(name) = names.iter().find(|name| !Self::ALL.iter().any(|suite| is(suite, name))) {
             let known = Self::ALL.map(|suite| suite.name).join(", ");
-            return Err(format!("there is no suite {name:?}: choose from {known} and all"));
+            return Err(format!("there is no suite {name:?}: choose from {known}, raft and all"));
         }
-        let asked = |suite: &Self| names.iter().any(|name| name == "all" || name == suite.name);
-        Ok(Self::ALL.into_iter().filter(asked).collect())
+        Ok(Self::ALL.into_iter().filter(|suite| names.iter().any(|name| is(suite, name))).collect())
     }
 
     /// Measures and adds what it found.
     ///
     /// # Errors
     /// [`SuiteError`] when the disk or the network fails.
-    pub fn measure(&self, effort: Effort, report: &mut Report) -> Result<(), SuiteError> {
-        (self.measure)(effort, report)
+    pub fn measure(&self, settings: &Settings, report: &mut Report) -> Result<(), SuiteError> {
+        (self.measure)(settings, report)
     }
 }
 
@@ -59,6 +64,9 @@ pub enum SuiteError {
     /// The durable log failed.
     #[error(transparent)]
     Wal(#[from] mesh_core::WalError),
+    /// etcd cannot be measured.
+    #[error("etcd: {0}")]
+    Etcd(String),
     /// The TCP transport failed.
     #[error(transparent)]
     Tcp(#[from] crate::tcp_pair::TcpPairError),
@@ -79,7 +87,8 @@ mod tests {
             let suites = Suite::named(&suites.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())?;
             Ok::<_, String>(suites.into_iter().map(|suite| suite.name).collect::<Vec<_>>())
         };
-        assert_eq!(names(&["raft", "raft"]), Ok(vec!["raft"]));
+        assert_eq!(names(&["durable", "wal", "wal"]), Ok(vec!["wal", "durable"]));
+        assert_eq!(names(&["raft"]), Ok(vec!["matrix", "cost", "durable", "groups"]));
         assert_eq!(names(&["raft", "all"]), Ok(Suite::ALL.map(|suite| suite.name).to_vec()));
         assert!(names(&["raft", "rafts"]).unwrap_err().contains("\"rafts\""));
     }

@@ -10,9 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::id::{Lsn, NodeId, RequestId, SnapshotId};
-use crate::protocol::{Context, LogOp, Outbox, Outgoing, Protocol, RecoverError, Recovery, SnapshotRead};
+use crate::protocol::{Context, LogOp, Outbox, Outgoing, Protocol, RecoverError, Recovery};
 use crate::rng::Rng64;
-use crate::snapshot::{MemSnapshots, SnapshotSource};
 use crate::time::Instant;
 use crate::transport::PeerStatus;
 
@@ -26,9 +25,7 @@ pub struct Harness<P: Protocol> {
     outbox: Outbox<P>,
     requests: u64,
     log: Vec<LogOp<P::Record>>,
-    saving: Vec<(SnapshotId, SnapshotSource)>,
-    saved: MemSnapshots,
-    reads: Vec<SnapshotRead>,
+    snapshots: Vec<(SnapshotId, Bytes)>,
 }
 
 impl<P: Protocol> Debug for Harness<P> {
@@ -72,9 +69,7 @@ impl<P: Protocol> Harness<P> {
             outbox: Outbox::recovered(last),
             requests: 0,
             log: Vec::new(),
-            saving: Vec::new(),
-            saved: MemSnapshots::default(),
-            reads: Vec::new(),
+            snapshots: Vec::new(),
         };
         harness.step(|protocol, cx| protocol.on_start(cx));
         harness
@@ -86,8 +81,7 @@ impl<P: Protocol> Harness<P> {
         let answer = handler(&mut self.protocol, &mut cx);
         self.protocol.on_flush(&mut cx);
         self.log.append(&mut self.outbox.log);
-        self.saving.append(&mut self.outbox.snapshots);
-        self.reads.append(&mut self.outbox.reads);
+        self.snapshots.append(&mut self.outbox.snapshots);
         answer
     }
 
@@ -127,16 +121,11 @@ impl<P: Protocol> Harness<P> {
         self.now = end;
     }
 
-    /// Everything in the log, and every snapshot, becomes durable, and what was to be read is.
+    /// Everything in the log, and every snapshot, becomes durable.
     pub fn sync(&mut self) {
         self.sync_to(self.outbox.appended());
-        for (id, source) in std::mem::take(&mut self.saving) {
-            let result = self.saved.save(id, source);
-            self.step(|protocol, cx| protocol.on_snapshot_saved(cx, id, result));
-        }
-        for SnapshotRead { id, offset, len } in std::mem::take(&mut self.reads) {
-            let result = self.saved.read(id, offset, len);
-            self.step(|protocol, cx| protocol.on_snapshot_read(cx, id, offset, result));
+        for id in std::mem::take(&mut self.snapshots).into_iter().map(|(id, _)| id) {
+            self.step(|protocol, cx| protocol.on_snapshot_saved(cx, id));
         }
     }
 
@@ -174,9 +163,9 @@ impl<P: Protocol> Harness<P> {
         std::mem::take(&mut self.log)
     }
 
-    /// The names of the snapshots asked for and not durable yet.
-    pub fn saving(&self) -> impl Iterator<Item = SnapshotId> {
-        self.saving.iter().map(|(id, _)| *id)
+    /// Snapshots asked for and not durable yet.
+    pub fn snapshots(&self) -> &[(SnapshotId, Bytes)] {
+        &self.snapshots
     }
 
     /// When a timer is due, if it is set.

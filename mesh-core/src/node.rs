@@ -55,7 +55,6 @@ use crate::frame::{FRAME_LEN_MAX, FrameBuilder, sections};
 use crate::id::{NodeId, ProtocolId, SnapshotId};
 use crate::metrics::{Counter, Metrics};
 use crate::protocol::{Protocol, RecoverError};
-use crate::snapshot::SnapshotSource;
 use crate::time::Instant;
 use crate::transport::{PeerStatus, TransportError};
 use crate::wal::{Wal, WalBatch, WalError, WalEvent};
@@ -100,29 +99,18 @@ pub enum NodeError {
 }
 
 /// What a node asks of its log.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WalRequest {
     /// [`Wal::submit`] this.
     Batch(WalBatch),
     /// [`Wal::save_snapshot`] this.
-    SaveSnapshot {
+    Snapshot {
         /// Whose snapshot.
         protocol: ProtocolId,
         /// Its name.
         id: SnapshotId,
         /// What it holds.
-        source: SnapshotSource,
-    },
-    /// [`Wal::read_snapshot`] this.
-    ReadSnapshot {
-        /// Whose snapshot.
-        protocol: ProtocolId,
-        /// Its name.
-        id: SnapshotId,
-        /// Where the piece begins.
-        offset: u64,
-        /// How long it is at most.
-        len: usize,
+        bytes: Bytes,
     },
 }
 
@@ -390,13 +378,13 @@ impl NodeCore {
         }
     }
 
-    /// The log has done something that was asked of it.
+    /// More of the log is durable.
     pub fn handle_wal(&mut self, now: Instant, event: WalEvent) {
-        if let Some(host) = self.host_mut(event.protocol()) {
+        let (WalEvent::Durable { protocol, .. } | WalEvent::SnapshotSaved { protocol, .. }) = event;
+        if let Some(host) = self.host_mut(protocol) {
             match event {
                 WalEvent::Durable { upto, .. } => host.on_durable(now, upto),
-                WalEvent::SnapshotSaved { id, result, .. } => host.on_snapshot_saved(now, id, result),
-                WalEvent::SnapshotRead { id, offset, result, .. } => host.on_snapshot_read(now, id, offset, result),
+                WalEvent::SnapshotSaved { id, .. } => host.on_snapshot_saved(now, id),
             }
         }
     }

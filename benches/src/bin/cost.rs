@@ -1,67 +1,102 @@
-//! Runs one contestant in one cell and prints how much memory an entry asked for.
+//! What an entry, or a group that does nothing, costs in memory.
 //!
 //! ```text
-//! cargo run --release -p mesh-benches --bin cost -- raft 3n_256B_64 20000
+//! cargo run --release -p mesh-benches --bin cost -- entries raft 3n_256B_64 20000
+//! cargo run --release -p mesh-benches --bin cost -- groups 1000
 //! ```
 //!
 //! It is also what to hand to a profiler, because it does nothing else:
 //!
 //! ```text
-//! valgrind --tool=callgrind target/release/cost raft 3n_256B_64 20000
-//! perf record -g target/release/cost raft 3n_256B_64 20000000
+//! valgrind --tool=callgrind target/release/cost entries raft 3n_256B_64 20000
+//! perf record -g target/release/cost entries raft 3n_256B_64 20000000
 //! ```
 //!
 //! Its allocator counts, which costs a few instructions each time; `report` has another.
 
 use std::alloc::System;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use mesh_benches::cluster::{Cell, warm_heap};
 use mesh_benches::contestant::Contestant;
+use mesh_benches::ours::Nodes;
 use mesh_benches::report::short;
+use serde_json::json;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Runs one contestant in one cell; prints allocations and bytes an entry.
+/// Counts what Raft asks of the allocator.
 #[derive(Debug, Parser)]
 #[command(name = "cost")]
 struct Args {
-    /// Who runs: raft, raft_wire or node, and with the feature `peers` raftrs or openraft.
-    contestant: String,
-    /// In which cell: nodes, payload and proposals in flight, as in 3n_256B_64.
-    cell: Cell,
-    /// How many entries.
-    entries: u64,
-    /// Print a JSON object with the totals.
-    #[arg(long)]
+    #[command(subcommand)]
+    what: What,
+    /// Print a JSON object of totals.
+    #[arg(long, global = true)]
     json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Runs one contestant in one cell: allocations and bytes an entry.
+    Entries {
+        /// Who runs: raft, raft_wire or node, and with the feature `peers` raftrs or openraft.
+        contestant: String,
+        /// In which cell: nodes, payload and proposals in flight, as in 3n_256B_64.
+        cell: Cell,
+        /// How many entries.
+        entries: u64,
+    },
+    /// Starts three nodes with groups that have a leader and no entries: bytes a replica.
+    Groups {
+        /// How many groups.
+        groups: usize,
+    },
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let contestant = match Contestant::named(&args.contestant) {
-        Ok(contestant) => contestant,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::from(2);
+    warm_heap();
+    let (counted, text) = match args.what {
+        What::Entries { contestant, cell, entries } => {
+            let contestant = match Contestant::named(&contestant) {
+                Ok(contestant) => contestant,
+                Err(error) => {
+                    eprintln!("error: {error}");
+                    return ExitCode::from(2);
+                }
+            };
+            let mut cluster = (contestant.start)(cell);
+            cluster.run(2_000);
+            let region = Region::new(ALLOCATOR);
+            cluster.run(entries);
+            let change = region.change();
+            let allocations = change.allocations + change.reallocations;
+            let bytes = change.bytes_allocated.saturating_add_signed(change.bytes_reallocated.max(0));
+            let each = |total: usize| short(total as f64 / entries.max(1) as f64);
+            let text = format!("{} allocations of {} bytes an entry", each(allocations), each(bytes));
+            (json!({ "allocations": allocations, "bytes": bytes }), text)
+        }
+        What::Groups { groups } => {
+            let cell = Cell { nodes: 3, payload: 256, in_flight: 1 };
+            let region = Region::new(ALLOCATOR);
+            let mut nodes = Nodes::hosting(groups, cell);
+            nodes.idle(Duration::from_secs(1));
+            let change = region.change();
+            let bytes =
+                (change.bytes_allocated - change.bytes_deallocated).saturating_add_signed(change.bytes_reallocated);
+            let replicas = groups * cell.nodes;
+            let text = format!("{} bytes a replica", short(bytes as f64 / replicas.max(1) as f64));
+            (json!({ "bytes": bytes, "replicas": replicas }), text)
         }
     };
-    warm_heap();
-    let mut cluster = (contestant.start)(args.cell);
-    cluster.run(2_000);
-    let region = Region::new(ALLOCATOR);
-    cluster.run(args.entries);
-    let change = region.change();
-    let allocations = change.allocations + change.reallocations;
-    let bytes = change.bytes_allocated.saturating_add_signed(change.bytes_reallocated.max(0));
-    if args.json {
-        println!("{}", serde_json::json!({ "allocations": allocations, "bytes": bytes }));
-    } else {
-        let each = |total: usize| short(total as f64 / args.entries.max(1) as f64);
-        println!("{} allocations of {} bytes an entry", each(allocations), each(bytes));
+    match args.json {
+        true => println!("{counted}"),
+        false => println!("{text}"),
     }
     ExitCode::SUCCESS
 }

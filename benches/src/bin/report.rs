@@ -3,20 +3,26 @@
 //! ```text
 //! cargo run --release -p mesh-benches --bin report -- raft wal
 //! cargo run --release -p mesh-benches --features peers --bin report -- all --json
+//! cargo run --release -p mesh-benches --features peers --bin report -- raft --plots target/plots
 //! ```
+//!
+//! `benches/etcd.sh` runs it with an etcd cluster in turn with our durable one.
 
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 use mesh_benches::cluster::warm_heap;
-use mesh_benches::report::{Effort, Report};
+use mesh_benches::plot::plots;
+use mesh_benches::report::{Report, Settings};
 use mesh_benches::suites::Suite;
 
 /// Measures suites on this machine: medians of several runs, peers run by run beside ours.
 #[derive(Debug, Parser)]
 #[command(name = "report")]
 struct Args {
-    /// What to measure: sim, wal, tcp, raft, or all.
+    /// What to measure: sim, wal, tcp, raft (which is matrix, cost, durable and groups), or all.
     #[arg(required = true, value_name = "SUITE")]
     suites: Vec<String>,
     /// Print one flat JSON object of named figures instead of tables.
@@ -25,6 +31,23 @@ struct Args {
     /// Fewer and shorter runs: everything ends within a minute.
     #[arg(long)]
     quick: bool,
+    /// Write pictures of how Raft's cost grows as SVG files into this directory.
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
+    /// Members of an etcd cluster to run in turn with the durable one, as http://127.0.0.1:2379,...
+    #[arg(long, value_name = "MEMBERS", value_delimiter = ',')]
+    etcd: Vec<String>,
+}
+
+/// Writes the pictures and says where.
+fn write_plots(dir: &Path, report: &Report) -> io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    for (name, svg) in plots(report) {
+        let path = dir.join(name);
+        std::fs::write(&path, svg)?;
+        eprintln!("wrote {}", path.display());
+    }
+    Ok(())
 }
 
 fn main() -> ExitCode {
@@ -36,14 +59,19 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let settings = Settings { quick: args.quick, plots: args.plots.is_some(), etcd: args.etcd };
     warm_heap();
     let mut report = Report::default();
     for suite in suites {
         eprintln!("measuring {} ...", suite.name);
-        if let Err(error) = suite.measure(Effort { quick: args.quick }, &mut report) {
+        if let Err(error) = suite.measure(&settings, &mut report) {
             eprintln!("error: the suite {} could not be measured: {error}", suite.name);
             return ExitCode::FAILURE;
         }
+    }
+    if let Some(Err(error)) = args.plots.map(|dir| write_plots(&dir, &report)) {
+        eprintln!("error: the pictures could not be written: {error}");
+        return ExitCode::FAILURE;
     }
     match args.json {
         true => println!("{}", report.json()),

@@ -10,10 +10,7 @@ use std::time::Duration;
 
 use mesh_consensus::raft::{Message, Raft, RaftCommand, RaftConfig, RaftReply};
 use mesh_core::frame::{FRAME_LEN_MAX, FrameBuilder, sections};
-use mesh_core::snapshot::MemSnapshots;
-use mesh_core::{
-    Bytes, Context, Instant, NodeId, Outbox, Outgoing, Protocol, ProtocolId, RequestId, Rng64, SnapshotRead, Wire as _,
-};
+use mesh_core::{Bytes, Context, Instant, NodeId, Outbox, Outgoing, Protocol, ProtocolId, RequestId, Rng64, Wire as _};
 
 use super::Tally;
 use crate::cluster::{Cell, Cluster, Run};
@@ -38,7 +35,6 @@ struct Replica {
     now: Instant,
     inbox: Vec<(NodeId, Message)>,
     entries: Arc<AtomicU64>,
-    snapshots: MemSnapshots,
 }
 
 impl Replica {
@@ -47,8 +43,8 @@ impl Replica {
         let entries = tally.entries();
         let raft = Raft::new(config(), voters.iter().copied(), tally).expect("the configuration is valid");
         let rng = Rng64::from_seed(me.0 as u64, "bench");
-        let (outbox, inbox, snapshots) = (Outbox::default(), Vec::new(), MemSnapshots::default());
-        let mut replica = Self { me, raft, outbox, rng, now: Instant::ZERO, inbox, entries, snapshots };
+        let mut replica =
+            Self { me, raft, outbox: Outbox::default(), rng, now: Instant::ZERO, inbox: Vec::new(), entries };
         replica.with(Raft::on_start);
         replica.flush();
         replica
@@ -80,20 +76,13 @@ impl Replica {
     /// Ends a batch of inputs and makes durable what it left.
     fn flush(&mut self) {
         self.with(Raft::on_flush);
-        while !self.outbox.log.is_empty() || !self.outbox.snapshots.is_empty() || !self.outbox.reads.is_empty() {
+        while !self.outbox.log.is_empty() || !self.outbox.snapshots.is_empty() {
             self.outbox.log.clear();
             self.outbox.set_durable(self.outbox.appended());
             let upto = self.outbox.durable();
             self.with(|raft, cx| raft.on_durable(cx, upto));
-            for (id, source) in std::mem::take(&mut self.outbox.snapshots) {
-                let result = self.snapshots.save(id, source);
-                // Nobody is ever so far behind that an older one is still sent.
-                self.snapshots.drop_below(id);
-                self.with(|raft, cx| raft.on_snapshot_saved(cx, id, result));
-            }
-            for SnapshotRead { id, offset, len } in std::mem::take(&mut self.outbox.reads) {
-                let result = self.snapshots.read(id, offset, len);
-                self.with(|raft, cx| raft.on_snapshot_read(cx, id, offset, result));
+            for (id, _) in std::mem::take(&mut self.outbox.snapshots) {
+                self.with(|raft, cx| raft.on_snapshot_saved(cx, id));
             }
             self.with(Raft::on_flush);
         }
@@ -205,19 +194,17 @@ impl Cluster for Engine {
 
     fn run(&mut self, entries: u64) -> Run {
         let (payload, end) = (self.cell.payload(), self.proposed + entries);
-        let mut latencies = Vec::new();
-        if self.cell.in_flight == 1 {
-            latencies.reserve(entries as usize);
-        }
+        let mut latencies = Vec::with_capacity(entries as usize / self.cell.in_flight + 1);
         let watch = Stopwatch::start();
-        let mut lap = watch;
+        // One proposal at a time is followed from here to its answer.
+        let (mut lap, mut followed) = (watch, None);
         while self.replicas.iter().any(|replica| replica.applied() < end) {
             self.replicas[0].receive();
             self.replicas[0].flush();
-            let answered = self.answered;
             self.answers();
-            if self.cell.in_flight == 1 && self.answered > answered {
+            if followed.is_some_and(|number| number <= self.answered) {
                 latencies.push(lap.lap().as_nanos() as u64);
+                followed = None;
             }
             let window = (self.answered + self.cell.in_flight as u64).min(end);
             while self.proposed < window {
@@ -225,6 +212,7 @@ impl Cluster for Engine {
                 let (request, command) = (RequestId(self.proposed), RaftCommand::Propose(payload.clone()));
                 self.replicas[0].with(|raft, cx| raft.on_command(cx, request, command));
             }
+            followed = followed.or(Some(self.proposed));
             self.replicas[0].flush();
             self.deliver(0);
             self.followers();
@@ -256,7 +244,7 @@ mod tests {
             let mut cluster = start(Cell { nodes: 3, payload: 16, in_flight });
             let run = cluster.run(10_000);
             assert_eq!(run.entries, 10_000);
-            assert_eq!(run.latencies.len(), if in_flight == 1 { 10_000 } else { 0 });
+            assert_eq!(run.latencies.len(), 10_000_usize.div_ceil(in_flight));
             assert!(cluster.replicas.iter().all(|replica| replica.applied() == 10_000));
         }
     }

@@ -10,7 +10,7 @@ use futures::FutureExt as _;
 use futures::future::{join_all, poll_fn};
 use futures::task::LocalSpawnExt as _;
 use futures_executor::LocalPool;
-use mesh_consensus::raft::{Raft, RaftHandle as _, Role};
+use mesh_consensus::raft::{Raft, RaftConfig, RaftHandle as _, Role};
 use mesh_core::{Clock, Handle, MemWal, NodeBuilder, NodeHandle, NodeId, ProtocolId, run};
 use mesh_transport_mem::MemNetwork;
 
@@ -31,10 +31,9 @@ pub(super) async fn find_leader(rafts: &[Handle<Raft<Tally>>], clock: &impl Cloc
     }
 }
 
-/// A client: proposes one entry after the other and returns how long each took, if asked to.
-pub(super) async fn client(raft: Handle<Raft<Tally>>, cell: Cell, entries: u64) -> Vec<u64> {
+/// A client: proposes one entry after the other and returns how long each took, if it is timed.
+pub(super) async fn client(raft: Handle<Raft<Tally>>, cell: Cell, entries: u64, timed: bool) -> Vec<u64> {
     let payload = cell.payload();
-    let timed = cell.in_flight == 1;
     let mut latencies = Vec::with_capacity(if timed { entries as usize } else { 0 });
     let mut lap = Stopwatch::start();
     for _ in 0..entries {
@@ -52,72 +51,130 @@ pub(super) fn shares(cell: Cell, entries: u64) -> impl Iterator<Item = u64> {
     (0..clients).map(move |client| entries / clients + u64::from(client < entries % clients))
 }
 
-/// A cluster of async nodes on one thread.
+/// Logs of many groups must be shorter than that of one, to fit into the memory of a machine together.
+fn config(groups: usize) -> RaftConfig {
+    match groups {
+        1 => engine::config(),
+        _ => RaftConfig { snapshot_log_bytes: 64 << 10, trailing_log_bytes: 16 << 10, ..RaftConfig::default() },
+    }
+}
+
+/// One group: a leader, and how many entries each node has applied.
+struct Group {
+    leader: Handle<Raft<Tally>>,
+    applied: Vec<Arc<AtomicU64>>,
+}
+
+impl Group {
+    fn has_applied(&self, entries: u64) -> bool {
+        self.applied.iter().all(|applied| applied.load(Ordering::Relaxed) >= entries)
+    }
+}
+
+/// Async nodes on one thread that host a group, or many.
 pub struct Nodes {
     pool: LocalPool,
     clock: Arc<RunClock>,
-    leader: Handle<Raft<Tally>>,
+    groups: Vec<Group>,
     nodes: Vec<NodeHandle>,
-    applied: Vec<Arc<AtomicU64>>,
     cell: Cell,
+    /// To each group.
     proposed: u64,
 }
 
 impl Debug for Nodes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Nodes").field("cell", &self.cell).finish_non_exhaustive()
+        f.debug_struct("Nodes").field("cell", &self.cell).field("groups", &self.groups.len()).finish_non_exhaustive()
     }
 }
 
-impl Cluster for Nodes {
-    fn start(cell: Cell) -> Self {
+impl Nodes {
+    /// Nodes that each host a replica of each of `groups` groups, and a leader of each. The proposals in
+    /// flight of `cell` are those of each group.
+    pub fn hosting(groups: usize, cell: Cell) -> Self {
         let mut pool = LocalPool::new();
         let (network, clock) = (MemNetwork::new(), Arc::new(RunClock::default()));
         let ids: Vec<NodeId> = (1..=cell.nodes as u128).map(NodeId).collect();
-        let (mut rafts, mut nodes, mut applied) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut replicas, mut nodes) = (vec![(Vec::new(), Vec::new()); groups], Vec::new());
         for me in &ids {
-            let tally = Tally::default();
-            applied.push(tally.entries());
-            let raft = Raft::new(engine::config(), ids.iter().copied(), tally).expect("the configuration is valid");
             let mut builder = NodeBuilder::new(*me);
-            rafts.push(builder.host(ProtocolId(1), raft));
+            for (number, (rafts, applied)) in (1..).zip(&mut replicas) {
+                let tally = Tally::default();
+                applied.push(tally.entries());
+                let raft = Raft::new(config(groups), ids.iter().copied(), tally).expect("the configuration is valid");
+                rafts.push(builder.host(ProtocolId(number), raft));
+            }
             let node = builder.build();
             nodes.push(node.handle());
             let run = run(node, network.endpoint(*me), clock.clone(), Box::new(MemWal::new()));
             let run = run.map(|ended| ended.expect("nothing under the node fails"));
             pool.spawner().spawn_local(run).expect("the pool takes tasks");
         }
-        let leader = pool.run_until(find_leader(&rafts, &*clock));
+        let groups = replicas.into_iter().map(|(rafts, applied)| {
+            let leader = pool.run_until(find_leader(&rafts, &*clock));
+            Group { leader, applied }
+        });
+        let groups = groups.collect();
         clock.stop();
-        Self { pool, clock, leader, nodes, applied, cell, proposed: 0 }
+        Self { pool, clock, groups, nodes, cell, proposed: 0 }
     }
 
-    fn run(&mut self, entries: u64) -> Run {
+    /// Frames that the nodes have sent.
+    pub fn frames_sent(&self) -> u64 {
+        self.nodes.iter().map(|node| node.metrics().counter("frames_out").get()).sum()
+    }
+
+    /// Lets `time` pass without proposals.
+    pub fn idle(&mut self, time: Duration) {
+        self.clock.go_on();
+        let clock = self.clock.clone();
+        self.pool.run_until(clock.sleep_until(clock.now() + time));
+        self.clock.stop();
+    }
+
+    /// Proposes `entries` entries to each group until all nodes have applied all.
+    pub fn run_each(&mut self, entries: u64) -> Run {
         self.proposed += entries;
         let end = self.proposed;
         self.clock.go_on();
         let watch = Stopwatch::start();
         let spawner = self.pool.spawner();
-        let clients = shares(self.cell, entries).map(|share| {
-            let client = client(self.leader.clone(), self.cell, share);
+        let cell = self.cell;
+        let clients = self.groups.iter().enumerate().flat_map(|(number, group)| {
+            shares(cell, entries)
+                .enumerate()
+                .map(move |(client, share)| (group.leader.clone(), share, number + client == 0))
+        });
+        let clients = clients.map(|(leader, share, timed)| {
+            let client = client(leader, cell, share, timed);
             spawner.spawn_local_with_handle(client).expect("the pool takes tasks")
         });
         let clients = join_all(clients);
-        let applied = &self.applied;
+        let groups = &self.groups;
         let run = self.pool.run_until(async {
             let latencies = clients.await.concat();
             poll_fn(|cx| {
-                if applied.iter().all(|entries| entries.load(Ordering::Relaxed) >= end) {
+                if groups.iter().all(|group| group.has_applied(end)) {
                     return std::task::Poll::Ready(());
                 }
                 cx.waker().wake_by_ref();
                 std::task::Poll::Pending
             })
             .await;
-            Run { entries, elapsed: watch.elapsed(), latencies }
+            Run { entries: entries * groups.len() as u64, elapsed: watch.elapsed(), latencies }
         });
         self.clock.stop();
         run
+    }
+}
+
+impl Cluster for Nodes {
+    fn start(cell: Cell) -> Self {
+        Self::hosting(1, cell)
+    }
+
+    fn run(&mut self, entries: u64) -> Run {
+        self.run_each(entries)
     }
 }
 
@@ -138,8 +195,18 @@ mod tests {
             let mut cluster = Nodes::start(Cell { nodes: 3, payload: 16, in_flight });
             let run = cluster.run(10_000);
             assert_eq!(run.entries, 10_000);
-            assert_eq!(run.latencies.len(), if in_flight == 1 { 10_000 } else { 0 });
-            assert!(cluster.applied.iter().all(|entries| entries.load(Ordering::Relaxed) == 10_000));
+            assert_eq!(run.latencies.len(), 10_000_usize.div_ceil(in_flight));
+            assert!(cluster.groups.iter().all(|group| group.has_applied(10_000)));
+        }
+    }
+
+    #[test]
+    fn all_groups_apply_all_entries_also_after_a_rest() {
+        let mut cluster = Nodes::hosting(20, Cell { nodes: 3, payload: 16, in_flight: 4 });
+        for run in [1, 2] {
+            assert_eq!(cluster.run_each(100).entries, 2_000);
+            assert!(cluster.groups.iter().all(|group| group.has_applied(run * 100)));
+            cluster.idle(Duration::from_millis(20));
         }
     }
 }

@@ -148,23 +148,22 @@ impl Cluster for RaftRs {
 
     fn run(&mut self, entries: u64) -> Run {
         let (payload, end) = (self.cell.payload(), self.proposed + entries);
-        let mut latencies = Vec::new();
-        if self.cell.in_flight == 1 {
-            latencies.reserve(entries as usize);
-        }
+        let mut latencies = Vec::with_capacity(entries as usize / self.cell.in_flight + 1);
         let watch = Stopwatch::start();
-        let mut lap = watch;
+        // One proposal at a time is followed from here to its answer.
+        let (mut lap, mut followed) = (watch, None);
         while self.nodes.iter().any(|node| node.entries < end) {
-            let answered = self.nodes[0].entries;
-            let window = (answered + self.cell.in_flight as u64).min(end);
+            let window = (self.nodes[0].entries + self.cell.in_flight as u64).min(end);
             while self.proposed < window {
                 self.nodes[0].propose(payload.clone());
                 self.proposed += 1;
             }
+            let number = *followed.get_or_insert(self.proposed);
             self.drive(0);
             self.round();
-            if self.cell.in_flight == 1 && self.nodes[0].entries > answered {
+            if number <= self.nodes[0].entries {
                 latencies.push(lap.lap().as_nanos() as u64);
+                followed = None;
             }
         }
         Run { entries, elapsed: watch.elapsed(), latencies }
@@ -181,7 +180,7 @@ mod tests {
             let mut cluster = RaftRs::start(Cell { nodes: 3, payload: 16, in_flight });
             let run = cluster.run(10_000);
             assert_eq!(run.entries, 10_000);
-            assert_eq!(run.latencies.len(), if in_flight == 1 { 10_000 } else { 0 });
+            assert_eq!(run.latencies.len(), 10_000_usize.div_ceil(in_flight));
             assert!(cluster.nodes.iter().all(|node| node.bytes == 160_000));
         }
     }

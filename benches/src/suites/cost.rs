@@ -1,22 +1,26 @@
 //! What an entry costs whoever is the judge of time: allocations and instructions.
 //!
-//! The program `cost` runs the workload, because its allocator counts. Two runs of different length
-//! are told apart by callgrind, so that what happens once does not count.
+//! The program `cost` runs the workload, because its allocator counts. Instructions are the difference
+//! of two runs of different length under callgrind, so that what happens once does not count.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::SuiteError;
 use crate::cluster::Cell;
 use crate::contestant::Contestant;
-use crate::report::{Effort, Report, Table, short};
+use crate::report::{Report, Settings, Table, short};
 
 const CELL: Cell = Cell { nodes: 3, payload: 256, in_flight: 64 };
 
 /// Measures all contestants, as far as the tools are there, and says which are not.
-pub(super) fn measure(effort: Effort, report: &mut Report) {
+pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), SuiteError> {
     let program = match cost_program() {
         Ok(program) => program,
-        Err(why) => return report.note(format!("cost of an entry: not measured, {why}")),
+        Err(why) => {
+            report.note(format!("cost of an entry: not measured, {why}"));
+            return Ok(());
+        }
     };
     let valgrind = runs(Command::new("valgrind").arg("--version"));
     let mut table = Table::new(
@@ -26,11 +30,11 @@ pub(super) fn measure(effort: Effort, report: &mut Report) {
     for Contestant { name, .. } in Contestant::ALL {
         let prefix = format!("{name}_{}", CELL.name());
         let mut row = vec![(*name).to_owned()];
-        let measured = allocations(&program, name, effort).and_then(|[allocations, bytes]| {
+        let measured = allocations(&program, name, settings).and_then(|[allocations, bytes]| {
             row.push(short(report.figure(format!("{prefix}_allocations"), &[allocations])));
             row.push(short(report.figure(format!("{prefix}_allocated_bytes"), &[bytes])));
             if valgrind.is_ok() {
-                let instructions = instructions(&program, name, effort)?;
+                let instructions = instructions(&program, name, settings)?;
                 row.push(short(report.figure(format!("{prefix}_instructions"), &[instructions])));
             }
             Ok(())
@@ -44,6 +48,7 @@ pub(super) fn measure(effort: Effort, report: &mut Report) {
     if let Err(why) = valgrind {
         report.note(format!("instructions: not counted, {why}; install the package valgrind"));
     }
+    Ok(())
 }
 
 /// The program `cost` beside this one; under `cargo run` it is built first.
@@ -82,25 +87,37 @@ fn runs(command: &mut Command) -> Result<(String, String), String> {
     }
 }
 
-/// Allocations and bytes allocated an entry.
-fn allocations(program: &PathBuf, contestant: &str, effort: Effort) -> Result<[f64; 2], String> {
-    let entries: u64 = if effort.quick { 50_000 } else { 500_000 };
-    let (out, _) = runs(Command::new(program).args([contestant, &CELL.name(), &entries.to_string(), "--json"]))?;
+/// The totals that `cost` prints.
+fn totals<const N: usize>(program: &Path, arguments: &[&str], names: [&str; N]) -> Result<[f64; N], String> {
+    let (out, _) = runs(Command::new(program).args(arguments).arg("--json"))?;
     let totals: serde_json::Value = serde_json::from_str(&out).map_err(|error| error.to_string())?;
-    let each = |name: &str| {
-        let total = totals[name].as_f64().ok_or_else(|| format!("cost does not say its {name}"))?;
-        Ok::<_, String>(total / entries as f64)
-    };
-    Ok([each("allocations")?, each("bytes")?])
+    let numbers = names.map(|name| totals[name].as_f64());
+    match numbers.iter().all(Option::is_some) {
+        true => Ok(numbers.map(Option::unwrap_or_default)),
+        false => Err(format!("cost does not say all of {}", names.join(", "))),
+    }
+}
+
+/// Allocations and bytes allocated an entry.
+fn allocations(program: &Path, contestant: &str, settings: &Settings) -> Result<[f64; 2], String> {
+    let entries: u64 = if settings.quick { 50_000 } else { 500_000 };
+    let arguments = ["entries", contestant, &CELL.name(), &entries.to_string()];
+    Ok(totals(program, &arguments, ["allocations", "bytes"])?.map(|total| total / entries as f64))
+}
+
+/// Bytes that a replica of a group holds while it does nothing, one of `groups` of its node.
+pub(super) fn bytes_per_replica(groups: usize) -> Result<f64, String> {
+    let [bytes, replicas] = totals(&cost_program()?, &["groups", &groups.to_string()], ["bytes", "replicas"])?;
+    Ok(bytes / replicas)
 }
 
 /// Instructions an entry.
-fn instructions(program: &PathBuf, contestant: &str, effort: Effort) -> Result<f64, String> {
-    let lengths: [u64; 2] = if effort.quick { [4_000, 12_000] } else { [20_000, 100_000] };
+fn instructions(program: &Path, contestant: &str, settings: &Settings) -> Result<f64, String> {
+    let lengths: [u64; 2] = if settings.quick { [4_000, 12_000] } else { [20_000, 100_000] };
     let count = |entries: u64| {
         let mut command = Command::new("valgrind");
         command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(program);
-        let (_, text) = runs(command.args([contestant, &CELL.name(), &entries.to_string()]))?;
+        let (_, text) = runs(command.args(["entries", contestant, &CELL.name(), &entries.to_string()]))?;
         collected(&text).ok_or_else(|| "callgrind does not say how many instructions there were".to_owned())
     };
     Ok((count(lengths[1])? - count(lengths[0])?) / (lengths[1] - lengths[0]) as f64)

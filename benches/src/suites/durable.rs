@@ -1,11 +1,13 @@
-//! A durable cluster of three nodes beside the time the disk takes for one sync.
+//! A durable cluster of three nodes beside the time the disk takes for one sync, and in turn with an
+//! etcd cluster where there is one.
 
-use super::SuiteError;
 use super::wal::raw_fsync_us;
-use crate::cluster::{Cell, Cluster as _};
+use super::{SuiteError, ratios};
+use crate::cluster::{Cell, Cluster as _, Run};
 use crate::ours::Durable;
 use crate::raw_disk::{RawSegment, scratch_dir};
-use crate::report::{Effort, Report, Table, short};
+use crate::report::{Report, Settings, Table, short};
+use crate::stats::median;
 
 const CLIENTS: [usize; 3] = [1, 64, 256];
 const PAYLOAD: usize = 256;
@@ -13,39 +15,108 @@ const PAYLOAD: usize = 256;
 /// Each run waits for hundreds of syncs, so it takes longer than one of a cluster in memory.
 const TIMES_LONGER: f64 = 3.0;
 
-pub(super) fn measure(effort: Effort, report: &mut Report) -> Result<(), SuiteError> {
+/// Who takes a number of writes from a number of clients.
+type Write<'a> = Box<dyn FnMut(u64) -> Result<Run, SuiteError> + 'a>;
+
+/// The runs of one contestant.
+struct Runs<'a> {
+    name: &'static str,
+    write: Write<'a>,
+    entries: u64,
+    rates: Vec<f64>,
+    p50_us: Vec<f64>,
+    p99_us: Vec<f64>,
+}
+
+impl<'a> Runs<'a> {
+    /// Warms up, and finds out how many entries a run of the wanted length has.
+    fn new(name: &'static str, clients: usize, settings: &Settings, mut write: Write<'a>) -> Result<Self, SuiteError> {
+        let warm_up = write(clients as u64 * 20)?.rate();
+        let entries = (warm_up * settings.run_seconds() * TIMES_LONGER) as u64 + 1;
+        Ok(Self { name, write, entries, rates: Vec::new(), p50_us: Vec::new(), p99_us: Vec::new() })
+    }
+
+    fn run(&mut self) -> Result<(), SuiteError> {
+        let mut run = (self.write)(self.entries)?;
+        self.rates.push(run.rate());
+        self.p50_us.push(run.latency_us(50));
+        self.p99_us.push(run.latency_us(99));
+        Ok(())
+    }
+}
+
+pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), SuiteError> {
+    let mut etcd = etcd::connect(settings)?;
     let dir = scratch_dir()?;
     let mut raw = RawSegment::create(dir.path())?;
     let mut syncs = Vec::new();
     let mut table = Table::new(
-        "Durable: 3 nodes, TLS over loopback, synced logs, 256 B",
-        ["clients", "writes/s", "us p50", "us p99", "raw sync us p50"],
+        "Durable: 3 nodes, synced logs, 256 B; ours over loopback with TLS, etcd's without",
+        ["clients", "writes/s", "us p50", "us p99", "ours/etcd", "raw sync us p50"],
     );
-    for in_flight in CLIENTS {
-        let mut cluster = Durable::start(Cell { nodes: 3, payload: PAYLOAD, in_flight });
-        let warm_up = cluster.run(in_flight as u64 * 20).rate();
-        let entries = (warm_up * effort.run_seconds() * TIMES_LONGER) as u64 + 1;
-        let (mut rates, mut p50, mut p99, mut beside) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..effort.runs() {
-            beside.push(raw_fsync_us(&mut raw, effort)?);
-            let mut run = cluster.run(entries);
-            rates.push(run.rate());
-            p50.push(run.latency_us(50));
-            p99.push(run.latency_us(99));
+    for clients in CLIENTS {
+        let mut ours = Durable::start(Cell { nodes: 3, payload: PAYLOAD, in_flight: clients });
+        let mut field = vec![Runs::new("durable_3n", clients, settings, Box::new(|entries| Ok(ours.run(entries))))?];
+        if let Some(etcd) = &mut etcd {
+            let write = Box::new(|entries| etcd::run(etcd, clients, PAYLOAD, entries));
+            field.push(Runs::new("etcd", clients, settings, write)?);
         }
-        let mut row =
-            vec![in_flight.to_string(), short(report.figure(format!("durable_3n_{in_flight}_writes_per_s"), &rates))];
-        if in_flight == 1 {
-            row.push(short(report.figure("durable_3n_1_p50_us", &p50)));
-            row.push(short(report.figure("durable_3n_1_p99_us", &p99)));
-        } else {
-            row.extend([String::new(), String::new()]);
+        let mut beside = Vec::new();
+        for _ in 0..settings.runs() {
+            beside.push(raw_fsync_us(&mut raw, settings)?);
+            for runs in &mut field {
+                runs.run()?;
+            }
         }
-        row.push(short(crate::stats::median(&beside)));
-        table.row(row);
+        for runs in &field {
+            let prefix = format!("{}_{clients}", runs.name);
+            let rate = report.figure(format!("{prefix}_writes_per_s"), &runs.rates);
+            let p50 = report.figure(format!("{prefix}_p50_us"), &runs.p50_us);
+            let p99 = report.figure(format!("{prefix}_p99_us"), &runs.p99_us);
+            let ours = &field[0].rates;
+            let ratio = (runs.name == "etcd")
+                .then(|| report.figure(format!("durable_vs_etcd_{clients}_writes_per_s"), &ratios(ours, &runs.rates)));
+            let ratio = ratio.map(short).unwrap_or_default();
+            let name = format!("{} {clients}", runs.name);
+            table.row([name, short(rate), short(p50), short(p99), ratio, short(median(&beside))]);
+        }
         syncs.append(&mut beside);
     }
     report.figure("raw_fsync_us_p50", &syncs);
     report.table(table);
     Ok(())
+}
+
+#[cfg(feature = "peers")]
+mod etcd {
+    use super::{Run, Settings, SuiteError};
+    pub(super) use crate::peers::Etcd;
+
+    pub(super) fn connect(settings: &Settings) -> Result<Option<Etcd>, SuiteError> {
+        let wanted = !settings.etcd.is_empty();
+        wanted.then(|| Etcd::connect(&settings.etcd)).transpose().map_err(|error| SuiteError::Etcd(error.to_string()))
+    }
+
+    pub(super) fn run(etcd: &mut Etcd, clients: usize, payload: usize, entries: u64) -> Result<Run, SuiteError> {
+        etcd.run(clients, payload, entries).map_err(|error| SuiteError::Etcd(error.to_string()))
+    }
+}
+
+#[cfg(not(feature = "peers"))]
+mod etcd {
+    use super::{Run, Settings, SuiteError};
+
+    /// Nobody: the client is built with the feature `peers`.
+    pub(super) type Etcd = std::convert::Infallible;
+
+    pub(super) fn connect(settings: &Settings) -> Result<Option<Etcd>, SuiteError> {
+        match settings.etcd.is_empty() {
+            true => Ok(None),
+            false => Err(SuiteError::Etcd("build with --features peers".to_owned())),
+        }
+    }
+
+    pub(super) fn run(etcd: &mut Etcd, _: usize, _: usize, _: u64) -> Result<Run, SuiteError> {
+        match *etcd {}
+    }
 }

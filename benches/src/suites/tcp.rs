@@ -3,24 +3,25 @@
 use std::time::Duration;
 
 use super::{SuiteError, ratios};
-use crate::report::{Effort, Report, Table, short};
+use crate::report::{Report, Settings, Table, short};
 use crate::stats::percentile;
 use crate::tcp_pair::{TcpPair, frames_for};
 
 /// Payload sizes with their names in figures.
 const SIZES: [(usize, &str); 3] = [(256, "256B"), (4096, "4096B"), (65536, "64KiB")];
 
-pub(super) fn measure(effort: Effort, report: &mut Report) -> Result<(), SuiteError> {
+pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), SuiteError> {
     let mut pairs = [("tls", TcpPair::link(true)?), ("plain", TcpPair::link(false)?)];
     let mut table =
         Table::new("TCP over loopback, one way", ["frames of", "tls", "plain", "tls/plain", "tls MB/s", "plain MB/s"]);
     for (len, size) in SIZES {
         let mut rates = [Vec::new(), Vec::new()];
-        for run in 0..=effort.runs() {
+        for run in 0..=settings.runs() {
             for ((_, pair), rates) in pairs.iter_mut().zip(&mut rates) {
                 // The first run is short, and tells how long the others have to be.
-                let frames =
-                    rates.last().map_or(1000, |rate| frames_for(*rate, Duration::from_secs_f64(effort.run_seconds())));
+                let frames = rates
+                    .last()
+                    .map_or(1000, |rate| frames_for(*rate, Duration::from_secs_f64(settings.run_seconds())));
                 let rate = pair.stream(frames, len)?;
                 if run == 1 {
                     rates.clear();
@@ -41,10 +42,10 @@ pub(super) fn measure(effort: Effort, report: &mut Report) -> Result<(), SuiteEr
     }
     report.table(table);
     let mut table = Table::new("TCP over loopback, 64 B there and back, us", ["", "p50", "p99"]);
-    let trips = if effort.quick { 500 } else { 3000 };
+    let trips = if settings.quick { 500 } else { 3000 };
     let [tls, plain] = pairs;
     let (mut tls, mut plain) = (Trips::new(tls), Trips::new(plain));
-    for _ in 0..effort.runs() {
+    for _ in 0..settings.runs() {
         tls = tls.run(trips)?;
         plain = plain.run(trips)?;
     }

@@ -1,9 +1,9 @@
 //! Raft: bare engines, async nodes, and with the feature `peers` raft-rs and openraft beside them.
 
-use super::{SuiteError, cost, durable, ratios};
+use super::{SuiteError, ratios};
 use crate::cluster::{Cell, Run};
 use crate::contestant::Contestant;
-use crate::report::{Effort, Report, Table, short};
+use crate::report::{Report, Settings, Table, short};
 
 /// What the runs of one contestant in one cell gave, run by run.
 struct Runs {
@@ -15,15 +15,15 @@ struct Runs {
 }
 
 /// Runs all contestants of a cell in turn, so that what disturbs one disturbs all.
-fn contest(cell: Cell, effort: Effort) -> Vec<Runs> {
+fn contest(cell: Cell, settings: &Settings) -> Vec<Runs> {
     let mut field: Vec<_> = Contestant::ALL
         .iter()
         .map(|contestant| {
             let mut cluster = (contestant.start)(cell);
             // Warms up, and tells how many entries a run of the wanted length has.
             let sample = Run { entries: 2_000, ..cluster.run(2_000) };
-            let entries = cluster.run((sample.rate() * effort.run_seconds() / 4.0) as u64 + 1).rate();
-            let entries = (entries * effort.run_seconds()) as u64 + 1;
+            let entries = cluster.run((sample.rate() * settings.run_seconds() / 4.0) as u64 + 1).rate();
+            let entries = (entries * settings.run_seconds()) as u64 + 1;
             let runs = Runs {
                 name: contestant.name,
                 rivals: contestant.rivals,
@@ -34,14 +34,12 @@ fn contest(cell: Cell, effort: Effort) -> Vec<Runs> {
             (cluster, entries, runs)
         })
         .collect();
-    for _ in 0..effort.runs() {
+    for _ in 0..settings.runs() {
         for (cluster, entries, runs) in &mut field {
             let mut run = cluster.run(*entries);
             runs.rates.push(run.rate());
-            if cell.in_flight == 1 {
-                runs.p50_us.push(run.latency_us(50));
-                runs.p99_us.push(run.latency_us(99));
-            }
+            runs.p50_us.push(run.latency_us(50));
+            runs.p99_us.push(run.latency_us(99));
         }
     }
     field.into_iter().map(|(_, _, runs)| runs).collect()
@@ -49,7 +47,7 @@ fn contest(cell: Cell, effort: Effort) -> Vec<Runs> {
 
 /// Measures every cell. Ratios are ours by theirs, run by run: above 1 is better for entries a
 /// second, below 1 for latency.
-pub(super) fn measure(effort: Effort, report: &mut Report) -> Result<(), SuiteError> {
+pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), SuiteError> {
     let names: Vec<&str> = Contestant::ALL.iter().map(|contestant| contestant.name).collect();
     let pairs: Vec<(&str, &str)> =
         Contestant::ALL.iter().flat_map(|ours| ours.rivals.iter().map(|theirs| (ours.name, *theirs))).collect();
@@ -59,18 +57,17 @@ pub(super) fn measure(effort: Effort, report: &mut Report) -> Result<(), SuiteEr
     };
     let mut rates = Table::new("Raft: entries/s by nodes, payload and proposals in flight", header());
     let mut latencies = Table::new("Raft: us from proposal to answer, one in flight, p50 / p99", header());
-    for cell in Cell::all() {
-        let field = contest(cell, effort);
+    let grown = Cell::growth().filter(|cell| settings.plots && !Cell::all().any(|other| other == *cell));
+    for cell in Cell::all().chain(grown) {
+        let field = contest(cell, settings);
         let cell_name = cell.name();
         let mut rate_row = vec![cell_name.clone()];
         let mut latency_row = vec![cell_name.clone()];
         for runs in &field {
             rate_row.push(short(report.figure(format!("{}_{cell_name}_entries_per_s", runs.name), &runs.rates)));
-            if cell.in_flight == 1 {
-                let p50 = report.figure(format!("{}_{cell_name}_p50_us", runs.name), &runs.p50_us);
-                let p99 = report.figure(format!("{}_{cell_name}_p99_us", runs.name), &runs.p99_us);
-                latency_row.push(format!("{} / {}", short(p50), short(p99)));
-            }
+            let p50 = report.figure(format!("{}_{cell_name}_p50_us", runs.name), &runs.p50_us);
+            let p99 = report.figure(format!("{}_{cell_name}_p99_us", runs.name), &runs.p99_us);
+            latency_row.push(format!("{} / {}", short(p50), short(p99)));
         }
         for ours in &field {
             for theirs in field.iter().filter(|theirs| ours.rivals.contains(&theirs.name)) {
@@ -90,6 +87,5 @@ pub(super) fn measure(effort: Effort, report: &mut Report) -> Result<(), SuiteEr
     }
     report.table(rates);
     report.table(latencies);
-    cost::measure(effort, report);
-    durable::measure(effort, report)
+    Ok(())
 }
