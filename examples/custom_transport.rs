@@ -17,7 +17,7 @@ use futures::{FutureExt as _, StreamExt as _, executor::block_on};
 use mesh_consensus::raft::{ProposeError, Raft, RaftConfig, RaftHandle as _};
 use mesh_core::{
     Bytes, Clock as _, FrameSender, Inbound, LogIndex, MemWal, NodeBuilder, NodeId, ProtocolId, RestoreError, Rng64,
-    SendError, StateMachine, SystemClock, Transport, TransportError, run,
+    SendError, SnapshotSource, StateMachine, SystemClock, Transport, TransportError, run,
 };
 
 /// The longest frame: a datagram of this and the sender's name is not split on its way.
@@ -104,8 +104,8 @@ impl StateMachine for Counter {
     fn query(&self, (): ()) -> u64 {
         self.0
     }
-    fn snapshot(&self) -> Bytes {
-        Bytes::copy_from_slice(&self.0.to_le_bytes())
+    fn snapshot(&self) -> SnapshotSource {
+        Bytes::copy_from_slice(&self.0.to_le_bytes()).into()
     }
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
         let bytes = snapshot.try_into().map_err(|_| RestoreError::new("a counter has eight bytes"))?;

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use mesh_consensus::raft::{ProposeError, Raft, RaftConfig, RaftHandle, Role};
-use mesh_core::{Bytes, LogIndex, NodeId, ProtocolId, RestoreError, StateMachine};
+use mesh_core::{Bytes, LogIndex, NodeId, ProtocolId, RestoreError, SnapshotSource, StateMachine};
 use mesh_transport_mem::Sim;
 
 /// The state machine: a sum.
@@ -25,8 +25,8 @@ impl StateMachine for Sum {
     fn query(&self, (): ()) -> u64 {
         self.0
     }
-    fn snapshot(&self) -> Bytes {
-        Bytes::copy_from_slice(&self.0.to_le_bytes())
+    fn snapshot(&self) -> SnapshotSource {
+        Bytes::copy_from_slice(&self.0.to_le_bytes()).into()
     }
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
         self.0 = u64::from_le_bytes(snapshot.try_into().map_err(|_| RestoreError::new("not eight bytes"))?);

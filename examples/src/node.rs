@@ -11,7 +11,7 @@ use futures::executor::block_on;
 use mesh_consensus::raft::{ConfigError, ProposeError, Raft, RaftConfig, RaftHandle as _};
 use mesh_core::identity::{KeyError, SecretKey};
 use mesh_core::{
-    Bytes, FileWal, Handle, LogIndex, NodeBuilder, NodeError, NodeHandle, NodeId, ProtocolId, RestoreError,
+    FileWal, Handle, LogIndex, NodeBuilder, NodeError, NodeHandle, NodeId, ProtocolId, RestoreError, SnapshotSource,
     StateMachine, SystemClock, WalError, run,
 };
 use mesh_transport_tcp::{Allow, TcpConfig, TcpControl, TcpError, TcpTransport};
@@ -106,7 +106,7 @@ impl StateMachine for SharedStore {
         self.lock().query(key)
     }
 
-    fn snapshot(&self) -> Bytes {
+    fn snapshot(&self) -> SnapshotSource {
         self.lock().snapshot()
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_core::{Bytes, LogIndex, RestoreError, StateMachine, wire};
+use mesh_core::{LogIndex, RestoreError, SnapshotSource, StateMachine, wire};
 use serde::{Deserialize, Serialize};
 
 /// What a client may ask the store.
@@ -37,7 +37,7 @@ pub struct Store {
 impl Store {
     /// A digest of all keys and values: equal where the stores are.
     pub fn digest(&self) -> [u8; 32] {
-        *blake3::hash(&self.snapshot()).as_bytes()
+        *blake3::hash(&wire::to_bytes(&self.values)).as_bytes()
     }
 
     /// How many keys there are.
@@ -69,8 +69,8 @@ impl StateMachine for Store {
         self.values.get(&key).cloned()
     }
 
-    fn snapshot(&self) -> Bytes {
-        wire::to_bytes(&self.values)
+    fn snapshot(&self) -> SnapshotSource {
+        wire::to_bytes(&self.values).into()
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
@@ -91,7 +91,7 @@ mod tests {
             assert_eq!(store.apply(LogIndex(index as u64 + 1), put), None);
         }
         let mut copy = Store::default();
-        copy.restore(&store.snapshot()).unwrap();
+        copy.restore(&store.snapshot().into_bytes().unwrap()).unwrap();
         assert_eq!((copy.digest(), copy.len()), (store.digest(), 3));
         assert_eq!((copy.query("c".into()), copy.query("d".into())), (Some("2".into()), None));
         assert!(copy.restore(&[200]).is_err());

@@ -12,7 +12,7 @@
 //! ```
 //! use mesh_consensus::raft::{Applied, Raft, RaftCommand, RaftConfig, RaftReply};
 //! use mesh_core::{Bytes, Context, Instant, LogIndex, MemWal, NodeBuilder, NodeId, ProtocolId, RestoreError};
-//! use mesh_core::{StateMachine, WalRequest, WalEvent};
+//! use mesh_core::{SnapshotSource, StateMachine, WalRequest, WalEvent};
 //!
 //! #[derive(Debug, Default)]
 //! struct Counter(u64);
@@ -29,8 +29,8 @@
 //!     fn query(&self, (): ()) -> u64 {
 //!         self.0
 //!     }
-//!     fn snapshot(&self) -> Bytes {
-//!         Bytes::copy_from_slice(&self.0.to_le_bytes())
+//!     fn snapshot(&self) -> SnapshotSource {
+//!         Bytes::copy_from_slice(&self.0.to_le_bytes()).into()
 //!     }
 //!     fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
 //!         let bytes = snapshot.try_into().map_err(|_| RestoreError::new("not eight bytes"))?;
@@ -72,12 +72,13 @@ mod progress;
 mod record;
 mod replication;
 mod snapshot;
+mod transfer;
 
 use std::fmt;
 
 use mesh_core::{
-    Context, Instant, LogIndex, Lsn, NodeId, PeerStatus, Protocol, RecoverError, Recovery, RequestId, SnapshotId,
-    StateMachine,
+    Bytes, Context, Instant, LogIndex, Lsn, NodeId, PeerStatus, Protocol, RecoverError, Recovery, RequestId,
+    SavedSnapshot, SnapshotError, SnapshotId, StateMachine,
 };
 
 use crate::log::{Entry, Log};
@@ -422,8 +423,23 @@ impl<S: StateMachine> Protocol for Raft<S> {
         }
     }
 
-    fn on_snapshot_saved(&mut self, cx: &mut Context<'_, Self>, id: SnapshotId) {
-        self.on_saved(cx, id);
+    fn on_snapshot_saved(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        id: SnapshotId,
+        result: Result<SavedSnapshot, SnapshotError>,
+    ) {
+        self.on_saved(cx, id, result);
+    }
+
+    fn on_snapshot_read(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        id: SnapshotId,
+        offset: u64,
+        result: Result<Bytes, SnapshotError>,
+    ) {
+        self.on_chunk_read(cx, id, offset, result);
     }
 
     fn on_peer(&mut self, _cx: &mut Context<'_, Self>, peer: NodeId, status: PeerStatus) {
@@ -448,6 +464,7 @@ impl<S: StateMachine> Protocol for Raft<S> {
         }
         self.forget_late_chunks();
         self.take_snapshot_if_due(cx);
+        self.drop_old_snapshots(cx);
         self.tell_role(cx);
     }
 

@@ -334,6 +334,6 @@ fn a_state_that_is_too_long_for_a_snapshot_is_told() {
     let mut cluster = Cluster::with(1, &RaftConfig { snapshot_len_max: 3, ..small() }, 1);
     cluster.await_leader(3 * SECOND);
     propose_all(&mut cluster, 1, 0..30);
-    assert!(cluster.node(1).events.iter().any(|event| matches!(event, RaftEvent::SnapshotTooLong { .. })));
+    assert!(cluster.node(1).events.iter().any(|event| matches!(event, RaftEvent::SnapshotFailed { .. })));
     assert_eq!(cluster.raft(1).first_index(), LogIndex(1));
 }

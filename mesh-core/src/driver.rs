@@ -190,7 +190,8 @@ fn hand_over(node: &mut NodeCore, sender: &mut dyn FrameSender, wal: &mut dyn Wa
     while let Some(request) = node.poll_wal() {
         match request {
             WalRequest::Batch(batch) => wal.submit(batch),
-            WalRequest::Snapshot { protocol, id, bytes } => wal.save_snapshot(protocol, id, bytes),
+            WalRequest::SaveSnapshot { protocol, id, source } => wal.save_snapshot(protocol, id, source),
+            WalRequest::ReadSnapshot { protocol, id, offset, len } => wal.read_snapshot(protocol, id, offset, len),
         }
     }
     let mut congested = Vec::new();

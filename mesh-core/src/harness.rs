@@ -10,8 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::id::{Lsn, NodeId, RequestId, SnapshotId};
-use crate::protocol::{Context, LogOp, Outbox, Outgoing, Protocol, RecoverError, Recovery};
+use crate::protocol::{Context, LogOp, Outbox, Outgoing, Protocol, RecoverError, Recovery, SnapshotRead};
 use crate::rng::Rng64;
+use crate::snapshot::{MemSnapshots, SnapshotSource};
 use crate::time::Instant;
 use crate::transport::PeerStatus;
 
@@ -25,7 +26,9 @@ pub struct Harness<P: Protocol> {
     outbox: Outbox<P>,
     requests: u64,
     log: Vec<LogOp<P::Record>>,
-    snapshots: Vec<(SnapshotId, Bytes)>,
+    saving: Vec<(SnapshotId, SnapshotSource)>,
+    saved: MemSnapshots,
+    reads: Vec<SnapshotRead>,
 }
 
 impl<P: Protocol> Debug for Harness<P> {
@@ -69,7 +72,9 @@ impl<P: Protocol> Harness<P> {
             outbox: Outbox::recovered(last),
             requests: 0,
             log: Vec::new(),
-            snapshots: Vec::new(),
+            saving: Vec::new(),
+            saved: MemSnapshots::default(),
+            reads: Vec::new(),
         };
         harness.step(|protocol, cx| protocol.on_start(cx));
         harness
@@ -81,7 +86,8 @@ impl<P: Protocol> Harness<P> {
         let answer = handler(&mut self.protocol, &mut cx);
         self.protocol.on_flush(&mut cx);
         self.log.append(&mut self.outbox.log);
-        self.snapshots.append(&mut self.outbox.snapshots);
+        self.saving.append(&mut self.outbox.snapshots);
+        self.reads.append(&mut self.outbox.reads);
         answer
     }
 
@@ -121,11 +127,16 @@ impl<P: Protocol> Harness<P> {
         self.now = end;
     }
 
-    /// Everything in the log, and every snapshot, becomes durable.
+    /// Everything in the log, and every snapshot, becomes durable, and what was to be read is.
     pub fn sync(&mut self) {
         self.sync_to(self.outbox.appended());
-        for id in std::mem::take(&mut self.snapshots).into_iter().map(|(id, _)| id) {
-            self.step(|protocol, cx| protocol.on_snapshot_saved(cx, id));
+        for (id, source) in std::mem::take(&mut self.saving) {
+            let result = self.saved.save(id, source);
+            self.step(|protocol, cx| protocol.on_snapshot_saved(cx, id, result));
+        }
+        for SnapshotRead { id, offset, len } in std::mem::take(&mut self.reads) {
+            let result = self.saved.read(id, offset, len);
+            self.step(|protocol, cx| protocol.on_snapshot_read(cx, id, offset, result));
         }
     }
 
@@ -163,9 +174,9 @@ impl<P: Protocol> Harness<P> {
         std::mem::take(&mut self.log)
     }
 
-    /// Snapshots asked for and not durable yet.
-    pub fn snapshots(&self) -> &[(SnapshotId, Bytes)] {
-        &self.snapshots
+    /// The names of the snapshots asked for and not durable yet.
+    pub fn saving(&self) -> impl Iterator<Item = SnapshotId> {
+        self.saving.iter().map(|(id, _)| *id)
     }
 
     /// When a timer is due, if it is set.

@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod node;
 pub mod protocol;
 pub mod rng;
+pub mod snapshot;
 pub mod state_machine;
 pub mod time;
 pub mod timers;
@@ -31,8 +32,11 @@ pub use harness::Harness;
 pub use id::{LogIndex, Lsn, NodeId, ProtocolId, RequestId, SnapshotId};
 pub use metrics::{Counter, Metrics};
 pub use node::{Call, CallError, Events, Handle, Lagged, NodeBuilder, NodeCore, NodeError, NodeHandle, WalRequest};
-pub use protocol::{Context, Held, LogOp, Never, Outbox, Outgoing, Protocol, Recipients, RecoverError, Recovery};
+pub use protocol::{
+    Context, Held, LogOp, Never, Outbox, Outgoing, Protocol, Recipients, RecoverError, Recovery, SnapshotRead,
+};
 pub use rng::Rng64;
+pub use snapshot::{SavedSnapshot, SnapshotError, SnapshotSource};
 pub use state_machine::{RestoreError, StateMachine};
 pub use time::Instant;
 pub use timers::Timers;

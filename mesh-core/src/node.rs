@@ -55,6 +55,7 @@ use crate::frame::{FRAME_LEN_MAX, FrameBuilder, sections};
 use crate::id::{NodeId, ProtocolId, SnapshotId};
 use crate::metrics::{Counter, Metrics};
 use crate::protocol::{Protocol, RecoverError};
+use crate::snapshot::SnapshotSource;
 use crate::time::Instant;
 use crate::transport::{PeerStatus, TransportError};
 use crate::wal::{Wal, WalBatch, WalError, WalEvent};
@@ -99,18 +100,29 @@ pub enum NodeError {
 }
 
 /// What a node asks of its log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum WalRequest {
     /// [`Wal::submit`] this.
     Batch(WalBatch),
     /// [`Wal::save_snapshot`] this.
-    Snapshot {
+    SaveSnapshot {
         /// Whose snapshot.
         protocol: ProtocolId,
         /// Its name.
         id: SnapshotId,
         /// What it holds.
-        bytes: Bytes,
+        source: SnapshotSource,
+    },
+    /// [`Wal::read_snapshot`] this.
+    ReadSnapshot {
+        /// Whose snapshot.
+        protocol: ProtocolId,
+        /// Its name.
+        id: SnapshotId,
+        /// Where the piece begins.
+        offset: u64,
+        /// How long it is at most.
+        len: usize,
     },
 }
 
@@ -378,13 +390,13 @@ impl NodeCore {
         }
     }
 
-    /// More of the log is durable.
+    /// The log has done something that was asked of it.
     pub fn handle_wal(&mut self, now: Instant, event: WalEvent) {
-        let (WalEvent::Durable { protocol, .. } | WalEvent::SnapshotSaved { protocol, .. }) = event;
-        if let Some(host) = self.host_mut(protocol) {
+        if let Some(host) = self.host_mut(event.protocol()) {
             match event {
                 WalEvent::Durable { upto, .. } => host.on_durable(now, upto),
-                WalEvent::SnapshotSaved { id, .. } => host.on_snapshot_saved(now, id),
+                WalEvent::SnapshotSaved { id, result, .. } => host.on_snapshot_saved(now, id, result),
+                WalEvent::SnapshotRead { id, offset, result, .. } => host.on_snapshot_read(now, id, offset, result),
             }
         }
     }

@@ -46,6 +46,7 @@ use bytes::Bytes;
 
 use crate::id::{Lsn, NodeId, RequestId, SnapshotId};
 use crate::rng::Rng64;
+use crate::snapshot::{SavedSnapshot, SnapshotError, SnapshotSource};
 use crate::time::Instant;
 use crate::timers::Timers;
 use crate::transport::PeerStatus;
@@ -94,8 +95,24 @@ pub trait Protocol: Sized + Send + 'static {
     /// Everything up to `upto` is durable. A protocol that counts copies counts its own here.
     fn on_durable(&mut self, _cx: &mut Context<'_, Self>, _upto: Lsn) {}
 
-    /// A snapshot asked for with [`Context::save_snapshot`] is durable.
-    fn on_snapshot_saved(&mut self, _cx: &mut Context<'_, Self>, _id: SnapshotId) {}
+    /// A snapshot asked for with [`Context::save_snapshot`] is durable, or its source failed.
+    fn on_snapshot_saved(
+        &mut self,
+        _cx: &mut Context<'_, Self>,
+        _id: SnapshotId,
+        _result: Result<SavedSnapshot, SnapshotError>,
+    ) {
+    }
+
+    /// The piece of a snapshot asked for with [`Context::read_snapshot`].
+    fn on_snapshot_read(
+        &mut self,
+        _cx: &mut Context<'_, Self>,
+        _id: SnapshotId,
+        _offset: u64,
+        _result: Result<Bytes, SnapshotError>,
+    ) {
+    }
 
     /// The link to a peer changed.
     fn on_peer(&mut self, _cx: &mut Context<'_, Self>, _peer: NodeId, _status: PeerStatus) {}
@@ -252,6 +269,17 @@ impl<P: Protocol<Message: Clone, Reply: Clone>> Clone for Held<P> {
     }
 }
 
+/// A piece of a snapshot that a protocol wants to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotRead {
+    /// Which snapshot.
+    pub id: SnapshotId,
+    /// Where the piece begins.
+    pub offset: u64,
+    /// How long it is at most.
+    pub len: usize,
+}
+
 /// What a protocol wants done, as plain data.
 ///
 /// The host hands it to handlers inside a [`Context`], then drains the public queues. Effects that
@@ -267,7 +295,9 @@ pub struct Outbox<P: Protocol> {
     /// What to append to the log.
     pub log: Vec<LogOp<P::Record>>,
     /// Snapshots to write beside the log.
-    pub snapshots: Vec<(SnapshotId, Bytes)>,
+    pub snapshots: Vec<(SnapshotId, SnapshotSource)>,
+    /// Pieces of snapshots to read.
+    pub reads: Vec<SnapshotRead>,
     /// The timers that are set.
     pub timers: Timers<P::Timer>,
     held: VecDeque<(Lsn, Held<P>)>,
@@ -290,6 +320,7 @@ impl<P: Protocol> Outbox<P> {
             events: Vec::new(),
             log: Vec::new(),
             snapshots: Vec::new(),
+            reads: Vec::new(),
             timers: Timers::default(),
             held: VecDeque::new(),
             appended: last,
@@ -340,13 +371,19 @@ impl<P: Protocol> Outbox<P> {
 }
 
 impl<P: Protocol<Message: Clone, Reply: Clone, Record: Clone>> Clone for Outbox<P> {
+    /// Copies all but snapshots to write, of which there can be one copy only.
+    ///
+    /// # Panics
+    /// When there is one: it must be taken first.
     fn clone(&self) -> Self {
+        assert!(self.snapshots.is_empty(), "a snapshot to write is taken before the outbox is copied");
         Self {
             messages: self.messages.clone(),
             replies: self.replies.clone(),
             events: self.events.clone(),
             log: self.log.clone(),
-            snapshots: self.snapshots.clone(),
+            snapshots: Vec::new(),
+            reads: self.reads.clone(),
             timers: self.timers.clone(),
             held: self.held.clone(),
             appended: self.appended,
@@ -440,8 +477,15 @@ impl<'a, P: Protocol> Context<'a, P> {
     /// Writes a snapshot beside the log; [`Protocol::on_snapshot_saved`] tells when it is durable.
     ///
     /// Only then may a record name it. `id` must be larger than those before it.
-    pub fn save_snapshot(&mut self, id: SnapshotId, bytes: Bytes) {
-        self.outbox.snapshots.push((id, bytes));
+    pub fn save_snapshot(&mut self, id: SnapshotId, source: impl Into<SnapshotSource>) {
+        self.outbox.snapshots.push((id, source.into()));
+    }
+
+    /// Reads a piece of a snapshot that is durable: at most `len` and at most
+    /// [`SNAPSHOT_READ_MAX`](crate::snapshot::SNAPSHOT_READ_MAX) bytes from `offset` on, fewer at its end.
+    /// [`Protocol::on_snapshot_read`] brings it.
+    pub fn read_snapshot(&mut self, id: SnapshotId, offset: u64, len: usize) {
+        self.outbox.reads.push(SnapshotRead { id, offset, len });
     }
 
     /// Deletes snapshots with names below `id`, once all that is persisted so far is durable.

@@ -5,7 +5,7 @@
 //! so `apply` must depend on nothing else: no clock, no randomness, no iteration of hash maps.
 //!
 //! ```
-//! use mesh_core::{Bytes, LogIndex, RestoreError, StateMachine};
+//! use mesh_core::{Bytes, LogIndex, RestoreError, SnapshotSource, StateMachine};
 //!
 //! #[derive(Debug, Default)]
 //! struct Counter(u64);
@@ -23,8 +23,8 @@
 //!     fn query(&self, (): ()) -> u64 {
 //!         self.0
 //!     }
-//!     fn snapshot(&self) -> Bytes {
-//!         Bytes::copy_from_slice(&self.0.to_le_bytes())
+//!     fn snapshot(&self) -> SnapshotSource {
+//!         Bytes::copy_from_slice(&self.0.to_le_bytes()).into()
 //!     }
 //!     fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
 //!         let bytes = snapshot.try_into().map_err(|_| RestoreError::new("not eight bytes"))?;
@@ -34,9 +34,8 @@
 //! }
 //! ```
 
-use bytes::Bytes;
-
 use crate::id::LogIndex;
+use crate::snapshot::SnapshotSource;
 use crate::wire::Wire;
 
 /// Replicated state: synchronous, deterministic, owned by the protocol that replicates it.
@@ -58,10 +57,11 @@ pub trait StateMachine: Send + 'static {
     /// states give equal answers; the protocol sees to it that the state is fresh enough.
     fn query(&self, query: Self::Query) -> Self::Answer;
 
-    /// The whole state as bytes, after everything applied so far.
-    fn snapshot(&self) -> Bytes;
+    /// The whole state, after everything applied so far, as bytes or as the way to make them: see
+    /// [`SnapshotSource`] for how not to hold up the node meanwhile.
+    fn snapshot(&self) -> SnapshotSource;
 
-    /// Replaces the state by one that [`snapshot`](Self::snapshot) returned, here or on a peer.
+    /// Replaces the state by one whose [`snapshot`](Self::snapshot) gave these bytes, here or on a peer.
     ///
     /// # Errors
     /// [`RestoreError`] when the bytes are no snapshot; the state must then be as before.

@@ -7,8 +7,8 @@
 //!
 //! Each protocol instance has an ordered log of records, numbered by [`Lsn`] from 1. A *checkpoint*
 //! replaces the log by a few records; what came before it may then be forgotten. *Snapshots* are
-//! files beside the log: written on the side, so that they hold up nothing, named by a record once
-//! they are durable, and dropped when a newer one is.
+//! files beside the log: pulled from their source and written on the side, so that they hold up nothing,
+//! named by a record once they are durable, read back in pieces, and dropped when a newer one is.
 //!
 //! [`FileWal`] is the embedded default, a thread around the [`Log`] engine; [`MemWal`] keeps nothing,
 //! for tests and for nodes with nothing to keep.
@@ -25,7 +25,7 @@ mod snapshot;
 
 pub use disk::{Disk, FsDisk};
 pub use file::FileWal;
-pub use log::{Log, LogConfig};
+pub use log::{Log, LogConfig, WrittenSnapshot};
 pub use mem::MemWal;
 
 use std::collections::BTreeMap;
@@ -36,6 +36,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::id::{Lsn, NodeId, ProtocolId, SnapshotId};
+use crate::snapshot::{SavedSnapshot, SnapshotError, SnapshotSource};
 
 /// A durable log shared by the protocols of one node.
 #[async_trait]
@@ -46,17 +47,24 @@ pub trait Wal: Send + Debug + 'static {
     /// [`WalError`] when the log cannot be read or is damaged before its end.
     fn recover(&mut self) -> Result<Recovered, WalError>;
 
-    /// Reads a saved snapshot back; `None` where there is none of that name.
+    /// Reads all of a saved snapshot back; `None` where there is none of that name. Only called while
+    /// the log is replayed.
     ///
     /// # Errors
     /// [`WalError`] when it cannot be read or is damaged.
-    fn read_snapshot(&mut self, protocol: ProtocolId, id: SnapshotId) -> Result<Option<Bytes>, WalError>;
+    fn recover_snapshot(&mut self, protocol: ProtocolId, id: SnapshotId) -> Result<Option<Bytes>, WalError>;
 
     /// Queues a batch behind every batch submitted before it. Does not wait.
     fn submit(&mut self, batch: WalBatch);
 
-    /// Queues a snapshot to be written beside the log. Does not wait, and holds up no batch.
-    fn save_snapshot(&mut self, protocol: ProtocolId, id: SnapshotId, bytes: Bytes);
+    /// Queues a snapshot to be pulled and written beside the log. Does not wait, and holds up no batch.
+    /// One event answers it.
+    fn save_snapshot(&mut self, protocol: ProtocolId, id: SnapshotId, source: SnapshotSource);
+
+    /// Queues a piece of a snapshot to be read: at most `len` and at most
+    /// [`SNAPSHOT_READ_MAX`](crate::snapshot::SNAPSHOT_READ_MAX) bytes from `offset` on, fewer at its end.
+    /// Does not wait, and holds up no batch. One event answers it.
+    fn read_snapshot(&mut self, protocol: ProtocolId, id: SnapshotId, offset: u64, len: usize);
 
     /// Waits until more is durable, and says what. Dropping the future loses nothing.
     ///
@@ -77,23 +85,47 @@ pub trait Wal: Send + Debug + 'static {
     }
 }
 
-/// What became durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WalEvent {
-    /// Every record of `protocol` up to and with `upto`.
+    /// Every record of `protocol` up to and with `upto` is durable.
     Durable {
         /// Whose log.
         protocol: ProtocolId,
         /// How far.
         upto: Lsn,
     },
-    /// The snapshot `id` of `protocol`.
+    /// The snapshot `id` of `protocol` is durable, or there is none because its source failed.
     SnapshotSaved {
         /// Whose snapshot.
         protocol: ProtocolId,
         /// Which one.
         id: SnapshotId,
+        /// What is durable, or what is wrong with the source.
+        result: Result<SavedSnapshot, SnapshotError>,
     },
+    /// A piece of the snapshot `id` of `protocol` was read.
+    SnapshotRead {
+        /// Whose snapshot.
+        protocol: ProtocolId,
+        /// Which one.
+        id: SnapshotId,
+        /// Where the piece begins.
+        offset: u64,
+        /// The piece.
+        result: Result<Bytes, SnapshotError>,
+    },
+}
+
+impl WalEvent {
+    /// Whom it concerns.
+    pub const fn protocol(&self) -> ProtocolId {
+        match self {
+            Self::Durable { protocol, .. }
+            | Self::SnapshotSaved { protocol, .. }
+            | Self::SnapshotRead { protocol, .. } => *protocol,
+        }
+    }
 }
 
 /// What was durable when the log was opened.

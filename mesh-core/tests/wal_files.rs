@@ -5,7 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 use futures_executor::block_on;
 use mesh_core::wal::{Disk, FileWal, FsDisk, Log, LogConfig, Wal, WalBatch, WalEntryKind, WalError, WalEvent};
-use mesh_core::{Lsn, NodeId, ProtocolId, SnapshotId};
+use mesh_core::{Lsn, NodeId, ProtocolId, SavedSnapshot, SnapshotId};
 
 const ME: NodeId = NodeId(7);
 const P: ProtocolId = ProtocolId(3);
@@ -51,11 +51,12 @@ fn completion_is_told_once_it_is_durable() {
     wal.submit(record(0, b"one"));
     wal.submit(record(1, b"two"));
     wait_for(&mut wal, WalEvent::Durable { protocol: P, upto: Lsn(2) });
-    wal.save_snapshot(P, SnapshotId(5), Bytes::from_static(b"state"));
-    wait_for(&mut wal, WalEvent::SnapshotSaved { protocol: P, id: SnapshotId(5) });
+    wal.save_snapshot(P, SnapshotId(5), Bytes::from_static(b"state").into());
+    let saved = SavedSnapshot { len: 5, checksum: crc32c::crc32c(b"state") };
+    wait_for(&mut wal, WalEvent::SnapshotSaved { protocol: P, id: SnapshotId(5), result: Ok(saved) });
     assert_eq!(wal.backlog(), 0);
-    assert_eq!(wal.read_snapshot(P, SnapshotId(5)).unwrap().unwrap(), "state");
-    assert_eq!(wal.read_snapshot(P, SnapshotId(4)).unwrap(), None);
+    assert_eq!(wal.recover_snapshot(P, SnapshotId(5)).unwrap().unwrap(), "state");
+    assert_eq!(wal.recover_snapshot(P, SnapshotId(4)).unwrap(), None);
 }
 
 #[test]
@@ -65,7 +66,8 @@ fn a_failed_log_says_why_once_and_takes_nothing_more() {
     wal.submit(record(0, &[0; 5000]));
     assert!(matches!(block_on(wal.completed()), Err(WalError::RecordTooLong { len: 5000, limit: 4096 })));
     wal.submit(record(0, b"more"));
-    wal.save_snapshot(P, SnapshotId(1), Bytes::new());
+    wal.save_snapshot(P, SnapshotId(1), Bytes::new().into());
+    wal.read_snapshot(P, SnapshotId(1), 0, 1);
     assert!(matches!(block_on(wal.completed()), Err(WalError::Poisoned)));
     assert_eq!(wal.backlog(), 0);
 }
@@ -168,37 +170,42 @@ fn the_next_segment_is_made_ahead_of_need() {
     assert_eq!(open(dir.path()).unwrap().recover().unwrap().logs[&P].records.len(), 20);
 }
 
+fn save(log: &mut Log<FsDisk>, protocol: ProtocolId, id: u64, bytes: Vec<u8>) {
+    let written = log.write_snapshot(protocol, SnapshotId(id), Bytes::from(bytes)).unwrap().unwrap();
+    log.finish_snapshot(written).unwrap();
+}
+
 #[test]
 fn snapshots_are_checked_and_old_ones_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = Log::open(FsDisk::open(dir.path()).unwrap(), ME, small()).unwrap();
     for id in 1..=3 {
-        log.save_snapshot(P, SnapshotId(id), &[id as u8; 5000]).unwrap();
+        save(&mut log, P, id, vec![id as u8; 5000]);
     }
-    log.save_snapshot(ProtocolId(4), SnapshotId(1), b"").unwrap();
+    save(&mut log, ProtocolId(4), 1, Vec::new());
     let mut batch = WalBatch::new(P, Lsn(0));
     batch.drop_snapshots_below = Some(SnapshotId(3));
     log.write(&[batch]).unwrap();
-    assert!(log.read_snapshot(P, SnapshotId(1)).unwrap().is_some());
+    assert!(log.recover_snapshot(P, SnapshotId(1)).unwrap().is_some());
     log.sync().unwrap();
-    assert_eq!(log.read_snapshot(P, SnapshotId(2)).unwrap(), None);
-    assert_eq!(log.read_snapshot(ProtocolId(4), SnapshotId(1)).unwrap().unwrap(), "");
-    assert_eq!(log.read_snapshot(P, SnapshotId(3)).unwrap().unwrap(), vec![3; 5000]);
+    assert_eq!(log.recover_snapshot(P, SnapshotId(2)).unwrap(), None);
+    assert_eq!(log.recover_snapshot(ProtocolId(4), SnapshotId(1)).unwrap().unwrap(), "");
+    assert_eq!(log.recover_snapshot(P, SnapshotId(3)).unwrap().unwrap(), vec![3; 5000]);
 
     let path = dir.path().join("0003-0000000000000003.snapshot");
     let intact = std::fs::read(&path).unwrap();
     drop(log);
-    for at in [0, 8, 12, 16, 24, 32, 36, intact.len() - 1] {
+    for at in [0, 8, 12, 16, 24, 32, 36, 40, intact.len() - 1] {
         let mut damaged = intact.clone();
         damaged[at] ^= 1;
         std::fs::write(&path, damaged).unwrap();
         let (mut log, _) = Log::open(FsDisk::open(dir.path()).unwrap(), ME, small()).unwrap();
-        assert!(matches!(log.read_snapshot(P, SnapshotId(3)), Err(WalError::Corrupt { .. })), "{at}");
+        assert!(matches!(log.recover_snapshot(P, SnapshotId(3)), Err(WalError::Corrupt { .. })), "{at}");
         assert!(matches!(log.write(&[]), Err(WalError::Poisoned)));
     }
-    for len in [0, 35, 36, intact.len() - 1] {
+    for len in [0, 39, 40, intact.len() - 1] {
         std::fs::write(&path, &intact[..len]).unwrap();
         let (mut log, _) = Log::open(FsDisk::open(dir.path()).unwrap(), ME, small()).unwrap();
-        assert!(matches!(log.read_snapshot(P, SnapshotId(3)), Err(WalError::Corrupt { .. })), "{len}");
+        assert!(matches!(log.recover_snapshot(P, SnapshotId(3)), Err(WalError::Corrupt { .. })), "{len}");
     }
 }

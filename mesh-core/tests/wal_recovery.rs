@@ -11,7 +11,7 @@ use std::io::ErrorKind;
 
 use disk::{Fault, ModelDisk};
 use mesh_core::wal::{Log, LogConfig, WalBatch, WalEntryKind, WalError};
-use mesh_core::{Lsn, ProtocolId, SnapshotId};
+use mesh_core::{Bytes, Lsn, ProtocolId, SavedSnapshot, SnapshotId};
 use model::{CONFIG, ME, Model};
 
 const P: ProtocolId = ProtocolId(0);
@@ -108,7 +108,7 @@ fn every_call_fails_once(kind: ErrorKind, cut_power: bool, lasting: bool) {
                             failure = Some(error);
                             assert!(matches!(log.write(&[]), Err(WalError::Poisoned)));
                             assert!(matches!(log.sync(), Err(WalError::Poisoned)));
-                            assert!(matches!(log.read_snapshot(P, SnapshotId(1)), Err(WalError::Poisoned)));
+                            assert!(matches!(log.recover_snapshot(P, SnapshotId(1)), Err(WalError::Poisoned)));
                             break;
                         }
                     }
@@ -307,6 +307,11 @@ fn an_unfinished_checkpoint_counts_for_nothing_also_later() {
     assert_eq!((recovered.logs[&P].records.len(), recovered.logs[&P].last), (0, Lsn(2)));
 }
 
+fn save(log: &mut Log<ModelDisk>, id: SnapshotId, bytes: &[u8]) -> Result<SavedSnapshot, WalError> {
+    let written = log.write_snapshot(P, id, Bytes::copy_from_slice(bytes))?.unwrap();
+    log.finish_snapshot(written)
+}
+
 #[test]
 fn a_snapshot_is_there_whole_or_as_it_was_before() {
     let (id, old, new) = (SnapshotId(1), vec![1; 3000], vec![2; 5000]);
@@ -314,13 +319,13 @@ fn a_snapshot_is_there_whole_or_as_it_was_before() {
         for at in 1.. {
             let disk = ModelDisk::new(seed);
             let (mut log, _) = open(&disk).unwrap();
-            log.save_snapshot(P, id, &old).unwrap();
+            save(&mut log, id, &old).unwrap();
             disk.set_fault(Some(Fault { at, kind: ErrorKind::Other, lasting: true }));
-            let saved = log.save_snapshot(P, id, &new);
+            let saved = save(&mut log, id, &new);
             assert_eq!(saved.is_err(), disk.calls() >= at);
             disk.set_fault(None);
             disk.power_cut();
-            let found = open(&disk).unwrap().0.read_snapshot(P, id).unwrap().unwrap();
+            let found = open(&disk).unwrap().0.recover_snapshot(P, id).unwrap().unwrap();
             assert!(found == new || (saved.is_err() && found == old), "seed {seed}, call {at}");
             if saved.is_ok() {
                 break;

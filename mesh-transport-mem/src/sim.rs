@@ -356,12 +356,13 @@ impl<H: 'static> Sim<H> {
         let at = self.at_index(id);
         let machine = &mut self.machines[at];
         let Some(mut running) = machine.running.take() else { return };
-        if running.writing {
+        if running.writing || running.snapshot.is_some() {
             // Most writes take one call or two; those that begin or prune a segment take more.
             let calls_max = if self.disk_rng.chance(1, 2) { 2 } else { 16 };
             machine.disk.cut_power_after(self.disk_rng.below(calls_max));
             // How far it got is on the disk; nobody is left to hear it.
-            let _ = running.complete();
+            let _ = if running.writing { running.complete().map(drop) } else { Ok(()) };
+            let _ = running.complete_snapshot();
         }
         let kept = self.draw_kept();
         self.machines[at].disk.lose_power(&mut self.disk_rng, kept);

@@ -9,8 +9,8 @@ use futures::StreamExt as _;
 use futures_executor::block_on;
 use mesh_core::{
     Bytes, CallError, Clock, Context, Events, Handle, Inbound, Lsn, MemWal, Never, NodeBuilder, NodeError, NodeHandle,
-    NodeId, PeerStatus, Protocol, ProtocolId, Recovered, RequestId, SnapshotId, SystemClock, Transport as _, Wal,
-    WalBatch, WalError, WalEvent, run,
+    NodeId, PeerStatus, Protocol, ProtocolId, Recovered, RequestId, SnapshotId, SnapshotSource, SystemClock,
+    Transport as _, Wal, WalBatch, WalError, WalEvent, run,
 };
 use mesh_transport_mem::MemNetwork;
 
@@ -118,14 +118,15 @@ impl Wal for BrokenDisk {
     fn recover(&mut self) -> Result<Recovered, WalError> {
         Ok(Recovered::default())
     }
-    fn read_snapshot(&mut self, _: ProtocolId, _: SnapshotId) -> Result<Option<Bytes>, WalError> {
+    fn recover_snapshot(&mut self, _: ProtocolId, _: SnapshotId) -> Result<Option<Bytes>, WalError> {
         Ok(None)
     }
     fn submit(&mut self, batch: WalBatch) {
         assert_eq!(batch.upto, Lsn(1));
         self.asked.store(true, Ordering::Relaxed);
     }
-    fn save_snapshot(&mut self, _: ProtocolId, _: SnapshotId, _: Bytes) {}
+    fn save_snapshot(&mut self, _: ProtocolId, _: SnapshotId, _: SnapshotSource) {}
+    fn read_snapshot(&mut self, _: ProtocolId, _: SnapshotId, _: u64, _: usize) {}
     async fn completed(&mut self) -> Result<WalEvent, WalError> {
         if self.asked.load(Ordering::Relaxed) {
             return Err(WalError::DiskFull { path: "log".into() });

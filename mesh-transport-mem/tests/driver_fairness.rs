@@ -10,8 +10,8 @@ use futures::FutureExt as _;
 use futures_executor::block_on;
 use mesh_core::{
     Bytes, CallError, Context, FrameSender, Handle, Inbound, Lsn, MemWal, Never, NodeBuilder, NodeHandle, NodeId,
-    PeerStatus, Protocol, ProtocolId, Recovered, RequestId, SendError, SnapshotId, SystemClock, Transport,
-    TransportError, Wal, WalBatch, WalError, WalEvent, run,
+    PeerStatus, Protocol, ProtocolId, Recovered, RequestId, SendError, SnapshotId, SnapshotSource, SystemClock,
+    Transport, TransportError, Wal, WalBatch, WalError, WalEvent, run,
 };
 use mesh_transport_mem::{MemNetwork, MemTransport};
 
@@ -141,13 +141,14 @@ impl Wal for SlowDisk {
     fn recover(&mut self) -> Result<Recovered, WalError> {
         Ok(Recovered::default())
     }
-    fn read_snapshot(&mut self, _: ProtocolId, _: SnapshotId) -> Result<Option<Bytes>, WalError> {
+    fn recover_snapshot(&mut self, _: ProtocolId, _: SnapshotId) -> Result<Option<Bytes>, WalError> {
         Ok(None)
     }
     fn submit(&mut self, batch: WalBatch) {
         self.waiting.push_back(batch);
     }
-    fn save_snapshot(&mut self, _: ProtocolId, _: SnapshotId, _: Bytes) {}
+    fn save_snapshot(&mut self, _: ProtocolId, _: SnapshotId, _: SnapshotSource) {}
+    fn read_snapshot(&mut self, _: ProtocolId, _: SnapshotId, _: u64, _: usize) {}
     async fn completed(&mut self) -> Result<WalEvent, WalError> {
         poll_fn(|cx| {
             self.polls += 1;

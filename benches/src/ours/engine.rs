@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use mesh_consensus::raft::{Message, Raft, RaftCommand, RaftConfig, RaftReply};
 use mesh_core::frame::{FRAME_LEN_MAX, FrameBuilder, sections};
-use mesh_core::{Bytes, Context, Instant, NodeId, Outbox, Outgoing, Protocol, ProtocolId, RequestId, Rng64, Wire as _};
+use mesh_core::snapshot::MemSnapshots;
+use mesh_core::{
+    Bytes, Context, Instant, NodeId, Outbox, Outgoing, Protocol, ProtocolId, RequestId, Rng64, SnapshotRead, Wire as _,
+};
 
 use super::Tally;
 use crate::cluster::{Cell, Cluster, Run};
@@ -35,6 +38,7 @@ struct Replica {
     now: Instant,
     inbox: Vec<(NodeId, Message)>,
     entries: Arc<AtomicU64>,
+    snapshots: MemSnapshots,
 }
 
 impl Replica {
@@ -43,8 +47,8 @@ impl Replica {
         let entries = tally.entries();
         let raft = Raft::new(config(), voters.iter().copied(), tally).expect("the configuration is valid");
         let rng = Rng64::from_seed(me.0 as u64, "bench");
-        let mut replica =
-            Self { me, raft, outbox: Outbox::default(), rng, now: Instant::ZERO, inbox: Vec::new(), entries };
+        let (outbox, inbox, snapshots) = (Outbox::default(), Vec::new(), MemSnapshots::default());
+        let mut replica = Self { me, raft, outbox, rng, now: Instant::ZERO, inbox, entries, snapshots };
         replica.with(Raft::on_start);
         replica.flush();
         replica
@@ -76,13 +80,20 @@ impl Replica {
     /// Ends a batch of inputs and makes durable what it left.
     fn flush(&mut self) {
         self.with(Raft::on_flush);
-        while !self.outbox.log.is_empty() || !self.outbox.snapshots.is_empty() {
+        while !self.outbox.log.is_empty() || !self.outbox.snapshots.is_empty() || !self.outbox.reads.is_empty() {
             self.outbox.log.clear();
             self.outbox.set_durable(self.outbox.appended());
             let upto = self.outbox.durable();
             self.with(|raft, cx| raft.on_durable(cx, upto));
-            for (id, _) in std::mem::take(&mut self.outbox.snapshots) {
-                self.with(|raft, cx| raft.on_snapshot_saved(cx, id));
+            for (id, source) in std::mem::take(&mut self.outbox.snapshots) {
+                let result = self.snapshots.save(id, source);
+                // Nobody is ever so far behind that an older one is still sent.
+                self.snapshots.drop_below(id);
+                self.with(|raft, cx| raft.on_snapshot_saved(cx, id, result));
+            }
+            for SnapshotRead { id, offset, len } in std::mem::take(&mut self.outbox.reads) {
+                let result = self.snapshots.read(id, offset, len);
+                self.with(|raft, cx| raft.on_snapshot_read(cx, id, offset, result));
             }
             self.with(Raft::on_flush);
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use mesh_core::{LogIndex, RestoreError, StateMachine};
+use mesh_core::{LogIndex, RestoreError, SnapshotSource, StateMachine};
 
 /// Counts entries and their bytes.
 #[derive(Debug, Default)]
@@ -36,9 +36,9 @@ impl StateMachine for Tally {
         self.entries.load(Ordering::Relaxed)
     }
 
-    fn snapshot(&self) -> Bytes {
+    fn snapshot(&self) -> SnapshotSource {
         let entries = self.entries.load(Ordering::Relaxed).to_le_bytes();
-        Bytes::from([entries, self.bytes.to_le_bytes()].concat())
+        Bytes::from([entries, self.bytes.to_le_bytes()].concat()).into()
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
@@ -61,7 +61,7 @@ mod tests {
         let mut tally = Tally::default();
         tally.apply(LogIndex(1), Bytes::from_static(b"four"));
         let mut other = Tally::default();
-        other.restore(&tally.snapshot()).unwrap();
+        other.restore(&tally.snapshot().into_bytes().unwrap()).unwrap();
         assert_eq!((other.bytes, other.entries.load(Ordering::Relaxed)), (4, 1));
         assert!(other.restore(b"short").is_err());
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 
-use mesh_core::{CallError, Handle, LogIndex, NodeId, StateMachine};
+use mesh_core::{CallError, Handle, LogIndex, NodeId, SnapshotError, StateMachine};
 
 use super::Raft;
 
@@ -177,11 +177,14 @@ pub enum RaftEvent {
         /// The last entry it covers.
         index: LogIndex,
     },
-    /// A snapshot of the state is longer than
-    /// [`snapshot_len_max`](super::RaftConfig::snapshot_len_max): the log keeps growing.
-    SnapshotTooLong {
-        /// Its length in bytes.
-        len: u64,
+    /// There is no snapshot of the state, because the state machine failed to make one or it is longer
+    /// than [`snapshot_len_max`](super::RaftConfig::snapshot_len_max): the log keeps growing. It is tried
+    /// again when the next is due.
+    SnapshotFailed {
+        /// The last entry it would have covered.
+        index: LogIndex,
+        /// What went wrong.
+        error: SnapshotError,
     },
     /// A snapshot from the leader does not suit the state machine here.
     SnapshotRefused {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use mesh_core::{Instant, NodeId};
 
 use super::config::RaftConfig;
-use super::snapshot::Snapshot;
+use super::transfer::Transfer;
 
 /// What the leader knows of a follower, and how it supplies it.
 #[derive(Clone, Debug, Hash)]
@@ -34,20 +34,6 @@ pub(super) enum State {
     Replicate,
     /// What it needs is compacted: a snapshot is streamed.
     Snapshot(Transfer),
-}
-
-/// A snapshot on its way to a follower.
-#[derive(Clone, Debug, Hash)]
-pub(super) struct Transfer {
-    pub(super) snapshot: Snapshot,
-    /// Bytes that have arrived without a gap.
-    pub(super) received: u64,
-    /// Bytes that have been sent; `None` before the first chunk and when it is time to try again.
-    pub(super) sent: Option<u64>,
-    /// When `received` last grew.
-    pub(super) advanced: Instant,
-    /// Chunks on their way at most: one after a loss, until something arrives.
-    pub(super) window: usize,
 }
 
 impl Progress {

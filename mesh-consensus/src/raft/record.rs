@@ -158,7 +158,7 @@ impl<S: StateMachine> Raft<S> {
         self.log = Log::after(base);
         self.commit_index = meta.last.index;
         self.applied_index = meta.last.index;
-        self.snapshots.newest = Some(Snapshot { id, meta: Arc::new(meta), bytes });
+        self.snapshots.newest = Some(Snapshot { id, meta: Arc::new(meta) });
         Ok(())
     }
 

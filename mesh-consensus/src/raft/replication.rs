@@ -151,10 +151,7 @@ impl<S: StateMachine> Raft<S> {
         for peer in &mut self.peers {
             // To a follower that gets a snapshot nothing is known to be common but the beginning.
             let at = match &mut peer.state {
-                State::Snapshot(transfer) => {
-                    transfer.retry_if_stalled(cx.now(), self.config.election_timeout);
-                    Position::default()
-                }
+                State::Snapshot(_) => Position::default(),
                 _ => self.log.position(peer.next_index - 1).unwrap_or_default(),
             };
             let (term, commit) = (self.hard.term, self.commit_index);

@@ -1,23 +1,29 @@
 //! Snapshots: taking, sending in chunks, installing.
+//!
+//! A snapshot that was taken is on disk only, and read from there as it is sent. One that is received is
+//! put together in memory, from which it is saved and restored.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-use mesh_core::{Bytes, Context, Instant, LogIndex, NodeId, SnapshotId, StateMachine};
+use mesh_core::snapshot::SNAPSHOT_READ_MAX;
+use mesh_core::{
+    Bytes, Context, LogIndex, NodeId, SavedSnapshot, SnapshotError, SnapshotId, SnapshotSource, StateMachine,
+};
 
 use super::command::RaftEvent;
 use super::message::{Message, SnapshotChunk, SnapshotMeta, SnapshotReceived};
-use super::progress::{State, Transfer};
+use super::progress::State;
 use super::record::{EntriesRecord, Record, SnapshotRecord};
+use super::transfer::Transfer;
 use super::{Raft, Role};
 use crate::log::{Log, Position};
 
-/// A snapshot, whole and in memory.
+/// A snapshot on disk.
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Snapshot {
     pub(super) id: SnapshotId,
     pub(super) meta: Arc<SnapshotMeta>,
-    pub(super) bytes: Bytes,
 }
 
 /// The snapshots of a replica.
@@ -25,17 +31,25 @@ pub(super) struct Snapshot {
 pub(super) struct Snapshots {
     /// The one that the log begins with.
     pub(super) newest: Option<Snapshot>,
-    /// On its way to disk, and whether it came from a leader.
-    saving: Option<(Snapshot, Origin)>,
+    /// On its way to disk.
+    saving: Option<Saving>,
     /// Coming in from a leader.
     incoming: Option<Incoming>,
     last_id: SnapshotId,
+    /// All with smaller names are deleted.
+    oldest_id: SnapshotId,
+    /// The chunks that are being read from disk: which snapshot, and where they begin.
+    reading: BTreeSet<(SnapshotId, u64)>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Origin {
-    Taken,
-    Received,
+/// A snapshot on its way to disk.
+#[derive(Clone, Debug, Hash)]
+struct Saving {
+    id: SnapshotId,
+    /// Without length and checksum, as long as it is not all pulled.
+    meta: SnapshotMeta,
+    /// Its bytes, if it came from a leader: they are restored once they are durable.
+    received: Option<Bytes>,
 }
 
 #[derive(Clone, Debug, Hash)]
@@ -52,41 +66,6 @@ impl Snapshots {
     }
 }
 
-impl Transfer {
-    pub(super) fn new(snapshot: Snapshot, now: Instant, window: usize) -> Self {
-        Self { snapshot, received: 0, sent: None, advanced: now, window }
-    }
-
-    /// Sends again from where the follower is, one chunk at a time, if nothing arrived for long.
-    pub(super) fn retry_if_stalled(&mut self, now: Instant, timeout: Duration) {
-        if now.since(self.advanced) >= timeout {
-            self.sent = None;
-            self.window = 1;
-            self.advanced = now;
-        }
-    }
-
-    fn received(&mut self, received: u64, now: Instant, window: usize) {
-        if received > self.received {
-            self.advanced = now;
-            self.window = window;
-        }
-        // It may be less than before: a follower that was restarted begins again.
-        self.received = received;
-        self.sent = self.sent.map(|sent| sent.max(received));
-    }
-
-    /// Where the next chunk starts, if one may be sent now. There is one even when all has arrived
-    /// and the follower does not say that it is installed: it asks.
-    fn next_chunk(&self, chunk_len: u64) -> Option<u64> {
-        let end = self.snapshot.meta.len.min(self.received + chunk_len * self.window as u64);
-        match self.sent {
-            None => Some(self.received),
-            Some(sent) => (sent < end).then_some(sent),
-        }
-    }
-}
-
 impl<S: StateMachine> Raft<S> {
     /// Takes a snapshot when enough was applied since the last.
     pub(super) fn take_snapshot_if_due(&mut self, cx: &mut Context<'_, Self>) {
@@ -95,28 +74,41 @@ impl<S: StateMachine> Raft<S> {
         }
         let Some(last) = self.log.position(self.applied_index) else { return };
         self.applied_since_snapshot = 0;
-        let bytes = self.state.snapshot();
-        let len = bytes.len() as u64;
-        if len > self.config.snapshot_len_max {
-            return cx.emit(RaftEvent::SnapshotTooLong { len });
-        }
-        let meta = SnapshotMeta { last, voters: self.voters.clone(), len, checksum: crc32c::crc32c(&bytes) };
-        self.save_snapshot(cx, Arc::new(meta), bytes, Origin::Taken);
+        let meta = SnapshotMeta { last, voters: self.voters.clone(), len: 0, checksum: 0 };
+        let source = self.state.snapshot().at_most(self.config.snapshot_len_max);
+        self.save_snapshot(cx, meta, source, None);
     }
 
-    fn save_snapshot(&mut self, cx: &mut Context<'_, Self>, meta: Arc<SnapshotMeta>, bytes: Bytes, origin: Origin) {
+    fn save_snapshot(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        meta: SnapshotMeta,
+        source: SnapshotSource,
+        received: Option<Bytes>,
+    ) {
         let id = self.snapshots.next_id();
-        cx.save_snapshot(id, bytes.clone());
-        self.snapshots.saving = Some((Snapshot { id, meta, bytes }, origin));
+        cx.save_snapshot(id, source);
+        self.snapshots.saving = Some(Saving { id, meta, received });
     }
 
-    pub(super) fn on_saved(&mut self, cx: &mut Context<'_, Self>, id: SnapshotId) {
-        let current = self.snapshots.saving.take_if(|(snapshot, _)| snapshot.id == id);
+    pub(super) fn on_saved(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        id: SnapshotId,
+        result: Result<SavedSnapshot, SnapshotError>,
+    ) {
         // One that is no longer wanted is deleted with the next that is.
-        let Some((snapshot, origin)) = current else { return };
-        match origin {
-            Origin::Taken => self.adopt_taken(cx, snapshot),
-            Origin::Received => self.install(cx, snapshot),
+        let Some(Saving { meta, received, .. }) = self.snapshots.saving.take_if(|saving| saving.id == id) else {
+            return;
+        };
+        let SavedSnapshot { len, checksum } = match result {
+            Ok(saved) => saved,
+            Err(error) => return cx.emit(RaftEvent::SnapshotFailed { index: LogIndex(meta.last.index), error }),
+        };
+        let snapshot = Snapshot { id, meta: Arc::new(SnapshotMeta { len, checksum, ..meta }) };
+        match received {
+            None => self.adopt_taken(cx, snapshot),
+            Some(bytes) => self.install(cx, snapshot, &bytes),
         }
     }
 
@@ -146,31 +138,83 @@ impl<S: StateMachine> Raft<S> {
         }
         self.persisted = cx.checkpoint(records);
         self.log.note_write(self.persisted);
-        cx.drop_snapshots_below(snapshot.id);
         self.snapshots.newest = Some(snapshot);
+    }
+
+    /// Deletes the snapshots before the newest, but not what is still being sent.
+    pub(super) fn drop_old_snapshots(&mut self, cx: &mut Context<'_, Self>) {
+        let Some(newest) = &self.snapshots.newest else { return };
+        let sent = self.peers.iter().filter(|_| self.role == Role::Leader).filter_map(|peer| match &peer.state {
+            State::Snapshot(transfer) => Some(transfer.snapshot.id),
+            _ => None,
+        });
+        let oldest = sent.fold(newest.id, SnapshotId::min);
+        if oldest > self.snapshots.oldest_id {
+            self.snapshots.oldest_id = oldest;
+            cx.drop_snapshots_below(oldest);
+        }
     }
 
     /// Starts and continues the transfers to followers that need what is compacted.
     pub(super) fn send_snapshots(&mut self, cx: &mut Context<'_, Self>) {
-        let base = self.log.base().index;
+        let (base, now, timeout) = (self.log.base().index, cx.now(), self.config.election_timeout);
+        let chunk_len = self.config.snapshot_chunk_bytes.min(SNAPSHOT_READ_MAX);
         for peer in &mut self.peers {
+            let Some(newest) = &self.snapshots.newest else { return };
             if peer.congested {
                 continue;
             }
             if !matches!(peer.state, State::Snapshot(_)) && peer.next_index <= base {
-                let Some(newest) = &self.snapshots.newest else { continue };
-                let transfer = Transfer::new(newest.clone(), cx.now(), self.config.max_inflight_chunks);
+                let transfer = Transfer::new(newest.clone(), now, self.config.max_inflight_chunks);
                 peer.state = State::Snapshot(transfer);
             }
             let State::Snapshot(transfer) = &mut peer.state else { continue };
-            let chunk_len = self.config.snapshot_chunk_bytes as u64;
-            while let Some(offset) = transfer.next_chunk(chunk_len) {
-                let Snapshot { meta, bytes, .. } = &transfer.snapshot;
-                let end = (offset + chunk_len).min(meta.len);
-                let (meta, bytes) = (meta.clone(), bytes.slice(offset as usize..end as usize));
-                let chunk = SnapshotChunk { term: self.hard.term, meta, offset, bytes };
-                cx.send_volatile(peer.id, Message::SnapshotChunk(chunk));
-                transfer.sent = Some(end);
+            if transfer.is_stalled(now, timeout) {
+                transfer.retry(now);
+                // An older snapshot is kept for as long as it is getting on.
+                if transfer.snapshot.id < newest.id {
+                    *transfer = Transfer::new(newest.clone(), now, 1);
+                }
+            }
+            while let Some((offset, len)) = transfer.next_chunk(chunk_len as u64) {
+                let id = transfer.snapshot.id;
+                if len == 0 {
+                    let meta = transfer.snapshot.meta.clone();
+                    let chunk = SnapshotChunk { term: self.hard.term, meta, offset, bytes: Bytes::new() };
+                    cx.send_volatile(peer.id, Message::SnapshotChunk(chunk));
+                } else if self.snapshots.reading.insert((id, offset)) {
+                    cx.read_snapshot(id, offset, len as usize);
+                }
+            }
+        }
+    }
+
+    /// Sends a chunk that was read to all that wait for it.
+    pub(super) fn on_chunk_read(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        id: SnapshotId,
+        offset: u64,
+        result: Result<Bytes, SnapshotError>,
+    ) {
+        self.snapshots.reading.remove(&(id, offset));
+        if self.role != Role::Leader {
+            return;
+        }
+        for peer in &mut self.peers {
+            let State::Snapshot(transfer) = &mut peer.state else { continue };
+            if transfer.snapshot.id != id || !transfer.was_read(offset) {
+                continue;
+            }
+            match &result {
+                Ok(bytes) if !peer.congested => {
+                    let (meta, bytes) = (transfer.snapshot.meta.clone(), bytes.clone());
+                    let chunk = SnapshotChunk { term: self.hard.term, meta, offset, bytes };
+                    cx.send_volatile(peer.id, Message::SnapshotChunk(chunk));
+                }
+                Ok(_) => transfer.rewind(),
+                // It is gone: begin again with the newest.
+                Err(_) => peer.probe_from(peer.next_index),
             }
         }
     }
@@ -222,9 +266,7 @@ impl<S: StateMachine> Raft<S> {
 
     /// Adds a chunk if it is the next one; how much is there now.
     fn receive_chunk(&mut self, meta: Arc<SnapshotMeta>, offset: u64, bytes: &[u8]) -> u64 {
-        if let Some((saving, Origin::Received)) = &self.snapshots.saving
-            && saving.meta == meta
-        {
+        if self.snapshots.saving.as_ref().is_some_and(|saving| saving.received.is_some() && saving.meta == *meta) {
             return meta.len;
         }
         let incoming = match &mut self.snapshots.incoming {
@@ -245,15 +287,16 @@ impl<S: StateMachine> Raft<S> {
         if crc32c::crc32c(&bytes) != meta.checksum {
             return self.misbehaved(cx, from, "its snapshot does not have the checksum it names");
         }
-        self.save_snapshot(cx, meta, Bytes::from(bytes), Origin::Received);
+        let bytes = Bytes::from(bytes);
+        self.save_snapshot(cx, (*meta).clone(), bytes.clone().into(), Some(bytes));
     }
 
     /// Replaces state and log by a snapshot from the leader.
-    fn install(&mut self, cx: &mut Context<'_, Self>, snapshot: Snapshot) {
+    fn install(&mut self, cx: &mut Context<'_, Self>, snapshot: Snapshot, bytes: &[u8]) {
         let last = snapshot.meta.last;
         // While it was written the log may have come as far by itself, or this node may lead.
         if last.index > self.commit_index && self.role != Role::Leader {
-            if let Err(error) = self.state.restore(&snapshot.bytes) {
+            if let Err(error) = self.state.restore(bytes) {
                 let (index, reason) = (LogIndex(last.index), error.to_string());
                 return cx.emit(RaftEvent::SnapshotRefused { index, reason });
             }

@@ -10,9 +10,10 @@ use mesh_consensus::raft::{
     Accepted, Append, Applied, Message, ProposeError, Raft, RaftCommand, RaftConfig, RaftEvent, RaftReply, Record,
     Rejected, RequestVote, Role, Timer, Vote,
 };
+use mesh_core::snapshot::MemSnapshots;
 use mesh_core::{
-    Bytes, Context, Instant, LogIndex, LogOp, Lsn, NodeId, Outbox, Outgoing, PeerStatus, Protocol, Recovery, RequestId,
-    RestoreError, Rng64, SnapshotId, StateMachine, wire,
+    Context, Instant, LogIndex, LogOp, Lsn, NodeId, Outbox, Outgoing, PeerStatus, Protocol, Recovery, RequestId,
+    RestoreError, Rng64, SnapshotId, SnapshotRead, SnapshotSource, StateMachine, wire,
 };
 
 /// A state machine that remembers every command, so that two of them can be compared.
@@ -34,8 +35,8 @@ impl StateMachine for Journal {
         self.0.clone()
     }
 
-    fn snapshot(&self) -> Bytes {
-        wire::to_bytes(&self.0)
+    fn snapshot(&self) -> SnapshotSource {
+        wire::to_bytes(&self.0).into()
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
@@ -53,9 +54,10 @@ pub struct Disk {
     pub hung: bool,
     log: Vec<Record>,
     last: Lsn,
-    snapshots: BTreeMap<SnapshotId, Bytes>,
+    snapshots: MemSnapshots,
     waiting: VecDeque<LogOp<Record>>,
-    saving: Vec<(SnapshotId, Bytes)>,
+    saving: Vec<(SnapshotId, SnapshotSource)>,
+    reading: Vec<SnapshotRead>,
 }
 
 impl Disk {
@@ -79,7 +81,7 @@ impl Disk {
                 self.last.0 += records.len() as u64;
                 self.log = records;
             }
-            LogOp::DropSnapshotsBelow(id) => self.snapshots.retain(|saved, _| *saved >= id),
+            LogOp::DropSnapshotsBelow(id) => self.snapshots.drop_below(id),
         }
     }
 }
@@ -293,19 +295,24 @@ impl Cluster {
         node.events.append(&mut node.outbox.events);
         node.disk.waiting.extend(node.outbox.log.drain(..));
         node.disk.saving.append(&mut node.outbox.snapshots);
+        node.disk.reading.append(&mut node.outbox.reads);
     }
 
-    /// All that a node wrote becomes durable.
+    /// All that a node wrote becomes durable, and what it reads is there.
     pub fn sync(&mut self, number: usize) {
-        while let disk = &self.nodes[number - 1].disk
-            && (!disk.waiting.is_empty() || !disk.saving.is_empty())
+        while let disk = &mut self.nodes[number - 1].disk
+            && !(disk.waiting.is_empty() && disk.saving.is_empty() && disk.reading.is_empty())
         {
             let upto = disk.written_upto();
-            let saved = std::mem::take(&mut self.nodes[number - 1].disk.saving);
-            let ids: Vec<_> = saved.iter().map(|(id, _)| *id).collect();
-            self.nodes[number - 1].disk.snapshots.extend(saved);
+            for (id, source) in std::mem::take(&mut disk.saving) {
+                let result = self.nodes[number - 1].disk.snapshots.save(id, source);
+                self.run(number, |raft, cx| raft.on_snapshot_saved(cx, id, result));
+            }
             self.sync_upto(number, upto);
-            self.run(number, |raft, cx| ids.into_iter().for_each(|id| raft.on_snapshot_saved(cx, id)));
+            for SnapshotRead { id, offset, len } in std::mem::take(&mut self.nodes[number - 1].disk.reading) {
+                let result = self.nodes[number - 1].disk.snapshots.read(id, offset, len);
+                self.run(number, |raft, cx| raft.on_snapshot_read(cx, id, offset, result));
+            }
         }
     }
 
@@ -454,6 +461,7 @@ impl Cluster {
         node.raft = None;
         node.disk.waiting.clear();
         node.disk.saving.clear();
+        node.disk.reading.clear();
         node.disk.hung = false;
         node.replies.clear();
         node.requests = 0;
@@ -472,7 +480,7 @@ impl Cluster {
         let node = &mut self.nodes[number - 1];
         let mut raft = Raft::new(node.config.clone(), voters, Journal::default()).expect("the configuration is valid");
         let snapshots = &node.disk.snapshots;
-        let mut read = |id: SnapshotId| Ok(snapshots.get(&id).cloned());
+        let mut read = |id: SnapshotId| Ok(snapshots.get(id).cloned());
         let mut lsn = Lsn(node.disk.last.0 - node.disk.log.len() as u64);
         for record in &node.disk.log {
             lsn.0 += 1;

@@ -5,13 +5,16 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::handle::{Asked, Handle, Mailbox, PendingReplies, Signal};
 use super::{Outputs, WalRequest};
 use crate::frame::{FrameError, Section};
 use crate::id::{Lsn, NodeId, ProtocolId, RequestId, SnapshotId};
 use crate::metrics::{Counter, Metrics};
-use crate::protocol::{Context, LogOp, Outbox, Outgoing, Protocol, Recipients, RecoverError, Recovery};
+use crate::protocol::{Context, LogOp, Outbox, Outgoing, Protocol, Recipients, RecoverError, Recovery, SnapshotRead};
 use crate::rng::Rng64;
+use crate::snapshot::{SavedSnapshot, SnapshotError};
 use crate::time::Instant;
 use crate::transport::PeerStatus;
 use crate::wal::{RecoveredLog, Wal, WalBatch, WalEntryKind};
@@ -31,7 +34,8 @@ pub(super) trait AnyHost: Any + Send + Debug {
     fn on_linked(&mut self, now: Instant);
     fn on_deadline(&mut self, now: Instant);
     fn on_durable(&mut self, now: Instant, upto: Lsn);
-    fn on_snapshot_saved(&mut self, now: Instant, id: SnapshotId);
+    fn on_snapshot_saved(&mut self, now: Instant, id: SnapshotId, result: Result<SavedSnapshot, SnapshotError>);
+    fn on_snapshot_read(&mut self, now: Instant, id: SnapshotId, offset: u64, result: Result<Bytes, SnapshotError>);
     fn on_stop(&mut self, now: Instant);
     /// Moves what the protocol left into `outputs`; whether a link passed something on.
     fn flush(&mut self, now: Instant, outputs: &mut Outputs) -> bool;
@@ -129,8 +133,11 @@ impl<P: Protocol> Host<P> {
     }
 
     fn flush_log(&mut self, outputs: &mut Outputs) {
-        for (id, bytes) in self.outbox.snapshots.drain(..) {
-            outputs.wal.push_back(WalRequest::Snapshot { protocol: self.id, id, bytes });
+        for (id, source) in self.outbox.snapshots.drain(..) {
+            outputs.wal.push_back(WalRequest::SaveSnapshot { protocol: self.id, id, source });
+        }
+        for SnapshotRead { id, offset, len } in self.outbox.reads.drain(..) {
+            outputs.wal.push_back(WalRequest::ReadSnapshot { protocol: self.id, id, offset, len });
         }
         if self.outbox.log.is_empty() {
             return;
@@ -181,7 +188,7 @@ impl<P: Protocol> AnyHost for Host<P> {
 
     fn recover(&mut self, wal: &mut dyn Wal, log: RecoveredLog) -> Result<(), RecoverError> {
         let id = self.id;
-        let mut read_snapshot = |snapshot| wal.read_snapshot(id, snapshot);
+        let mut read_snapshot = |snapshot| wal.recover_snapshot(id, snapshot);
         let mut lsn = Lsn(log.last.0.saturating_sub(log.records.len() as u64));
         for record in &log.records {
             lsn.0 += 1;
@@ -251,8 +258,12 @@ impl<P: Protocol> AnyHost for Host<P> {
         self.with(now, |protocol, cx| protocol.on_durable(cx, upto));
     }
 
-    fn on_snapshot_saved(&mut self, now: Instant, id: SnapshotId) {
-        self.with(now, |protocol, cx| protocol.on_snapshot_saved(cx, id));
+    fn on_snapshot_saved(&mut self, now: Instant, id: SnapshotId, result: Result<SavedSnapshot, SnapshotError>) {
+        self.with(now, |protocol, cx| protocol.on_snapshot_saved(cx, id, result));
+    }
+
+    fn on_snapshot_read(&mut self, now: Instant, id: SnapshotId, offset: u64, result: Result<Bytes, SnapshotError>) {
+        self.with(now, |protocol, cx| protocol.on_snapshot_read(cx, id, offset, result));
     }
 
     fn on_stop(&mut self, now: Instant) {

@@ -28,6 +28,12 @@ pub trait Disk: Send + Debug + 'static {
     /// `NotFound` where there is none.
     fn read(&mut self, name: &str) -> io::Result<Vec<u8>>;
 
+    /// The `len` bytes of a file from `offset` on; fewer where it ends before.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no such file.
+    fn read_at(&mut self, name: &str, offset: u64, len: usize) -> io::Result<Vec<u8>>;
+
     /// Makes a new file of `len` zero bytes, with its blocks allocated.
     ///
     /// # Errors

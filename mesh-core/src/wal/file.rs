@@ -14,14 +14,18 @@ use futures::task::AtomicWaker;
 use super::disk::{Disk, FsDisk};
 use super::files::Files;
 use super::log::{self, Log, LogConfig};
-use super::{Recovered, Wal, WalBatch, WalError, WalEvent, snapshot};
+use super::snapshot::{self, Saving, Step};
+use super::{Recovered, Wal, WalBatch, WalError, WalEvent};
 use crate::id::{Lsn, NodeId, ProtocolId, SnapshotId};
+use crate::snapshot::SnapshotSource;
 
 /// The embedded log: a directory of files, written by a thread of its own.
 ///
 /// The thread merges all batches that were submitted while its last sync ran into one write and one
-/// sync. A second thread writes snapshots, so that a large one holds up no batch, and makes new
-/// segments ahead of need. Dropping a `FileWal` waits until the batches submitted are durable;
+/// sync. A second thread pulls and writes snapshots, reads them back, and makes new segments ahead of
+/// need: the log's own never runs the code of a state machine, which may take its time, and a snapshot is
+/// synced a few MiB at a time, so that the log's sync finds the disk nearly free. Reads do not wait for a
+/// snapshot being written, only for the piece of it at hand. Dropping a `FileWal` waits until the batches submitted are durable;
 /// snapshots still waiting are abandoned.
 ///
 /// ```
@@ -66,8 +70,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     batches: Vec<WalBatch>,
-    snapshots: VecDeque<(ProtocolId, SnapshotId, Bytes)>,
-    /// Bytes in batches and snapshots, also in those being written.
+    saves: VecDeque<Save>,
+    reads: VecDeque<Read>,
+    /// Bytes in batches and held by the sources of snapshots, also in those being written.
     backlog: usize,
     done: VecDeque<WalEvent>,
     spare: Spare,
@@ -95,23 +100,46 @@ enum Spare {
     Made(String),
 }
 
+/// A snapshot to save.
+#[derive(Debug)]
+struct Save {
+    protocol: ProtocolId,
+    id: SnapshotId,
+    source: SnapshotSource,
+}
+
+/// A piece of a snapshot to read.
+#[derive(Debug)]
+struct Read {
+    protocol: ProtocolId,
+    id: SnapshotId,
+    offset: u64,
+    len: usize,
+}
+
 /// Something for the second thread.
 enum Work {
-    Snapshot(ProtocolId, SnapshotId, Bytes),
+    Read(Read),
     Spare(u32),
+    Save(Save),
+    /// Go on with the snapshot being saved.
+    GoOn,
 }
 
 impl State {
-    fn next_work(&mut self) -> Option<Work> {
+    /// What is soon done comes first.
+    fn next_work(&mut self, saving: bool) -> Option<Work> {
         if self.closing {
             return None;
         }
-        if let Some((protocol, id, bytes)) = self.snapshots.pop_front() {
-            return Some(Work::Snapshot(protocol, id, bytes));
+        if let Some(read) = self.reads.pop_front() {
+            return Some(Work::Read(read));
         }
-        let Spare::Wanted(len) = self.spare else { return None };
-        self.spare = Spare::Begun;
-        Some(Work::Spare(len))
+        if let Spare::Wanted(len) = self.spare {
+            self.spare = Spare::Begun;
+            return Some(Work::Spare(len));
+        }
+        if saving { Some(Work::GoOn) } else { self.saves.pop_front().map(Work::Save) }
     }
 
     const fn has_failed(&self) -> bool {
@@ -182,7 +210,8 @@ impl State {
             self.failure = Failure::Unreported(error);
         }
         self.batches = Vec::new();
-        self.snapshots = VecDeque::new();
+        self.saves = VecDeque::new();
+        self.reads = VecDeque::new();
     }
 }
 
@@ -270,12 +299,36 @@ fn write_batches(shared: &Shared, mut log: Log<FsDisk>) {
 
 /// The second thread.
 fn write_files(shared: &Shared, mut files: Files<FsDisk>) {
-    while let Some(work) = shared.wait_for(&shared.files, State::next_work) {
+    let mut saving: Option<(Saving, usize)> = None;
+    while let Some(work) = shared.wait_for(&shared.files, |state| state.next_work(saving.is_some())) {
         match work {
-            Work::Snapshot(protocol, id, bytes) => {
-                let saved = snapshot::save(&mut files, protocol, id, &bytes);
-                shared.finish(bytes.len(), saved, |state, ()| {
-                    state.done.push_back(WalEvent::SnapshotSaved { protocol, id });
+            Work::Read(Read { protocol, id, offset, len }) => {
+                let read = snapshot::read(&mut files, protocol, id, offset, len);
+                shared.finish(0, read, |state, result| {
+                    state.done.push_back(WalEvent::SnapshotRead { protocol, id, offset, result });
+                });
+            }
+            Work::Save(Save { protocol, id, source }) => {
+                let held = source.held();
+                match Saving::begin(&mut files, protocol, id, source) {
+                    Ok(begun) => saving = Some((begun, held)),
+                    Err(error) => shared.finish(held, Err::<(), _>(error), |_, ()| {}),
+                }
+            }
+            Work::GoOn => {
+                let Some((mut begun, held)) = saving.take() else { continue };
+                let (protocol, id) = begun.of();
+                let result = match begun.step(&mut files) {
+                    Ok(Step::Again) => {
+                        saving = Some((begun, held));
+                        continue;
+                    }
+                    Ok(Step::Written) => begun.finish(&mut files).map(Ok),
+                    Ok(Step::Failed(error)) => Ok(Err(error)),
+                    Err(error) => Err(error),
+                };
+                shared.finish(held, result, |state, result| {
+                    state.done.push_back(WalEvent::SnapshotSaved { protocol, id, result });
                 });
             }
             Work::Spare(len) => {
@@ -293,8 +346,8 @@ impl Wal for FileWal {
         Ok(self.recovered.take().unwrap_or_default())
     }
 
-    fn read_snapshot(&mut self, protocol: ProtocolId, id: SnapshotId) -> Result<Option<Bytes>, WalError> {
-        snapshot::read(&mut self.files, protocol, id)
+    fn recover_snapshot(&mut self, protocol: ProtocolId, id: SnapshotId) -> Result<Option<Bytes>, WalError> {
+        snapshot::read_whole(&mut self.files, protocol, id)
     }
 
     fn submit(&mut self, batch: WalBatch) {
@@ -307,11 +360,20 @@ impl Wal for FileWal {
         }
     }
 
-    fn save_snapshot(&mut self, protocol: ProtocolId, id: SnapshotId, bytes: Bytes) {
+    fn save_snapshot(&mut self, protocol: ProtocolId, id: SnapshotId, source: SnapshotSource) {
         let mut state = self.shared.lock();
         if !state.has_failed() {
-            state.backlog += bytes.len();
-            state.snapshots.push_back((protocol, id, bytes));
+            state.backlog += source.held();
+            state.saves.push_back(Save { protocol, id, source });
+            drop(state);
+            self.shared.files.notify_one();
+        }
+    }
+
+    fn read_snapshot(&mut self, protocol: ProtocolId, id: SnapshotId, offset: u64, len: usize) {
+        let mut state = self.shared.lock();
+        if !state.has_failed() {
+            state.reads.push_back(Read { protocol, id, offset, len });
             drop(state);
             self.shared.files.notify_one();
         }

@@ -31,8 +31,13 @@ impl<D: Disk> Files<D> {
     }
 
     /// `None` where there is no such file.
-    pub(super) fn read_if_there(&mut self, name: &str) -> Result<Option<Vec<u8>>, WalError> {
-        match self.0.read(name) {
+    pub(super) fn read_at_if_there(
+        &mut self,
+        name: &str,
+        offset: u64,
+        len: usize,
+    ) -> Result<Option<Vec<u8>>, WalError> {
+        match self.0.read_at(name, offset, len) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             result => self.explain("read", name, result).map(Some),
         }

@@ -45,9 +45,10 @@ use super::files::Files;
 use super::group::{BLOCK, GroupBuilder, Header, Kind, header_at};
 use super::names::{self, Found};
 use super::recovery::{Damage, Replay};
-use super::snapshot;
+use super::snapshot::{self, Saving, Step};
 use super::{Recovered, WalBatch, WalEntryKind, WalError};
 use crate::id::{Lsn, NodeId, ProtocolId, SnapshotId};
+use crate::snapshot::{SavedSnapshot, SnapshotError, SnapshotSource};
 
 /// A group is written once it has this many bytes, though more waits.
 const GROUP_LEN: usize = 1 << 20;
@@ -117,6 +118,22 @@ pub struct Log<D: Disk> {
     /// Whose durable point `sync` reports.
     touched: BTreeSet<ProtocolId>,
     drop_snapshots_below: BTreeMap<ProtocolId, SnapshotId>,
+}
+
+/// A snapshot that is written, and not durable yet.
+#[derive(Debug)]
+pub struct WrittenSnapshot(Saving);
+
+impl WrittenSnapshot {
+    /// Its length and checksum.
+    pub const fn snapshot(&self) -> SavedSnapshot {
+        self.0.pulled()
+    }
+
+    /// Whose it is, and its name.
+    pub const fn of(&self) -> (ProtocolId, SnapshotId) {
+        self.0.of()
+    }
 }
 
 /// The end of one protocol's log.
@@ -261,21 +278,61 @@ impl<D: Disk> Log<D> {
         })
     }
 
-    /// Writes a snapshot beside the log. It is durable when this returns.
+    /// Pulls all of a snapshot and writes it beside the log. It is durable, and there, once it is
+    /// [finished](Self::finish_snapshot).
+    ///
+    /// # Errors
+    /// Outside, [`WalError::DiskFull`] and [`WalError::Io`]: final, as for [`write`](Self::write).
+    /// Inside, what is wrong with the source.
+    pub fn write_snapshot(
+        &mut self,
+        protocol: ProtocolId,
+        id: SnapshotId,
+        source: impl Into<SnapshotSource>,
+    ) -> Result<Result<WrittenSnapshot, SnapshotError>, WalError> {
+        self.until_failure(|log| {
+            let mut saving = Saving::begin(&mut log.files, protocol, id, source.into())?;
+            loop {
+                match saving.step(&mut log.files)? {
+                    Step::Again => {}
+                    Step::Written => return Ok(Ok(WrittenSnapshot(saving))),
+                    Step::Failed(error) => return Ok(Err(error)),
+                }
+            }
+        })
+    }
+
+    /// Makes a snapshot durable that was written. Until then a crash leaves nothing of it.
     ///
     /// # Errors
     /// [`WalError::DiskFull`] and [`WalError::Io`]: final, as for [`write`](Self::write).
-    pub fn save_snapshot(&mut self, protocol: ProtocolId, id: SnapshotId, bytes: &[u8]) -> Result<(), WalError> {
-        self.until_failure(|log| snapshot::save(&mut log.files, protocol, id, bytes))
+    pub fn finish_snapshot(&mut self, written: WrittenSnapshot) -> Result<SavedSnapshot, WalError> {
+        self.until_failure(|log| written.0.finish(&mut log.files))
     }
 
-    /// Reads a snapshot back; `None` where there is none of that name.
+    /// Reads a piece of a snapshot: at most `len` and at most
+    /// [`SNAPSHOT_READ_MAX`](crate::snapshot::SNAPSHOT_READ_MAX) bytes from `offset` on, fewer at its end.
+    ///
+    /// # Errors
+    /// Outside, [`WalError::Corrupt`] when its bytes have changed, and [`WalError::Io`]: final, as for
+    /// [`write`](Self::write). Inside, [`SnapshotError::Missing`].
+    pub fn read_snapshot(
+        &mut self,
+        protocol: ProtocolId,
+        id: SnapshotId,
+        offset: u64,
+        len: usize,
+    ) -> Result<Result<Bytes, SnapshotError>, WalError> {
+        self.until_failure(|log| snapshot::read(&mut log.files, protocol, id, offset, len))
+    }
+
+    /// Reads all of a snapshot back; `None` where there is none of that name.
     ///
     /// # Errors
     /// [`WalError::Corrupt`] when its bytes have changed, and [`WalError::Io`]: final, as for
     /// [`write`](Self::write).
-    pub fn read_snapshot(&mut self, protocol: ProtocolId, id: SnapshotId) -> Result<Option<Bytes>, WalError> {
-        self.until_failure(|log| snapshot::read(&mut log.files, protocol, id))
+    pub fn recover_snapshot(&mut self, protocol: ProtocolId, id: SnapshotId) -> Result<Option<Bytes>, WalError> {
+        self.until_failure(|log| snapshot::read_whole(&mut log.files, protocol, id))
     }
 
     /// After a failure nobody knows what is on the disk, so nothing is tried again.

@@ -224,6 +224,10 @@ impl Disk for ModelDisk {
         Ok(state.files[file].seen.clone())
     }
 
+    fn read_at(&mut self, name: &str, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        Ok(self.read(name)?.into_iter().skip(offset as usize).take(len).collect())
+    }
+
     fn create(&mut self, name: &str, len: u64) -> io::Result<()> {
         let mut state = self.state();
         let result = state.call();

@@ -325,6 +325,13 @@ impl Disk for SimDisk {
         Ok(self.state().file(name)?.bytes.clone())
     }
 
+    fn read_at(&mut self, name: &str, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let mut state = self.state();
+        let bytes = &state.file(name)?.bytes;
+        let start = usize::try_from(offset).map_or(bytes.len(), |offset| offset.min(bytes.len()));
+        Ok(bytes[start..bytes.len().min(start.saturating_add(len))].to_vec())
+    }
+
     fn create(&mut self, name: &str, len: u64) -> io::Result<()> {
         let mut state = self.state();
         state.count_call()?;

@@ -106,6 +106,12 @@ impl<H: 'static> Sim<H> {
                     self.complete_write(at);
                 }
             }
+            What::Snapshot { node, incarnation } => {
+                let at = node as usize;
+                if self.machines[at].incarnation == incarnation && self.is_able(at, what) {
+                    self.complete_snapshot(at);
+                }
+            }
             What::Peer { node, peer, status } => self.tell(node as usize, peer as usize, status, what),
             What::Writable { from, to } => {
                 self.network.set_writable(from as usize, to as usize);
@@ -206,6 +212,20 @@ impl<H: 'static> Sim<H> {
         }
     }
 
+    fn complete_snapshot(&mut self, at: usize) {
+        let machine = &mut self.machines[at];
+        let Some(running) = &mut machine.running else { return };
+        match running.complete_snapshot() {
+            Ok(event) => {
+                self.trace.add(self.now, TraceEvent::Snapshot { node: machine.id });
+                self.with(at, |running, now, _| {
+                    event.into_iter().for_each(|event| running.core.handle_wal(now, event));
+                });
+            }
+            Err(error) => self.fail(at, error),
+        }
+    }
+
     /// Ends a batch of inputs of a node and does what it asks for.
     pub(super) fn settle(&mut self, at: usize) {
         let machine = &mut self.machines[at];
@@ -219,21 +239,24 @@ impl<H: 'static> Sim<H> {
         let machine = &mut self.machines[at];
         let Some(running) = &mut machine.running else { return };
         while let Some(request) = running.core.poll_wal() {
-            running.waiting.push_back(request);
+            running.ask(request);
         }
         if !running.commands_scheduled && running.core.has_commands() {
             running.commands_scheduled = true;
             self.queue.push(self.now, What::Commands(at as u32));
         }
-        if !running.writing && !running.waiting.is_empty() {
-            match running.begin_write() {
-                Ok(bytes) => {
-                    let config = &machine.disk_config;
-                    let delay = config.sync.draw(&mut self.disk_rng) + config.transfer_time(bytes);
-                    let what = What::Synced { node: at as u32, incarnation: machine.incarnation };
-                    self.queue.push(self.now + delay, what);
-                }
-                Err(error) => return self.fail(at, error),
+        let (node, incarnation) = (at as u32, machine.incarnation);
+        let begun = running.begin_write().and_then(|write| Ok((write, running.begin_snapshot()?)));
+        let (write, snapshot) = match begun {
+            Ok(begun) => begun,
+            Err(error) => return self.fail(at, error),
+        };
+        let ends = [(write, What::Synced { node, incarnation }), (snapshot, What::Snapshot { node, incarnation })];
+        for (bytes, what) in ends {
+            if let Some(bytes) = bytes {
+                let config = &machine.disk_config;
+                let delay = config.sync.draw(&mut self.disk_rng) + config.transfer_time(bytes);
+                self.queue.push(self.now + delay, what);
             }
         }
         self.schedule_deadline(at);

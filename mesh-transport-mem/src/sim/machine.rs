@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Wake, Waker};
 
 use async_trait::async_trait;
-use mesh_core::wal::{Log, LogConfig};
+use mesh_core::wal::{Log, LogConfig, WrittenSnapshot};
 use mesh_core::{
-    Bytes, Instant, NodeBuilder, NodeCore, NodeError, NodeId, ProtocolId, Recovered, SnapshotId, Wal, WalBatch,
-    WalError, WalEvent, WalRequest,
+    Bytes, Instant, NodeBuilder, NodeCore, NodeError, NodeId, ProtocolId, Recovered, SnapshotError, SnapshotId,
+    SnapshotSource, Wal, WalBatch, WalError, WalEvent, WalRequest,
 };
 
 use super::clock::{ClockConfig, NodeClock};
@@ -42,10 +42,11 @@ pub(super) struct Running {
     pub(super) core: NodeCore,
     pub(super) log: Log<SimDisk>,
     /// What the node wants written and is not being written yet.
-    pub(super) waiting: VecDeque<WalRequest>,
-    /// Snapshots that are being written.
-    pub(super) snapshots: Vec<(ProtocolId, SnapshotId, Bytes)>,
+    waiting: Vec<WalBatch>,
     pub(super) writing: bool,
+    /// The snapshots it wants saved or read, and what is being done beside the log.
+    snapshots: VecDeque<SnapshotRequest>,
+    pub(super) snapshot: Option<SnapshotWork>,
     /// When the node is next looked at for timers, in the time of the simulation.
     pub(super) deadline_at: Option<Instant>,
     /// Whether [`What::Commands`] is scheduled.
@@ -91,9 +92,10 @@ impl<H> Machine<H> {
         self.running = Some(Box::new(Running {
             core,
             log: recovery.log,
-            waiting: VecDeque::new(),
-            snapshots: Vec::new(),
+            waiting: Vec::new(),
             writing: false,
+            snapshots: VecDeque::new(),
+            snapshot: None,
             deadline_at: None,
             commands_scheduled: false,
         }));
@@ -101,38 +103,89 @@ impl<H> Machine<H> {
     }
 }
 
+/// A snapshot to be saved, or a piece of one to be read.
+enum SnapshotRequest {
+    Save(ProtocolId, SnapshotId, SnapshotSource),
+    Read(ProtocolId, SnapshotId, u64, usize),
+}
+
+/// What is being done with a snapshot.
+pub(super) enum SnapshotWork {
+    /// It is written, and will be durable.
+    Save(WrittenSnapshot),
+    /// Its source failed.
+    Failed(ProtocolId, SnapshotId, SnapshotError),
+    Read(ProtocolId, SnapshotId, u64, usize),
+}
+
 impl Running {
-    /// Hands all that waits to the disk. It is durable after [`complete`](Self::complete). Says how
-    /// many bytes there are.
-    pub(super) fn begin_write(&mut self) -> Result<usize, WalError> {
-        self.writing = true;
-        let (mut batches, mut bytes) = (Vec::new(), 0);
-        for request in self.waiting.drain(..) {
-            match request {
-                WalRequest::Batch(batch) => {
-                    bytes += batch.bytes_len();
-                    batches.push(batch);
-                }
-                WalRequest::Snapshot { protocol, id, bytes: snapshot } => {
-                    bytes += snapshot.len();
-                    self.snapshots.push((protocol, id, snapshot));
-                }
+    pub(super) fn ask(&mut self, request: WalRequest) {
+        match request {
+            WalRequest::Batch(batch) => self.waiting.push(batch),
+            WalRequest::SaveSnapshot { protocol, id, source } => {
+                self.snapshots.push_back(SnapshotRequest::Save(protocol, id, source));
+            }
+            WalRequest::ReadSnapshot { protocol, id, offset, len } => {
+                self.snapshots.push_back(SnapshotRequest::Read(protocol, id, offset, len));
             }
         }
-        self.log.write(&batches)?;
-        Ok(bytes)
+    }
+
+    /// Hands all that waits to the disk, if it is idle. It is durable after
+    /// [`complete`](Self::complete). Says how many bytes there are.
+    pub(super) fn begin_write(&mut self) -> Result<Option<usize>, WalError> {
+        if self.writing || self.waiting.is_empty() {
+            return Ok(None);
+        }
+        self.writing = true;
+        self.log.write(&self.waiting)?;
+        Ok(Some(self.waiting.drain(..).map(|batch| batch.bytes_len()).sum()))
     }
 
     /// Makes durable what is being written.
     pub(super) fn complete(&mut self) -> Result<Vec<WalEvent>, WalError> {
         self.writing = false;
         let durable = self.log.sync()?.into_iter();
-        let mut events: Vec<_> = durable.map(|(protocol, upto)| WalEvent::Durable { protocol, upto }).collect();
-        for (protocol, id, bytes) in self.snapshots.drain(..) {
-            self.log.save_snapshot(protocol, id, &bytes)?;
-            events.push(WalEvent::SnapshotSaved { protocol, id });
+        Ok(durable.map(|(protocol, upto)| WalEvent::Durable { protocol, upto }).collect())
+    }
+
+    /// Begins to save or read the next snapshot, if none is under way. Says how many bytes there are.
+    ///
+    /// What is saved is pulled and written now; a crash before it is durable loses or tears it.
+    pub(super) fn begin_snapshot(&mut self) -> Result<Option<usize>, WalError> {
+        if self.snapshot.is_some() {
+            return Ok(None);
         }
-        Ok(events)
+        let Some(request) = self.snapshots.pop_front() else { return Ok(None) };
+        let (work, bytes) = match request {
+            SnapshotRequest::Save(protocol, id, source) => match self.log.write_snapshot(protocol, id, source)? {
+                Ok(written) => {
+                    let bytes = written.snapshot().len as usize;
+                    (SnapshotWork::Save(written), bytes)
+                }
+                Err(error) => (SnapshotWork::Failed(protocol, id, error), 0),
+            },
+            SnapshotRequest::Read(protocol, id, offset, len) => (SnapshotWork::Read(protocol, id, offset, len), len),
+        };
+        self.snapshot = Some(work);
+        Ok(Some(bytes))
+    }
+
+    /// Ends what [`begin_snapshot`](Self::begin_snapshot) began.
+    pub(super) fn complete_snapshot(&mut self) -> Result<Option<WalEvent>, WalError> {
+        let Some(work) = self.snapshot.take() else { return Ok(None) };
+        Ok(Some(match work {
+            SnapshotWork::Save(written) => {
+                let (protocol, id) = written.of();
+                let result = Ok(self.log.finish_snapshot(written)?);
+                WalEvent::SnapshotSaved { protocol, id, result }
+            }
+            SnapshotWork::Failed(protocol, id, error) => WalEvent::SnapshotSaved { protocol, id, result: Err(error) },
+            SnapshotWork::Read(protocol, id, offset, len) => {
+                let result = self.log.read_snapshot(protocol, id, offset, len)?;
+                WalEvent::SnapshotRead { protocol, id, offset, result }
+            }
+        }))
     }
 }
 
@@ -149,14 +202,16 @@ impl Wal for Recovery {
         self.recovered.take().ok_or(WalError::Poisoned)
     }
 
-    fn read_snapshot(&mut self, protocol: ProtocolId, id: SnapshotId) -> Result<Option<Bytes>, WalError> {
-        self.log.read_snapshot(protocol, id)
+    fn recover_snapshot(&mut self, protocol: ProtocolId, id: SnapshotId) -> Result<Option<Bytes>, WalError> {
+        self.log.recover_snapshot(protocol, id)
     }
 
-    // A node writes nothing before it starts.
+    // A node asks for nothing before it starts.
     fn submit(&mut self, _: WalBatch) {}
 
-    fn save_snapshot(&mut self, _: ProtocolId, _: SnapshotId, _: Bytes) {}
+    fn save_snapshot(&mut self, _: ProtocolId, _: SnapshotId, _: SnapshotSource) {}
+
+    fn read_snapshot(&mut self, _: ProtocolId, _: SnapshotId, _: u64, _: usize) {}
 
     async fn completed(&mut self) -> Result<WalEvent, WalError> {
         pending().await

@@ -16,6 +16,8 @@ pub(super) enum What {
     Commands(u32),
     /// What an incarnation of a node wrote is durable.
     Synced { node: u32, incarnation: u32 },
+    /// The snapshot that an incarnation of a node saves is durable, or the piece it reads is there.
+    Snapshot { node: u32, incarnation: u32 },
     /// A node is told of its link to a peer.
     Peer { node: u32, peer: u32, status: PeerStatus },
     /// A congested link has room again.

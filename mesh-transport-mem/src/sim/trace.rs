@@ -57,6 +57,8 @@ pub enum TraceEvent {
     Healed,
     /// The scenario said something with that digest.
     Note { digest: u64 },
+    /// A node has saved a snapshot or read a piece of one.
+    Snapshot { node: NodeId },
 }
 
 /// Why a frame did not arrive.
@@ -102,6 +104,7 @@ impl TraceEvent {
             Self::Cut { from, to } => [18, low(from), low(to), 0, 0],
             Self::Healed => [19, 0, 0, 0, 0],
             Self::Note { digest } => [20, digest, 0, 0, 0],
+            Self::Snapshot { node } => [21, low(node), 0, 0, 0],
         }
     }
 }
@@ -116,6 +119,7 @@ impl fmt::Display for TraceEvent {
             Self::Commands { node } => write!(f, "{node:?} takes commands"),
             Self::Peer { node, peer, status } => write!(f, "{node:?} is told that {peer:?} is {status:?}"),
             Self::Synced { node } => write!(f, "{node:?} has synced its disk"),
+            Self::Snapshot { node } => write!(f, "{node:?} has saved a snapshot or read a piece of one"),
             Self::Started { node, incarnation } => write!(f, "{node:?} starts, incarnation {incarnation}"),
             Self::Refused { node } => write!(f, "{node:?} cannot start"),
             Self::Crashed { node } => write!(f, "{node:?} loses power"),

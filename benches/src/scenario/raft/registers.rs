@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mesh_core::wire::{from_slice, to_bytes};
-use mesh_core::{Bytes, DecodeError, LogIndex, Reader, RestoreError, StateMachine, Wire};
+use mesh_core::{Bytes, DecodeError, LogIndex, Reader, RestoreError, SnapshotSource, StateMachine, Wire};
 use mesh_transport_mem::check;
 
 /// What clients ask for.
@@ -97,11 +97,11 @@ impl StateMachine for Registers {
         self.values.get(&key).copied()
     }
 
-    fn snapshot(&self) -> Bytes {
+    fn snapshot(&self) -> SnapshotSource {
         let mut out = Vec::new();
         (self.last, self.digest).encode(&mut out);
         self.values.encode(&mut out);
-        out.into()
+        Bytes::from(out).into()
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {

@@ -1,0 +1,131 @@
+//! A snapshot on its way to a follower, read from the disk as it is sent.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use mesh_core::Instant;
+
+use super::snapshot::Snapshot;
+
+/// A snapshot on its way to a follower, chunk by chunk.
+#[derive(Clone, Debug, Hash)]
+pub(super) struct Transfer {
+    pub(super) snapshot: Snapshot,
+    /// Bytes that have arrived without a gap.
+    received: u64,
+    /// Where the chunks end that were sent or are being read; `None` before the first and when it is time
+    /// to try again.
+    sent: Option<u64>,
+    /// Where the chunks begin that are being read.
+    reading: BTreeSet<u64>,
+    /// When `received` last grew.
+    advanced: Instant,
+    /// Chunks on their way at most: one after a loss, until something arrives.
+    window: usize,
+}
+
+impl Transfer {
+    pub(super) const fn new(snapshot: Snapshot, now: Instant, window: usize) -> Self {
+        Self { snapshot, received: 0, sent: None, reading: BTreeSet::new(), advanced: now, window }
+    }
+
+    /// Whether nothing arrived for long.
+    pub(super) fn is_stalled(&self, now: Instant, timeout: Duration) -> bool {
+        now.since(self.advanced) >= timeout
+    }
+
+    /// Sends again from where the follower is, one chunk at a time.
+    pub(super) fn retry(&mut self, now: Instant) {
+        self.rewind();
+        self.window = 1;
+        self.advanced = now;
+    }
+
+    /// Sends again from where the follower is.
+    pub(super) fn rewind(&mut self) {
+        self.sent = None;
+        self.reading.clear();
+    }
+
+    pub(super) fn received(&mut self, received: u64, now: Instant, window: usize) {
+        if received > self.received {
+            self.advanced = now;
+            self.window = window;
+        }
+        // It may be less than before: a follower that was restarted begins again.
+        self.received = received;
+        self.sent = self.sent.map(|sent| sent.max(received));
+    }
+
+    /// Where the next chunk starts and how long it is, if one may be sent now. There is one, of no bytes,
+    /// even when all has arrived and the follower does not say that it is installed: it asks.
+    pub(super) fn next_chunk(&mut self, chunk_len: u64) -> Option<(u64, u64)> {
+        let len = self.snapshot.meta.len;
+        let end = len.min(self.received.saturating_add(chunk_len.saturating_mul(self.window as u64)));
+        let start = match self.sent {
+            None => self.received,
+            Some(sent) if sent < end => sent,
+            Some(_) => return None,
+        };
+        let chunk_len = chunk_len.min(len - start);
+        self.sent = Some(start + chunk_len);
+        if chunk_len > 0 {
+            self.reading.insert(start);
+        }
+        Some((start, chunk_len))
+    }
+
+    /// Notes that the chunk at `offset` was read; whether it is to be sent.
+    pub(super) fn was_read(&mut self, offset: u64) -> bool {
+        self.reading.remove(&offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use mesh_core::SnapshotId;
+
+    use super::super::message::SnapshotMeta;
+    use super::*;
+    use crate::log::Position;
+
+    fn transfer(len: u64) -> Transfer {
+        let meta = SnapshotMeta { last: Position { term: 1, index: 9 }, voters: Vec::new(), len, checksum: 0 };
+        let snapshot = Snapshot { id: SnapshotId(1), meta: Arc::new(meta) };
+        Transfer::new(snapshot, Instant::ZERO, 2)
+    }
+
+    #[test]
+    fn a_window_of_chunks_is_on_its_way_and_moves_with_the_answers() {
+        let mut transfer = transfer(25);
+        assert_eq!([transfer.next_chunk(10), transfer.next_chunk(10)], [Some((0, 10)), Some((10, 10))]);
+        assert_eq!(transfer.next_chunk(10), None);
+        assert!(transfer.was_read(10) && !transfer.was_read(10));
+        transfer.received(10, Instant::ZERO, 2);
+        assert_eq!([transfer.next_chunk(10), transfer.next_chunk(10)], [Some((20, 5)), None]);
+    }
+
+    #[test]
+    fn after_a_loss_it_goes_on_from_where_the_follower_is_with_one_chunk() {
+        let mut transfer = transfer(100);
+        transfer.next_chunk(10);
+        transfer.next_chunk(10);
+        transfer.received(10, Instant::ZERO, 2);
+        let later = Instant::ZERO + Duration::from_secs(1);
+        assert!(transfer.is_stalled(later, Duration::from_secs(1)));
+        transfer.retry(later);
+        assert!(!transfer.is_stalled(later, Duration::from_secs(1)));
+        assert!(!transfer.was_read(0), "what is read late is not sent");
+        assert_eq!([transfer.next_chunk(10), transfer.next_chunk(10)], [Some((10, 10)), None]);
+    }
+
+    #[test]
+    fn it_asks_when_all_has_arrived_and_nothing_is_said() {
+        let mut transfer = transfer(0);
+        assert_eq!([transfer.next_chunk(10), transfer.next_chunk(10)], [Some((0, 0)), None]);
+        transfer.retry(Instant::ZERO);
+        assert_eq!(transfer.next_chunk(10), Some((0, 0)));
+    }
+}
