@@ -72,7 +72,7 @@ mod progress;
 mod record;
 mod replication;
 mod snapshot;
-mod transfer;
+mod stream;
 
 use std::fmt;
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use mesh_core::{Instant, NodeId};
 
 use super::config::RaftConfig;
-use super::transfer::Transfer;
+use super::stream::Stream;
 
 /// What the leader knows of a follower, and how it supplies it.
 #[derive(Clone, Debug, Hash)]
@@ -33,7 +33,7 @@ pub(super) enum State {
     /// Entries are streamed without waiting for answers, as far as the window allows.
     Replicate,
     /// What it needs is compacted: a snapshot is streamed.
-    Snapshot(Transfer),
+    Snapshot(Stream),
 }
 
 impl Progress {

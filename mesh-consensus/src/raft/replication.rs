@@ -262,7 +262,7 @@ impl<S: StateMachine> Raft<S> {
         let news = peer.accepted(accepted.match_index);
         // A follower that gets a snapshot has it once it has its end. By then it may need a newer one.
         let arrived = match &peer.state {
-            State::Snapshot(transfer) => peer.match_index >= base.min(transfer.snapshot.meta.last.index),
+            State::Snapshot(stream) => peer.match_index >= base.min(stream.snapshot.meta.last.index),
             _ => true,
         };
         if arrived {

@@ -15,7 +15,7 @@ use super::command::RaftEvent;
 use super::message::{Message, SnapshotChunk, SnapshotMeta, SnapshotReceived};
 use super::progress::State;
 use super::record::{EntriesRecord, Record, SnapshotRecord};
-use super::transfer::Transfer;
+use super::stream::Stream;
 use super::{Raft, Role};
 use crate::log::{Log, Position};
 
@@ -145,7 +145,7 @@ impl<S: StateMachine> Raft<S> {
     pub(super) fn drop_old_snapshots(&mut self, cx: &mut Context<'_, Self>) {
         let Some(newest) = &self.snapshots.newest else { return };
         let sent = self.peers.iter().filter(|_| self.role == Role::Leader).filter_map(|peer| match &peer.state {
-            State::Snapshot(transfer) => Some(transfer.snapshot.id),
+            State::Snapshot(stream) => Some(stream.snapshot.id),
             _ => None,
         });
         let oldest = sent.fold(newest.id, SnapshotId::min);
@@ -165,21 +165,21 @@ impl<S: StateMachine> Raft<S> {
                 continue;
             }
             if !matches!(peer.state, State::Snapshot(_)) && peer.next_index <= base {
-                let transfer = Transfer::new(newest.clone(), now, self.config.max_inflight_chunks);
-                peer.state = State::Snapshot(transfer);
+                let stream = Stream::new(newest.clone(), now, self.config.max_inflight_chunks);
+                peer.state = State::Snapshot(stream);
             }
-            let State::Snapshot(transfer) = &mut peer.state else { continue };
-            if transfer.is_stalled(now, timeout) {
-                transfer.retry(now);
+            let State::Snapshot(stream) = &mut peer.state else { continue };
+            if stream.is_stalled(now, timeout) {
+                stream.retry(now);
                 // An older snapshot is kept for as long as it is getting on.
-                if transfer.snapshot.id < newest.id {
-                    *transfer = Transfer::new(newest.clone(), now, 1);
+                if stream.snapshot.id < newest.id {
+                    *stream = Stream::new(newest.clone(), now, 1);
                 }
             }
-            while let Some((offset, len)) = transfer.next_chunk(chunk_len as u64) {
-                let id = transfer.snapshot.id;
+            while let Some((offset, len)) = stream.next_chunk(chunk_len as u64) {
+                let id = stream.snapshot.id;
                 if len == 0 {
-                    let meta = transfer.snapshot.meta.clone();
+                    let meta = stream.snapshot.meta.clone();
                     let chunk = SnapshotChunk { term: self.hard.term, meta, offset, bytes: Bytes::new() };
                     cx.send_volatile(peer.id, Message::SnapshotChunk(chunk));
                 } else if self.snapshots.reading.insert((id, offset)) {
@@ -202,17 +202,17 @@ impl<S: StateMachine> Raft<S> {
             return;
         }
         for peer in &mut self.peers {
-            let State::Snapshot(transfer) = &mut peer.state else { continue };
-            if transfer.snapshot.id != id || !transfer.was_read(offset) {
+            let State::Snapshot(stream) = &mut peer.state else { continue };
+            if stream.snapshot.id != id || !stream.was_read(offset) {
                 continue;
             }
             match &result {
                 Ok(bytes) if !peer.congested => {
-                    let (meta, bytes) = (transfer.snapshot.meta.clone(), bytes.clone());
+                    let (meta, bytes) = (stream.snapshot.meta.clone(), bytes.clone());
                     let chunk = SnapshotChunk { term: self.hard.term, meta, offset, bytes };
                     cx.send_volatile(peer.id, Message::SnapshotChunk(chunk));
                 }
-                Ok(_) => transfer.rewind(),
+                Ok(_) => stream.rewind(),
                 // It is gone: begin again with the newest.
                 Err(_) => peer.probe_from(peer.next_index),
             }
@@ -226,11 +226,11 @@ impl<S: StateMachine> Raft<S> {
         let window = self.config.max_inflight_chunks;
         let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == from) else { return };
         peer.heard = cx.now();
-        if let State::Snapshot(transfer) = &mut peer.state
-            && transfer.snapshot.meta.last == answer.last
-            && answer.received <= transfer.snapshot.meta.len
+        if let State::Snapshot(stream) = &mut peer.state
+            && stream.snapshot.meta.last == answer.last
+            && answer.received <= stream.snapshot.meta.len
         {
-            transfer.received(answer.received, cx.now(), window);
+            stream.received(answer.received, cx.now(), window);
         }
     }
 

@@ -9,7 +9,7 @@ use super::snapshot::Snapshot;
 
 /// A snapshot on its way to a follower, chunk by chunk.
 #[derive(Clone, Debug, Hash)]
-pub(super) struct Transfer {
+pub(super) struct Stream {
     pub(super) snapshot: Snapshot,
     /// Bytes that have arrived without a gap.
     received: u64,
@@ -24,7 +24,7 @@ pub(super) struct Transfer {
     window: usize,
 }
 
-impl Transfer {
+impl Stream {
     pub(super) const fn new(snapshot: Snapshot, now: Instant, window: usize) -> Self {
         Self { snapshot, received: 0, sent: None, reading: BTreeSet::new(), advanced: now, window }
     }
@@ -91,41 +91,41 @@ mod tests {
     use super::*;
     use crate::log::Position;
 
-    fn transfer(len: u64) -> Transfer {
+    fn stream(len: u64) -> Stream {
         let meta = SnapshotMeta { last: Position { term: 1, index: 9 }, voters: Vec::new(), len, checksum: 0 };
         let snapshot = Snapshot { id: SnapshotId(1), meta: Arc::new(meta) };
-        Transfer::new(snapshot, Instant::ZERO, 2)
+        Stream::new(snapshot, Instant::ZERO, 2)
     }
 
     #[test]
     fn a_window_of_chunks_is_on_its_way_and_moves_with_the_answers() {
-        let mut transfer = transfer(25);
-        assert_eq!([transfer.next_chunk(10), transfer.next_chunk(10)], [Some((0, 10)), Some((10, 10))]);
-        assert_eq!(transfer.next_chunk(10), None);
-        assert!(transfer.was_read(10) && !transfer.was_read(10));
-        transfer.received(10, Instant::ZERO, 2);
-        assert_eq!([transfer.next_chunk(10), transfer.next_chunk(10)], [Some((20, 5)), None]);
+        let mut stream = stream(25);
+        assert_eq!([stream.next_chunk(10), stream.next_chunk(10)], [Some((0, 10)), Some((10, 10))]);
+        assert_eq!(stream.next_chunk(10), None);
+        assert!(stream.was_read(10) && !stream.was_read(10));
+        stream.received(10, Instant::ZERO, 2);
+        assert_eq!([stream.next_chunk(10), stream.next_chunk(10)], [Some((20, 5)), None]);
     }
 
     #[test]
     fn after_a_loss_it_goes_on_from_where_the_follower_is_with_one_chunk() {
-        let mut transfer = transfer(100);
-        transfer.next_chunk(10);
-        transfer.next_chunk(10);
-        transfer.received(10, Instant::ZERO, 2);
+        let mut stream = stream(100);
+        stream.next_chunk(10);
+        stream.next_chunk(10);
+        stream.received(10, Instant::ZERO, 2);
         let later = Instant::ZERO + Duration::from_secs(1);
-        assert!(transfer.is_stalled(later, Duration::from_secs(1)));
-        transfer.retry(later);
-        assert!(!transfer.is_stalled(later, Duration::from_secs(1)));
-        assert!(!transfer.was_read(0), "what is read late is not sent");
-        assert_eq!([transfer.next_chunk(10), transfer.next_chunk(10)], [Some((10, 10)), None]);
+        assert!(stream.is_stalled(later, Duration::from_secs(1)));
+        stream.retry(later);
+        assert!(!stream.is_stalled(later, Duration::from_secs(1)));
+        assert!(!stream.was_read(0), "what is read late is not sent");
+        assert_eq!([stream.next_chunk(10), stream.next_chunk(10)], [Some((10, 10)), None]);
     }
 
     #[test]
     fn it_asks_when_all_has_arrived_and_nothing_is_said() {
-        let mut transfer = transfer(0);
-        assert_eq!([transfer.next_chunk(10), transfer.next_chunk(10)], [Some((0, 0)), None]);
-        transfer.retry(Instant::ZERO);
-        assert_eq!(transfer.next_chunk(10), Some((0, 0)));
+        let mut stream = stream(0);
+        assert_eq!([stream.next_chunk(10), stream.next_chunk(10)], [Some((0, 0)), None]);
+        stream.retry(Instant::ZERO);
+        assert_eq!(stream.next_chunk(10), Some((0, 0)));
     }
 }
