@@ -109,6 +109,8 @@ pub enum Timer {
     HeartbeatDue,
     /// More is committed than one flush applies.
     ApplyDue,
+    /// More of a snapshot may be sent.
+    SnapshotDue,
 }
 
 /// A replica of the state machine `S`.
@@ -404,7 +406,7 @@ impl<S: StateMachine> Protocol for Raft<S> {
         match timer {
             Timer::ElectionDue => self.on_election_due(cx),
             Timer::HeartbeatDue => self.on_heartbeat_due(cx),
-            Timer::ApplyDue => {} // The flush that follows applies.
+            Timer::ApplyDue | Timer::SnapshotDue => {} // The flush that follows applies, and sends.
         }
     }
 

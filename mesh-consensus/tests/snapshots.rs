@@ -5,13 +5,16 @@
 
 mod support;
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_consensus::raft::{
     FollowerState, Message, RaftConfig, RaftEvent, Role, SnapshotChunk, SnapshotMeta, SnapshotReceived,
 };
-use mesh_core::{Bytes, LogIndex, PeerStatus, wire};
+use mesh_core::{Bytes, LogIndex, NodeId, PeerStatus, SnapshotError, wire};
 use support::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -275,6 +278,131 @@ fn e42_the_length_of_a_snapshot_is_bounded_and_its_bytes_are_checked() {
     assert!(cluster.node(2).events.iter().any(|event| matches!(event, RaftEvent::SnapshotRefused { .. })));
     assert_eq!(cluster.say(1, 2, chunk(1, at(1, 2), &[10, 11], 0..3)).len(), 2);
     assert_eq!(cluster.journal(2), [10, 11]);
+}
+
+#[test]
+fn e42_a_transfer_goes_on_under_another_leader_that_has_the_very_same_snapshot() {
+    let mut cluster = Cluster::new(3);
+    let (commands, last) = ((0..20).collect::<Vec<u64>>(), at(1, 20));
+    assert_eq!(cluster.say(1, 2, chunk(1, last, &commands, 0..8)), [received(1, last, 8)]);
+    assert_eq!(cluster.say(3, 2, chunk(2, last, &commands, 0..8)), [received(2, last, 8)]);
+    assert_eq!(cluster.say(3, 2, chunk(2, last, &commands, 8..21)), [received(2, last, 21), accepted(2, 20)]);
+    // The same place, but other bytes: nothing of the two is mixed.
+    let (ones, twos, last) = (vec![1; 30], vec![2; 30], at(2, 30));
+    assert_eq!(cluster.say(3, 2, chunk(2, last, &ones, 0..8)), [received(2, last, 8)]);
+    assert_eq!(cluster.say(1, 2, chunk(3, last, &twos, 8..31)), [received(3, last, 0)]);
+    assert_eq!(cluster.say(1, 2, chunk(3, last, &twos, 0..31)), [received(3, last, 31), accepted(3, 30)]);
+    assert_eq!(cluster.journal(2), twos);
+}
+
+#[test]
+fn e42_what_is_received_is_bounded_in_all() {
+    let limits = RaftConfig { snapshot_len_max: 12, max_incoming_snapshot_bytes: 16, ..config() };
+    let mut cluster = Cluster::with(3, &limits, 1);
+    cluster.node(2).disk.hung = true;
+    let (first, second): (Vec<u64>, Vec<u64>) = ((0..9).collect(), (0..11).collect());
+    assert_eq!(cluster.say(1, 2, chunk(1, at(1, 9), &first, 0..10)), [received(1, at(1, 9), 10)]);
+    let more = |range| chunk(1, at(1, 11), &second, range);
+    assert_eq!(cluster.say(1, 2, more(0..6)), [received(1, at(1, 11), 6)], "16 bytes fit");
+    assert_eq!(cluster.say(1, 2, more(6..12)), [received(1, at(1, 11), 6)], "and no more");
+    cluster.node(2).disk.hung = false;
+    cluster.sync(2);
+    assert_eq!(cluster.journal(2), first);
+    cluster.take_network();
+    assert_eq!(cluster.say(1, 2, more(6..12)), [received(1, at(1, 11), 12), accepted(1, 11)]);
+    assert_eq!(cluster.journal(2), second);
+}
+
+#[test]
+fn e42_snapshots_are_sent_at_the_pace_that_is_set_to_all_in_turn() {
+    let paced = RaftConfig { snapshot_bytes_per_s: Some(20), ..small() };
+    let mut cluster = Cluster::with(5, &paced, 1).with_leader(1);
+    cluster.partition(&[&[1, 2, 3]]);
+    propose_all(&mut cluster, 1, 0..100);
+    let sent = Rc::new(RefCell::new(BTreeMap::<NodeId, usize>::new()));
+    let count = sent.clone();
+    cluster.rule(move |flight| {
+        if let Message::SnapshotChunk(chunk) = &flight.message {
+            *count.borrow_mut().entry(flight.to).or_default() += chunk.bytes.len();
+        }
+        Fate::Deliver
+    });
+    let mut seconds = 0;
+    while cluster.journal(4).len() < 100 || cluster.journal(5).len() < 100 {
+        cluster.pass(SECOND);
+        seconds += 1;
+        let (four, five) = (sent.borrow()[&id(4)], sent.borrow()[&id(5)]);
+        assert!(four + five <= 20 * seconds + 8, "{four} and {five} bytes in {seconds} s");
+        assert!(four.abs_diff(five) <= 8, "both get on: {four} and {five}");
+    }
+    assert!((9..=12).contains(&seconds), "200 bytes in {seconds} s");
+    assert_eq!(cluster.leader(), Some(1));
+}
+
+#[test]
+fn e43_heartbeats_go_on_while_the_disk_takes_its_time_to_read_a_snapshot() {
+    let mut cluster = with_follower_behind(&small());
+    cluster.heal();
+    cluster.node(1).disk.hung = true;
+    cluster.pass(10 * SECOND);
+    assert_eq!((cluster.leader(), cluster.raft(3).leader()), (Some(1), Some(id(1))));
+    assert_eq!(cluster.raft(1).status().followers[1].state, FollowerState::Snapshot);
+    assert!(cluster.journal(3).is_empty());
+    cluster.node(1).disk.hung = false;
+    cluster.sync(1);
+    cluster.pass(2 * SECOND);
+    assert_eq!(cluster.journal(3), cluster.journal(1));
+}
+
+#[test]
+fn e43_a_state_machine_that_fails_to_make_its_snapshot_holds_up_nothing() {
+    let mut cluster = Cluster::with(1, &RaftConfig { snapshot_log_bytes: 1, ..small() }, 1);
+    cluster.await_leader(3 * SECOND);
+    propose_all(&mut cluster, 1, 0..3);
+    let before = cluster.raft(1).status().snapshot_index;
+    cluster.propose(1, UNSAVABLE);
+    let told = |event: &RaftEvent| match event {
+        RaftEvent::SnapshotFailed { index, error: SnapshotError::Panicked { reason } } => {
+            *index == LogIndex(before.0 + 1) && reason.contains("the journal cannot be saved")
+        }
+        _ => false,
+    };
+    assert!(cluster.node(1).events.iter().any(told), "{:?}", cluster.node(1).events);
+    assert_eq!(cluster.raft(1).status().snapshot_index, before);
+    cluster.propose(1, 4);
+    assert_eq!(cluster.raft(1).status().snapshot_index, LogIndex(before.0 + 2), "it is tried again when one is due");
+    assert_eq!(cluster.journal(1).len(), 5);
+}
+
+#[test]
+fn a_snapshot_is_kept_while_it_is_being_sent_and_not_for_longer() {
+    let mut cluster = with_follower_behind(&small());
+    let first = cluster.raft(1).status().snapshot_index;
+    let begun = cluster.node(1).disk.newest_snapshot();
+    cluster.rule(|flight| if is_chunk(flight) { Fate::Hold } else { Fate::Deliver });
+    cluster.beat(1);
+    propose_all(&mut cluster, 1, 100..200);
+    assert!(cluster.raft(1).status().snapshot_index > first);
+    assert!(cluster.node(1).disk.snapshots.get(begun).is_some(), "it is being sent");
+    cluster.heal();
+    cluster.release();
+    cluster.deliver();
+    let installed = |event: &RaftEvent| *event == RaftEvent::SnapshotInstalled { index: first };
+    assert!(cluster.node(3).events.iter().any(installed), "the one that was begun");
+    cluster.pass(SECOND);
+    assert_eq!(cluster.journal(3), cluster.journal(1));
+    assert!(cluster.node(1).disk.snapshots.get(begun).is_none());
+
+    // A follower that does not answer any more keeps nothing.
+    cluster.crash(3);
+    cluster.restart(3);
+    cluster.partition(&[&[1, 2]]);
+    propose_all(&mut cluster, 1, 200..300);
+    let begun = cluster.node(1).disk.newest_snapshot();
+    cluster.pass(SECOND);
+    propose_all(&mut cluster, 1, 300..400);
+    cluster.pass(3 * SECOND);
+    assert!(cluster.node(1).disk.snapshots.get(begun).is_none());
 }
 
 #[test]

@@ -46,6 +46,12 @@ pub struct RaftConfig {
     pub max_inflight_chunks: usize,
     /// The longest snapshot taken or received, in bytes. Default: 1 GiB.
     pub snapshot_len_max: u64,
+    /// Bytes of snapshots in memory while they are received and until they are installed, at most. Chunks
+    /// over it are not taken, and are sent again. Default: 1 GiB.
+    pub max_incoming_snapshot_bytes: u64,
+    /// Bytes of snapshots that a replica sends a second, to all followers together; at least a chunk an
+    /// election timeout. Default: as many as the disk reads and the windows allow.
+    pub snapshot_bytes_per_s: Option<u64>,
     /// Breaks one rule on purpose.
     #[cfg(feature = "planted")]
     pub plant: Option<super::Plant>,
@@ -68,6 +74,8 @@ impl Default for RaftConfig {
             snapshot_chunk_bytes: 256 << 10,
             max_inflight_chunks: 4,
             snapshot_len_max: 1 << 30,
+            max_incoming_snapshot_bytes: 1 << 30,
+            snapshot_bytes_per_s: None,
             #[cfg(feature = "planted")]
             plant: None,
         }
@@ -113,6 +121,20 @@ impl RaftConfig {
             ("command_len_max", self.command_len_max.saturating_add(Entry::OVERHEAD)),
             ("snapshot_chunk_bytes", self.snapshot_chunk_bytes),
         ];
+        if self.max_incoming_snapshot_bytes < self.snapshot_len_max {
+            return no(format!(
+                "max_incoming_snapshot_bytes is {} and snapshot_len_max {}: the longest snapshot must fit, raise the first",
+                self.max_incoming_snapshot_bytes, self.snapshot_len_max,
+            ));
+        }
+        if let Some(rate) = self.snapshot_bytes_per_s
+            && u128::from(rate) * self.election_timeout.as_millis() < self.snapshot_chunk_bytes as u128 * 1000
+        {
+            return no(format!(
+                "snapshot_bytes_per_s is {rate}: a chunk of {} bytes takes longer than election_timeout, raise the one or lower the other",
+                self.snapshot_chunk_bytes,
+            ));
+        }
         if let Some((name, len)) = in_frame.iter().find(|(_, len)| *len > limit) {
             return no(format!("{name} makes messages of {len} bytes, but a frame has room for {limit}: lower it"));
         }
@@ -147,5 +169,8 @@ mod tests {
         assert!(refused(|c| c.max_append_bytes = FRAME_LEN_MAX).contains("max_append_bytes makes messages"));
         assert!(refused(|c| c.command_len_max = usize::MAX).contains("command_len_max makes messages"));
         assert!(refused(|c| c.snapshot_chunk_bytes = 0).contains("snapshot_chunk_bytes is 0"));
+        assert!(refused(|c| c.max_incoming_snapshot_bytes = 5).contains("the longest snapshot must fit"));
+        assert!(refused(|c| c.snapshot_bytes_per_s = Some(200_000)).contains("takes longer than election_timeout"));
+        assert!(refused(|c| c.snapshot_bytes_per_s = Some(0)).contains("snapshot_bytes_per_s is 0"));
     }
 }

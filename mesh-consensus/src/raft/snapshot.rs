@@ -15,8 +15,8 @@ use super::command::RaftEvent;
 use super::message::{Message, SnapshotChunk, SnapshotMeta, SnapshotReceived};
 use super::progress::State;
 use super::record::{EntriesRecord, Record, SnapshotRecord};
-use super::stream::Stream;
-use super::{Raft, Role};
+use super::stream::{Pace, Stream};
+use super::{Raft, Role, Timer};
 use crate::log::{Log, Position};
 
 /// A snapshot on disk.
@@ -40,6 +40,9 @@ pub(super) struct Snapshots {
     oldest_id: SnapshotId,
     /// The chunks that are being read from disk: which snapshot, and where they begin.
     reading: BTreeSet<(SnapshotId, u64)>,
+    /// How fast snapshots are sent, and which follower had its turn last.
+    pace: Pace,
+    turn: usize,
 }
 
 /// A snapshot on its way to disk.
@@ -155,38 +158,56 @@ impl<S: StateMachine> Raft<S> {
         }
     }
 
-    /// Starts and continues the transfers to followers that need what is compacted.
+    /// Starts and continues the streams to followers that need what is compacted.
     pub(super) fn send_snapshots(&mut self, cx: &mut Context<'_, Self>) {
-        let (base, now, timeout) = (self.log.base().index, cx.now(), self.config.election_timeout);
-        let chunk_len = self.config.snapshot_chunk_bytes.min(SNAPSHOT_READ_MAX);
+        let (base, now) = (self.log.base().index, cx.now());
+        let Some(newest) = &self.snapshots.newest else { return };
         for peer in &mut self.peers {
-            let Some(newest) = &self.snapshots.newest else { return };
-            if peer.congested {
-                continue;
-            }
-            if !matches!(peer.state, State::Snapshot(_)) && peer.next_index <= base {
-                let stream = Stream::new(newest.clone(), now, self.config.max_inflight_chunks);
-                peer.state = State::Snapshot(stream);
-            }
-            let State::Snapshot(stream) = &mut peer.state else { continue };
-            if stream.is_stalled(now, timeout) {
-                stream.retry(now);
-                // An older snapshot is kept for as long as it is getting on.
-                if stream.snapshot.id < newest.id {
-                    *stream = Stream::new(newest.clone(), now, 1);
-                }
-            }
-            while let Some((offset, len)) = stream.next_chunk(chunk_len as u64) {
-                let id = stream.snapshot.id;
-                if len == 0 {
-                    let meta = stream.snapshot.meta.clone();
-                    let chunk = SnapshotChunk { term: self.hard.term, meta, offset, bytes: Bytes::new() };
-                    cx.send_volatile(peer.id, Message::SnapshotChunk(chunk));
-                } else if self.snapshots.reading.insert((id, offset)) {
-                    cx.read_snapshot(id, offset, len as usize);
-                }
+            if !matches!(peer.state, State::Snapshot(_)) && peer.next_index <= base && !peer.congested {
+                peer.state = State::Snapshot(Stream::new(newest.clone(), now, self.config.max_inflight_chunks));
             }
         }
+        // One chunk to each in turn, so that all get on when the pace is limited.
+        let mut idle = 0;
+        while idle < self.peers.len() {
+            let wait = self.snapshots.pace.wait(now);
+            if !wait.is_zero() {
+                return cx.set_timer(Timer::SnapshotDue, wait);
+            }
+            self.snapshots.turn = (self.snapshots.turn + 1) % self.peers.len();
+            idle = if self.send_chunk(cx, self.snapshots.turn) { 0 } else { idle + 1 };
+        }
+    }
+
+    /// Sends the next chunk to a follower, if it gets a snapshot and its window is open; whether it was.
+    fn send_chunk(&mut self, cx: &mut Context<'_, Self>, peer: usize) -> bool {
+        let (now, timeout) = (cx.now(), self.config.election_timeout);
+        let chunk_len = self.config.snapshot_chunk_bytes.min(SNAPSHOT_READ_MAX);
+        let (Some(peer), Some(newest)) = (self.peers.get_mut(peer), &self.snapshots.newest) else { return false };
+        let State::Snapshot(stream) = &mut peer.state else { return false };
+        if peer.congested {
+            return false;
+        }
+        if stream.is_stalled(now, timeout) {
+            stream.retry(now);
+            // An older snapshot is kept for as long as it is getting on.
+            if stream.snapshot.id < newest.id {
+                *stream = Stream::new(newest.clone(), now, 1);
+            }
+        }
+        let Some((offset, len)) = stream.next_chunk(now, chunk_len as u64) else { return false };
+        let id = stream.snapshot.id;
+        if len == 0 {
+            let meta = stream.snapshot.meta.clone();
+            let chunk = SnapshotChunk { term: self.hard.term, meta, offset, bytes: Bytes::new() };
+            cx.send_volatile(peer.id, Message::SnapshotChunk(chunk));
+        } else if self.snapshots.reading.insert((id, offset)) {
+            cx.read_snapshot(id, offset, len as usize);
+        }
+        if let Some(rate) = self.config.snapshot_bytes_per_s {
+            self.snapshots.pace.pay(now, len, rate);
+        }
+        true
     }
 
     /// Sends a chunk that was read to all that wait for it.
@@ -270,11 +291,15 @@ impl<S: StateMachine> Raft<S> {
             return meta.len;
         }
         let incoming = match &mut self.snapshots.incoming {
+            // The same leader's, or another's that has the very same: it goes on.
             Some(incoming) if incoming.meta == meta => incoming,
-            // A newer leader's, or the same leader's next: what there is of the old is of no use.
+            // What there is of the old is of no use.
             other => other.insert(Incoming { meta, bytes: Vec::new() }),
         };
-        if offset == incoming.bytes.len() as u64 {
+        let being_saved = self.snapshots.saving.as_ref().and_then(|saving| saving.received.as_ref());
+        let in_memory = being_saved.map_or(0, Bytes::len) + incoming.bytes.len() + bytes.len();
+        let fits = in_memory as u64 <= self.config.max_incoming_snapshot_bytes;
+        if offset == incoming.bytes.len() as u64 && fits {
             incoming.bytes.extend_from_slice(bytes);
         }
         incoming.bytes.len() as u64

@@ -16,6 +16,9 @@ use mesh_core::{
     RestoreError, Rng64, SnapshotId, SnapshotRead, SnapshotSource, StateMachine, wire,
 };
 
+/// While this is the last command, a journal panics when its snapshot is made.
+pub const UNSAVABLE: u64 = u64::MAX;
+
 /// A state machine that remembers every command, so that two of them can be compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Journal(pub Vec<u64>);
@@ -36,7 +39,11 @@ impl StateMachine for Journal {
     }
 
     fn snapshot(&self) -> SnapshotSource {
-        wire::to_bytes(&self.0).into()
+        let commands = self.0.clone();
+        SnapshotSource::handle(move || {
+            assert_ne!(commands.last(), Some(&UNSAVABLE), "the journal cannot be saved");
+            wire::to_bytes(&commands)
+        })
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
@@ -54,13 +61,22 @@ pub struct Disk {
     pub hung: bool,
     log: Vec<Record>,
     last: Lsn,
-    snapshots: MemSnapshots,
+    pub snapshots: MemSnapshots,
     waiting: VecDeque<LogOp<Record>>,
     saving: Vec<(SnapshotId, SnapshotSource)>,
     reading: Vec<SnapshotRead>,
 }
 
 impl Disk {
+    /// The name of the snapshot that the log begins with.
+    pub fn newest_snapshot(&self) -> SnapshotId {
+        let named = |record: &Record| match record {
+            Record::Snapshot(snapshot) => Some(snapshot.id),
+            _ => None,
+        };
+        self.log.iter().find_map(named).expect("there is a snapshot")
+    }
+
     /// The number of the last record on its way.
     pub fn written_upto(&self) -> Lsn {
         let numbered = |op: &LogOp<Record>| match op {
