@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! frame   := version:u8 section*
-//! section := protocol:u16 len:u32 message*     consecutive messages of one protocol to one peer
+//! section := protocol:u32 len:u32 message*     consecutive messages of one protocol to one peer
 //! message := len:u32 bytes                     length first: a bad message is skipped, not fatal
 //! ```
 //!
@@ -31,7 +31,7 @@ use crate::id::ProtocolId;
 use crate::wire::Reader;
 
 /// The version of the frame format, the first byte of every frame.
-pub const FRAME_VERSION: u8 = 1;
+pub const FRAME_VERSION: u8 = 2;
 
 /// The longest frame any transport carries: 4 MiB.
 pub const FRAME_LEN_MAX: usize = 4 * 1024 * 1024;
@@ -42,7 +42,7 @@ pub const FRAME_LEN_MAX: usize = 4 * 1024 * 1024;
 pub const FRAME_LEN_TARGET: usize = 256 * 1024;
 
 const HEADER_LEN: usize = 1;
-const SECTION_HEADER_LEN: usize = 2 + 4;
+const SECTION_HEADER_LEN: usize = 4 + 4;
 const MESSAGE_HEADER_LEN: usize = 4;
 
 /// What a frame takes beside one message's bytes.
@@ -130,7 +130,7 @@ impl FrameBuilder {
             return self.push(protocol, &tail);
         }
         self.set_len_at(header, self.open.len() - message);
-        self.set_len_at(section + 2, self.open.len() - section - SECTION_HEADER_LEN);
+        self.set_len_at(section + 4, self.open.len() - section - SECTION_HEADER_LEN);
         true
     }
 
@@ -203,10 +203,9 @@ pub fn sections(frame: &Bytes) -> Result<impl Iterator<Item = Result<Section<'_>
             return None;
         }
         let mut section = || {
-            let protocol = left.take(2).ok()?;
-            let protocol = ProtocolId(u16::from_le_bytes(protocol.try_into().ok()?));
-            let len = left.take(4).ok().and_then(le_u32)?;
-            Some(Section { protocol, messages: left.sub(len).ok()? })
+            let (protocol, len) = left.take(SECTION_HEADER_LEN).ok()?.split_at(4);
+            let protocol = ProtocolId(u32::from_le_bytes(protocol.try_into().ok()?));
+            Some(Section { protocol, messages: left.sub(le_u32(len)?).ok()? })
         };
         Some(section().ok_or(FrameError::Truncated))
     }))
@@ -292,7 +291,7 @@ mod tests {
         builder.push(ProtocolId(1), b"first");
         builder.push(ProtocolId(2), b"second");
         let frame = builder.pop().unwrap();
-        let whole = [0, 1, 1 + 6 + 4 + 5, frame.len()];
+        let whole = [0, 1, 1 + 8 + 4 + 5, frame.len()];
         for len in 0..frame.len() {
             assert_eq!(walk(&frame[..len]).is_ok(), whole[1..].contains(&len), "{len}");
         }
@@ -302,7 +301,7 @@ mod tests {
     fn another_version_and_lengths_past_the_end_are_errors() {
         assert_eq!(walk(&[]), Err(FrameError::Empty));
         assert_eq!(walk(&[9]), Err(FrameError::Version { found: 9 }));
-        assert_eq!(walk(&[1, 0, 0, 255, 255, 255, 255]), Err(FrameError::Truncated));
-        assert_eq!(walk(&[1, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0]), Err(FrameError::Truncated));
+        assert_eq!(walk(&[2, 0, 0, 0, 0, 255, 255, 255, 255]), Err(FrameError::Truncated));
+        assert_eq!(walk(&[2, 0, 0, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0]), Err(FrameError::Truncated));
     }
 }

@@ -94,8 +94,8 @@ macro_rules! number {
 number! {
     /// Which protocol instance of a node a message, record or command belongs to.
     ///
-    /// All nodes of a mesh give the same number to the same instance.
-    ProtocolId(u16), "p"
+    /// All nodes of a mesh give the same number to the same instance. A node may host thousands.
+    ProtocolId(u32), "p"
 }
 number! {
     /// One command of the application, unique within a protocol instance of a running node.

@@ -256,7 +256,7 @@ fn a_node_that_is_dropped_says_that_it_has_stopped() {
 fn bad_frames_are_dropped_and_counted() {
     let (mut node, diary) = node();
     let mut events = diary.events();
-    for bad in [&[][..], &[2], &[1, 7, 0, 255, 255, 255, 255], &[1, 7, 0, 4, 0, 0, 0, 9, 0, 0, 0]] {
+    for bad in [&[][..], &[1], &[2, 7, 0, 0, 0, 255, 255, 255, 255], &[2, 7, 0, 0, 0, 4, 0, 0, 0, 9, 0, 0, 0]] {
         node.handle_frame(Instant::ZERO, PEER, Bytes::copy_from_slice(bad));
     }
     node.handle_frame(Instant::ZERO, ME, frame(DIARY, &[&[1]])); // nobody is its own peer

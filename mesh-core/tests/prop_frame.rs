@@ -1,6 +1,6 @@
 //! Frames against any messages, under any limit, and against arbitrary bytes.
 
-use mesh_core::frame::{FRAME_OVERHEAD, FrameBuilder, FrameError, sections};
+use mesh_core::frame::{FRAME_OVERHEAD, FRAME_VERSION, FrameBuilder, FrameError, sections};
 use mesh_core::{Bytes, ProtocolId};
 use proptest::prelude::*;
 
@@ -21,7 +21,7 @@ proptest! {
     #[test]
     fn every_message_that_fits_a_frame_comes_out_once_and_in_order(
         limit in 0..120usize,
-        messages in prop::collection::vec((0..3u16, 0..120usize, any::<bool>()), 0..60),
+        messages in prop::collection::vec((0..3u32, 0..120usize, any::<bool>()), 0..60),
     ) {
         let mut builder = FrameBuilder::new(limit);
         let mut pushed = Vec::new();
@@ -50,7 +50,7 @@ proptest! {
     fn arbitrary_bytes_never_panic_and_give_no_more_than_they_hold(
         tail in prop::collection::vec(prop_oneof![3 => Just(0u8), 2 => 0..12u8, 1 => any::<u8>()], 0..200),
     ) {
-        let frame = [&[1], &tail[..]].concat();
+        let frame = [&[FRAME_VERSION], &tail[..]].concat();
         if let Ok(messages) = walk(frame.clone()) {
             let held: usize = messages.iter().map(|(_, message)| 4 + message.len()).sum();
             prop_assert!(held < frame.len());

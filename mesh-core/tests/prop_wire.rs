@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
+use mesh_core::frame::{FRAME_VERSION, sections};
 use mesh_core::wire::{from_bytes, from_slice, to_bytes};
 use mesh_core::{NodeId, Wire};
 use proptest::prelude::*;
@@ -83,8 +84,8 @@ proptest! {
 
     #[test]
     fn frames_of_arbitrary_bytes_never_hurt(bytes in prop::collection::vec(prop_oneof![0..3u8, any::<u8>()], 0..80)) {
-        let frame = Bytes::from([&[1][..], &bytes].concat());
-        for section in mesh_core::frame::sections(&frame).unwrap().flatten() {
+        let frame = Bytes::from([&[FRAME_VERSION][..], &bytes].concat());
+        for section in sections(&frame).unwrap().flatten() {
             let walked: usize = section.messages().flatten().map(|message| message.remaining().len() + 4).sum();
             prop_assert!(walked <= frame.len());
         }

@@ -90,13 +90,30 @@ fn a_directory_of_another_node_or_a_newer_version_is_left_alone() {
 
     let path = dir.path().join("meta");
     let mut meta = std::fs::read(&path).unwrap();
-    meta[8] = 2;
+    assert_eq!(meta[8], 2);
+    meta[8] = 3;
     std::fs::write(&path, &meta).unwrap();
     assert!(matches!(open(dir.path()), Err(WalError::Corrupt { .. })));
     let crc = crc32c::crc32c(&meta[..28]);
     meta[28..].copy_from_slice(&crc.to_le_bytes());
     std::fs::write(&path, &meta).unwrap();
-    assert!(matches!(open(dir.path()), Err(WalError::NewerFormat { found: 2, newest: 1, .. })));
+    assert!(matches!(open(dir.path()), Err(WalError::NewerFormat { found: 3, newest: 2, .. })));
+}
+
+#[test]
+fn a_directory_of_an_older_version_is_read_and_made_one_of_this() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut wal = open(dir.path()).unwrap();
+    wal.submit(record(0, b"old"));
+    drop(wal);
+    let path = dir.path().join("meta");
+    let mut meta = std::fs::read(&path).unwrap();
+    meta[8] = 1;
+    let crc = crc32c::crc32c(&meta[..28]);
+    meta[28..].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(&path, &meta).unwrap();
+    assert_eq!(open(dir.path()).unwrap().recover().unwrap().logs[&P].records, ["old"]);
+    assert_eq!(std::fs::read(&path).unwrap()[8], 2);
 }
 
 #[test]

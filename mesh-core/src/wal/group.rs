@@ -13,13 +13,18 @@ use crate::id::{Lsn, ProtocolId};
 pub(super) const BLOCK: usize = 512;
 
 const HEADER: usize = 40;
-const ENTRY_HEADER: usize = 16;
+const ENTRY_HEADER: usize = 17;
+
+/// In groups of format 1, which has two bytes for the protocol and a zero byte behind the kind.
+const NARROW_ENTRY_HEADER: usize = 16;
 
 /// First bytes of blocks. A block never written is zero.
 const BEGINS: u8 = 1;
 const GOES_ON: u8 = 2;
 
+/// Flags of a group.
 const SEAL: u8 = 1;
+const WIDE: u8 = 2;
 
 /// What an entry says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,9 +112,9 @@ impl GroupBuilder {
         }
         let mut header = [0; ENTRY_HEADER];
         header[..4].copy_from_slice(&(bytes.len() as u32).to_le_bytes());
-        header[4..6].copy_from_slice(&protocol.0.to_le_bytes());
-        header[6] = kind.to_byte();
-        header[8..].copy_from_slice(&lsn.0.to_le_bytes());
+        header[4..8].copy_from_slice(&protocol.0.to_le_bytes());
+        header[8] = kind.to_byte();
+        header[9..].copy_from_slice(&lsn.0.to_le_bytes());
         self.put(&header);
         self.put(bytes);
     }
@@ -133,7 +138,7 @@ impl GroupBuilder {
         let body_crc = crc32c::crc32c(&self.buf[HEADER..len]);
         let head = &mut self.buf[..HEADER];
         head[0] = BEGINS;
-        head[1] = if header.seal { SEAL } else { 0 };
+        head[1] = if header.seal { WIDE | SEAL } else { WIDE };
         head[4..8].copy_from_slice(&(len as u32).to_le_bytes());
         head[8..12].copy_from_slice(&header.offset.to_le_bytes());
         head[12..16].copy_from_slice(&header.durable.to_le_bytes());
@@ -152,11 +157,22 @@ impl GroupBuilder {
     }
 }
 
-/// The group header at `offset` of segment `segment`, if there is an intact one.
+/// What a header says of its own group.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extent {
+    /// From the header to the end of the last entry.
+    pub(super) len: usize,
+    crc: u32,
+    /// Whether the entries are those of format 1.
+    narrow: bool,
+}
+
+/// The group header that `bytes` begin with, if there is an intact one, of segment `segment` at
+/// `offset`.
 ///
 /// One of another segment or place is none: it is what a recycled file or a misplaced write left.
-pub(super) fn header_at(bytes: &[u8], segment: u64, offset: usize) -> Option<(Header, usize, u32)> {
-    let head = bytes.get(offset..)?.get(..HEADER)?;
+pub(super) fn header_at(bytes: &[u8], segment: u64, offset: usize) -> Option<(Header, Extent)> {
+    let head = bytes.get(..HEADER)?;
     if head[0] != BEGINS {
         return None;
     }
@@ -169,15 +185,15 @@ pub(super) fn header_at(bytes: &[u8], segment: u64, offset: usize) -> Option<(He
         durable: fields.get_u32_le(),
         incarnation: fields.get_u64_le(),
         segment: fields.get_u64_le(),
-        seal: flags == SEAL,
+        seal: flags & SEAL != 0,
     };
     let body_crc = fields.get_u32_le();
     let sound = fields.get_u32_le() == crc32c::crc32c(&head[..36])
         && (header.segment, header.offset as usize) == (segment, offset)
-        && flags <= SEAL
+        && flags <= SEAL | WIDE
         && zero == 0
         && len >= HEADER;
-    sound.then_some((header, len, body_crc))
+    sound.then_some((header, Extent { len, crc: body_crc, narrow: flags & WIDE == 0 }))
 }
 
 /// A group as read back.
@@ -186,22 +202,24 @@ pub(super) struct Group {
     pub(super) header: Header,
     /// Where the next group may begin.
     pub(super) end: usize,
+    narrow: bool,
     body: Bytes,
 }
 
 impl Group {
-    /// The whole group at `offset` of segment `segment`, if there is an intact one.
+    /// The whole group that `bytes` begin with, if there is an intact one, of segment `segment` at
+    /// `offset`.
     pub(super) fn read(bytes: &[u8], segment: u64, offset: usize) -> Option<Self> {
-        let (header, len, body_crc) = header_at(bytes, segment, offset)?;
-        let raw = bytes.get(offset..)?.get(..len)?;
-        if crc32c::crc32c(&raw[HEADER..]) != body_crc {
+        let (header, Extent { len, crc, narrow }) = header_at(bytes, segment, offset)?;
+        let raw = bytes.get(..len)?;
+        if crc32c::crc32c(&raw[HEADER..]) != crc {
             return None;
         }
         let mut body = Vec::with_capacity(len - HEADER);
         for (index, block) in raw.chunks(BLOCK).enumerate() {
             body.extend_from_slice(&block[if index == 0 { HEADER.min(block.len()) } else { 1 }..]);
         }
-        Some(Self { header, end: (offset + len).next_multiple_of(BLOCK), body: Bytes::from(body) })
+        Some(Self { header, end: (offset + len).next_multiple_of(BLOCK), narrow, body: Bytes::from(body) })
     }
 
     /// The next entry; `None` at the end, an error when what is left is no entry.
@@ -210,13 +228,14 @@ impl Group {
         if self.body.is_empty() {
             return Ok(None);
         }
-        let mut head = self.body.get(..ENTRY_HEADER).ok_or(BAD)?;
+        let header_len = if self.narrow { NARROW_ENTRY_HEADER } else { ENTRY_HEADER };
+        let mut head = self.body.get(..header_len).ok_or(BAD)?;
         let len = head.get_u32_le() as usize;
-        let protocol = ProtocolId(head.get_u16_le());
+        let protocol = ProtocolId(if self.narrow { u32::from(head.get_u16_le()) } else { head.get_u32_le() });
         let kind = Kind::from_byte(head.get_u8()).ok_or(BAD)?;
-        head.advance(1);
+        head.advance(usize::from(self.narrow));
         let lsn = Lsn(head.get_u64_le());
-        self.body.advance(ENTRY_HEADER);
+        self.body.advance(header_len);
         if self.body.len() < len {
             return Err(BAD);
         }
@@ -247,7 +266,7 @@ mod tests {
         for len in (0..1100).chain([5000]) {
             let bytes: Vec<u8> = (0..len).map(|i| i as u8).collect();
             let segment = segment_with(&[&bytes, b"next"]);
-            let mut group = Group::read(&segment, 7, 1024).unwrap();
+            let mut group = Group::read(&segment[1024..], 7, 1024).unwrap();
             assert_eq!((group.header, group.end), (HERE, segment.len()));
             assert_eq!(group.next_entry().unwrap().unwrap().bytes, bytes);
             let second = group.next_entry().unwrap().unwrap();
@@ -259,8 +278,31 @@ mod tests {
     #[test]
     fn a_group_is_valid_only_where_it_was_written() {
         let segment = segment_with(&[b"a"]);
-        assert!(Group::read(&segment, 8, 1024).is_none());
-        assert!(Group::read(&segment[512..], 7, 512).is_none());
+        assert!(Group::read(&segment[1024..], 8, 1024).is_none());
+        assert!(Group::read(&segment[1024..], 7, 512).is_none());
+    }
+
+    #[test]
+    fn groups_of_format_1_are_read() {
+        let mut group = vec![0; HEADER];
+        for (protocol, kind, lsn) in [(0xfffe_u16, 1, 5_u64), (3, 5, 9)] {
+            group.extend_from_slice(&2_u32.to_le_bytes());
+            group.extend_from_slice(&protocol.to_le_bytes());
+            group.extend_from_slice(&[kind, 0]);
+            group.extend_from_slice(&lsn.to_le_bytes());
+            group.extend_from_slice(b"ab");
+        }
+        let mut bytes = GroupBuilder { buf: group }.finish(HERE).to_vec();
+        bytes[1] = 0;
+        let crc = crc32c::crc32c(&bytes[..36]);
+        bytes[36..40].copy_from_slice(&crc.to_le_bytes());
+        let mut group = Group::read(&bytes, 7, 1024).unwrap();
+        for (protocol, kind, lsn) in [(0xfffe, Kind::Batch(WalEntryKind::Record), 5), (3, Kind::Last, 9)] {
+            let entry = group.next_entry().unwrap().unwrap();
+            let found = (entry.protocol, entry.kind, entry.lsn, &entry.bytes[..]);
+            assert_eq!(found, (ProtocolId(protocol), kind, Lsn(lsn), &b"ab"[..]));
+        }
+        assert!(group.next_entry().unwrap().is_none());
     }
 
     #[test]

@@ -176,9 +176,7 @@ impl<D: Disk> Log<D> {
         config.validate()?;
         let mut files = Files(disk);
         let Directory { has_meta, mut segments, spares, leftovers } = Directory::list(&mut files, &config)?;
-        if has_meta {
-            snapshot::check_meta(&mut files, owner)?;
-        }
+        let format = if has_meta { snapshot::check_meta(&mut files, owner)? } else { snapshot::FORMAT };
         for name in leftovers {
             files.remove(&name)?;
         }
@@ -235,6 +233,10 @@ impl<D: Disk> Log<D> {
             log.push_head()?;
         } else {
             log.make_room(0)?;
+        }
+        if format < snapshot::FORMAT {
+            // Before anything is written that an older version would misread.
+            snapshot::write_meta(&mut log.files, owner)?;
         }
         // From here on older incarnations count for nothing behind this place.
         log.write_group(false)?;
@@ -598,7 +600,7 @@ fn corrupt<D: Disk>(files: &Files<D>, segments: &[Segment], damage: Damage) -> W
 fn refuse_segments_without_meta<D: Disk>(files: &mut Files<D>, segments: &[Segment]) -> Result<(), WalError> {
     for Segment { number, name, .. } in segments {
         let bytes = files.read(name)?;
-        if (0..bytes.len()).step_by(BLOCK).any(|offset| header_at(&bytes, *number, offset).is_some()) {
+        if (0..bytes.len()).step_by(BLOCK).any(|offset| header_at(&bytes[offset..], *number, offset).is_some()) {
             let reason = "the file is missing, though there are records";
             return Err(files.damaged(names::META, 0, reason));
         }

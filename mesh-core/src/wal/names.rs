@@ -61,7 +61,7 @@ pub(super) fn parse(name: &str) -> Option<Found> {
         }
         "snapshot" => {
             let (protocol, id) = numbers(stem)?;
-            let (protocol, id) = (ProtocolId(u16::try_from(protocol).ok()?), SnapshotId(id));
+            let (protocol, id) = (ProtocolId(u32::try_from(protocol).ok()?), SnapshotId(id));
             (Found::Snapshot { protocol, id }, snapshot(protocol, id))
         }
         _ => return None,
@@ -75,15 +75,21 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        let (protocol, id) = (ProtocolId(0xfffe), SnapshotId(u64::MAX));
+        let id = SnapshotId(u64::MAX);
+        for protocol in [ProtocolId(3), ProtocolId(0x1_0000), ProtocolId(u32::MAX)] {
+            assert_eq!(parse(&snapshot(protocol, id)), Some(Found::Snapshot { protocol, id }));
+        }
         assert_eq!(parse(&segment(12, 1 << 20)), Some(Found::Segment { number: 12, len: 1 << 20 }));
         assert_eq!(parse(&spare(12, 1 << 20)), Some(Found::Spare { len: 1 << 20 }));
-        assert_eq!(parse(&snapshot(protocol, id)), Some(Found::Snapshot { protocol, id }));
-        assert_eq!(parse(&unfinished(&snapshot(protocol, id))), Some(Found::Unfinished));
+        assert_eq!(parse(&unfinished(&snapshot(ProtocolId(3), id))), Some(Found::Unfinished));
         assert_eq!(parse(&unfinished(META)), Some(Found::Unfinished));
         assert_eq!(parse(NEW_SEGMENT), Some(Found::Unfinished));
-        let more =
-            ["000000000000000A-00001000.log", "0000000000000001-100000000.log", "10000-0000000000000001.snapshot"];
+        let more = [
+            "000000000000000A-00001000.log",
+            "0000000000000001-100000000.log",
+            "100000000-0000000000000001.snapshot",
+            "00003-0000000000000001.snapshot",
+        ];
         for other in more.into_iter().chain(["lock", "notes.tmp", "1.log", "x-y.log", "a.snapshot", "1-1.log"]) {
             assert_eq!(parse(other), None, "{other}");
         }

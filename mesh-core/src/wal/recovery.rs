@@ -67,7 +67,7 @@ impl Replay {
     pub(super) fn read_segment(&mut self, number: u64, bytes: &[u8], newest: bool) -> Result<Segment, Damage> {
         let mut segment = Segment::default();
         while !segment.sealed
-            && let Some(mut group) = Group::read(bytes, number, segment.end)
+            && let Some(mut group) = Group::read(&bytes[segment.end..], number, segment.end)
             // An older incarnation wrote what is here before it crashed, and a newer one, which did
             // not find it whole, went on in front of it.
             && group.header.incarnation >= self.incarnation
@@ -86,7 +86,7 @@ impl Replay {
         }
         if !segment.sealed {
             for offset in (segment.end..bytes.len()).step_by(BLOCK) {
-                if let Some((header, ..)) = header_at(bytes, number, offset) {
+                if let Some((header, _)) = header_at(&bytes[offset..], number, offset) {
                     segment.vouched = segment.vouched.max(header.durable as usize);
                 }
             }

@@ -12,8 +12,8 @@ use super::{WalError, names};
 use crate::id::{NodeId, ProtocolId, SnapshotId};
 use crate::snapshot::{SNAPSHOT_READ_MAX, SavedSnapshot, SnapshotError, SnapshotSource};
 
-/// The newest format this version reads, and the one it writes.
-const FORMAT: u32 = 1;
+/// The newest format of a log that this version reads, and the one it writes.
+pub(super) const FORMAT: u32 = 2;
 
 const MAGIC: [u8; 8] = *b"meshwal\0";
 const META_LEN: usize = 32;
@@ -55,8 +55,8 @@ pub(super) fn write_meta<D: Disk>(files: &mut Files<D>, owner: NodeId) -> Result
     finish_file(files, names::META)
 }
 
-/// Checks that the log is one that this version reads, and `owner`'s.
-pub(super) fn check_meta<D: Disk>(files: &mut Files<D>, owner: NodeId) -> Result<(), WalError> {
+/// Checks that the log is one that this version reads, and `owner`'s; its format.
+pub(super) fn check_meta<D: Disk>(files: &mut Files<D>, owner: NodeId) -> Result<u32, WalError> {
     let meta = files.read(names::META)?;
     let Some(meta) = meta.get(..META_LEN) else {
         return Err(files.damaged(names::META, 0, "it is too short"));
@@ -74,7 +74,7 @@ pub(super) fn check_meta<D: Disk>(files: &mut Files<D>, owner: NodeId) -> Result
     if found != owner {
         return Err(WalError::OtherNode { path, found, expected: owner });
     }
-    Ok(())
+    Ok(format)
 }
 
 /// A snapshot being written, a step at a time.
@@ -188,7 +188,7 @@ impl Saving {
         let mut header = Vec::with_capacity(HEADER);
         header.extend_from_slice(&SNAPSHOT_MAGIC);
         header.extend_from_slice(&SNAPSHOT_FORMAT.to_le_bytes());
-        header.extend_from_slice(&u32::from(self.protocol.0).to_le_bytes());
+        header.extend_from_slice(&self.protocol.0.to_le_bytes());
         header.extend_from_slice(&self.id.0.to_le_bytes());
         header.extend_from_slice(&saved.len.to_le_bytes());
         header.extend_from_slice(&saved.checksum.to_le_bytes());
@@ -227,7 +227,7 @@ fn find<D: Disk>(files: &mut Files<D>, protocol: ProtocolId, id: SnapshotId) -> 
     }
     let (magic, mut fields) = header.split_at(SNAPSHOT_MAGIC.len());
     let (format, found) = (fields.get_u32_le(), (fields.get_u32_le(), fields.get_u64_le()));
-    if magic != SNAPSHOT_MAGIC || format != SNAPSHOT_FORMAT || found != (u32::from(protocol.0), id.0) {
+    if magic != SNAPSHOT_MAGIC || format != SNAPSHOT_FORMAT || found != (protocol.0, id.0) {
         return Err(files.damaged(&name, 0, "its header is none this version knows"));
     }
     Ok(Some(Saved { name, len: fields.get_u64_le(), checksum: fields.get_u32_le() }))

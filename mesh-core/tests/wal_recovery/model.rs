@@ -69,7 +69,7 @@ impl Model {
 
     /// A batch of some protocol, noted down as written.
     fn batch(&mut self) -> WalBatch {
-        let protocol = ProtocolId(self.rng.below(3) as u16);
+        let protocol = ProtocolId(self.rng.below(3) as u32);
         let what = self.rng.below(8);
         let mut history = self.histories.remove(&protocol).unwrap_or_default();
         let last = history.checkpoint.as_ref().map_or_else(|| history.newest().last, |checkpoint| checkpoint.last);
