@@ -42,6 +42,7 @@
 
 mod handle;
 mod host;
+mod schedule;
 
 pub use handle::{Call, CallError, Events, Handle, Lagged, NodeHandle};
 
@@ -59,13 +60,20 @@ use crate::snapshot::SnapshotSource;
 use crate::time::Instant;
 use crate::transport::{PeerStatus, TransportError};
 use crate::wal::{Wal, WalBatch, WalError, WalEvent};
-use handle::Signal;
+use handle::{Announced, Signal};
 use host::{AnyHost, Host};
+use schedule::Schedule;
 
 /// How often, in one flush, links may pass events on before the rest waits for the next flush.
 ///
 /// Protocols linked in a circle must not keep the node busy for ever.
 const LINK_ROUNDS_MAX: usize = 8;
+
+/// Commands taken in one batch, at most, so that a flood of them cannot keep the network waiting.
+const COMMANDS_PER_BATCH: usize = 1024;
+
+/// The buffer that messages to several peers are encoded in keeps this much room.
+const SCRATCH_LEN_KEPT: usize = 64 * 1024;
 
 /// Empty frame builders are kept for this many peers at most.
 const IDLE_PEERS_MAX: usize = 4096;
@@ -127,6 +135,9 @@ pub enum WalRequest {
 }
 
 /// Puts protocols together into a node.
+///
+/// There may be thousands: a protocol at rest takes some memory and no time, and all share the
+/// frames to a peer, the log and its sync.
 #[derive(Debug)]
 pub struct NodeBuilder {
     me: NodeId,
@@ -191,7 +202,10 @@ impl NodeBuilder {
         let mut core = NodeCore {
             me: self.me,
             seeded: self.seed.is_some(),
+            schedule: Schedule::new(hosts.len()),
             hosts,
+            announced: Announced::default(),
+            round: Vec::new(),
             signal: self.signal,
             counters: Counters::new(&self.metrics),
             metrics: self.metrics,
@@ -234,6 +248,8 @@ struct Outputs {
     /// The peers whose builders hold something, in the order they were first written to.
     ready: VecDeque<NodeId>,
     wal: VecDeque<WalRequest>,
+    /// For messages to several peers, which are encoded once.
+    scratch: Vec<u8>,
     /// Whether records need not be encoded.
     log_is_volatile: bool,
 }
@@ -245,6 +261,7 @@ impl Default for Outputs {
             builders: BTreeMap::new(),
             ready: VecDeque::new(),
             wal: VecDeque::new(),
+            scratch: Vec::new(),
             log_is_volatile: false,
         }
     }
@@ -284,6 +301,11 @@ pub struct NodeCore {
     seeded: bool,
     /// In the order of their numbers.
     hosts: Vec<(ProtocolId, Box<dyn AnyHost>)>,
+    schedule: Schedule,
+    /// What the handles have announced and is not in the schedule yet.
+    announced: Announced,
+    /// The hosts being flushed: empty but for its room between flushes.
+    round: Vec<usize>,
     signal: Arc<Signal>,
     counters: Counters,
     metrics: Metrics,
@@ -333,17 +355,15 @@ impl NodeCore {
     pub fn recover(&mut self, wal: &mut dyn Wal) -> Result<(), NodeError> {
         self.outputs.log_is_volatile = wal.is_volatile();
         for (protocol, log) in wal.recover()?.logs {
-            let host = self.host_mut(protocol).ok_or(NodeError::UnknownProtocol { protocol })?;
-            host.recover(wal, log).map_err(|source| NodeError::Recover { protocol, source })?;
+            let at = place(&self.hosts, protocol).ok_or(NodeError::UnknownProtocol { protocol })?;
+            self.hosts[at].1.recover(wal, log).map_err(|source| NodeError::Recover { protocol, source })?;
         }
         Ok(())
     }
 
     /// Starts the protocols, in the order of their numbers.
     pub fn start(&mut self, now: Instant) {
-        for (_, host) in &mut self.hosts {
-            host.on_start(now);
-        }
+        self.tell_all(|host| host.on_start(now));
     }
 
     /// A frame arrived.
@@ -358,41 +378,52 @@ impl NodeCore {
             let Ok(section) = section else {
                 return self.counters.frames_malformed.increment();
             };
-            match find(&mut self.hosts, section.protocol()) {
-                Some(host) => {
-                    if host.on_section(now, from, &section).is_err() {
-                        self.counters.frames_malformed.increment();
-                    }
-                }
-                None => self.counters.sections_unknown.increment(),
+            let Some(at) = place(&self.hosts, section.protocol()) else {
+                self.counters.sections_unknown.increment();
+                continue;
+            };
+            self.schedule.touch(at);
+            if self.hosts[at].1.on_section(now, from, &section).is_err() {
+                self.counters.frames_malformed.increment();
             }
         }
     }
 
     /// The link to a peer changed.
     pub fn handle_peer(&mut self, now: Instant, peer: NodeId, status: PeerStatus) {
-        for (_, host) in &mut self.hosts {
-            host.on_peer(now, peer, status);
-        }
+        self.tell_all(|host| host.on_peer(now, peer, status));
     }
 
     /// Takes commands from the handles, as far as the protocols have capacity.
+    ///
+    /// Takes no more than a batch's worth; the protocols have their turns one after the other.
     pub fn handle_commands(&mut self, now: Instant) {
-        for (_, host) in &mut self.hosts {
-            host.on_commands(now);
+        self.take_announced();
+        let mut left = COMMANDS_PER_BATCH;
+        for _ in 0..self.schedule.runnable() {
+            if left == 0 {
+                break;
+            }
+            let Some(at) = self.schedule.pop_runnable() else { break };
+            let host = &mut self.hosts[at].1;
+            if host.on_commands(now, &mut left) {
+                self.schedule.await_turn(at, host.has_capacity());
+            }
         }
     }
 
     /// Fires the timers that are due.
     pub fn handle_deadline(&mut self, now: Instant) {
-        for (_, host) in &mut self.hosts {
-            host.on_deadline(now);
+        while let Some(at) = self.schedule.pop_due(now) {
+            self.hosts[at].1.on_deadline(now);
         }
     }
 
     /// The log has done something that was asked of it.
     pub fn handle_wal(&mut self, now: Instant, event: WalEvent) {
-        if let Some(host) = self.host_mut(event.protocol()) {
+        if let Some(at) = place(&self.hosts, event.protocol()) {
+            self.schedule.touch(at);
+            let host = &mut self.hosts[at].1;
             match event {
                 WalEvent::Durable { upto, .. } => host.on_durable(now, upto),
                 WalEvent::SnapshotSaved { id, result, .. } => host.on_snapshot_saved(now, id, result),
@@ -403,24 +434,34 @@ impl NodeCore {
 
     /// Tells the protocols that the node is being shut down in good order.
     pub fn stop(&mut self, now: Instant) {
-        for (_, host) in &mut self.hosts {
-            host.on_stop(now);
-        }
+        self.tell_all(|host| host.on_stop(now));
     }
 
     /// Ends a batch of inputs: lets protocols send what it adds up to, passes events along links,
-    /// and turns all they left into frames and log batches.
+    /// and turns all they left into frames and log batches. Protocols without an input are not
+    /// looked at.
     pub fn flush(&mut self, now: Instant) {
+        let mut round = std::mem::take(&mut self.round);
         for _ in 0..LINK_ROUNDS_MAX {
-            let mut again = false;
-            for (_, host) in &mut self.hosts {
-                host.on_linked(now);
-                again |= host.flush(now, &mut self.outputs);
+            self.take_announced();
+            for id in self.announced.linked.drain(..) {
+                if let Some(at) = place(&self.hosts, id) {
+                    self.schedule.touch(at);
+                    self.hosts[at].1.on_linked(now);
+                }
             }
-            if !again {
+            self.schedule.take_touched(&mut round);
+            if round.is_empty() {
                 break;
             }
+            for at in round.drain(..) {
+                let standing = self.hosts[at].1.flush(now, &mut self.outputs);
+                self.schedule.note(at, standing);
+            }
         }
+        self.round = round;
+        self.outputs.scratch.clear();
+        self.outputs.scratch.shrink_to(SCRATCH_LEN_KEPT);
     }
 
     /// Takes a frame to send.
@@ -439,24 +480,26 @@ impl NodeCore {
     }
 
     /// When to call [`handle_deadline`](Self::handle_deadline) next. May be early, is never late.
+    /// As of the last [`flush`](Self::flush).
     pub fn deadline(&self) -> Option<Instant> {
-        self.hosts.iter().filter_map(|(_, host)| host.deadline()).min()
+        self.schedule.deadline()
     }
 
-    /// Whether [`handle_commands`](Self::handle_commands) would take any.
-    pub fn has_commands(&self) -> bool {
-        self.hosts.iter().any(|(_, host)| host.has_commands())
+    /// Whether [`handle_commands`](Self::handle_commands) would take any, or a flush what links
+    /// passed on.
+    pub fn has_commands(&mut self) -> bool {
+        self.take_announced();
+        self.schedule.runnable() > 0 || !self.announced.linked.is_empty()
     }
 
-    /// Whether records are on their way to the log.
-    pub fn is_persisting(&self) -> bool {
-        self.hosts.iter().any(|(_, host)| host.is_persisting())
+    /// Whether records are on their way to the log, as of the last [`flush`](Self::flush).
+    pub const fn is_persisting(&self) -> bool {
+        self.schedule.is_persisting()
     }
 
     /// The protocol hosted under `id`, to look at: in tests, the simulator and after the node ended.
     pub fn protocol<P: Protocol>(&self, id: ProtocolId) -> Option<&P> {
-        let at = self.hosts.binary_search_by_key(&id, |(id, _)| *id).ok()?;
-        let host: &dyn Any = &*self.hosts[at].1;
+        let host: &dyn Any = &*self.hosts[place(&self.hosts, id)?].1;
         host.downcast_ref::<Host<P>>().map(Host::protocol)
     }
 
@@ -470,8 +513,23 @@ impl NodeCore {
         &self.signal
     }
 
-    fn host_mut(&mut self, id: ProtocolId) -> Option<&mut dyn AnyHost> {
-        find(&mut self.hosts, id)
+    fn tell_all(&mut self, mut tell: impl FnMut(&mut dyn AnyHost)) {
+        for (at, (_, host)) in self.hosts.iter_mut().enumerate() {
+            self.schedule.touch(at);
+            tell(&mut **host);
+        }
+    }
+
+    /// Takes note of what the handles have announced since the last call.
+    fn take_announced(&mut self) {
+        if !self.signal.take_announced(&mut self.announced) {
+            return;
+        }
+        for id in self.announced.commands.drain(..) {
+            if let Some(at) = place(&self.hosts, id) {
+                self.schedule.await_turn(at, self.hosts[at].1.has_capacity());
+            }
+        }
     }
 }
 
@@ -481,7 +539,7 @@ impl Drop for NodeCore {
     }
 }
 
-fn find(hosts: &mut [(ProtocolId, Box<dyn AnyHost>)], id: ProtocolId) -> Option<&mut dyn AnyHost> {
-    let at = hosts.binary_search_by_key(&id, |(id, _)| *id).ok()?;
-    Some(&mut *hosts[at].1)
+/// Where in the list the host with the number `id` is.
+fn place(hosts: &[(ProtocolId, Box<dyn AnyHost>)], id: ProtocolId) -> Option<usize> {
+    hosts.binary_search_by_key(&id, |(id, _)| *id).ok()
 }

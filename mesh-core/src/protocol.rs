@@ -280,6 +280,10 @@ pub struct SnapshotRead {
     pub len: usize,
 }
 
+/// A queue that is empty between batches keeps room for this many items: thousands of protocols
+/// may share a node, and one that was busy for once must not hold on to memory.
+pub(crate) const QUEUE_LEN_KEPT: usize = 16;
+
 /// What a protocol wants done, as plain data.
 ///
 /// The host hands it to handlers inside a [`Context`], then drains the public queues. Effects that
@@ -353,6 +357,19 @@ impl<P: Protocol> Outbox<P> {
                 Some((_, Held::Emit(event))) => self.events.push(event),
                 None => break,
             }
+        }
+    }
+
+    /// Gives back the room of queues that were long for once.
+    pub(crate) fn give_room_back(&mut self) {
+        self.messages.shrink_to(QUEUE_LEN_KEPT);
+        self.replies.shrink_to(QUEUE_LEN_KEPT);
+        self.events.shrink_to(QUEUE_LEN_KEPT);
+        self.log.shrink_to(QUEUE_LEN_KEPT);
+        self.snapshots.shrink_to(QUEUE_LEN_KEPT);
+        self.reads.shrink_to(QUEUE_LEN_KEPT);
+        if self.held.is_empty() {
+            self.held.shrink_to(QUEUE_LEN_KEPT);
         }
     }
 

@@ -41,7 +41,7 @@ impl<T: Copy + Ord> Timers<T> {
         let before = self.deadlines.insert(timer, deadline);
         if before.is_none_or(|before| deadline < before) {
             self.heap.push(Reverse((deadline, timer)));
-            if self.heap.len() > 2 * self.deadlines.len() + 64 {
+            if self.heap.len() > 2 * self.deadlines.len() + 16 {
                 self.heap = self.deadlines.iter().map(|(timer, at)| Reverse((*at, *timer))).collect();
             }
         }
@@ -154,6 +154,6 @@ mod tests {
             timers.set('a', at(1_000_000 - round));
             timers.cancel('a');
         }
-        assert!(timers.heap.len() <= 66, "{}", timers.heap.len());
+        assert!(timers.heap.len() <= 18, "{}", timers.heap.len());
     }
 }

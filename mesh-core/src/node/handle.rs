@@ -12,9 +12,9 @@ use futures::channel::oneshot;
 use futures::stream::Stream;
 use futures::task::AtomicWaker;
 
-use crate::id::{NodeId, RequestId};
+use crate::id::{NodeId, ProtocolId, RequestId};
 use crate::metrics::{Counter, Metrics};
-use crate::protocol::Protocol;
+use crate::protocol::{Protocol, QUEUE_LEN_KEPT};
 
 /// Commands moved out of the mailbox under one lock, at most.
 const TAKEN_AT_ONCE: usize = 64;
@@ -24,10 +24,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Wakes the task that drives a node.
+/// The protocols whose handles were used, in the order of their first use.
+#[derive(Debug, Default)]
+pub(super) struct Announced {
+    /// Commands wait in their mailboxes.
+    pub(super) commands: Vec<ProtocolId>,
+    /// Links have passed something on to them.
+    pub(super) linked: Vec<ProtocolId>,
+}
+
+/// Wakes the task that drives a node, and says for which protocols.
 #[derive(Debug, Default)]
 pub(crate) struct Signal {
     waker: AtomicWaker,
+    announced: Mutex<Announced>,
+    /// Whether anything is announced: spares the lock where nothing is.
+    any: AtomicBool,
     stop: AtomicBool,
     stopped: AtomicBool,
 }
@@ -39,6 +51,25 @@ impl Signal {
 
     fn wake(&self) {
         self.waker.wake();
+    }
+
+    fn announce(&self, announce: impl FnOnce(&mut Announced)) {
+        let mut announced = lock(&self.announced);
+        announce(&mut announced);
+        self.any.store(true, Ordering::Release);
+    }
+
+    /// Moves what was announced since the last call to `all`; whether there was anything.
+    pub(super) fn take_announced(&self, all: &mut Announced) -> bool {
+        // Read first: a read costs less than a swap, and mostly there is nothing.
+        if !self.any.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut announced = lock(&self.announced);
+        self.any.store(false, Ordering::Relaxed);
+        all.commands.append(&mut announced.commands);
+        all.linked.append(&mut announced.linked);
+        true
     }
 
     pub(crate) fn is_stop_asked(&self) -> bool {
@@ -104,11 +135,13 @@ pub(super) struct Asked<P: Protocol> {
     pub(super) reply: Option<oneshot::Sender<P::Reply>>,
 }
 
-/// Passes an event on; whether it became a command of another protocol.
-type Link<E> = Box<dyn Fn(&E) -> bool + Send>;
+/// Passes an event on to another protocol.
+type Link<E> = Box<dyn Fn(&E) + Send>;
 
 struct Queues<P: Protocol> {
     commands: VecDeque<Asked<P>>,
+    /// Whether the node knows that there are commands, and need not be told again.
+    announced: bool,
     linked: Vec<P::Command>,
     links: Vec<Link<P::Event>>,
     subscribers: Vec<Weak<EventQueue<P::Event>>>,
@@ -117,6 +150,7 @@ struct Queues<P: Protocol> {
 
 /// What the handles of a protocol instance and its host share.
 pub(super) struct Mailbox<P: Protocol> {
+    id: ProtocolId,
     queues: Mutex<Queues<P>>,
     signal: Arc<Signal>,
     len_max: usize,
@@ -124,15 +158,16 @@ pub(super) struct Mailbox<P: Protocol> {
 }
 
 impl<P: Protocol> Mailbox<P> {
-    pub(super) fn new(signal: Arc<Signal>, len_max: usize, lagged: Counter) -> Self {
+    pub(super) fn new(id: ProtocolId, signal: Arc<Signal>, len_max: usize, lagged: Counter) -> Self {
         let queues = Queues {
             commands: VecDeque::new(),
+            announced: false,
             linked: Vec::new(),
             links: Vec::new(),
             subscribers: Vec::new(),
             closed: false,
         };
-        Self { queues: Mutex::new(queues), signal, len_max, lagged }
+        Self { id, queues: Mutex::new(queues), signal, len_max, lagged }
     }
 
     fn push(&self, asked: Asked<P>) -> Result<(), CallError> {
@@ -144,36 +179,35 @@ impl<P: Protocol> Mailbox<P> {
             return Err(CallError::Busy);
         }
         queues.commands.push_back(asked);
-        let first = queues.commands.len() == 1;
+        let news = !std::mem::replace(&mut queues.announced, true);
         drop(queues);
-        if first {
+        if news {
+            self.signal.announce(|announced| announced.commands.push(self.id));
             self.signal.wake();
         }
         Ok(())
     }
 
-    pub(super) fn take_commands(&self, taken: &mut VecDeque<Asked<P>>) {
+    /// Takes some commands; whether there are more. If not, the next one is announced.
+    pub(super) fn take_commands(&self, taken: &mut VecDeque<Asked<P>>) -> bool {
         let mut queues = lock(&self.queues);
         let len = queues.commands.len().min(TAKEN_AT_ONCE);
         taken.extend(queues.commands.drain(..len));
+        queues.announced = !queues.commands.is_empty();
+        if !queues.announced {
+            queues.commands.shrink_to(QUEUE_LEN_KEPT);
+        }
+        queues.announced
     }
 
     pub(super) fn take_linked(&self) -> Vec<P::Command> {
         std::mem::take(&mut lock(&self.queues).linked)
     }
 
-    pub(super) fn has_commands(&self) -> bool {
-        !lock(&self.queues).commands.is_empty()
-    }
-
-    pub(super) fn has_linked(&self) -> bool {
-        !lock(&self.queues).linked.is_empty()
-    }
-
-    /// Tells events to links and subscribers; whether a link passed something on.
-    pub(super) fn publish(&self, events: impl ExactSizeIterator<Item = P::Event>) -> bool {
+    /// Tells events to links and subscribers.
+    pub(super) fn publish(&self, events: impl ExactSizeIterator<Item = P::Event>) {
         if events.len() == 0 {
-            return false;
+            return;
         }
         // Links run the application's code and lock the mailbox they pass on to, which may be this.
         let (links, subscribers) = {
@@ -182,11 +216,8 @@ impl<P: Protocol> Mailbox<P> {
             (std::mem::take(&mut queues.links), queues.subscribers.clone())
         };
         let subscribers: Vec<_> = subscribers.iter().filter_map(Weak::upgrade).collect();
-        let mut passed_on = false;
         for event in events {
-            for link in &links {
-                passed_on |= link(&event);
-            }
+            links.iter().for_each(|link| link(&event));
             if let Some((last, others)) = subscribers.split_last() {
                 others.iter().for_each(|subscriber| subscriber.push(event.clone(), &self.lagged));
                 last.push(event, &self.lagged);
@@ -195,7 +226,6 @@ impl<P: Protocol> Mailbox<P> {
         let mut queues = lock(&self.queues);
         let added = std::mem::replace(&mut queues.links, links);
         queues.links.extend(added);
-        passed_on
     }
 
     pub(super) fn close(&self) {
@@ -280,13 +310,16 @@ impl<P: Protocol> Handle<P> {
         assert!(same_node, "a link is between protocols of one node");
         let other = Arc::downgrade(&other.mailbox);
         let pass_on = move |event: &P::Event| {
-            let (Some(other), Some(command)) = (other.upgrade(), translate(event)) else { return false };
+            let (Some(other), Some(command)) = (other.upgrade(), translate(event)) else { return };
             let mut queues = lock(&other.queues);
             if queues.closed {
-                return false;
+                return;
             }
             queues.linked.push(command);
-            true
+            if queues.linked.len() == 1 {
+                drop(queues);
+                other.signal.announce(|announced| announced.linked.push(other.id));
+            }
         };
         lock(&self.mailbox.queues).links.push(Box::new(pass_on));
     }
@@ -342,6 +375,13 @@ impl<R> PendingReplies<R> {
         }
         while self.waiting.front().is_some_and(|(_, reply)| reply.is_none()) {
             self.waiting.pop_front();
+        }
+    }
+
+    /// Gives back the room of a queue that was long for once.
+    pub(super) fn give_room_back(&mut self) {
+        if self.waiting.is_empty() {
+            self.waiting.shrink_to(QUEUE_LEN_KEPT);
         }
     }
 }

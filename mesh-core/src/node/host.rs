@@ -8,20 +8,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::handle::{Asked, Handle, Mailbox, PendingReplies, Signal};
+use super::schedule::Standing;
 use super::{Outputs, WalRequest};
 use crate::frame::{FrameError, Section};
 use crate::id::{Lsn, NodeId, ProtocolId, RequestId, SnapshotId};
 use crate::metrics::{Counter, Metrics};
-use crate::protocol::{Context, LogOp, Outbox, Outgoing, Protocol, Recipients, RecoverError, Recovery, SnapshotRead};
+use crate::protocol::{
+    Context, LogOp, Outbox, Outgoing, Protocol, QUEUE_LEN_KEPT, Recipients, RecoverError, Recovery, SnapshotRead,
+};
 use crate::rng::Rng64;
 use crate::snapshot::{SavedSnapshot, SnapshotError};
 use crate::time::Instant;
 use crate::transport::PeerStatus;
 use crate::wal::{RecoveredLog, Wal, WalBatch, WalEntryKind};
 use crate::wire::{self, Wire};
-
-/// Commands taken in one batch, at most, so that a flood of them cannot keep the network waiting.
-const COMMANDS_PER_BATCH: usize = 1024;
 
 /// A [`Host`] whose protocol's types are hidden.
 pub(super) trait AnyHost: Any + Send + Debug {
@@ -30,18 +30,17 @@ pub(super) trait AnyHost: Any + Send + Debug {
     fn on_start(&mut self, now: Instant);
     fn on_section(&mut self, now: Instant, from: NodeId, section: &Section<'_>) -> Result<(), FrameError>;
     fn on_peer(&mut self, now: Instant, peer: NodeId, status: PeerStatus);
-    fn on_commands(&mut self, now: Instant);
+    /// Takes commands, `left` at most and taken off it; whether there are more.
+    fn on_commands(&mut self, now: Instant, left: &mut usize) -> bool;
     fn on_linked(&mut self, now: Instant);
     fn on_deadline(&mut self, now: Instant);
     fn on_durable(&mut self, now: Instant, upto: Lsn);
     fn on_snapshot_saved(&mut self, now: Instant, id: SnapshotId, result: Result<SavedSnapshot, SnapshotError>);
     fn on_snapshot_read(&mut self, now: Instant, id: SnapshotId, offset: u64, result: Result<Bytes, SnapshotError>);
     fn on_stop(&mut self, now: Instant);
-    /// Moves what the protocol left into `outputs`; whether a link passed something on.
-    fn flush(&mut self, now: Instant, outputs: &mut Outputs) -> bool;
-    fn deadline(&self) -> Option<Instant>;
-    fn has_commands(&self) -> bool;
-    fn is_persisting(&self) -> bool;
+    fn has_capacity(&self) -> bool;
+    /// Moves what the protocol left into `outputs`.
+    fn flush(&mut self, now: Instant, outputs: &mut Outputs) -> Standing;
 }
 
 pub(super) struct Host<P: Protocol> {
@@ -57,7 +56,6 @@ pub(super) struct Host<P: Protocol> {
     pending: PendingReplies<P::Reply>,
     /// Whether the protocol had an input since the last flush.
     touched: bool,
-    scratch: Vec<u8>,
     /// The newest record handed to the log.
     submitted: Lsn,
     messages_malformed: Counter,
@@ -73,7 +71,7 @@ impl<P: Protocol> Host<P> {
         queue_len_max: usize,
         metrics: &Metrics,
     ) -> (Self, Handle<P>) {
-        let mailbox = Arc::new(Mailbox::new(signal.clone(), queue_len_max, metrics.counter("events_lagged")));
+        let mailbox = Arc::new(Mailbox::new(id, signal.clone(), queue_len_max, metrics.counter("events_lagged")));
         let host = Self {
             me,
             id,
@@ -85,7 +83,6 @@ impl<P: Protocol> Host<P> {
             requests: 0,
             pending: PendingReplies::default(),
             touched: false,
-            scratch: Vec::new(),
             submitted: Lsn(0),
             messages_malformed: metrics.counter("messages_malformed"),
             messages_too_long: metrics.counter("messages_too_long"),
@@ -120,13 +117,15 @@ impl<P: Protocol> Host<P> {
                     }
                 }
                 Recipients::Many(all) => {
-                    self.scratch.clear();
-                    message.encode(&mut self.scratch);
+                    let mut scratch = std::mem::take(&mut outputs.scratch);
+                    scratch.clear();
+                    message.encode(&mut scratch);
                     for to in all {
-                        if !outputs.builder(to).push(self.id, &self.scratch) {
+                        if !outputs.builder(to).push(self.id, &scratch) {
                             self.messages_too_long.increment();
                         }
                     }
+                    outputs.scratch = scratch;
                 }
             }
         }
@@ -221,19 +220,17 @@ impl<P: Protocol> AnyHost for Host<P> {
         self.with(now, |protocol, cx| protocol.on_peer(cx, peer, status));
     }
 
-    fn on_commands(&mut self, now: Instant) {
-        for _ in 0..COMMANDS_PER_BATCH {
-            if !self.protocol.has_capacity() {
-                break;
+    fn on_commands(&mut self, now: Instant, left: &mut usize) -> bool {
+        let mut more = true;
+        while *left > 0 && self.protocol.has_capacity() {
+            if self.taken.is_empty() && more {
+                more = self.mailbox.take_commands(&mut self.taken);
             }
-            if self.taken.is_empty() {
-                self.mailbox.take_commands(&mut self.taken);
-            }
-            match self.taken.pop_front() {
-                Some(asked) => self.give(now, asked),
-                None => break,
-            }
+            let Some(asked) = self.taken.pop_front() else { break };
+            *left -= 1;
+            self.give(now, asked);
         }
+        more || !self.taken.is_empty()
     }
 
     fn on_linked(&mut self, now: Instant) {
@@ -270,29 +267,29 @@ impl<P: Protocol> AnyHost for Host<P> {
         self.with(now, P::on_stop);
     }
 
-    fn flush(&mut self, now: Instant, outputs: &mut Outputs) -> bool {
-        if !std::mem::take(&mut self.touched) {
-            return false;
+    fn has_capacity(&self) -> bool {
+        self.protocol.has_capacity()
+    }
+
+    fn flush(&mut self, now: Instant, outputs: &mut Outputs) -> Standing {
+        if std::mem::take(&mut self.touched) {
+            self.protocol.on_flush(&mut Context::new(self.me, now, &mut self.rng, &mut self.outbox));
+            self.flush_log(outputs);
+            self.flush_messages(outputs);
+            for (request, reply) in self.outbox.replies.drain(..) {
+                self.pending.answer(request, reply);
+            }
+            self.mailbox.publish(self.outbox.events.drain(..));
+            self.outbox.give_room_back();
+            self.pending.give_room_back();
+            if self.taken.is_empty() {
+                self.taken.shrink_to(QUEUE_LEN_KEPT);
+            }
         }
-        self.protocol.on_flush(&mut Context::new(self.me, now, &mut self.rng, &mut self.outbox));
-        self.flush_log(outputs);
-        self.flush_messages(outputs);
-        for (request, reply) in self.outbox.replies.drain(..) {
-            self.pending.answer(request, reply);
+        Standing {
+            deadline: self.outbox.timers.next_deadline(),
+            is_persisting: self.outbox.durable() < self.submitted,
+            has_capacity: self.protocol.has_capacity(),
         }
-        self.mailbox.publish(self.outbox.events.drain(..))
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        self.outbox.timers.next_deadline()
-    }
-
-    fn has_commands(&self) -> bool {
-        self.protocol.has_capacity() && (!self.taken.is_empty() || self.mailbox.has_commands())
-            || self.mailbox.has_linked()
-    }
-
-    fn is_persisting(&self) -> bool {
-        self.outbox.durable() < self.submitted
     }
 }
