@@ -30,7 +30,7 @@ pub use driver::run;
 #[cfg(any(test, feature = "testing"))]
 pub use harness::Harness;
 pub use id::{LogIndex, Lsn, NodeId, ProtocolId, RequestId, SnapshotId};
-pub use metrics::{Counter, Metrics};
+pub use metrics::{Counter, Histogram, HistogramSnapshot, Metrics};
 pub use node::{Call, CallError, Events, Handle, Lagged, NodeBuilder, NodeCore, NodeError, NodeHandle, WalRequest};
 pub use protocol::{
     Context, Held, LogOp, Never, Outbox, Outgoing, Protocol, Recipients, RecoverError, Recovery, SnapshotRead,

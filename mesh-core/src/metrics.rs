@@ -1,22 +1,39 @@
-//! Counters and gauges that a node exposes. No exporter is forced on anyone: read them when you like.
+//! Counters, gauges and histograms that a node exposes. No exporter is forced on anyone: read them
+//! when you like.
 //!
 //! ```
+//! use std::time::Duration;
 //! use mesh_core::Metrics;
 //!
 //! let metrics = Metrics::default();
 //! let frames = metrics.counter("frames_in");
 //! frames.add(2);
 //! assert_eq!(metrics.snapshot()["frames_in"], 2);
+//!
+//! let commits = metrics.histogram("commit_nanos");
+//! commits.record_duration(Duration::from_micros(80));
+//! let p99 = metrics.histograms()["commit_nanos"].quantile(0.99);
+//! assert!((80_000..=82_500).contains(&p99));
 //! ```
+
+mod histogram;
+
+pub use histogram::{Histogram, HistogramSnapshot};
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The named numbers of one node. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    numbers: Arc<Mutex<BTreeMap<&'static str, Counter>>>,
+    named: Arc<Mutex<Named>>,
+}
+
+#[derive(Debug, Default)]
+struct Named {
+    counters: BTreeMap<&'static str, Counter>,
+    histograms: BTreeMap<&'static str, Histogram>,
 }
 
 /// A number that anybody may read while a node runs.
@@ -24,15 +41,30 @@ pub struct Metrics {
 pub struct Counter(Arc<AtomicU64>);
 
 impl Metrics {
-    /// The number called `name`, made at zero when it is new.
-    pub fn counter(&self, name: &'static str) -> Counter {
-        self.numbers.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default().clone()
+    fn named(&self) -> MutexGuard<'_, Named> {
+        self.named.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All numbers as they are now.
+    /// The number called `name`, made at zero when it is new.
+    pub fn counter(&self, name: &'static str) -> Counter {
+        self.named().counters.entry(name).or_default().clone()
+    }
+
+    /// The histogram called `name`, made empty when it is new.
+    ///
+    /// The name should say the unit, as in `commit_nanos`.
+    pub fn histogram(&self, name: &'static str) -> Histogram {
+        self.named().histograms.entry(name).or_default().clone()
+    }
+
+    /// All counters and gauges as they are now.
     pub fn snapshot(&self) -> BTreeMap<&'static str, u64> {
-        let numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
-        numbers.iter().map(|(name, counter)| (*name, counter.get())).collect()
+        self.named().counters.iter().map(|(name, counter)| (*name, counter.get())).collect()
+    }
+
+    /// All histograms as they are now.
+    pub fn histograms(&self) -> BTreeMap<&'static str, HistogramSnapshot> {
+        self.named().histograms.iter().map(|(name, histogram)| (*name, histogram.snapshot())).collect()
     }
 }
 
