@@ -47,13 +47,13 @@ use crate::id::NodeId;
 use crate::node::{NodeCore, NodeError, WalRequest};
 use crate::time::Instant;
 use crate::transport::{FrameSender, Inbound, PeerStatus, SendError, Transport, TransportError};
-use crate::wal::{Wal, WalError, WalEvent};
+use crate::wal::{Wal, WalBatch, WalError, WalEvent};
 
 /// Frames taken from the network in one batch, at most.
 const FRAMES_PER_BATCH: usize = 64;
 
 /// Log completions taken in one batch, at most.
-const COMPLETIONS_PER_BATCH: usize = 64;
+const COMPLETIONS_PER_BATCH: usize = 1024;
 
 /// While more bytes than this wait for the log, the network is not read: 64 MiB.
 ///
@@ -119,6 +119,7 @@ pub async fn run(
     let mut now = clock.now();
     node.start(now);
     let mut inbox = Vec::with_capacity(FRAMES_PER_BATCH);
+    let mut batches = Vec::new();
     let mut stopping = false;
     let mut last = Source::Network;
     loop {
@@ -126,7 +127,7 @@ pub async fn run(
             // Kept across wake-ups, so that a transport is asked again only when it has answered.
             let mut recv = pin!(transport.recv(&mut inbox));
             loop {
-                ship(&mut node, now, &mut *sender, &mut *wal);
+                ship(&mut node, now, &mut *sender, &mut *wal, &mut batches);
                 if stopping && !node.is_persisting() {
                     return Ok(());
                 }
@@ -173,26 +174,40 @@ pub async fn run(
     }
 }
 
-/// Ends the batch and hands over what it left.
-fn ship(node: &mut NodeCore, now: Instant, sender: &mut dyn FrameSender, wal: &mut dyn Wal) {
+/// Ends the batch and hands over what it left. `batches` is empty, and kept for its room.
+fn ship(
+    node: &mut NodeCore,
+    now: Instant,
+    sender: &mut dyn FrameSender,
+    wal: &mut dyn Wal,
+    batches: &mut Vec<WalBatch>,
+) {
     node.flush(now);
-    let congested = hand_over(node, sender, wal);
+    let congested = hand_over(node, sender, wal, batches);
     if !congested.is_empty() {
         congested.into_iter().for_each(|peer| node.handle_peer(now, peer, PeerStatus::Congested));
         node.flush(now);
         // Once: a protocol that answers congestion with more for the same peer is not told again.
-        hand_over(node, sender, wal);
+        hand_over(node, sender, wal, batches);
     }
 }
 
 /// Gives the log and the network what is theirs, and says whose queues are full.
-fn hand_over(node: &mut NodeCore, sender: &mut dyn FrameSender, wal: &mut dyn Wal) -> Vec<NodeId> {
+fn hand_over(
+    node: &mut NodeCore,
+    sender: &mut dyn FrameSender,
+    wal: &mut dyn Wal,
+    batches: &mut Vec<WalBatch>,
+) -> Vec<NodeId> {
     while let Some(request) = node.poll_wal() {
         match request {
-            WalRequest::Batch(batch) => wal.submit(batch),
+            WalRequest::Batch(batch) => batches.push(batch),
             WalRequest::SaveSnapshot { protocol, id, source } => wal.save_snapshot(protocol, id, source),
             WalRequest::ReadSnapshot { protocol, id, offset, len } => wal.read_snapshot(protocol, id, offset, len),
         }
+    }
+    if !batches.is_empty() {
+        wal.submit_all(batches);
     }
     let mut congested = Vec::new();
     while let Some((to, frame)) = node.poll_transmit() {

@@ -57,6 +57,12 @@ pub trait Wal: Send + Debug + 'static {
     /// Queues a batch behind every batch submitted before it. Does not wait.
     fn submit(&mut self, batch: WalBatch);
 
+    /// Queues several batches, in order, and leaves `batches` empty. Those of one step of a node come
+    /// together, so that they can share one write and one sync.
+    fn submit_all(&mut self, batches: &mut Vec<WalBatch>) {
+        batches.drain(..).for_each(|batch| self.submit(batch));
+    }
+
     /// Queues a snapshot to be pulled and written beside the log. Does not wait, and holds up no batch.
     /// One event answers it.
     fn save_snapshot(&mut self, protocol: ProtocolId, id: SnapshotId, source: SnapshotSource);

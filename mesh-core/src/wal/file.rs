@@ -1,6 +1,6 @@
 //! The log on files, with threads around it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -74,7 +74,10 @@ struct State {
     reads: VecDeque<Read>,
     /// Bytes in batches and held by the sources of snapshots, also in those being written.
     backlog: usize,
-    done: VecDeque<WalEvent>,
+    /// What is to be told, in order.
+    done: VecDeque<Done>,
+    /// How far the logs in `done` are durable.
+    durable: BTreeMap<ProtocolId, Lsn>,
     spare: Spare,
     failure: Failure,
     closing: bool,
@@ -86,6 +89,14 @@ enum Failure {
     None,
     Unreported(WalError),
     Reported,
+}
+
+/// Something to be told.
+#[derive(Debug)]
+enum Done {
+    /// More of a log, up to where `durable` says.
+    Durable(ProtocolId),
+    Snapshot(WalEvent),
 }
 
 /// How far the next segment is.
@@ -148,15 +159,19 @@ impl State {
 
     /// Adds what became durable; one event a protocol waits at most.
     fn report_durable(&mut self, protocol: ProtocolId, lsn: Lsn) {
-        for event in &mut self.done {
-            if let WalEvent::Durable { protocol: waiting, upto } = event
-                && *waiting == protocol
-            {
-                *upto = lsn;
-                return;
-            }
+        if self.durable.insert(protocol, lsn).is_none() {
+            self.done.push_back(Done::Durable(protocol));
         }
-        self.done.push_back(WalEvent::Durable { protocol, upto: lsn });
+    }
+
+    fn next_event(&mut self) -> Option<WalEvent> {
+        Some(match self.done.pop_front()? {
+            Done::Durable(protocol) => {
+                let upto = self.durable.remove(&protocol)?;
+                WalEvent::Durable { protocol, upto }
+            }
+            Done::Snapshot(event) => event,
+        })
     }
 }
 
@@ -305,7 +320,7 @@ fn write_files(shared: &Shared, mut files: Files<FsDisk>) {
             Work::Read(Read { protocol, id, offset, len }) => {
                 let read = snapshot::read(&mut files, protocol, id, offset, len);
                 shared.finish(0, read, |state, result| {
-                    state.done.push_back(WalEvent::SnapshotRead { protocol, id, offset, result });
+                    state.done.push_back(Done::Snapshot(WalEvent::SnapshotRead { protocol, id, offset, result }));
                 });
             }
             Work::Save(Save { protocol, id, source }) => {
@@ -328,7 +343,7 @@ fn write_files(shared: &Shared, mut files: Files<FsDisk>) {
                     Err(error) => Err(error),
                 };
                 shared.finish(held, result, |state, result| {
-                    state.done.push_back(WalEvent::SnapshotSaved { protocol, id, result });
+                    state.done.push_back(Done::Snapshot(WalEvent::SnapshotSaved { protocol, id, result }));
                 });
             }
             Work::Spare(len) => {
@@ -351,13 +366,19 @@ impl Wal for FileWal {
     }
 
     fn submit(&mut self, batch: WalBatch) {
+        self.submit_all(&mut vec![batch]);
+    }
+
+    fn submit_all(&mut self, batches: &mut Vec<WalBatch>) {
         let mut state = self.shared.lock();
-        if !state.has_failed() {
-            state.backlog += batch.bytes_len();
-            state.batches.push(batch);
-            drop(state);
-            self.shared.batches.notify_one();
+        if state.has_failed() || batches.is_empty() {
+            return batches.clear();
         }
+        state.backlog += batches.iter().map(WalBatch::bytes_len).sum::<usize>();
+        // The thread is woken once all are there, so that it writes and syncs them together.
+        state.batches.append(batches);
+        drop(state);
+        self.shared.batches.notify_one();
     }
 
     fn save_snapshot(&mut self, protocol: ProtocolId, id: SnapshotId, source: SnapshotSource) {
@@ -383,7 +404,7 @@ impl Wal for FileWal {
         poll_fn(|cx| {
             self.shared.completed.register(cx.waker());
             let mut state = self.shared.lock();
-            if let Some(event) = state.done.pop_front() {
+            if let Some(event) = state.next_event() {
                 return Poll::Ready(Ok(event));
             }
             match std::mem::replace(&mut state.failure, Failure::Reported) {
