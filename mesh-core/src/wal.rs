@@ -13,10 +13,12 @@
 //! [`FileWal`] is the embedded default, a thread around the [`Log`] engine; [`MemWal`] keeps nothing,
 //! for tests and for nodes with nothing to keep.
 
+mod clean;
 pub mod disk;
 mod file;
 mod files;
 mod group;
+mod live;
 pub mod log;
 mod mem;
 mod names;

@@ -12,7 +12,7 @@ use std::io::ErrorKind;
 use disk::{Fault, ModelDisk};
 use mesh_core::wal::{Log, LogConfig, WalBatch, WalEntryKind, WalError};
 use mesh_core::{Bytes, Lsn, ProtocolId, SavedSnapshot, SnapshotId};
-use model::{CONFIG, ME, Model};
+use model::{CONFIG, ME, Model, RESTING};
 
 const P: ProtocolId = ProtocolId(0);
 
@@ -28,6 +28,11 @@ fn history(seed: u64, steps: u64) -> (ModelDisk, Model) {
     let (mut log, _) = open(&disk).unwrap();
     model.run(&mut log, steps).unwrap();
     (disk, model)
+}
+
+/// The segments, spares left out.
+fn segments(disk: &ModelDisk) -> usize {
+    disk.names().iter().filter(|name| name.ends_with(".log")).count()
 }
 
 /// The segment written last.
@@ -414,6 +419,184 @@ fn one_protocol_that_rests_keeps_its_segment_and_no_other() {
     let (_, recovered) = open(&disk).unwrap();
     assert_eq!(recovered.logs[&ProtocolId(9)].records, ["kept"]);
     assert_eq!((&recovered.logs[&P].records[..], recovered.logs[&P].last), (&["all of it".into()][..], Lsn(200)));
+}
+
+#[test]
+fn one_protocol_that_writes_now_and_then_and_never_checkpoints_keeps_few_segments() {
+    let disk = ModelDisk::new(0);
+    let (mut log, _) = open(&disk).unwrap();
+    let mut expected = Vec::new();
+    for last in (0..600).step_by(2) {
+        let mut batch = record(last, &[1; 1400]);
+        batch.push(WalEntryKind::CheckpointBegin, |_| {});
+        batch.push(WalEntryKind::CheckpointRecord, |out| out.extend_from_slice(b"all of it"));
+        batch.push(WalEntryKind::CheckpointEnd, |_| {});
+        let mut resting = WalBatch::new(RESTING, Lsn(expected.len() as u64));
+        if last % 6 == 0 {
+            let bytes = format!("record {last}");
+            resting.push(WalEntryKind::Record, |out| out.extend_from_slice(bytes.as_bytes()));
+            expected.push(bytes);
+        }
+        log.write(&[batch, resting]).unwrap();
+        log.sync().unwrap();
+        // Three times what is needed, two, and the one being cleaned and the one being written.
+        let needed = expected.iter().map(|record| record.len() + 17).sum::<usize>() + 1500;
+        assert!(segments(&disk) <= 4 + (3 * needed).div_ceil(4096), "{:?}", disk.names());
+    }
+    disk.power_cut();
+    let (_, recovered) = open(&disk).unwrap();
+    assert_eq!(recovered.logs[&RESTING].records, expected);
+}
+
+#[test]
+fn cleaning_keeps_the_disk_small_whatever_is_written() {
+    for seed in 0..20 {
+        let (disk, mut model) = (ModelDisk::new(seed), Model::new(seed));
+        let (mut log, _) = open(&disk).unwrap();
+        let mut needed = Vec::new();
+        for step in 0..400 {
+            model.write(&mut log).unwrap();
+            model.sync(&mut log).unwrap();
+            let found = segments(&disk);
+            needed.push(model.needed());
+            // What was needed a while ago has not been cleaned yet.
+            let most = needed.iter().rev().take(30).max().unwrap_or(&0);
+            assert!(found <= 8 + (3 * most).div_ceil(4096), "seed {seed}, step {step}: {found} segments");
+        }
+        disk.power_cut();
+        model.check(&open(&disk).unwrap().1).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
+}
+
+#[test]
+fn cleaning_can_be_cut_short_anywhere() {
+    for seed in 0..24 {
+        // So long that segments are being cleaned.
+        let (disk, mut model) = history(seed, 60 + seed);
+        let (mut log, recovered) = open(&disk).unwrap();
+        model.check(&recovered).unwrap();
+        model.run(&mut log, 1 + seed % 5).unwrap();
+        drop(log);
+        for at in 1.. {
+            let (disk, mut model) = (disk.fork(), model.clone());
+            let (mut log, recovered) = open(&disk).unwrap();
+            model.check(&recovered).unwrap();
+            disk.set_fault(Some(Fault { at, kind: ErrorKind::Other, lasting: true }));
+            let was_cut_short = model.run(&mut log, 12).is_err();
+            drop(log);
+            disk.set_fault(None);
+            disk.power_cut();
+            for round in 0..2 {
+                let (mut log, recovered) =
+                    open(&disk).unwrap_or_else(|error| panic!("seed {seed}, call {at}: {error}"));
+                model.check(&recovered).unwrap_or_else(|error| panic!("seed {seed}, call {at}, {round}: {error}"));
+                model.run(&mut log, 6).unwrap();
+                drop(log);
+                disk.power_cut();
+            }
+            let (_, recovered) = open(&disk).unwrap_or_else(|error| panic!("seed {seed}, call {at}: {error}"));
+            model.check(&recovered).unwrap_or_else(|error| panic!("seed {seed}, call {at}, in the end: {error}"));
+            if !was_cut_short {
+                break;
+            }
+        }
+    }
+}
+
+/// Writes, and lets a protocol rest in each segment, until the cleaner has taken the oldest of them;
+/// whether it has within the `rounds`.
+fn write_until_cleaned(log: &mut Log<ModelDisk>, disk: &ModelDisk, mut rounds: std::ops::Range<u64>) -> bool {
+    let oldest = || disk.names().into_iter().find(|name| name.ends_with(".log"));
+    let before = oldest();
+    rounds.any(|last| {
+        let mut resting = WalBatch::new(RESTING, Lsn(last));
+        resting.push(WalEntryKind::Record, |out| out.extend_from_slice(b"now and then"));
+        let mut busy = WalBatch::new(ProtocolId(5), Lsn(2 * last));
+        busy.push(WalEntryKind::Record, |out| out.extend_from_slice(&[1; 1400]));
+        busy.push(WalEntryKind::CheckpointBegin, |_| {});
+        busy.push(WalEntryKind::CheckpointRecord, |_| {});
+        busy.push(WalEntryKind::CheckpointEnd, |_| {});
+        log.write(&[resting, busy]).unwrap();
+        log.sync().unwrap();
+        oldest() != before
+    })
+}
+
+#[test]
+fn cleaning_takes_no_record_of_a_checkpoint_that_a_crash_cut_short() {
+    let disk = ModelDisk::new(0);
+    let checkpoint = |bytes: &[u8], is_whole| {
+        let mut batch = WalBatch::new(P, Lsn(1));
+        batch.push(WalEntryKind::CheckpointBegin, |_| {});
+        batch.push(WalEntryKind::CheckpointRecord, |out| out.extend_from_slice(bytes));
+        if is_whole {
+            batch.push(WalEntryKind::CheckpointEnd, |_| {});
+        }
+        batch
+    };
+    let (mut log, _) = open(&disk).unwrap();
+    log.write(&[record(0, b"old"), checkpoint(b"never whole", false)]).unwrap();
+    log.sync().unwrap();
+    drop(log);
+    let (mut log, _) = open(&disk).unwrap();
+    log.write(&[checkpoint(b"whole", true), record(2, b"new")]).unwrap();
+    log.sync().unwrap();
+    assert!(write_until_cleaned(&mut log, &disk, 0..1000), "nothing was cleaned");
+    drop(log);
+    let (_, recovered) = open(&disk).unwrap();
+    assert_eq!(
+        (&recovered.logs[&P].records[..], recovered.logs[&P].last),
+        (&["whole".into(), "new".into()][..], Lsn(3))
+    );
+}
+
+#[test]
+fn cleaning_waits_for_a_checkpoint_that_is_not_whole_yet() {
+    let disk = ModelDisk::new(0);
+    let (mut log, _) = open(&disk).unwrap();
+    let mut begun = WalBatch::new(P, Lsn(1));
+    begun.push(WalEntryKind::CheckpointBegin, |_| {});
+    begun.push(WalEntryKind::CheckpointRecord, |out| out.extend_from_slice(b"whole in the end"));
+    log.write(&[record(0, b"old"), begun]).unwrap();
+    assert!(!write_until_cleaned(&mut log, &disk, 0..100));
+    let mut ended = WalBatch::new(P, Lsn(2));
+    ended.push(WalEntryKind::CheckpointEnd, |_| {});
+    log.write(&[ended]).unwrap();
+    assert!(write_until_cleaned(&mut log, &disk, 100..1000), "nothing was cleaned");
+    drop(log);
+    let (_, recovered) = open(&disk).unwrap();
+    assert_eq!(recovered.logs[&P].records, ["whole in the end"]);
+}
+
+#[test]
+fn a_log_whose_last_segment_is_full_opens_on_a_full_disk() {
+    for len in 0..=1500 {
+        let disk = ModelDisk::new(0);
+        let (mut log, _) = open(&disk).unwrap();
+        let mut expected = Vec::new();
+        for (after, len) in (0..).zip([1500, len]) {
+            log.write(&[record(after, &vec![7; len])]).unwrap();
+            log.sync().unwrap();
+            expected.push(vec![7; len]);
+        }
+        drop(log);
+        for _ in 0..3 {
+            // What is there can be written; nothing new can be made.
+            disk.refuse_new_files(true);
+            let (log, recovered) = open(&disk).unwrap_or_else(|error| panic!("{len}: {error}"));
+            assert_eq!(recovered.logs[&P].records, expected);
+            drop(log);
+            disk.power_cut();
+        }
+        let (mut log, _) = open(&disk).unwrap();
+        let refused = (2..6).find_map(|after| log.write(&[record(after, &[8; 1500])]).err());
+        assert!(matches!(refused, Some(WalError::DiskFull { .. })), "{len}: {refused:?}");
+        disk.refuse_new_files(false);
+        let (mut log, recovered) = open(&disk).unwrap();
+        let last = recovered.logs[&P].last.0;
+        log.write(&[record(last, b"room again")]).unwrap();
+        log.sync().unwrap();
+    }
 }
 
 #[test]

@@ -30,6 +30,11 @@ impl<D: Disk> Files<D> {
         self.explain("read", name, result)
     }
 
+    pub(super) fn read_at(&mut self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>, WalError> {
+        let result = self.0.read_at(name, offset, len);
+        self.explain("read", name, result)
+    }
+
     /// `None` where there is no such file.
     pub(super) fn read_at_if_there(
         &mut self,

@@ -13,7 +13,7 @@ use crate::id::{Lsn, ProtocolId};
 pub(super) const BLOCK: usize = 512;
 
 const HEADER: usize = 40;
-const ENTRY_HEADER: usize = 17;
+pub(super) const ENTRY_HEADER: usize = 17;
 
 /// In groups of format 1, which has two bytes for the protocol and a zero byte behind the kind.
 const NARROW_ENTRY_HEADER: usize = 16;
@@ -33,6 +33,10 @@ pub(super) enum Kind {
     Batch(WalEntryKind),
     /// At the head of a segment: the number of the protocol's newest record before it.
     Last,
+    /// All records of the protocol up to and with this number are superseded by a checkpoint.
+    Base,
+    /// A record once more, that stands elsewhere too or did.
+    Copy,
 }
 
 impl Kind {
@@ -43,6 +47,8 @@ impl Kind {
             Self::Batch(WalEntryKind::CheckpointRecord) => 3,
             Self::Batch(WalEntryKind::CheckpointEnd) => 4,
             Self::Last => 5,
+            Self::Base => 6,
+            Self::Copy => 7,
         }
     }
 
@@ -53,6 +59,8 @@ impl Kind {
             3 => Self::Batch(WalEntryKind::CheckpointRecord),
             4 => Self::Batch(WalEntryKind::CheckpointEnd),
             5 => Self::Last,
+            6 => Self::Base,
+            7 => Self::Copy,
             _ => return None,
         })
     }

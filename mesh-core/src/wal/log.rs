@@ -37,14 +37,17 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 
 use bytes::Bytes;
 
+use super::clean::Cleaner;
 use super::disk::Disk;
 use super::files::Files;
-use super::group::{BLOCK, GroupBuilder, Header, Kind, header_at};
+use super::group::{BLOCK, ENTRY_HEADER, GroupBuilder, Header, Kind, header_at};
+use super::live::Live;
 use super::names::{self, Found};
-use super::recovery::{Damage, Replay};
+use super::recovery::{Begun, Damage, Replay, Replayed, Whole};
 use super::snapshot::{self, Saving, Step};
 use super::{Recovered, WalBatch, WalEntryKind, WalError};
 use crate::id::{Lsn, NodeId, ProtocolId, SnapshotId};
@@ -99,24 +102,29 @@ impl LogConfig {
 /// A durable log over a [`Disk`]. See the [module](self).
 #[derive(Debug)]
 pub struct Log<D: Disk> {
-    files: Files<D>,
-    config: LogConfig,
+    pub(super) files: Files<D>,
+    pub(super) config: LogConfig,
     poisoned: bool,
     incarnation: u64,
-    protocols: BTreeMap<ProtocolId, Tail>,
+    pub(super) protocols: BTreeMap<ProtocolId, Tail>,
     /// The segment being written.
-    current: Segment,
+    pub(super) current: Segment,
     /// Where in it the next group goes, and up to where it is durable.
     end: u32,
     durable: u32,
-    /// The segments before it that somebody needs, and those not looked at since.
-    older: Vec<Segment>,
+    /// Whether it has its seal: the next group goes into a new one.
+    sealed: bool,
+    /// The segments before it that somebody needs, and those not looked at since; by number.
+    pub(super) older: Vec<Segment>,
     /// Whether one of them may have become unneeded.
     prune_due: bool,
     spares: Vec<String>,
     group: GroupBuilder,
     /// Whose durable point `sync` reports.
     touched: BTreeSet<ProtocolId>,
+    /// Whose newest checkpoint is whole and not durable.
+    checkpointed: Vec<ProtocolId>,
+    pub(super) cleaner: Cleaner,
     drop_snapshots_below: BTreeMap<ProtocolId, SnapshotId>,
 }
 
@@ -138,28 +146,33 @@ impl WrittenSnapshot {
 
 /// The end of one protocol's log.
 #[derive(Debug, Default)]
-struct Tail {
+pub(super) struct Tail {
     /// The newest record that counts, written but perhaps not durable.
     last: Lsn,
-    /// The checkpoint that has begun: in which segment, and its newest record.
-    checkpoint: Option<(u64, Lsn)>,
-    /// In which segment the newest whole checkpoint begins: the durable one, and the written one.
-    live_from: u64,
-    live_from_written: u64,
+    /// The checkpoint that has begun, and its newest record.
+    checkpoint: Option<(Begun, Lsn)>,
+    /// The newest checkpoint that is whole and written but not durable.
+    written: Option<(Begun, Whole)>,
+    /// Up to where records are superseded, and the checkpoint that did it: the newest durable one.
+    pub(super) base: Lsn,
+    pub(super) whole: Option<Whole>,
+    /// What of the segments is needed.
+    pub(super) live: Live,
 }
 
 #[derive(Debug)]
-struct Segment {
-    number: u64,
-    name: String,
-    len: u32,
-    /// Whose entries are in it.
-    protocols: BTreeSet<ProtocolId>,
+pub(super) struct Segment {
+    pub(super) number: u64,
+    pub(super) name: String,
+    pub(super) len: u32,
+    /// How many protocols need something in it, and how many bytes all of that is.
+    users: usize,
+    pub(super) live: u64,
 }
 
 impl Segment {
     fn new(number: u64, len: u32) -> Self {
-        Self { number, name: names::segment(number, len), len, protocols: BTreeSet::new() }
+        Self { number, name: names::segment(number, len), len, users: 0, live: 0 }
     }
 }
 
@@ -192,13 +205,19 @@ impl<D: Disk> Log<D> {
         let mut replay = Replay::default();
         let mut end = End::default();
         let newest = segments.len().saturating_sub(1);
-        for (index, segment) in segments.iter_mut().enumerate() {
+        for (index, segment) in segments.iter().enumerate() {
             end = read_segment(&mut files, segment, &mut replay, index == newest)?;
         }
         let recovered = replay.finish().map_err(|damage| corrupt(&files, &segments, damage))?;
+        for (number, bytes) in replay.logs.values().flat_map(|log| log.live.iter()) {
+            if let Ok(at) = segments.binary_search_by_key(&number, |segment| segment.number) {
+                segments[at].users += 1;
+                segments[at].live += bytes;
+            }
+        }
         let protocols = replay.logs.into_iter().map(|(protocol, log)| {
-            let (last, live_from) = (log.last, log.live_from);
-            (protocol, Tail { last, checkpoint: None, live_from, live_from_written: live_from })
+            let Replayed { last, base, whole, live, .. } = log;
+            (protocol, Tail { last, checkpoint: None, written: None, base, whole, live })
         });
         let (current, is_new) = match segments.pop() {
             Some(current) => (current, false),
@@ -217,30 +236,32 @@ impl<D: Disk> Log<D> {
             current,
             end: end.offset,
             durable: end.offset,
+            sealed: end.sealed,
             older: segments,
             prune_due: true,
             spares,
             group: GroupBuilder::default(),
             touched: BTreeSet::new(),
+            checkpointed: Vec::new(),
+            cleaner: Cleaner::default(),
             drop_snapshots_below: BTreeMap::new(),
         };
         if is_new {
             log.begin_segment(1)?;
             snapshot::write_meta(&mut log.files, owner)?;
-        } else if end.sealed {
-            log.begin_segment(log.current.number + 1)?;
         } else if log.end == 0 {
             log.push_head()?;
-        } else {
-            log.make_room(0)?;
         }
         if format < snapshot::FORMAT {
             // Before anything is written that an older version would misread.
             snapshot::write_meta(&mut log.files, owner)?;
         }
-        // From here on older incarnations count for nothing behind this place.
-        log.write_group(false)?;
-        log.sync_current()?;
+        if !log.sealed {
+            // From here on older incarnations count for nothing behind this place. A segment that is
+            // full ends here: on a full disk there may be no room for the next.
+            log.write_group(!log.fits(0))?;
+            log.sync_current()?;
+        }
         log.prune()?;
         Ok((log, recovered))
     }
@@ -254,6 +275,8 @@ impl<D: Disk> Log<D> {
     pub fn write(&mut self, batches: &[WalBatch]) -> Result<(), WalError> {
         self.until_failure(|log| {
             batches.iter().try_for_each(|batch| log.append(batch))?;
+            let bytes: usize = batches.iter().map(|batch| batch.bytes_len() + batch.len() * ENTRY_HEADER).sum();
+            log.clean(bytes)?;
             if log.group.is_empty() { Ok(()) } else { log.write_group(false) }
         })
     }
@@ -275,6 +298,7 @@ impl<D: Disk> Log<D> {
             while let Some((protocol, id)) = log.drop_snapshots_below.pop_first() {
                 snapshot::drop_below(&mut log.files, protocol, id)?;
             }
+            log.release_cleaned();
             log.prune()?;
             Ok(durable)
         })
@@ -356,11 +380,13 @@ impl<D: Disk> Log<D> {
             }
             self.make_room(bytes.len())?;
             let tail = self.protocols.entry(protocol).or_default();
-            if !tail.advance(self.current.number, kind, lsn) {
+            if !tail.advance(self.current.number, self.incarnation, kind, lsn) {
                 return Err(WalError::OutOfOrder { protocol, lsn });
             }
-            self.current.protocols.insert(protocol);
-            self.group.push(Kind::Batch(kind), protocol, lsn, bytes);
+            if kind == WalEntryKind::CheckpointEnd {
+                self.checkpointed.push(protocol);
+            }
+            self.put(Kind::Batch(kind), protocol, lsn, bytes);
         }
         self.touched.insert(protocol);
         if let Some(id) = batch.drop_snapshots_below {
@@ -370,23 +396,34 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
+    /// Puts an entry that its protocol needs into the group, where [room](Self::make_room) is made.
+    pub(super) fn put(&mut self, kind: Kind, protocol: ProtocolId, lsn: Lsn, bytes: &[u8]) {
+        let needed = (ENTRY_HEADER + bytes.len()) as u64;
+        let tail = self.protocols.entry(protocol).or_default();
+        self.current.users += usize::from(tail.live.add(self.current.number, needed));
+        self.current.live += needed;
+        self.group.push(kind, protocol, lsn, bytes);
+    }
+
     /// Sees to it that an entry of `len` bytes fits into the group, and the group into the segment.
-    fn make_room(&mut self, len: usize) -> Result<(), WalError> {
+    pub(super) fn make_room(&mut self, len: usize) -> Result<(), WalError> {
         if self.group.len() >= GROUP_LEN {
             self.write_group(false)?;
         }
         if self.fits(len) {
             return Ok(());
         }
-        self.write_group(true)?;
-        self.sync_current()?;
+        if !self.sealed {
+            self.write_group(true)?;
+            self.sync_current()?;
+        }
         self.begin_segment(self.current.number + 1)?;
         if self.fits(len) { Ok(()) } else { Err(self.too_small()) }
     }
 
     /// Whether the group, an entry of `len` bytes in it, and a seal behind it fit into the segment.
     fn fits(&self, len: usize) -> bool {
-        self.end as usize + self.group.blocks_len_with(len) + BLOCK <= self.current.len as usize
+        !self.sealed && self.end as usize + self.group.blocks_len_with(len) + BLOCK <= self.current.len as usize
     }
 
     fn too_small(&self) -> WalError {
@@ -406,6 +443,7 @@ impl<D: Disk> Log<D> {
         let bytes = self.group.finish(header);
         self.files.write_at(&self.current.name, u64::from(self.end), bytes)?;
         self.end += bytes.len() as u32;
+        self.sealed = seal;
         self.group.clear(2 * GROUP_LEN);
         Ok(())
     }
@@ -415,11 +453,29 @@ impl<D: Disk> Log<D> {
             self.files.sync(&self.current.name)?;
             self.durable = self.end;
         }
-        for tail in self.protocols.values_mut() {
-            self.prune_due |= tail.live_from < tail.live_from_written;
-            tail.live_from = tail.live_from_written;
+        for protocol in mem::take(&mut self.checkpointed) {
+            let Some(tail) = self.protocols.get_mut(&protocol) else { continue };
+            let Some((begun, whole)) = tail.written.take() else { continue };
+            (tail.base, tail.whole) = (begun.after, Some(whole));
+            self.release(protocol, begun.segment, begun.bytes_before);
         }
         Ok(())
+    }
+
+    /// A protocol needs nothing before `segment`, nor its first `bytes_before` bytes there.
+    pub(super) fn release(&mut self, protocol: ProtocolId, segment: u64, bytes_before: u64) {
+        let Some(tail) = self.protocols.get_mut(&protocol) else { return };
+        while let Some((number, bytes)) = tail.live.pop_older(segment) {
+            if let Ok(at) = self.older.binary_search_by_key(&number, |segment| segment.number) {
+                self.older[at].users -= 1;
+                self.older[at].live -= bytes;
+                self.prune_due |= self.older[at].users == 0;
+            }
+        }
+        let unneeded = tail.live.drop_first(segment, bytes_before);
+        let at = self.older.binary_search_by_key(&segment, |segment| segment.number);
+        let segment = if let Ok(at) = at { &mut self.older[at] } else { &mut self.current };
+        segment.live -= unneeded;
     }
 
     /// Goes on in a new segment. The one before it is sealed and durable, if there is one.
@@ -435,12 +491,13 @@ impl<D: Disk> Log<D> {
         self.files.rename(&made_from, &segment.name)?;
         // Before anything is written to it: until then it may still be the segment it was.
         self.files.sync_dir()?;
-        let before = std::mem::replace(&mut self.current, segment);
+        let before = mem::replace(&mut self.current, segment);
         if before.number > 0 {
+            self.prune_due |= before.users == 0;
             self.older.push(before);
-            self.prune_due = true;
         }
-        (self.end, self.durable) = (0, 0);
+        (self.end, self.durable, self.sealed) = (0, 0, false);
+        self.cleaner.look_again();
         self.push_head()
     }
 
@@ -467,15 +524,10 @@ impl<D: Disk> Log<D> {
 
     /// Takes the segments in which nobody needs anything out of the log.
     fn prune(&mut self) -> Result<(), WalError> {
-        if !std::mem::take(&mut self.prune_due) {
+        if !mem::take(&mut self.prune_due) {
             return Ok(());
         }
-        let protocols = &self.protocols;
-        let is_needed = |segment: &Segment| {
-            let needs = |protocol| protocols.get(protocol).is_some_and(|tail: &Tail| tail.live_from <= segment.number);
-            segment.protocols.iter().any(needs)
-        };
-        let (needed, unneeded) = self.older.drain(..).partition(is_needed);
+        let (needed, unneeded) = self.older.drain(..).partition(|segment| segment.users > 0);
         self.older = needed;
         let unneeded: Vec<Segment> = unneeded;
         for Segment { number, name, len, .. } in unneeded {
@@ -492,19 +544,29 @@ impl<D: Disk> Log<D> {
 }
 
 impl Tail {
-    /// Takes note of an entry in segment `segment`. False when it cannot follow those before it.
-    fn advance(&mut self, segment: u64, kind: WalEntryKind, lsn: Lsn) -> bool {
+    /// Takes note of an entry that goes into `segment`. False when it cannot follow those before it.
+    fn advance(&mut self, segment: u64, incarnation: u64, kind: WalEntryKind, lsn: Lsn) -> bool {
         match (kind, &mut self.checkpoint) {
             (WalEntryKind::Record, None) if lsn.0 == self.last.0 + 1 => self.last = lsn,
-            (WalEntryKind::CheckpointBegin, None) if lsn == self.last => self.checkpoint = Some((segment, lsn)),
+            (WalEntryKind::CheckpointBegin, None) if lsn == self.last => {
+                let begun = Begun { segment, bytes_before: self.live.written_to(segment), after: lsn };
+                self.checkpoint = Some((begun, lsn));
+            }
             (WalEntryKind::CheckpointRecord, Some((_, last))) if lsn.0 == last.0 + 1 => *last = lsn,
-            (WalEntryKind::CheckpointEnd, Some((begun_in, last))) if lsn == *last => {
-                (self.live_from_written, self.last) = (*begun_in, lsn);
+            (WalEntryKind::CheckpointEnd, Some((begun, last))) if lsn == *last => {
+                self.written = Some((*begun, Whole { incarnation, end: lsn }));
+                self.last = lsn;
                 self.checkpoint = None;
             }
             _ => return false,
         }
         true
+    }
+
+    /// Whether a checkpoint that begins in `segment` or before is not whole or not durable yet.
+    pub(super) fn is_checkpointing_in(&self, segment: u64) -> bool {
+        let begun = self.checkpoint.map(|(begun, _)| begun).into_iter().chain(self.written.map(|(begun, _)| begun));
+        begun.into_iter().any(|begun| begun.segment <= segment)
     }
 }
 
@@ -568,7 +630,7 @@ struct End {
 /// Reads one segment, and makes durable what is recovered from it.
 fn read_segment<D: Disk>(
     files: &mut Files<D>,
-    segment: &mut Segment,
+    segment: &Segment,
     replay: &mut Replay,
     newest: bool,
 ) -> Result<End, WalError> {
@@ -580,7 +642,6 @@ fn read_segment<D: Disk>(
     }
     let found = replay.read_segment(segment.number, &bytes[..segment.len as usize], newest);
     let found = found.map_err(|damage| corrupt(files, std::slice::from_ref(segment), damage))?;
-    segment.protocols = found.protocols;
     if newest && found.vouched < found.end {
         // A process that was killed may have left this in the page cache only, and after a failed
         // sync the kernel shows it though the disk has not got it: so it is written once more.

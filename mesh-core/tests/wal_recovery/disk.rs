@@ -23,6 +23,7 @@ struct State {
     renamed: Vec<NameChange>,
     calls: u64,
     fault: Option<Fault>,
+    refuses_new_files: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -102,6 +103,7 @@ impl ModelDisk {
             renamed: Vec::new(),
             calls: 0,
             fault: None,
+            refuses_new_files: false,
         })))
     }
 
@@ -113,6 +115,11 @@ impl ModelDisk {
     pub(crate) fn set_fault(&self, fault: Option<Fault>) {
         let mut state = self.state();
         (state.calls, state.fault) = (0, fault);
+    }
+
+    /// Whether there is no room for another file.
+    pub(crate) fn refuse_new_files(&self, refuse: bool) {
+        self.state().refuses_new_files = refuse;
     }
 
     /// How many calls there were since the fault was set.
@@ -144,6 +151,7 @@ impl ModelDisk {
             renamed: state.renamed.clone(),
             calls: 0,
             fault: None,
+            refuses_new_files: false,
         })))
     }
 
@@ -231,6 +239,9 @@ impl Disk for ModelDisk {
     fn create(&mut self, name: &str, len: u64) -> io::Result<()> {
         let mut state = self.state();
         let result = state.call();
+        if state.refuses_new_files {
+            return Err(ErrorKind::StorageFull.into());
+        }
         if state.names.contains_key(name) {
             return Err(ErrorKind::AlreadyExists.into());
         }

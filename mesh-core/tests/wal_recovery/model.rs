@@ -11,6 +11,9 @@ pub(crate) const ME: NodeId = NodeId(1);
 
 pub(crate) const CONFIG: LogConfig = LogConfig { segment_len: 4096, record_len_max: 1500, spare_segments: 1 };
 
+/// A protocol that writes little and never checkpoints, so that it would keep all its segments.
+pub(crate) const RESTING: ProtocolId = ProtocolId(9);
+
 /// All states that the log of one protocol went through since it was opened, oldest first.
 #[derive(Clone, Debug, PartialEq)]
 struct History {
@@ -56,9 +59,10 @@ impl Model {
         self.rng.below(bound)
     }
 
-    fn bytes(&mut self) -> Bytes {
+    fn bytes(&mut self, protocol: ProtocolId) -> Bytes {
         self.written += 1;
-        let len = [0, 8, 40, 300, 470, 511, 1024, 1500][self.rng.below(8) as usize];
+        let lens = [0, 8, 40, 300, 470, 511, 1024, 1500];
+        let len = lens[self.rng.below(if protocol == RESTING { 3 } else { 8 }) as usize];
         // All different, but with equal stretches, so that mixtures of old and new might pass.
         let mut bytes = vec![self.written as u8 % 4; len];
         let number = self.written.to_le_bytes();
@@ -69,8 +73,8 @@ impl Model {
 
     /// A batch of some protocol, noted down as written.
     fn batch(&mut self) -> WalBatch {
-        let protocol = ProtocolId(self.rng.below(3) as u32);
-        let what = self.rng.below(8);
+        let protocol = if self.rng.chance(1, 6) { RESTING } else { ProtocolId(self.rng.below(3) as u32) };
+        let what = if protocol == RESTING { 7 } else { self.rng.below(8) };
         let mut history = self.histories.remove(&protocol).unwrap_or_default();
         let last = history.checkpoint.as_ref().map_or_else(|| history.newest().last, |checkpoint| checkpoint.last);
         let mut batch = WalBatch::new(protocol, last);
@@ -78,7 +82,7 @@ impl Model {
             (None, 0 | 1) => {
                 batch.push(WalEntryKind::CheckpointBegin, |_| {});
                 history.checkpoint = Some(RecoveredLog { records: Vec::new(), last });
-                self.checkpoint_records(&mut batch, &mut history);
+                self.checkpoint_records(protocol, &mut batch, &mut history);
                 // Mostly whole at once, as hosts do it.
                 if what == 0 {
                     end_checkpoint(&mut batch, &mut history);
@@ -86,7 +90,7 @@ impl Model {
             }
             (None, _) => {
                 for _ in 0..=self.rng.below(4) {
-                    let bytes = self.bytes();
+                    let bytes = self.bytes(protocol);
                     batch.push(WalEntryKind::Record, |out| out.extend_from_slice(&bytes));
                     let mut state = history.newest().clone();
                     state.records.push(bytes);
@@ -96,7 +100,7 @@ impl Model {
             }
             (checkpoint, _) => {
                 history.checkpoint = checkpoint;
-                self.checkpoint_records(&mut batch, &mut history);
+                self.checkpoint_records(protocol, &mut batch, &mut history);
                 if what > 2 {
                     end_checkpoint(&mut batch, &mut history);
                 }
@@ -106,9 +110,9 @@ impl Model {
         batch
     }
 
-    fn checkpoint_records(&mut self, batch: &mut WalBatch, history: &mut History) {
+    fn checkpoint_records(&mut self, protocol: ProtocolId, batch: &mut WalBatch, history: &mut History) {
         for _ in 0..self.rng.below(3) {
-            let bytes = self.bytes();
+            let bytes = self.bytes(protocol);
             batch.push(WalEntryKind::CheckpointRecord, |out| out.extend_from_slice(&bytes));
             let checkpoint = history.checkpoint.as_mut().unwrap();
             checkpoint.records.push(bytes);
@@ -144,6 +148,12 @@ impl Model {
             }
         }
         Ok(())
+    }
+
+    /// How many bytes of records the log needs to hold.
+    pub(crate) fn needed(&self) -> usize {
+        let records = self.histories.values().flat_map(|history| &history.newest().records);
+        records.map(|record| record.len() + 17).sum()
     }
 
     /// Checks that nothing acknowledged is missing and nothing is there that was not written, and
