@@ -194,6 +194,22 @@ fn e40_a_follower_that_restarts_in_the_middle_begins_again() {
 }
 
 #[test]
+fn e40_a_follower_whose_last_answer_is_lost_is_asked_again() {
+    let mut cluster = with_follower_behind(&small());
+    cluster.rule(|flight| match flight.message {
+        Message::Accepted(_) if flight.from == id(3) => Fate::Drop,
+        _ => Fate::Deliver,
+    });
+    cluster.pass(SECOND / 2);
+    assert_eq!(cluster.journal(3).len(), cluster.raft(3).applied_index().0 as usize - 1, "it is installed");
+    assert_eq!(cluster.raft(1).status().followers[1].state, FollowerState::Snapshot);
+    cluster.heal();
+    cluster.pass(2 * SECOND);
+    assert_eq!(cluster.raft(1).status().followers[1].state, FollowerState::Replicate);
+    assert_eq!(cluster.journal(3), cluster.journal(1));
+}
+
+#[test]
 fn e41_a_slow_follower_of_an_idle_leader_gets_a_snapshot() {
     let mut cluster = with_follower_behind(&small());
     cluster.heal();
@@ -284,15 +300,32 @@ fn e42_the_length_of_a_snapshot_is_bounded_and_its_bytes_are_checked() {
 fn e42_a_transfer_goes_on_under_another_leader_that_has_the_very_same_snapshot() {
     let mut cluster = Cluster::new(3);
     let (commands, last) = ((0..20).collect::<Vec<u64>>(), at(1, 20));
-    assert_eq!(cluster.say(1, 2, chunk(1, last, &commands, 0..8)), [received(1, last, 8)]);
-    assert_eq!(cluster.say(3, 2, chunk(2, last, &commands, 0..8)), [received(2, last, 8)]);
-    assert_eq!(cluster.say(3, 2, chunk(2, last, &commands, 8..21)), [received(2, last, 21), accepted(2, 20)]);
+    assert_eq!(cluster.say(1, 2, chunk(1, last, &commands, 0..16)), [received(1, last, 16)]);
+    assert_eq!(cluster.say(3, 2, chunk(2, last, &commands, 0..8)), [received(2, last, 16)]);
+    assert_eq!(cluster.say(3, 2, chunk(2, last, &commands, 16..21)), [received(2, last, 21), accepted(2, 20)]);
     // The same place, but other bytes: nothing of the two is mixed.
     let (ones, twos, last) = (vec![1; 30], vec![2; 30], at(2, 30));
     assert_eq!(cluster.say(3, 2, chunk(2, last, &ones, 0..8)), [received(2, last, 8)]);
     assert_eq!(cluster.say(1, 2, chunk(3, last, &twos, 8..31)), [received(3, last, 0)]);
     assert_eq!(cluster.say(1, 2, chunk(3, last, &twos, 0..31)), [received(3, last, 31), accepted(3, 30)]);
     assert_eq!(cluster.journal(2), twos);
+}
+
+#[test]
+fn e42_a_snapshot_that_arrives_damaged_is_sent_again() {
+    let mut cluster = with_follower_behind(&small());
+    cluster.rule(|flight| if is_chunk(flight) { Fate::Hold } else { Fate::Deliver });
+    cluster.beat(1);
+    if let Message::SnapshotChunk(chunk) = &mut cluster.held[0].message {
+        chunk.bytes = chunk.bytes.iter().rev().copied().collect();
+    }
+    cluster.heal();
+    cluster.release();
+    cluster.deliver();
+    assert!(cluster.journal(3).is_empty());
+    assert_eq!(cluster.raft(3).status().misbehaved, 1);
+    cluster.pass(3 * SECOND);
+    assert_eq!(cluster.journal(3), cluster.journal(1));
 }
 
 #[test]
@@ -392,17 +425,22 @@ fn a_snapshot_is_kept_while_it_is_being_sent_and_not_for_longer() {
     cluster.pass(SECOND);
     assert_eq!(cluster.journal(3), cluster.journal(1));
     assert!(cluster.node(1).disk.snapshots.get(begun).is_none());
+}
 
-    // A follower that does not answer any more keeps nothing.
-    cluster.crash(3);
-    cluster.restart(3);
-    cluster.partition(&[&[1, 2]]);
-    propose_all(&mut cluster, 1, 200..300);
+#[test]
+fn a_snapshot_that_does_not_get_on_gives_way_to_a_newer_one() {
+    let mut cluster = with_follower_behind(&small());
     let begun = cluster.node(1).disk.newest_snapshot();
-    cluster.pass(SECOND);
-    propose_all(&mut cluster, 1, 300..400);
+    cluster.rule(|flight| if is_chunk(flight) { Fate::Drop } else { Fate::Deliver });
+    cluster.beat(1);
+    assert_eq!(cluster.raft(1).status().followers[1].state, FollowerState::Snapshot);
+    propose_all(&mut cluster, 1, 100..200);
+    assert!(cluster.node(1).disk.snapshots.get(begun).is_some());
     cluster.pass(3 * SECOND);
     assert!(cluster.node(1).disk.snapshots.get(begun).is_none());
+    cluster.heal();
+    cluster.pass(3 * SECOND);
+    assert_eq!(cluster.journal(3), cluster.journal(1));
 }
 
 #[test]
