@@ -1,4 +1,4 @@
-//! For each safety rule: broken on purpose, the campaign finds it.
+//! For each safety rule of the log: broken on purpose, the campaign finds it.
 #![cfg(feature = "planted")]
 
 use mesh_benches::scenario::raft::Scenario;
@@ -6,13 +6,15 @@ use mesh_benches::scenario::raft::Scenario;
 /// Seeds within which each bug is found.
 const SEEDS: u64 = 1_000;
 
-/// Figure 8 of the paper takes a schedule that chance hardly ever draws; the scripted test
-/// `c16_entries_of_earlier_terms_are_not_committed_by_counting` of mesh-consensus finds this one.
-const SCRIPTED: &str = "commit-old-term-by-counting";
+/// The bugs that this campaign finds. Figure 8 of the paper takes a schedule that chance hardly ever
+/// draws; the scripted test `c16_entries_of_earlier_terms_are_not_committed_by_counting` of
+/// mesh-consensus finds that one.
+const HUNTED: [&str; 5] =
+    ["vote-before-persist", "ack-before-fsync", "stale-append-truncates", "vote-for-stale-log", "commit-beyond-match"];
 
 #[test]
 fn every_planted_bug_is_found() {
-    for name in Scenario::plants().into_iter().filter(|name| *name != SCRIPTED) {
+    for name in HUNTED {
         let scenario = Scenario::default().planted(name).expect("there is such a bug");
         let found = (0..SEEDS).find(|seed| scenario.run(*seed).violation.is_some());
         let seed = found.unwrap_or_else(|| panic!("{name} is not found in {SEEDS} seeds"));

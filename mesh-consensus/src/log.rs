@@ -39,13 +39,19 @@ impl Wire for Position {
     }
 }
 
-/// What an entry is for. A kind that this version does not know does not decode.
+/// What an entry is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EntryKind {
     /// Nothing: a new leader's first entry, which commits those before it.
     Noop,
     /// A command of the application.
     Command,
+    /// A configuration of the group, in force from here on.
+    Configuration,
+    /// What is left of a command for a witness: that there is one.
+    Omitted,
+    /// A kind that a later version introduced. It can be kept and passed on, but not applied.
+    Unknown(u8),
 }
 
 impl Wire for EntryKind {
@@ -53,15 +59,20 @@ impl Wire for EntryKind {
         out.push(match self {
             Self::Noop => 0,
             Self::Command => 1,
+            Self::Configuration => 2,
+            Self::Omitted => 3,
+            Self::Unknown(kind) => *kind,
         });
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        match u8::decode(reader)? {
-            0 => Ok(Self::Noop),
-            1 => Ok(Self::Command),
-            variant => Err(DecodeError::UnknownVariant { type_name: "EntryKind", variant: variant.into() }),
-        }
+        Ok(match u8::decode(reader)? {
+            0 => Self::Noop,
+            1 => Self::Command,
+            2 => Self::Configuration,
+            3 => Self::Omitted,
+            kind => Self::Unknown(kind),
+        })
     }
 }
 
@@ -117,6 +128,16 @@ impl Entries {
     #[must_use]
     pub fn skip(&self, count: usize) -> Self {
         self.slice(count.min(self.len()), self.len())
+    }
+
+    /// The run as a witness gets it: that there are commands, but not what they say.
+    #[must_use]
+    pub fn without_commands(&self) -> Self {
+        let omit = |entry: &Entry| match entry.kind {
+            EntryKind::Command => Entry { term: entry.term, kind: EntryKind::Omitted, payload: Bytes::new() },
+            _ => entry.clone(),
+        };
+        self.iter().map(omit).collect()
     }
 
     fn slice(&self, from: usize, to: usize) -> Self {
@@ -506,11 +527,13 @@ mod tests {
     }
 
     #[test]
-    fn entries_survive_their_encoding_and_unknown_kinds_do_not() {
-        let bytes = mesh_core::wire::to_bytes(&entries(&[1, 2]));
-        assert_eq!(mesh_core::wire::from_bytes::<Entries>(&bytes), Ok(entries(&[1, 2])));
-        let refused = DecodeError::UnknownVariant { type_name: "EntryKind", variant: 9 };
-        assert_eq!(mesh_core::wire::from_slice::<Entries>(&[1, 9, 1, 0]), Err(refused));
+    fn entries_survive_their_encoding_those_of_unknown_kinds_too() {
+        for kind in (0..=255).map(|kind| mesh_core::wire::from_slice::<EntryKind>(&[kind]).unwrap()) {
+            let entry = Entry { kind, ..entries(&[3])[0].clone() };
+            let run: Entries = [entries(&[1])[0].clone(), entry].into_iter().collect();
+            let bytes = mesh_core::wire::to_bytes(&run);
+            assert_eq!(mesh_core::wire::from_bytes::<Entries>(&bytes), Ok(run));
+        }
     }
 
     proptest! {

@@ -65,16 +65,23 @@ mod command;
 mod config;
 mod configuration;
 mod election;
+mod membership;
 mod message;
 #[cfg(feature = "planted")]
 mod plant;
 mod progress;
+mod quiescence;
+mod read;
 mod record;
 mod replication;
+mod round;
 mod snapshot;
 mod stream;
+mod transfer;
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_core::{
     Bytes, Context, Instant, LogIndex, Lsn, NodeId, PeerStatus, Protocol, RecoverError, Recovery, RequestId,
@@ -84,21 +91,27 @@ use mesh_core::{
 use crate::log::{Entry, Log};
 
 pub use command::{
-    Applied, FollowerState, FollowerStatus, ProposeError, RaftCommand, RaftEvent, RaftHandle, RaftReply, RaftStatus,
-    Role,
+    Applied, CatchingUp, ChangeError, ChangeStatus, Changed, FollowerState, FollowerStatus, ProposeError, RaftCommand,
+    RaftEvent, RaftHandle, RaftReply, RaftStatus, Read, ReadError, ReadPolicy, Role, TransferError, Unfit,
 };
 pub use config::{ConfigError, RaftConfig};
 pub use configuration::{ChangeRefused, Configuration, Heard, MEMBERS_MAX, Member, Membership, ReplicaId, Step};
 pub use message::{
-    Accepted, Append, Message, Rejected, RequestVote, SnapshotChunk, SnapshotMeta, SnapshotReceived, Vote,
+    Accepted, Append, Intent, Message, ReadIndex, ReadIndexReply, Rejected, RequestVote, SnapshotChunk, SnapshotMeta,
+    SnapshotReceived, TimeoutNow, Vote,
 };
 #[cfg(feature = "planted")]
 pub use plant::Plant;
 pub use record::{EntriesRecord, HardState, Record, SnapshotRecord};
 
+use election::Ballot;
+use membership::{Change, Configurations};
 use progress::{Progress, State};
+use read::Reads;
 use replication::Proposals;
+use round::Rounds;
 use snapshot::Snapshots;
+use transfer::Transfer;
 
 /// The timers of a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -111,20 +124,25 @@ pub enum Timer {
     ApplyDue,
     /// More of a snapshot may be sent.
     SnapshotDue,
+    /// Lease reads were taken, and the clock is looked at again.
+    LeaseReadDue,
+    /// Reads that wait are looked after.
+    ReadDue,
+    /// The time for handing leadership over is up.
+    TransferDue,
 }
 
 /// A replica of the state machine `S`.
 #[derive(Clone, Hash)]
 pub struct Raft<S: StateMachine> {
     config: RaftConfig,
-    /// In order.
-    voters: Vec<NodeId>,
     me: NodeId,
     state: S,
 
     // On disk, or on its way there.
     hard: HardState,
     log: Log,
+    configurations: Configurations,
     snapshots: Snapshots,
     /// The newest record.
     persisted: Lsn,
@@ -141,52 +159,75 @@ pub struct Raft<S: StateMachine> {
     // Elections.
     /// When the leader was last heard of.
     heard: Instant,
-    /// One for each voter.
-    votes: Vec<Option<bool>>,
+    votes: Vec<Ballot>,
+    /// Until when no vote is given to others than the leader.
+    promised_until: Instant,
     /// The record of a candidate's vote for itself, until it is durable and counted.
     own_vote: Option<Lsn>,
     /// How far the disk was when the election timer was last due, if more was on its way.
     disk_waiting: Option<Lsn>,
 
     // Leadership.
-    /// The other voters.
+    /// The other members, in order.
     peers: Vec<Progress>,
+    /// How many replication sessions were begun: the number of the last.
+    sessions_begun: u64,
     /// The index of this leader's first entry.
     term_start: u64,
     proposals: Proposals,
-    /// Scratch: how far each voter's log is on disk.
-    matched: Vec<u64>,
+    rounds: Rounds,
+    reads: Reads<S::Query>,
+    change: Option<Change>,
+    transfer: Option<Transfer>,
+    /// A successor was told to campaign in this term.
+    successor_told: bool,
+    /// When there was last something to do.
+    last_active: Instant,
+    quiescent: bool,
 
     /// The role, term and leader last told.
     told: (Role, u64, Option<NodeId>),
+    removed_told: bool,
     misbehaved: u64,
     misbehaved_told: Option<Instant>,
 }
 
 impl<S: StateMachine> Raft<S> {
-    /// A replica of the group of `voters`, with the state that an empty log stands for.
+    /// A replica of a group, with the state that an empty log stands for.
     ///
-    /// All nodes of the group must be given the same voters and an equal state. A node that is not
-    /// among the voters never leads and does not vote.
+    /// `voters` are those that the group begins with; all of them must be given the same, and an equal
+    /// state. They count only while the log is empty: from then on the log says who the members are. The
+    /// first election needs the votes of all of them, later ones those of a majority.
     ///
     /// # Errors
-    /// [`ConfigError`] when the configuration cannot work or there are no voters.
-    pub fn new(config: RaftConfig, voters: impl IntoIterator<Item = NodeId>, state: S) -> Result<Self, ConfigError> {
+    /// [`ConfigError`] when the configuration cannot work, or the voters cannot form a group.
+    pub fn new(
+        config: RaftConfig,
+        voters: impl IntoIterator<Item = impl Into<Member>>,
+        state: S,
+    ) -> Result<Self, ConfigError> {
+        let voters = Configuration::new(voters).map_err(|refused| ConfigError(refused.to_string()))?;
+        Self::with_configuration(config, voters, state)
+    }
+
+    /// A replica that waits to be added to a group with
+    /// [`change_membership`](RaftHandle::change_membership), with the state that an empty log stands for.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the configuration cannot work.
+    pub fn join(config: RaftConfig, state: S) -> Result<Self, ConfigError> {
+        Self::with_configuration(config, Configuration::default(), state)
+    }
+
+    fn with_configuration(config: RaftConfig, configuration: Configuration, state: S) -> Result<Self, ConfigError> {
         config.validate()?;
-        let mut voters: Vec<_> = voters.into_iter().collect();
-        voters.sort_unstable();
-        voters.dedup();
-        if voters.is_empty() {
-            return Err(ConfigError("there are no voters: name at least one node".to_owned()));
-        }
         Ok(Self {
             config,
-            votes: vec![None; voters.len()],
-            voters,
             me: NodeId::default(),
             state,
             hard: HardState::default(),
             log: Log::default(),
+            configurations: Configurations::after(0, configuration),
             snapshots: Snapshots::default(),
             persisted: Lsn(0),
             role: Role::Follower,
@@ -196,13 +237,23 @@ impl<S: StateMachine> Raft<S> {
             applied_since_snapshot: 0,
             halted: false,
             heard: Instant::ZERO,
+            votes: Vec::new(),
+            promised_until: Instant::ZERO,
             own_vote: None,
             disk_waiting: None,
             peers: Vec::new(),
+            sessions_begun: 0,
             term_start: 0,
             proposals: Proposals::default(),
-            matched: Vec::new(),
+            rounds: Rounds::default(),
+            reads: Reads::default(),
+            change: None,
+            transfer: None,
+            successor_told: false,
+            last_active: Instant::ZERO,
+            quiescent: false,
             told: (Role::Follower, 0, None),
+            removed_told: false,
             misbehaved: 0,
             misbehaved_told: None,
         })
@@ -263,15 +314,19 @@ impl<S: StateMachine> Raft<S> {
         &self.state
     }
 
-    /// The voters of the group, in order.
-    pub fn voters(&self) -> &[NodeId] {
-        &self.voters
+    /// Which replica this is: the name of its disk.
+    pub const fn replica(&self) -> ReplicaId {
+        self.hard.replica
     }
 
-    /// How things are.
-    pub fn status(&self) -> RaftStatus {
+    /// How things are, at a time.
+    pub fn status(&self, now: Instant) -> RaftStatus {
         let follower = |peer: &Progress| FollowerStatus {
             node: peer.id,
+            replica: peer.replica,
+            session: peer.session,
+            lag: self.log.last().index - peer.match_index,
+            silent_for: now.since(peer.heard),
             match_index: LogIndex(peer.match_index),
             state: match peer.state {
                 State::Probe { .. } => FollowerState::Probe,
@@ -292,12 +347,15 @@ impl<S: StateMachine> Raft<S> {
             snapshot_index: LogIndex(self.snapshot_index()),
             log_bytes: self.log.size(),
             followers: self.peers.iter().filter(|_| leads).map(follower).collect(),
+            configuration: Arc::clone(self.configurations.newest()),
+            configuration_committed: self.configuration_is_committed(),
+            change: self.change_status(),
+            transferring_to: self.transfer.as_ref().map(Transfer::to),
+            lease: self.lease_until(now).map_or(Duration::ZERO, |until| until.since(now)),
+            quiescent: self.quiescent,
+            halted: self.halted,
             misbehaved: self.misbehaved,
         }
-    }
-
-    fn is_voter(&self) -> bool {
-        self.voters.binary_search(&self.me).is_ok()
     }
 
     fn persist_hard_state(&mut self, cx: &mut Context<'_, Self>) {
@@ -308,16 +366,24 @@ impl<S: StateMachine> Raft<S> {
     fn become_follower(&mut self, cx: &mut Context<'_, Self>, term: u64, leader: Option<NodeId>) {
         assert!(term >= self.hard.term, "a term never goes back");
         if term > self.hard.term {
-            self.hard = HardState { term, voted_for: None };
+            self.hard = HardState { term, voted_for: None, ..self.hard };
             self.persist_hard_state(cx);
         }
         let led = self.role == Role::Leader;
+        let news = led || self.leader != leader;
         self.role = Role::Follower;
         self.leader = leader;
         if led {
             cx.cancel_timer(Timer::HeartbeatDue);
+            self.successor_told = false;
             self.reset_election_timer(cx);
             self.give_up_proposals(cx);
+            self.give_up_change(cx);
+            self.peers.retain(|peer| peer.leaving.is_none());
+        }
+        if news {
+            self.finish_transfer(cx);
+            self.restart_reads(cx);
         }
     }
 
@@ -353,13 +419,21 @@ impl<S: StateMachine> Raft<S> {
             let (role, term, leader) = now;
             cx.emit(RaftEvent::RoleChanged { role, term, leader });
         }
+        let removed = self.configuration_is_committed()
+            && !self.configuration().is_empty()
+            && !self.configuration().is_member(self.me)
+            && self.hard.replica.is_known();
+        if removed && !self.removed_told {
+            cx.emit(RaftEvent::Removed);
+        }
+        self.removed_told = removed;
     }
 }
 
 impl<S: StateMachine> Protocol for Raft<S> {
     type Message = Message;
     type Command = RaftCommand<S>;
-    type Reply = RaftReply<S::Output>;
+    type Reply = RaftReply<S::Output, S::Answer>;
     type Event = RaftEvent;
     type Timer = Timer;
     type Record = Record;
@@ -372,19 +446,33 @@ impl<S: StateMachine> Protocol for Raft<S> {
     fn on_start(&mut self, cx: &mut Context<'_, Self>) {
         self.me = cx.me();
         self.finish_recovery();
-        self.peers = self.voters.iter().filter(|voter| **voter != self.me).map(|id| Progress::new(*id)).collect();
+        if self.hard.replica.is_known() {
+            // It may have promised something before it stopped.
+            self.promise_lease(cx.now(), self.lease_asked());
+        } else {
+            self.hard.replica = ReplicaId(cx.rng().next_u64().max(1));
+            self.persist_hard_state(cx);
+        }
         self.told = (Role::Follower, self.hard.term, None);
+        self.sync_peers(cx.now());
         self.reset_election_timer(cx);
     }
 
     fn on_message(&mut self, cx: &mut Context<'_, Self>, from: NodeId, message: Message) {
-        if from == self.me || self.voters.binary_search(&from).is_err() {
-            return self.misbehaved(cx, from, "it is not another voter of this group");
+        if from == self.me {
+            return self.misbehaved(cx, from, "it has the name of this node");
         }
         if let Err(what) = message.check() {
             return self.misbehaved(cx, from, what);
         }
-        if matches!(message, Message::RequestVote(RequestVote { pre: false, .. })) && self.keeps_to_leader(cx, from) {
+        if message.wakes(self.hard.term) {
+            self.wake(cx);
+        }
+        // Any node may be a member of a configuration that is not known here yet, so all are heard;
+        // answers count by what was asked of whom.
+        if matches!(message, Message::RequestVote(RequestVote { pre: false, transfer: false, .. }))
+            && self.keeps_to_leader(cx, from)
+        {
             return;
         }
         if message.term() > self.hard.term && !message.is_hypothetical() {
@@ -399,6 +487,9 @@ impl<S: StateMachine> Protocol for Raft<S> {
             Message::Rejected(rejected) => self.on_rejected(cx, from, &rejected),
             Message::SnapshotChunk(chunk) => self.on_snapshot_chunk(cx, from, chunk),
             Message::SnapshotReceived(received) => self.on_snapshot_received(cx, from, &received),
+            Message::TimeoutNow(timeout_now) => self.on_timeout_now(cx, from, &timeout_now),
+            Message::ReadIndex(question) => self.on_read_index(cx, from, &question),
+            Message::ReadIndexReply(reply) => self.on_read_index_reply(&reply),
         }
     }
 
@@ -407,13 +498,24 @@ impl<S: StateMachine> Protocol for Raft<S> {
             Timer::ElectionDue => self.on_election_due(cx),
             Timer::HeartbeatDue => self.on_heartbeat_due(cx),
             Timer::ApplyDue | Timer::SnapshotDue => {} // The flush that follows applies, and sends.
+            Timer::LeaseReadDue => self.on_lease_read_due(cx),
+            Timer::ReadDue => self.on_read_due(cx),
+            Timer::TransferDue => self.on_transfer_due(cx),
         }
     }
 
     fn on_command(&mut self, cx: &mut Context<'_, Self>, request: RequestId, command: RaftCommand<S>) {
+        if matches!(command, RaftCommand::Status) {
+            return cx.reply_volatile(request, RaftReply::Status(self.status(cx.now())));
+        }
+        self.wake(cx);
+        self.last_active = cx.now();
         match command {
             RaftCommand::Propose(command) => self.on_propose(cx, request, &command),
-            RaftCommand::Status => cx.reply_volatile(request, RaftReply::Status(self.status())),
+            RaftCommand::Read(query, policy) => self.on_read(cx, request, query, policy),
+            RaftCommand::ChangeMembership(target) => self.on_change_membership(cx, request, target),
+            RaftCommand::Transfer(to) => self.on_transfer(cx, request, to),
+            RaftCommand::Status => {}
         }
     }
 
@@ -444,7 +546,10 @@ impl<S: StateMachine> Protocol for Raft<S> {
         self.on_chunk_read(cx, id, offset, result);
     }
 
-    fn on_peer(&mut self, _cx: &mut Context<'_, Self>, peer: NodeId, status: PeerStatus) {
+    fn on_peer(&mut self, cx: &mut Context<'_, Self>, peer: NodeId, status: PeerStatus) {
+        if self.quiescent && self.configuration().is_member(peer) {
+            self.wake(cx);
+        }
         let Some(peer) = self.peers.iter_mut().find(|known| known.id == peer) else { return };
         match status {
             PeerStatus::Congested => peer.congested = true,
@@ -462,12 +567,25 @@ impl<S: StateMachine> Protocol for Raft<S> {
         }
         self.apply(cx);
         if self.role == Role::Leader {
-            self.replicate(cx);
+            self.drive_change(cx);
+            self.drive_transfer(cx);
+            self.take_confirmed_reads(cx);
         }
+        self.send_reads(cx);
+        if self.role == Role::Leader {
+            self.replicate(cx);
+            // A leader that is a majority by itself has confirmed its round at once.
+            self.take_confirmed_reads(cx);
+        }
+        self.answer_reads(cx);
         self.forget_late_chunks();
         self.take_snapshot_if_due(cx);
         self.drop_old_snapshots(cx);
         self.tell_role(cx);
+    }
+
+    fn on_stop(&mut self, cx: &mut Context<'_, Self>) {
+        self.hand_over_and_step_down(cx);
     }
 
     fn has_capacity(&self) -> bool {

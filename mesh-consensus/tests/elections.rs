@@ -42,7 +42,8 @@ fn a1_a_candidate_asks_for_votes_only_once_its_own_is_on_disk() {
     cluster.campaign(1);
     assert_eq!(cluster.take_network(), []);
     cluster.sync(1);
-    let asked: Vec<_> = cluster.take_network().into_iter().map(|flight| (flight.to, flight.message)).collect();
+    let asked: Vec<_> =
+        cluster.take_network().into_iter().map(|flight| (flight.to, without_names(flight.message))).collect();
     assert_eq!(asked, [(id(2), request_vote(1, at(0, 0))), (id(3), request_vote(1, at(0, 0)))]);
     cluster.say(2, 1, vote(1, true));
     assert_eq!(cluster.raft(1).role(), Role::Leader);
@@ -157,9 +158,9 @@ fn a8_a_vote_for_oneself_counts_only_once_it_is_on_disk() {
     cluster.campaign(1);
     cluster.campaign(1);
     assert_eq!(cluster.raft(1).term(), 2);
-    cluster.sync_upto(1, mesh_core::Lsn(1));
-    assert_eq!(cluster.raft(1).role(), Role::Candidate, "that was the vote of term 1");
     cluster.sync_upto(1, mesh_core::Lsn(2));
+    assert_eq!(cluster.raft(1).role(), Role::Candidate, "that was the vote of term 1");
+    cluster.sync_upto(1, mesh_core::Lsn(3));
     assert_eq!(cluster.raft(1).role(), Role::Leader);
 }
 
@@ -189,7 +190,7 @@ fn a8_a_node_that_is_no_voter_never_campaigns_and_is_not_listened_to() {
     cluster.say(9, 1, request_vote(term + 5, at(term, 99)));
     cluster.say(1, 1, request_vote(term + 5, at(term, 99)));
     assert_eq!(cluster.raft(1).term(), term);
-    assert_eq!(cluster.raft(1).status().misbehaved, 2);
+    assert_eq!(cluster.status(1).misbehaved, 1);
 }
 
 /// Node 1 has the higher term and the shorter log, node 2 the lower term and the longer log.

@@ -124,7 +124,7 @@ fn c17_what_is_committed_is_never_truncated() {
     cluster.say(3, 2, append(term, at(1, 1), &[(term, 67), (term, 68)], 3));
     cluster.say(3, 2, append(term, at(term, 1), &[], 3));
     assert_eq!((cluster.journal(2), cluster.terms(2)), (&[10][..], vec![1, 1]));
-    assert_eq!(cluster.raft(2).status().misbehaved, 3);
+    assert_eq!(cluster.status(2).misbehaved, 3);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn c18_answers_in_another_order_do_not_take_the_match_index_back() {
         cluster.propose(1, command);
         cluster.deliver();
     }
-    let match_of_2 = |cluster: &Cluster| cluster.raft(1).status().followers[0].match_index.0;
+    let match_of_2 = |cluster: &Cluster| cluster.status(1).followers[0].match_index.0;
     let mut answers = std::mem::take(&mut cluster.held);
     answers.retain(|flight| flight.from == id(2) && is_accepted(flight));
     assert_eq!(answers.len(), 5);
@@ -366,7 +366,7 @@ fn a_follower_that_lost_its_log_is_noticed_and_counts_for_nothing() {
     cluster.node(1).events.clear();
     // Node 2 answers a heartbeat as one that has nothing any more.
     cluster.peer(1, 2, PeerStatus::Disconnected);
-    let reject = Message::Rejected(Rejected { term: leader_term, prev_index: 2, hint: at(0, 0) });
+    let reject = rejected(leader_term, 2, at(0, 0));
     cluster.say(2, 1, reject);
     let what = "it lost entries that it had acknowledged";
     assert!(cluster.node(1).events.contains(&RaftEvent::Misbehaved { peer: id(2), what }));
@@ -400,7 +400,7 @@ fn the_window_to_a_follower_is_bounded_by_bytes_and_opens_again() {
     cluster.release();
     cluster.deliver();
     assert_eq!(cluster.journal(2).len(), 100);
-    assert_eq!(cluster.raft(1).status().followers[0].state, FollowerState::Replicate);
+    assert_eq!(cluster.status(1).followers[0].state, FollowerState::Replicate);
 }
 
 #[test]
@@ -438,7 +438,7 @@ fn a_second_leader_in_a_term_is_not_believed() {
     assert_eq!(cluster.raft(2).last_index().0, 1);
     cluster.say(3, 1, heartbeat(1, at(1, 1), 1));
     assert_eq!(cluster.raft(1).role(), Role::Leader);
-    assert_eq!(cluster.raft(1).status().misbehaved, 1);
+    assert_eq!(cluster.status(1).misbehaved, 1);
     cluster.fire(1, Timer::HeartbeatDue);
     let Message::Append(Append { commit, .. }) = cluster.take_network().remove(0).message else { panic!() };
     assert_eq!(commit, 1);

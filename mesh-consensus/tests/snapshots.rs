@@ -1,7 +1,4 @@
 //! Section E: snapshots and compaction.
-//!
-//! Scenarios 38 and 44 (membership in snapshots) cannot occur: the voters never change, and a
-//! snapshot of other voters is refused.
 
 mod support;
 
@@ -12,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_consensus::raft::{
-    FollowerState, Message, RaftConfig, RaftEvent, Role, SnapshotChunk, SnapshotMeta, SnapshotReceived,
+    FollowerState, Message, RaftConfig, RaftEvent, ReplicaId, Role, SnapshotChunk, SnapshotMeta, SnapshotReceived,
 };
 use mesh_core::{Bytes, LogIndex, NodeId, PeerStatus, SnapshotError, wire};
 use support::*;
@@ -46,18 +43,13 @@ const fn is_chunk(flight: &Flight) -> bool {
 
 fn chunk(term: u64, last: mesh_consensus::log::Position, commands: &[u64], range: std::ops::Range<usize>) -> Message {
     let bytes = wire::to_bytes(&commands.to_vec());
-    let meta = SnapshotMeta {
-        last,
-        voters: vec![id(1), id(2), id(3)],
-        len: bytes.len() as u64,
-        checksum: crc32c::crc32c(&bytes),
-    };
+    let meta = SnapshotMeta { last, configuration: group(), len: bytes.len() as u64, checksum: crc32c::crc32c(&bytes) };
     let offset = range.start as u64;
-    Message::SnapshotChunk(SnapshotChunk { term, meta: Arc::new(meta), offset, bytes: bytes.slice(range) })
+    Message::SnapshotChunk(SnapshotChunk { term, session: 1, meta: Arc::new(meta), offset, bytes: bytes.slice(range) })
 }
 
 const fn received(term: u64, last: mesh_consensus::log::Position, received: u64) -> Message {
-    Message::SnapshotReceived(SnapshotReceived { term, last, received })
+    Message::SnapshotReceived(SnapshotReceived { term, last, received, session: 0, replica: ReplicaId::UNKNOWN })
 }
 
 #[test]
@@ -66,7 +58,7 @@ fn the_log_is_kept_short_and_a_restart_starts_from_the_snapshot() {
     propose_all(&mut cluster, 1, 0..100);
     cluster.beat(1);
     for number in 1..=3 {
-        assert!(cluster.raft(number).status().log_bytes < 1000);
+        assert!(cluster.status(number).log_bytes < 1000);
         cluster.crash(number);
         cluster.restart(number);
         assert!(cluster.raft(number).applied_index() > LogIndex(80));
@@ -153,11 +145,11 @@ fn e39_a_second_snapshot_before_the_first_is_durable_takes_its_place() {
 #[test]
 fn e40_a_follower_leaves_the_snapshot_state_also_when_the_snapshot_is_the_last_of_the_log() {
     let mut cluster = with_follower_behind(&RaftConfig { snapshot_log_bytes: 1, ..small() });
-    assert_eq!(cluster.raft(1).status().snapshot_index, cluster.raft(1).last_index());
+    assert_eq!(cluster.status(1).snapshot_index, cluster.raft(1).last_index());
     cluster.heal();
     cluster.beat(1);
     cluster.beat(1);
-    assert_eq!(cluster.raft(1).status().followers[1].state, FollowerState::Replicate);
+    assert_eq!(cluster.status(1).followers[1].state, FollowerState::Replicate);
     assert_eq!(cluster.journal(3).len(), 100);
     propose_all(&mut cluster, 1, 100..101);
     cluster.beat(1);
@@ -185,7 +177,7 @@ fn e40_a_follower_that_restarts_in_the_middle_begins_again() {
         if chunks > 5 && is_chunk(flight) { Fate::Drop } else { Fate::Deliver }
     });
     cluster.beat(1);
-    assert_eq!(cluster.raft(1).status().followers[1].state, FollowerState::Snapshot);
+    assert_eq!(cluster.status(1).followers[1].state, FollowerState::Snapshot);
     cluster.crash(3);
     cluster.restart(3);
     cluster.heal();
@@ -202,10 +194,10 @@ fn e40_a_follower_whose_last_answer_is_lost_is_asked_again() {
     });
     cluster.pass(SECOND / 2);
     assert_eq!(cluster.journal(3).len(), cluster.raft(3).applied_index().0 as usize - 1, "it is installed");
-    assert_eq!(cluster.raft(1).status().followers[1].state, FollowerState::Snapshot);
+    assert_eq!(cluster.status(1).followers[1].state, FollowerState::Snapshot);
     cluster.heal();
     cluster.pass(2 * SECOND);
-    assert_eq!(cluster.raft(1).status().followers[1].state, FollowerState::Replicate);
+    assert_eq!(cluster.status(1).followers[1].state, FollowerState::Replicate);
     assert_eq!(cluster.journal(3), cluster.journal(1));
 }
 
@@ -285,12 +277,15 @@ fn e42_the_length_of_a_snapshot_is_bounded_and_its_bytes_are_checked() {
     forged.bytes = Bytes::from_static(&[2, 66, 67]);
     cluster.say(1, 2, Message::SnapshotChunk(forged));
     assert!(cluster.journal(2).is_empty());
-    assert_eq!(cluster.raft(2).status().misbehaved, 2);
+    assert_eq!(cluster.status(2).misbehaved, 2);
     // Bytes that are as they were sent, but are no state of this state machine.
-    let meta =
-        SnapshotMeta { last: at(1, 2), voters: vec![id(1), id(2), id(3)], len: 1, checksum: crc32c::crc32c(&[9]) };
+    let meta = SnapshotMeta { last: at(1, 2), configuration: group(), len: 1, checksum: crc32c::crc32c(&[9]) };
     let bytes = Bytes::from_static(&[9]);
-    cluster.say(1, 2, Message::SnapshotChunk(SnapshotChunk { term: 1, meta: Arc::new(meta), offset: 0, bytes }));
+    cluster.say(
+        1,
+        2,
+        Message::SnapshotChunk(SnapshotChunk { term: 1, session: 1, meta: Arc::new(meta), offset: 0, bytes }),
+    );
     assert!(cluster.node(2).events.iter().any(|event| matches!(event, RaftEvent::SnapshotRefused { .. })));
     assert_eq!(cluster.say(1, 2, chunk(1, at(1, 2), &[10, 11], 0..3)).len(), 2);
     assert_eq!(cluster.journal(2), [10, 11]);
@@ -323,7 +318,7 @@ fn e42_a_snapshot_that_arrives_damaged_is_sent_again() {
     cluster.release();
     cluster.deliver();
     assert!(cluster.journal(3).is_empty());
-    assert_eq!(cluster.raft(3).status().misbehaved, 1);
+    assert_eq!(cluster.status(3).misbehaved, 1);
     cluster.pass(3 * SECOND);
     assert_eq!(cluster.journal(3), cluster.journal(1));
 }
@@ -379,7 +374,7 @@ fn e43_heartbeats_go_on_while_the_disk_takes_its_time_to_read_a_snapshot() {
     cluster.node(1).disk.hung = true;
     cluster.pass(10 * SECOND);
     assert_eq!((cluster.leader(), cluster.raft(3).leader()), (Some(1), Some(id(1))));
-    assert_eq!(cluster.raft(1).status().followers[1].state, FollowerState::Snapshot);
+    assert_eq!(cluster.status(1).followers[1].state, FollowerState::Snapshot);
     assert!(cluster.journal(3).is_empty());
     cluster.node(1).disk.hung = false;
     cluster.sync(1);
@@ -392,7 +387,7 @@ fn e43_a_state_machine_that_fails_to_make_its_snapshot_holds_up_nothing() {
     let mut cluster = Cluster::with(1, &RaftConfig { snapshot_log_bytes: 1, ..small() }, 1);
     cluster.await_leader(3 * SECOND);
     propose_all(&mut cluster, 1, 0..3);
-    let before = cluster.raft(1).status().snapshot_index;
+    let before = cluster.status(1).snapshot_index;
     cluster.propose(1, UNSAVABLE);
     let told = |event: &RaftEvent| match event {
         RaftEvent::SnapshotFailed { index, error: SnapshotError::Panicked { reason } } => {
@@ -401,21 +396,21 @@ fn e43_a_state_machine_that_fails_to_make_its_snapshot_holds_up_nothing() {
         _ => false,
     };
     assert!(cluster.node(1).events.iter().any(told), "{:?}", cluster.node(1).events);
-    assert_eq!(cluster.raft(1).status().snapshot_index, before);
+    assert_eq!(cluster.status(1).snapshot_index, before);
     cluster.propose(1, 4);
-    assert_eq!(cluster.raft(1).status().snapshot_index, LogIndex(before.0 + 2), "it is tried again when one is due");
+    assert_eq!(cluster.status(1).snapshot_index, LogIndex(before.0 + 2), "it is tried again when one is due");
     assert_eq!(cluster.journal(1).len(), 5);
 }
 
 #[test]
 fn a_snapshot_is_kept_while_it_is_being_sent_and_not_for_longer() {
     let mut cluster = with_follower_behind(&small());
-    let first = cluster.raft(1).status().snapshot_index;
+    let first = cluster.status(1).snapshot_index;
     let begun = cluster.node(1).disk.newest_snapshot();
     cluster.rule(|flight| if is_chunk(flight) { Fate::Hold } else { Fate::Deliver });
     cluster.beat(1);
     propose_all(&mut cluster, 1, 100..200);
-    assert!(cluster.raft(1).status().snapshot_index > first);
+    assert!(cluster.status(1).snapshot_index > first);
     assert!(cluster.node(1).disk.snapshots.get(begun).is_some(), "it is being sent");
     cluster.heal();
     cluster.release();
@@ -433,7 +428,7 @@ fn a_snapshot_that_does_not_get_on_gives_way_to_a_newer_one() {
     let begun = cluster.node(1).disk.newest_snapshot();
     cluster.rule(|flight| if is_chunk(flight) { Fate::Drop } else { Fate::Deliver });
     cluster.beat(1);
-    assert_eq!(cluster.raft(1).status().followers[1].state, FollowerState::Snapshot);
+    assert_eq!(cluster.status(1).followers[1].state, FollowerState::Snapshot);
     propose_all(&mut cluster, 1, 100..200);
     assert!(cluster.node(1).disk.snapshots.get(begun).is_some());
     cluster.pass(3 * SECOND);
@@ -462,13 +457,13 @@ fn e45_a_stale_refusal_after_a_snapshot_does_not_walk_back() {
     let mut cluster = with_follower_behind(&small());
     cluster.heal();
     cluster.pass(2 * SECOND);
-    let before = cluster.raft(1).status().followers[1];
+    let before = cluster.status(1).followers[1];
     assert_eq!(before.match_index, cluster.raft(1).last_index());
     for stale in [0, 1, 5, before.match_index.0 - 1] {
         cluster.say(3, 1, rejected(1, stale, at(0, 0)));
     }
-    assert_eq!(cluster.raft(1).status().followers[1], before);
-    assert_eq!(cluster.raft(1).status().misbehaved, 0, "late is not wrong");
+    assert_eq!(cluster.status(1).followers[1], before);
+    assert_eq!(cluster.status(1).misbehaved, 0, "late is not wrong");
 }
 
 #[test]
@@ -488,8 +483,8 @@ fn a_transfer_waits_while_the_queue_to_the_follower_is_full() {
 fn an_empty_state_can_be_sent_too() {
     let mut cluster = Cluster::new(3);
     let last = at(1, 4);
-    let meta = SnapshotMeta { last, voters: vec![id(1), id(2), id(3)], len: 0, checksum: 0 };
-    let empty = SnapshotChunk { term: 1, meta: Arc::new(meta), offset: 0, bytes: Bytes::new() };
+    let meta = SnapshotMeta { last, configuration: group(), len: 0, checksum: 0 };
+    let empty = SnapshotChunk { term: 1, session: 1, meta: Arc::new(meta), offset: 0, bytes: Bytes::new() };
     // The journal refuses no bytes at all; what matters is that it was asked.
     cluster.say(1, 2, Message::SnapshotChunk(empty));
     assert!(cluster.node(2).events.iter().any(|event| matches!(event, RaftEvent::SnapshotRefused { .. })));

@@ -184,6 +184,11 @@ impl<'a> Reader<'a> {
         u32::decode(self)
     }
 
+    /// Passes over all that is left: what a later version of a format added at its end.
+    pub const fn skip_rest(&mut self) {
+        self.left = &[];
+    }
+
     /// Checks that nothing is left over.
     ///
     /// # Errors

@@ -2,15 +2,24 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_core::{CallError, Handle, LogIndex, NodeId, SnapshotError, StateMachine};
 
 use super::Raft;
+use super::configuration::{ChangeRefused, Configuration, Membership, ReplicaId};
 
 /// What the application asks of its replica.
 pub enum RaftCommand<S: StateMachine> {
     /// Replicate and apply a command.
     Propose(S::Command),
+    /// Ask the state machine something, without the log.
+    Read(S::Query, ReadPolicy),
+    /// Change who the group is made of.
+    ChangeMembership(Membership),
+    /// Hand leadership over to a voter, or to the fittest.
+    Transfer(Option<NodeId>),
     /// Tell how things are.
     Status,
 }
@@ -19,17 +28,26 @@ impl<S: StateMachine> fmt::Debug for RaftCommand<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Propose(_) => f.write_str("Propose(..)"),
+            Self::Read(_, policy) => write!(f, "Read(.., {policy:?})"),
+            Self::ChangeMembership(target) => write!(f, "ChangeMembership({target:?})"),
+            Self::Transfer(to) => write!(f, "Transfer({to:?})"),
             Self::Status => f.write_str("Status"),
         }
     }
 }
 
-/// The answer to a [`RaftCommand`]. `O` is the output of the state machine.
+/// The answer to a [`RaftCommand`]. `O` is the output of the state machine, `A` its answer to queries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum RaftReply<O> {
+pub enum RaftReply<O, A> {
     /// To [`RaftCommand::Propose`].
     Proposed(Result<Applied<O>, ProposeError>),
+    /// To [`RaftCommand::Read`].
+    Read(Result<Read<A>, ReadError>),
+    /// To [`RaftCommand::ChangeMembership`].
+    MembershipChanged(Result<Changed, ChangeError>),
+    /// To [`RaftCommand::Transfer`]: who leads now.
+    Transferred(Result<NodeId, TransferError>),
     /// To [`RaftCommand::Status`].
     Status(RaftStatus),
 }
@@ -69,6 +87,12 @@ pub enum ProposeError {
     /// The node lost leadership before the command was committed. It may be applied yet, or never.
     #[error("leadership was lost: whether the command will be applied is unknown")]
     Unknown,
+    /// Leadership is being handed over; the command went nowhere. Try again soon.
+    #[error("leadership is being handed over to {to}")]
+    Transferring {
+        /// To whom.
+        to: NodeId,
+    },
     /// The command queue of the node is full; the command went nowhere. Try again later.
     #[error("the node is busy: its command queue is full")]
     Busy,
@@ -84,6 +108,205 @@ impl From<CallError> for ProposeError {
             _ => Self::Stopped,
         }
     }
+}
+
+/// How fresh the answer to a read must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadPolicy {
+    /// Linearizable: it sees everything that was applied anywhere before it was asked. The leader
+    /// proves that it leads by a message to its followers and back.
+    #[default]
+    Linearizable,
+    /// Linearizable as long as the clocks of the nodes run within
+    /// [`clock_drift_ppm`](super::RaftConfig::clock_drift_ppm) of each other, and without a message while
+    /// the leader has its lease. Needs [`lease_reads`](super::RaftConfig::lease_reads).
+    Lease,
+    /// The state of the node that is asked, not older than this.
+    Stale {
+        /// How old it may be at most.
+        at_most: Duration,
+    },
+}
+
+/// The answer to a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read<A> {
+    /// What the state machine answered.
+    pub answer: A,
+    /// Everything up to here was applied.
+    pub index: LogIndex,
+    /// The state holds everything committed in the group until this long ago, and maybe more.
+    pub staleness: Duration,
+}
+
+/// Why a read was not answered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// No leader was found in time.
+    #[error("no leader was found in time")]
+    NoLeader,
+    /// The leader could not be asked, or did not prove in time that it leads.
+    #[error("the leader did not prove in time that it leads")]
+    TimedOut,
+    /// Lease reads are off: see [`lease_reads`](super::RaftConfig::lease_reads).
+    #[error("lease reads are off: set lease_reads on all nodes of the group")]
+    NoLease,
+    /// A witness keeps no data. Ask another node.
+    #[error("this node is a witness and keeps no data")]
+    Witness,
+    /// A committed command could not be applied here. Ask another node.
+    #[error("this node cannot apply a committed command")]
+    Halted,
+    /// Too many reads wait. Try again later.
+    #[error("too many reads wait")]
+    Overloaded,
+    /// The command queue of the node is full. Try again later.
+    #[error("the node is busy: its command queue is full")]
+    Busy,
+    /// The node stopped.
+    #[error("the node has stopped")]
+    Stopped,
+}
+
+impl From<CallError> for ReadError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Busy => Self::Busy,
+            _ => Self::Stopped,
+        }
+    }
+}
+
+/// The membership is what was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// Where the configuration stands in the log.
+    pub index: LogIndex,
+    /// The configuration.
+    pub configuration: Configuration,
+}
+
+/// Why the membership was not changed, or not to anyone's knowledge.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// This node does not lead; nothing was begun. Ask the leader.
+    #[error("this node is not the leader")]
+    NotLeader {
+        /// Who leads, if that is known.
+        leader: Option<NodeId>,
+    },
+    /// Another change is on its way; nothing was begun.
+    #[error("another change of the membership is on its way")]
+    InProgress,
+    /// Leadership is being handed over; nothing was begun. Try again soon.
+    #[error("leadership is being handed over to {to}")]
+    Transferring {
+        /// To whom.
+        to: NodeId,
+    },
+    /// The change cannot be made.
+    #[error(transparent)]
+    Refused(#[from] ChangeRefused),
+    /// New servers did not catch up within
+    /// [`catch_up_timeout`](super::RaftConfig::catch_up_timeout). The membership is as before.
+    #[error("new servers did not catch up in time: {nodes:?}")]
+    CatchUpTimedOut {
+        /// Which ones.
+        nodes: Vec<NodeId>,
+    },
+    /// The node lost leadership meanwhile. Ask the new leader for the status, and for the change again
+    /// if need be: asking twice for the same members does no harm.
+    #[error("leadership was lost: how far the change came is unknown")]
+    Unknown,
+    /// The command queue of the node is full; nothing was begun. Try again later.
+    #[error("the node is busy: its command queue is full")]
+    Busy,
+    /// The node stopped. How far the change came is unknown.
+    #[error("the node has stopped: how far the change came is unknown")]
+    Stopped,
+}
+
+impl From<CallError> for ChangeError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Busy => Self::Busy,
+            _ => Self::Stopped,
+        }
+    }
+}
+
+/// Why leadership was not handed over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransferError {
+    /// This node does not lead.
+    #[error("this node is not the leader")]
+    NotLeader {
+        /// Who leads, if that is known.
+        leader: Option<NodeId>,
+    },
+    /// Leadership is being handed over already.
+    #[error("leadership is being handed over to {to}")]
+    InProgress {
+        /// To whom.
+        to: NodeId,
+    },
+    /// That node should not lead.
+    #[error("{node} is not fit to lead: {why}")]
+    NotFit {
+        /// Which one.
+        node: NodeId,
+        /// Why.
+        why: Unfit,
+    },
+    /// No voter is fit to lead.
+    #[error("no voter is fit to lead")]
+    NobodyFit,
+    /// Nobody took over within an election timeout. Whoever leads serves on.
+    #[error("{to} did not take over in time")]
+    TimedOut {
+        /// Who was to.
+        to: NodeId,
+    },
+    /// The command queue of the node is full. Try again later.
+    #[error("the node is busy: its command queue is full")]
+    Busy,
+    /// The node stopped.
+    #[error("the node has stopped")]
+    Stopped,
+}
+
+impl From<CallError> for TransferError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Busy => Self::Busy,
+            _ => Self::Stopped,
+        }
+    }
+}
+
+/// Why a node should not lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unfit {
+    /// It is no voter.
+    #[error("it is no voter")]
+    NoVoter,
+    /// It keeps no data.
+    #[error("it is a witness")]
+    Witness,
+    /// It was not heard of for an election timeout.
+    #[error("it is silent")]
+    Silent,
+    /// It is being sent a snapshot.
+    #[error("it is being sent a snapshot")]
+    Behind,
+    /// Its disk is not the one that the configuration names.
+    #[error("its disk was replaced")]
+    Replaced,
 }
 
 /// What a replica is to its group.
@@ -126,8 +349,43 @@ pub struct RaftStatus {
     pub log_bytes: usize,
     /// The followers, where this node leads.
     pub followers: Vec<FollowerStatus>,
+    /// The configuration in force.
+    pub configuration: Arc<Configuration>,
+    /// Whether it is committed.
+    pub configuration_committed: bool,
+    /// A change of the membership on its way, where this node leads.
+    pub change: Option<ChangeStatus>,
+    /// Who is to lead next, while leadership is being handed over.
+    pub transferring_to: Option<NodeId>,
+    /// For how long the leader can be sure to lead without asking; zero without a lease.
+    pub lease: Duration,
+    /// Whether the group is silent because it has nothing to do.
+    pub quiescent: bool,
+    /// Whether nothing more is applied here: see [`RaftEvent::Halted`].
+    pub halted: bool,
     /// Messages dropped because they made no sense.
     pub misbehaved: u64,
+}
+
+/// How a change of the membership stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ChangeStatus {
+    /// What it should end with.
+    pub target: Membership,
+    /// New servers that have to catch up before they can vote.
+    pub catching_up: Vec<CatchingUp>,
+}
+
+/// A new server that has to catch up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CatchingUp {
+    /// Which node.
+    pub node: NodeId,
+    /// How far it has come.
+    pub match_index: LogIndex,
+    /// How far it has to come in this round.
+    pub goal: LogIndex,
 }
 
 /// A follower as its leader sees it.
@@ -136,6 +394,14 @@ pub struct RaftStatus {
 pub struct FollowerStatus {
     /// Which node.
     pub node: NodeId,
+    /// The replica that answers, once one does.
+    pub replica: ReplicaId,
+    /// The replication session: answers under another count for nothing.
+    pub session: u64,
+    /// Entries that the leader has and it has not acknowledged.
+    pub lag: u64,
+    /// How long ago it was last heard of.
+    pub silent_for: Duration,
     /// It has, on disk, the leader's log up to here.
     pub match_index: LogIndex,
     /// How it is being supplied.
@@ -166,6 +432,22 @@ pub enum RaftEvent {
         term: u64,
         /// Who leads, if that is known.
         leader: Option<NodeId>,
+    },
+    /// Another configuration is in force, committed or not.
+    ConfigurationChanged {
+        /// Where it stands in the log.
+        index: LogIndex,
+        /// The configuration.
+        configuration: Arc<Configuration>,
+    },
+    /// This node is no member of the group any more, and that is committed. It can be shut down.
+    Removed,
+    /// A node came back with another disk than the one that the configuration names: its votes and
+    /// acknowledgements count for nothing. Ask for a membership with it as a voter to let it catch up
+    /// and vote again.
+    ReplicaReplaced {
+        /// Which node.
+        node: NodeId,
     },
     /// A snapshot of the state was taken, and the log before it can go.
     SnapshotTaken {
@@ -231,8 +513,38 @@ pub trait RaftHandle<S: StateMachine> {
         command: S::Command,
     ) -> impl Future<Output = Result<Applied<S::Output>, ProposeError>> + Send + 'static;
 
+    /// Asks the state machine something, without the log: by default as linearizable as a proposal.
+    ///
+    /// Any node can be asked; a follower asks its leader how far it has to be first.
+    fn read(
+        &self,
+        query: S::Query,
+        policy: ReadPolicy,
+    ) -> impl Future<Output = Result<Read<S::Answer>, ReadError>> + Send + 'static;
+
+    /// Changes who the group is made of, to any set of servers, and waits until it is so.
+    ///
+    /// New servers are supplied with the log first, and become voters when they have caught up.
+    fn change_membership(
+        &self,
+        target: Membership,
+    ) -> impl Future<Output = Result<Changed, ChangeError>> + Send + 'static;
+
+    /// Hands leadership over to a voter, or to the fittest, and waits until another node leads.
+    fn transfer(&self, to: Option<NodeId>) -> impl Future<Output = Result<NodeId, TransferError>> + Send + 'static;
+
     /// Asks how things are.
     fn status(&self) -> impl Future<Output = Result<RaftStatus, CallError>> + Send + 'static;
+}
+
+/// Waits for the reply of one kind.
+macro_rules! reply {
+    ($call:expr, $kind:ident) => {
+        match $call.await? {
+            RaftReply::$kind(result) => result,
+            _ => unreachable!("a command is answered by the reply to it"),
+        }
+    };
 }
 
 impl<S: StateMachine> RaftHandle<S> for Handle<Raft<S>> {
@@ -241,21 +553,33 @@ impl<S: StateMachine> RaftHandle<S> for Handle<Raft<S>> {
         command: S::Command,
     ) -> impl Future<Output = Result<Applied<S::Output>, ProposeError>> + Send + 'static {
         let call = self.call(RaftCommand::Propose(command));
-        async move {
-            match call.await? {
-                RaftReply::Proposed(result) => result,
-                RaftReply::Status(_) => unreachable!("a proposal is answered as a proposal"),
-            }
-        }
+        async move { reply!(call, Proposed) }
+    }
+
+    fn read(
+        &self,
+        query: S::Query,
+        policy: ReadPolicy,
+    ) -> impl Future<Output = Result<Read<S::Answer>, ReadError>> + Send + 'static {
+        let call = self.call(RaftCommand::Read(query, policy));
+        async move { reply!(call, Read) }
+    }
+
+    fn change_membership(
+        &self,
+        target: Membership,
+    ) -> impl Future<Output = Result<Changed, ChangeError>> + Send + 'static {
+        let call = self.call(RaftCommand::ChangeMembership(target));
+        async move { reply!(call, MembershipChanged) }
+    }
+
+    fn transfer(&self, to: Option<NodeId>) -> impl Future<Output = Result<NodeId, TransferError>> + Send + 'static {
+        let call = self.call(RaftCommand::Transfer(to));
+        async move { reply!(call, Transferred) }
     }
 
     fn status(&self) -> impl Future<Output = Result<RaftStatus, CallError>> + Send + 'static {
         let call = self.call(RaftCommand::Status);
-        async move {
-            match call.await? {
-                RaftReply::Status(status) => Ok(status),
-                RaftReply::Proposed(_) => unreachable!("a question is not answered as a proposal"),
-            }
-        }
+        async move { Ok(reply!(call, Status)) }
     }
 }

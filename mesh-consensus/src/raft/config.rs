@@ -25,6 +25,24 @@ pub struct RaftConfig {
     /// A leader that has not heard from a majority for an election timeout steps down, and nodes
     /// that hear from a leader do not vote for others (thesis 6.2 and 4.2.3). Default: on.
     pub check_quorum: bool,
+    /// For how long a change of the configuration waits for new servers to catch up before it is given
+    /// up. Default: 10 min.
+    pub catch_up_timeout: Duration,
+    /// How long a read may wait for a leader, its majority and the state machine before it is refused.
+    /// Default: 5 s.
+    pub read_timeout: Duration,
+    /// How many reads may wait. Default: 65,536.
+    pub max_pending_reads: usize,
+    /// Allows [`ReadPolicy::Lease`](super::ReadPolicy::Lease): followers promise the leader not to vote
+    /// for others for an election timeout, and keep the promise over a restart. Default: off.
+    pub lease_reads: bool,
+    /// By how much the clocks of two nodes may run apart, in millionths, for lease reads to be
+    /// linearizable. Clocks that jump break any such bound. Default: 10,000, one in a hundred.
+    pub clock_drift_ppm: u32,
+    /// After how long without anything to do a group falls silent until there is: no heartbeats and no
+    /// election timeouts. Its leader's failure is noticed when the transport loses the link to it, or
+    /// when somebody wants something of the group. For nodes with many groups. Default: never.
+    pub quiesce_after: Option<Duration>,
     /// Entries in one append, in bytes; one longer entry still goes alone. Default: 1 MiB.
     pub max_append_bytes: usize,
     /// Bytes on their way to one follower and not acknowledged. Default: 16 MiB.
@@ -64,6 +82,12 @@ impl Default for RaftConfig {
             heartbeat_interval: Duration::from_millis(100),
             pre_vote: true,
             check_quorum: true,
+            catch_up_timeout: Duration::from_secs(600),
+            read_timeout: Duration::from_secs(5),
+            max_pending_reads: 1 << 16,
+            lease_reads: false,
+            clock_drift_ppm: 10_000,
+            quiesce_after: None,
             max_append_bytes: 1 << 20,
             max_inflight_bytes: 16 << 20,
             max_inflight_messages: 1024,
@@ -92,6 +116,10 @@ impl RaftConfig {
         let zeros = [
             ("heartbeat_interval", self.heartbeat_interval.is_zero()),
             ("election_timeout", self.election_timeout.is_zero()),
+            ("catch_up_timeout", self.catch_up_timeout.is_zero()),
+            ("read_timeout", self.read_timeout.is_zero()),
+            ("max_pending_reads", self.max_pending_reads == 0),
+            ("quiesce_after", self.quiesce_after == Some(Duration::ZERO)),
             ("max_append_bytes", self.max_append_bytes == 0),
             ("max_inflight_bytes", self.max_inflight_bytes == 0),
             ("max_inflight_messages", self.max_inflight_messages == 0),
@@ -111,9 +139,16 @@ impl RaftConfig {
                 self.election_timeout, self.heartbeat_interval,
             ));
         }
+        if self.lease_reads && !self.check_quorum {
+            return no("lease_reads is on and check_quorum off: a lease rests on it, turn both on".to_owned());
+        }
         // Twice the timeout is drawn from, and times are counted in nanoseconds.
         if self.election_timeout > Duration::from_secs(24 * 3600) {
             return no(format!("election_timeout is {:?}: a day is the most there may be", self.election_timeout));
+        }
+        let waits = [("catch_up_timeout", self.catch_up_timeout), ("read_timeout", self.read_timeout)];
+        if let Some((name, wait)) = waits.iter().find(|(_, wait)| *wait > Duration::from_secs(24 * 3600)) {
+            return no(format!("{name} is {wait:?}: a day is the most there may be"));
         }
         let limit = FRAME_LEN_MAX - MESSAGE_OVERHEAD;
         let in_frame = [

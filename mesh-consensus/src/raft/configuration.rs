@@ -79,7 +79,7 @@ impl Wire for ReplicaId {
 }
 
 /// A server of a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Hash, Eq)]
 pub struct Member {
     /// The server.
     pub node: NodeId,
@@ -116,7 +116,7 @@ impl From<NodeId> for Member {
 /// Who votes in a group and who learns.
 ///
 /// The default is empty: that of a node that waits to be added.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Eq)]
 pub struct Configuration {
     // Each in order of the nodes.
     voters: Vec<Member>,
@@ -496,7 +496,7 @@ impl<T: Copy + Default> Counted<T> {
 }
 
 /// The servers that a change should end with.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Eq)]
 pub struct Membership {
     /// Those who vote and keep data. At least one.
     pub voters: BTreeSet<NodeId>,
@@ -582,7 +582,7 @@ pub enum Step {
 }
 
 /// Why a change of membership is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChangeRefused {
     /// This node has no configuration that could change.

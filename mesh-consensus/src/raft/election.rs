@@ -1,10 +1,21 @@
 //! Elections: pre-vote, vote, check-quorum and leader stickiness.
 
-use mesh_core::{Context, NodeId, StateMachine};
+use mesh_core::{Context, Instant, NodeId, StateMachine};
 
+use super::command::RaftEvent;
+use super::configuration::{Configuration, Member, ReplicaId};
 use super::message::{Message, NUMBER_MAX, RequestVote, Vote};
+use super::progress::Progress;
 use super::{Raft, Role, Timer};
-use crate::quorum::{VoteResult, majority, vote_result};
+use crate::quorum::VoteResult;
+
+/// A vote that was given or refused.
+#[derive(Clone, Copy, Debug, Hash)]
+pub(super) struct Ballot {
+    voter: NodeId,
+    replica: ReplicaId,
+    granted: bool,
+}
 
 impl<S: StateMachine> Raft<S> {
     /// The election timer is due: a leader looks after its majority, any other node tries to lead.
@@ -14,15 +25,15 @@ impl<S: StateMachine> Raft<S> {
             // A leader that cannot write, or hears from too few, is in the way of one that can.
             let lost = !self.hears_from_majority(cx);
             if stalled || self.config.check_quorum && lost {
-                self.become_follower(cx, self.hard.term, None);
+                self.hand_over_and_step_down(cx);
             }
             self.reset_election_timer(cx);
-        } else if stalled || !self.is_voter() || self.halted || self.hard.term + 1 >= NUMBER_MAX {
+        } else if stalled || !self.can_lead() || self.hard.term + 1 >= NUMBER_MAX {
             self.reset_election_timer(cx);
         } else if self.config.pre_vote {
             self.become_pre_candidate(cx);
         } else {
-            self.become_candidate(cx);
+            self.become_candidate(cx, false);
         }
     }
 
@@ -34,9 +45,10 @@ impl<S: StateMachine> Raft<S> {
     }
 
     fn hears_from_majority(&self, cx: &Context<'_, Self>) -> bool {
-        let within = |heard| cx.now().since(heard) <= self.config.election_timeout;
-        let heard = self.peers.iter().filter(|peer| within(peer.heard)).count();
-        heard + 1 >= majority(self.voters.len())
+        let now = cx.now().since(Instant::ZERO).as_nanos() as u64;
+        let heard = |peer: &Progress| peer.heard.since(Instant::ZERO).as_nanos() as u64;
+        let newest = self.configuration().commit_index(|member| self.reached(member, heard, now));
+        now.saturating_sub(newest) <= self.config.election_timeout.as_nanos() as u64
     }
 
     fn become_pre_candidate(&mut self, cx: &mut Context<'_, Self>) {
@@ -44,12 +56,24 @@ impl<S: StateMachine> Raft<S> {
         // Whoever doubts the leader must not hold others to it.
         self.leader = None;
         self.start_poll(cx);
-        let request = RequestVote { pre: true, term: self.hard.term + 1, last: self.log.last() };
-        cx.broadcast_volatile(self.peers.iter().map(|peer| peer.id), Message::RequestVote(request));
-        self.count_vote(cx, self.me, true);
+        for (to, expects) in self.other_voters() {
+            let (term, last) = (self.hard.term + 1, self.log.last());
+            let request = RequestVote { pre: true, term, last, transfer: false, expects };
+            cx.send_volatile(to, Message::RequestVote(request));
+        }
+        self.count_vote(cx, self.me, self.hard.replica, true);
     }
 
-    fn become_candidate(&mut self, cx: &mut Context<'_, Self>) {
+    /// The voters but this node, and the replicas that the configuration names.
+    fn other_voters(&self) -> Vec<(NodeId, ReplicaId)> {
+        let configuration = self.configuration();
+        let others =
+            configuration.members().filter(|member| member.node != self.me && configuration.is_voter(member.node));
+        others.map(|member| (member.node, member.replica)).collect()
+    }
+
+    /// Asks for votes; `transfer` when the leader asked for it.
+    pub(super) fn become_candidate(&mut self, cx: &mut Context<'_, Self>, transfer: bool) {
         self.role = Role::Candidate;
         self.leader = None;
         self.hard.term += 1;
@@ -59,14 +83,16 @@ impl<S: StateMachine> Raft<S> {
         // Gated: the request boasts of a log and of a vote for itself. Were they lost in a crash, a
         // delayed answer could elect a leader without a committed entry. Its own vote counts when it
         // is on disk, too, which it may be already.
-        let request = RequestVote { pre: false, term: self.hard.term, last: self.log.last() };
-        cx.broadcast(self.peers.iter().map(|peer| peer.id), Message::RequestVote(request));
+        for (to, expects) in self.other_voters() {
+            let (term, last) = (self.hard.term, self.log.last());
+            cx.send(to, Message::RequestVote(RequestVote { pre: false, term, last, transfer, expects }));
+        }
         self.own_vote = Some(self.persisted);
     }
 
     fn start_poll(&mut self, cx: &mut Context<'_, Self>) {
         self.own_vote = None;
-        self.votes.fill(None);
+        self.votes.clear();
         self.reset_election_timer(cx);
     }
 
@@ -74,18 +100,44 @@ impl<S: StateMachine> Raft<S> {
     pub(super) fn count_own_vote(&mut self, cx: &mut Context<'_, Self>) {
         if self.role == Role::Candidate && self.own_vote.is_some_and(|vote| vote <= cx.durable()) {
             self.own_vote = None;
-            self.count_vote(cx, self.me, true);
+            self.count_vote(cx, self.me, self.hard.replica, true);
         }
     }
 
-    fn count_vote(&mut self, cx: &mut Context<'_, Self>, from: NodeId, granted: bool) {
-        let Ok(voter) = self.voters.binary_search(&from) else { return };
-        self.votes[voter].get_or_insert(granted);
-        match (vote_result(&self.votes), self.role) {
-            (VoteResult::Won, Role::PreCandidate) => self.become_candidate(cx),
+    fn count_vote(&mut self, cx: &mut Context<'_, Self>, from: NodeId, replica: ReplicaId, granted: bool) {
+        if self.votes.iter().all(|ballot| ballot.voter != from) {
+            self.votes.push(Ballot { voter: from, replica, granted });
+        }
+        match (self.poll_result(), self.role) {
+            (VoteResult::Won, Role::PreCandidate) => self.become_candidate(cx, false),
             (VoteResult::Won, Role::Candidate) => self.become_leader(cx),
             _ => {}
         }
+    }
+
+    /// How the poll stands. A vote counts where it is of the replica that the configuration names.
+    fn poll_result(&self) -> VoteResult {
+        let configuration = self.configuration();
+        let vote = |member: &Member| {
+            let counts = |ballot: &&Ballot| {
+                let named = !member.replica.is_known() || member.replica == ballot.replica;
+                ballot.voter == member.node && (named || planted!(self, CountReplacedReplica))
+            };
+            self.votes.iter().find(counts).map(|ballot| ballot.granted)
+        };
+        // The first election of a group cannot tell a server that lost its disk from one that never
+        // had any, so it takes all of them: whoever holds what was ever committed refuses.
+        if configuration.is_genesis() && !planted!(self, GenesisByMajority) {
+            let all = configuration.voters().iter().all(|member| vote(member) == Some(true));
+            return if all { VoteResult::Won } else { VoteResult::Pending };
+        }
+        configuration.vote_result(vote)
+    }
+
+    /// The configuration of a new group, with the replicas that elected its first leader.
+    pub(super) fn genesis_configuration(&self) -> Configuration {
+        let replica = |node| self.votes.iter().find(|ballot| ballot.voter == node).map(|ballot| ballot.replica);
+        self.configuration().with_replicas(replica)
     }
 
     /// Whether this node hears from a leader, and so should keep to it when `candidate` asks.
@@ -93,20 +145,27 @@ impl<S: StateMachine> Raft<S> {
     /// A leader that asks for votes has given up itself, so it is not held against it.
     pub(super) fn keeps_to_leader(&self, cx: &Context<'_, Self>, candidate: NodeId) -> bool {
         let heard = self.role == Role::Leader || cx.now().since(self.heard) < self.config.election_timeout;
-        self.config.check_quorum && heard && self.leader.is_some_and(|leader| leader != candidate)
+        let keeps = self.config.check_quorum && heard && self.leader.is_some_and(|leader| leader != candidate);
+        keeps || self.keeps_promise(cx.now(), candidate)
     }
 
     /// A real vote that [`keeps_to_leader`](Self::keeps_to_leader) allows, or a question.
     pub(super) fn on_request_vote(&mut self, cx: &mut Context<'_, Self>, from: NodeId, request: RequestVote) {
+        let replaced = request.expects.is_known() && request.expects != self.hard.replica;
+        if replaced {
+            // The votes that this disk would remember are gone with the one before.
+            cx.emit(RaftEvent::ReplicaReplaced { node: self.me });
+        }
         let up_to_date = request.last >= self.log.last() || planted!(self, VoteForStaleLog);
+        let replica = self.hard.replica;
         if request.pre {
             // Grants change nothing here, not even the election timer.
-            let granted = request.term > self.hard.term && up_to_date && !self.keeps_to_leader(cx, from);
+            let granted = request.term > self.hard.term && up_to_date && !replaced && !self.keeps_to_leader(cx, from);
             let term = if granted { request.term } else { self.hard.term };
-            return cx.send_volatile(from, Message::Vote(Vote { pre: true, term, granted }));
+            return cx.send_volatile(from, Message::Vote(Vote { pre: true, term, granted, replica }));
         }
         let free = self.hard.voted_for.is_none_or(|voted_for| voted_for == from);
-        let granted = request.term == self.hard.term && free && up_to_date;
+        let granted = request.term == self.hard.term && free && up_to_date && !replaced;
         if granted && self.hard.voted_for.is_none() {
             self.hard.voted_for = Some(from);
             self.persist_hard_state(cx);
@@ -114,7 +173,7 @@ impl<S: StateMachine> Raft<S> {
             self.become_follower(cx, self.hard.term, None);
             self.reset_election_timer(cx);
         }
-        let vote = Message::Vote(Vote { pre: false, term: self.hard.term, granted });
+        let vote = Message::Vote(Vote { pre: false, term: self.hard.term, granted, replica });
         if planted!(self, VoteBeforePersist) {
             return cx.send_volatile(from, vote);
         }
@@ -128,7 +187,7 @@ impl<S: StateMachine> Raft<S> {
             _ => false,
         };
         if asked {
-            self.count_vote(cx, from, vote.granted);
+            self.count_vote(cx, from, vote.replica, vote.granted);
         }
     }
 

@@ -1,16 +1,24 @@
 //! What replicas say to each other, and its wire form.
 //!
-//! A message is a version, a kind and the fields of that kind in order. A version or kind that this
-//! node does not know does not decode, and the message is dropped and counted.
+//! A message is the version of whoever sent it, a kind and the fields of that kind in order. A later
+//! version may add kinds, and fields after those that are here: a node that is a version behind skips
+//! such fields, and drops and counts messages of kinds it does not know. An earlier version than the
+//! oldest understood does not decode. So nodes of two versions work in one group, as long as the later
+//! one does not need an answer to what the earlier one cannot know.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use mesh_core::{Bytes, DecodeError, NodeId, Reader, Wire};
+use mesh_core::{Bytes, DecodeError, Reader, Wire, wire};
 
-use crate::log::{Entries, Position};
+use super::configuration::{Configuration, ReplicaId};
+use crate::log::{Entries, Entry, EntryKind, Position};
 
 /// The version of the message format.
-const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 2;
+
+/// The oldest version understood.
+const OLDEST_VERSION: u8 = 2;
 
 /// Terms and indexes from here on are nonsense: a cluster does not live to see them, and below them
 /// arithmetic cannot overflow.
@@ -49,6 +57,12 @@ pub enum Message {
     SnapshotChunk(SnapshotChunk),
     /// How much of a snapshot a follower has received.
     SnapshotReceived(SnapshotReceived),
+    /// A leader asks its successor to campaign at once.
+    TimeoutNow(TimeoutNow),
+    /// A follower asks from which index on it may answer reads.
+    ReadIndex(ReadIndex),
+    /// The answer to it.
+    ReadIndexReply(ReadIndexReply),
 }
 
 /// A candidate asks for a vote, or, before that, whether it would get one.
@@ -60,6 +74,10 @@ pub struct RequestVote {
     pub term: u64,
     /// The end of the candidate's log.
     pub last: Position,
+    /// Whether the leader asked for this election, so that nobody need keep to it (thesis 3.10).
+    pub transfer: bool,
+    /// The replica that the candidate's configuration names under the receiver's id.
+    pub expects: ReplicaId,
 }
 
 /// The answer to [`RequestVote`].
@@ -71,6 +89,8 @@ pub struct Vote {
     pub term: u64,
     /// Whether the vote is given.
     pub granted: bool,
+    /// The replica that votes.
+    pub replica: ReplicaId,
 }
 
 /// A leader sends entries, its commit index, or a sign of life.
@@ -82,10 +102,47 @@ pub struct Append {
     pub prev: Position,
     /// The leader's commit index.
     pub commit: u64,
-    /// Whether an answer is wanted even where there are no entries: a heartbeat.
-    pub heartbeat: bool,
+    /// The replication session: see [`Accepted::session`].
+    pub session: u64,
+    /// The newest round that the leader has begun. Who answers shows that the leader still led then.
+    pub round: u64,
+    /// For how long the receiver is asked not to vote for others, from now on. Zero without a lease.
+    pub lease: Duration,
+    /// What the message is for, beside its entries.
+    pub intent: Intent,
     /// The entries after `prev`.
     pub entries: Entries,
+}
+
+/// What an [`Append`] is for, beside its entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Intent {
+    /// An answer is wanted once the entries are on disk, and none without entries.
+    #[default]
+    Replicate,
+    /// An answer is wanted at once: a sign of life.
+    Heartbeat,
+    /// As a heartbeat; and where the receiver has all of the leader's log, both fall silent.
+    Quiesce,
+}
+
+impl Wire for Intent {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(match self {
+            Self::Replicate => 0,
+            Self::Heartbeat => 1,
+            Self::Quiesce => 2,
+        });
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match u8::decode(reader)? {
+            0 => Ok(Self::Replicate),
+            1 => Ok(Self::Heartbeat),
+            2 => Ok(Self::Quiesce),
+            variant => Err(DecodeError::UnknownVariant { type_name: "Intent", variant: variant.into() }),
+        }
+    }
 }
 
 /// A follower has, on disk, all of the leader's log up to an index.
@@ -95,6 +152,15 @@ pub struct Accepted {
     pub term: u64,
     /// The index.
     pub match_index: u64,
+    /// The replication session of the append: a leader numbers them, so that what it sent to a node
+    /// before it was removed and added again is not taken for an answer to what it sent since.
+    pub session: u64,
+    /// The replica that answers.
+    pub replica: ReplicaId,
+    /// The newest round of the leader that it has heard of.
+    pub round: u64,
+    /// Whether it promises the lease that the append asked for.
+    pub promised: bool,
 }
 
 /// An append does not fit a follower's log, or comes from a leader of the past.
@@ -106,6 +172,12 @@ pub struct Rejected {
     pub prev_index: u64,
     /// The last place at which the two logs could still agree, as far as the follower can tell.
     pub hint: Position,
+    /// The replication session of the append.
+    pub session: u64,
+    /// The replica that answers.
+    pub replica: ReplicaId,
+    /// The newest round of the leader that it has heard of.
+    pub round: u64,
 }
 
 /// What a snapshot is of.
@@ -113,8 +185,8 @@ pub struct Rejected {
 pub struct SnapshotMeta {
     /// The last entry it holds the effects of.
     pub last: Position,
-    /// The voters of the group.
-    pub voters: Vec<NodeId>,
+    /// The configuration of the group there.
+    pub configuration: Configuration,
     /// Its length in bytes.
     pub len: u64,
     /// The CRC-32C of its bytes.
@@ -126,6 +198,8 @@ pub struct SnapshotMeta {
 pub struct SnapshotChunk {
     /// The leader's term.
     pub term: u64,
+    /// The replication session.
+    pub session: u64,
     /// Which snapshot.
     pub meta: Arc<SnapshotMeta>,
     /// Where in the snapshot the bytes stand.
@@ -143,19 +217,55 @@ pub struct SnapshotReceived {
     pub last: Position,
     /// How many bytes from its beginning are there without a gap.
     pub received: u64,
+    /// The replication session.
+    pub session: u64,
+    /// The replica that answers.
+    pub replica: ReplicaId,
 }
 
-wire_struct!(RequestVote { pre, term, last });
-wire_struct!(Vote { pre, term, granted });
-wire_struct!(Append { term, prev, commit, heartbeat, entries });
-wire_struct!(Accepted { term, match_index });
-wire_struct!(Rejected { term, prev_index, hint });
-wire_struct!(SnapshotMeta { last, voters, len, checksum });
-wire_struct!(SnapshotReceived { term, last, received });
+/// A leader asks its successor to campaign at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimeoutNow {
+    /// The leader's term.
+    pub term: u64,
+}
+
+/// A follower asks from which index on it may answer reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadIndex {
+    /// The follower's term.
+    pub term: u64,
+    /// A number of the follower's, to know the answer by.
+    pub id: u64,
+}
+
+/// The answer to [`ReadIndex`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadIndexReply {
+    /// The term of who answers.
+    pub term: u64,
+    /// The number of the question.
+    pub id: u64,
+    /// Everything committed when the question came is at or before this index; `None` from a node
+    /// that does not lead.
+    pub index: Option<u64>,
+}
+
+wire_struct!(RequestVote { pre, term, last, transfer, expects });
+wire_struct!(Vote { pre, term, granted, replica });
+wire_struct!(Append { term, prev, commit, session, round, lease, intent, entries });
+wire_struct!(Accepted { term, match_index, session, replica, round, promised });
+wire_struct!(Rejected { term, prev_index, hint, session, replica, round });
+wire_struct!(SnapshotMeta { last, configuration, len, checksum });
+wire_struct!(SnapshotReceived { term, last, received, session, replica });
+wire_struct!(TimeoutNow { term });
+wire_struct!(ReadIndex { term, id });
+wire_struct!(ReadIndexReply { term, id, index });
 
 impl Wire for SnapshotChunk {
     fn encode(&self, out: &mut Vec<u8>) {
         self.term.encode(out);
+        self.session.encode(out);
         self.meta.encode(out);
         self.offset.encode(out);
         self.bytes.encode(out);
@@ -164,6 +274,7 @@ impl Wire for SnapshotChunk {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             term: Wire::decode(reader)?,
+            session: Wire::decode(reader)?,
             meta: Arc::new(Wire::decode(reader)?),
             offset: Wire::decode(reader)?,
             bytes: Wire::decode(reader)?,
@@ -203,14 +314,27 @@ impl Wire for Message {
                 begin(6);
                 received.encode(out);
             }
+            Self::TimeoutNow(timeout_now) => {
+                begin(7);
+                timeout_now.encode(out);
+            }
+            Self::ReadIndex(question) => {
+                begin(8);
+                question.encode(out);
+            }
+            Self::ReadIndexReply(reply) => {
+                begin(9);
+                reply.encode(out);
+            }
         }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        if u8::decode(reader)? != VERSION {
-            return Err(DecodeError::Invalid("a Raft message of another version"));
+        let version = u8::decode(reader)?;
+        if version < OLDEST_VERSION {
+            return Err(DecodeError::Invalid("a Raft message of a version that is no longer understood"));
         }
-        Ok(match u8::decode(reader)? {
+        let message = match u8::decode(reader)? {
             0 => Self::RequestVote(Wire::decode(reader)?),
             1 => Self::Vote(Wire::decode(reader)?),
             2 => Self::Append(Wire::decode(reader)?),
@@ -218,8 +342,15 @@ impl Wire for Message {
             4 => Self::Rejected(Wire::decode(reader)?),
             5 => Self::SnapshotChunk(Wire::decode(reader)?),
             6 => Self::SnapshotReceived(Wire::decode(reader)?),
+            7 => Self::TimeoutNow(Wire::decode(reader)?),
+            8 => Self::ReadIndex(Wire::decode(reader)?),
+            9 => Self::ReadIndexReply(Wire::decode(reader)?),
             variant => return Err(DecodeError::UnknownVariant { type_name: "Message", variant: variant.into() }),
-        })
+        };
+        if version > VERSION {
+            reader.skip_rest();
+        }
+        Ok(message)
     }
 }
 
@@ -233,7 +364,10 @@ impl Message {
             | Self::Accepted(Accepted { term, .. })
             | Self::Rejected(Rejected { term, .. })
             | Self::SnapshotChunk(SnapshotChunk { term, .. })
-            | Self::SnapshotReceived(SnapshotReceived { term, .. }) => *term,
+            | Self::SnapshotReceived(SnapshotReceived { term, .. })
+            | Self::TimeoutNow(TimeoutNow { term })
+            | Self::ReadIndex(ReadIndex { term, .. })
+            | Self::ReadIndexReply(ReadIndexReply { term, .. }) => *term,
         }
     }
 
@@ -245,15 +379,33 @@ impl Message {
         )
     }
 
+    /// Whether a silent group has to do something about it, in `term`: not where a follower answers its
+    /// leader, or a leader falls silent.
+    pub(super) fn wakes(&self, term: u64) -> bool {
+        let silent = match self {
+            Self::Accepted(_) => true,
+            Self::Append(append) => append.intent == Intent::Quiesce,
+            _ => false,
+        };
+        !silent || self.term() != term
+    }
+
     /// Whether only the leader of the term says such a thing.
     pub(super) const fn is_from_leader(&self) -> bool {
-        matches!(self, Self::Append(_) | Self::SnapshotChunk(_))
+        matches!(self, Self::Append(_) | Self::SnapshotChunk(_) | Self::TimeoutNow(_))
     }
 
     /// Checks what holds for every message of a node that works, whatever the state of this one.
     pub(super) fn check(&self) -> Result<(), &'static str> {
         let term = self.term();
-        if term == 0 && !matches!(self, Self::Vote(Vote { granted: false, .. })) || term >= NUMBER_MAX {
+        // Who has heard of no term yet may refuse a vote, and ask.
+        let early = matches!(
+            self,
+            Self::Vote(Vote { granted: false, .. })
+                | Self::ReadIndex(_)
+                | Self::ReadIndexReply(ReadIndexReply { index: None, .. })
+        );
+        if term == 0 && !early || term >= NUMBER_MAX {
             return Err("a term that cannot be");
         }
         let possible = |at: Position| at.term <= term && at.index < NUMBER_MAX && (at.term == 0) == (at.index == 0);
@@ -262,7 +414,8 @@ impl Message {
             Self::Vote(_) => true,
             Self::Append(append) => {
                 let rising = append.entries.iter().try_fold(append.prev.term.max(1), |before, entry| {
-                    (before <= entry.term && entry.term <= term).then_some(entry.term)
+                    let sound = before <= entry.term && entry.term <= term && is_sound(entry);
+                    sound.then_some(entry.term)
                 });
                 possible(append.prev) && append.commit < NUMBER_MAX && rising.is_some()
             }
@@ -270,16 +423,26 @@ impl Message {
             Self::Rejected(rejected) => rejected.prev_index < NUMBER_MAX && possible(rejected.hint),
             Self::SnapshotChunk(SnapshotChunk { meta, offset, bytes, .. }) => {
                 let end = offset.checked_add(bytes.len() as u64);
-                possible(meta.last) && meta.last.index > 0 && end.is_some_and(|end| end <= meta.len)
+                let group = !meta.configuration.voters().is_empty();
+                possible(meta.last) && meta.last.index > 0 && group && end.is_some_and(|end| end <= meta.len)
             }
             Self::SnapshotReceived(received) => possible(received.last),
+            Self::TimeoutNow(_) | Self::ReadIndex(_) => true,
+            Self::ReadIndexReply(reply) => reply.index.is_none_or(|index| index < NUMBER_MAX),
         };
         if good { Ok(()) } else { Err("a message that contradicts itself") }
     }
 }
 
+/// Whether what the entry holds for the group itself can be read: a configuration, with voters.
+fn is_sound(entry: &Entry) -> bool {
+    entry.kind != EntryKind::Configuration
+        || wire::from_bytes::<Configuration>(&entry.payload).is_ok_and(|group| !group.voters().is_empty())
+}
+
 #[cfg(test)]
 mod tests {
+    use mesh_core::NodeId;
     use mesh_core::wire::{from_bytes, from_slice, to_bytes};
 
     use super::*;
@@ -288,21 +451,35 @@ mod tests {
     fn samples() -> Vec<Message> {
         let at = Position { term: 2, index: 300 };
         let entry = |term| Entry { term, kind: EntryKind::Command, payload: Bytes::from_static(b"payload") };
-        let meta = Arc::new(SnapshotMeta { last: at, voters: vec![NodeId(1), NodeId(2)], len: 9, checksum: 7 });
+        let configuration = Configuration::new([NodeId(1), NodeId(2)]).unwrap();
+        let meta = Arc::new(SnapshotMeta { last: at, configuration, len: 9, checksum: 7 });
+        let replica = ReplicaId(77);
         vec![
-            Message::RequestVote(RequestVote { pre: true, term: 3, last: at }),
-            Message::Vote(Vote { pre: false, term: 3, granted: true }),
+            Message::RequestVote(RequestVote { pre: true, term: 3, last: at, transfer: true, expects: replica }),
+            Message::Vote(Vote { pre: false, term: 3, granted: true, replica }),
             Message::Append(Append {
                 term: 3,
                 prev: at,
                 commit: 299,
-                heartbeat: true,
+                session: 4,
+                round: 500,
+                lease: Duration::from_millis(900),
+                intent: Intent::Quiesce,
                 entries: [entry(2), entry(3)].into_iter().collect(),
             }),
-            Message::Accepted(Accepted { term: 3, match_index: 302 }),
-            Message::Rejected(Rejected { term: 3, prev_index: 300, hint: at }),
-            Message::SnapshotChunk(SnapshotChunk { term: 3, meta, offset: 4, bytes: Bytes::from_static(b"chunk") }),
-            Message::SnapshotReceived(SnapshotReceived { term: 3, last: at, received: 4 }),
+            Message::Accepted(Accepted { term: 3, match_index: 302, session: 4, replica, round: 500, promised: true }),
+            Message::Rejected(Rejected { term: 3, prev_index: 300, hint: at, session: 4, replica, round: 500 }),
+            Message::SnapshotChunk(SnapshotChunk {
+                term: 3,
+                session: 4,
+                meta,
+                offset: 4,
+                bytes: Bytes::from_static(b"chunk"),
+            }),
+            Message::SnapshotReceived(SnapshotReceived { term: 3, last: at, received: 4, session: 4, replica }),
+            Message::TimeoutNow(TimeoutNow { term: 3 }),
+            Message::ReadIndex(ReadIndex { term: 3, id: 9 }),
+            Message::ReadIndexReply(ReadIndexReply { term: 3, id: 9, index: Some(300) }),
         ]
     }
 
@@ -326,26 +503,52 @@ mod tests {
     }
 
     #[test]
-    fn other_versions_and_kinds_are_refused() {
-        assert!(from_slice::<Message>(&[2, 0]).is_err());
+    fn earlier_versions_and_unknown_kinds_are_refused() {
+        assert!(from_slice::<Message>(&[1, 0]).is_err());
         assert!(from_slice::<Message>(&[VERSION, 99]).is_err());
+        assert!(from_slice::<Message>(&[VERSION + 1, 99]).is_err());
+    }
+
+    #[test]
+    fn what_a_later_version_adds_at_the_end_is_skipped() {
+        for message in samples() {
+            let mut bytes = to_bytes(&message).to_vec();
+            bytes.extend_from_slice(b"fields to come");
+            assert!(from_slice::<Message>(&bytes).is_err(), "this version has no such fields");
+            bytes[0] = VERSION + 1;
+            assert_eq!(from_slice::<Message>(&bytes), Ok(message));
+        }
     }
 
     #[test]
     fn what_cannot_be_is_noticed() {
-        let accepted = |term, match_index| Message::Accepted(Accepted { term, match_index });
+        let accepted = |term, match_index| {
+            let replica = ReplicaId(1);
+            Message::Accepted(Accepted { term, match_index, session: 0, replica, round: 0, promised: false })
+        };
         assert!(accepted(u64::MAX, 1).check().is_err());
         assert!(accepted(0, 1).check().is_err());
         assert!(accepted(1, u64::MAX).check().is_err());
         let append = |prev, terms: &[u64]| {
             let entry = |term: &u64| Entry { term: *term, kind: EntryKind::Noop, payload: Bytes::new() };
             let entries = terms.iter().map(entry).collect();
-            Message::Append(Append { term: 3, prev, commit: 0, heartbeat: false, entries }).check()
+            let (session, round, lease, intent) = (0, 0, Duration::ZERO, Intent::Replicate);
+            Message::Append(Append { term: 3, prev, commit: 0, session, round, lease, intent, entries }).check()
         };
         assert!(append(Position { term: 2, index: 5 }, &[2, 3]).is_ok());
         assert!(append(Position { term: 2, index: 5 }, &[1]).is_err(), "terms fall");
         assert!(append(Position { term: 2, index: 5 }, &[4]).is_err(), "from the future");
         assert!(append(Position { term: 0, index: 5 }, &[]).is_err(), "no term");
         assert!(append(Position { term: 2, index: u64::MAX }, &[]).is_err());
+        let configuration = |payload| {
+            let entry = Entry { term: 3, kind: EntryKind::Configuration, payload };
+            let entries = std::iter::once(entry).collect();
+            let (session, round, lease, intent) = (0, 0, Duration::ZERO, Intent::Replicate);
+            let prev = Position { term: 2, index: 5 };
+            Message::Append(Append { term: 3, prev, commit: 0, session, round, lease, intent, entries }).check()
+        };
+        assert!(configuration(to_bytes(&Configuration::new([NodeId(1)]).unwrap())).is_ok());
+        assert!(configuration(to_bytes(&Configuration::default())).is_err(), "no voters");
+        assert!(configuration(Bytes::from_static(b"nonsense")).is_err());
     }
 }

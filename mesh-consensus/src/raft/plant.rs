@@ -16,17 +16,56 @@ pub enum Plant {
     VoteForStaleLog,
     /// A follower commits what it has not compared with the leader's log.
     CommitBeyondMatch,
+    /// The configuration is changed before an entry of the term is committed.
+    ChangeBeforeTermStart,
+    /// A server becomes a voter before it has caught up.
+    PromoteBeforeCaughtUp,
+    /// An answer of an earlier replication session counts.
+    AnyReplicationSession,
+    /// In a joint configuration one majority commits.
+    OneMajorityInJoint,
+    /// The vote of a server that lost its disk counts.
+    CountReplacedReplica,
+    /// The first election of a group is won by a majority.
+    GenesisByMajority,
+    /// A lease lasts as long as if all clocks ran alike.
+    LeaseIgnoresDrift,
+    /// A promise not to vote for others is given and not kept.
+    PromiseForgotten,
+    /// A leader reads before an entry of its term is committed.
+    ReadBeforeTermStart,
+    /// A read is confirmed by answers to the round before it.
+    ReadByOldRound,
+    /// A read is answered before a majority has confirmed its round.
+    ReadWithoutRound,
+    /// A snapshot is installed without its configuration.
+    SnapshotLosesConfiguration,
+    /// A read is answered before its index is applied.
+    ReadBeforeApplied,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 19] = [
         Self::VoteBeforePersist,
         Self::AckBeforeFsync,
         Self::CommitOldTermByCounting,
         Self::StaleAppendTruncates,
         Self::VoteForStaleLog,
         Self::CommitBeyondMatch,
+        Self::ChangeBeforeTermStart,
+        Self::PromoteBeforeCaughtUp,
+        Self::AnyReplicationSession,
+        Self::OneMajorityInJoint,
+        Self::CountReplacedReplica,
+        Self::GenesisByMajority,
+        Self::LeaseIgnoresDrift,
+        Self::PromiseForgotten,
+        Self::ReadBeforeTermStart,
+        Self::ReadByOldRound,
+        Self::ReadWithoutRound,
+        Self::SnapshotLosesConfiguration,
+        Self::ReadBeforeApplied,
     ];
 
     /// The name on a command line.
@@ -38,6 +77,19 @@ impl Plant {
             Self::StaleAppendTruncates => "stale-append-truncates",
             Self::VoteForStaleLog => "vote-for-stale-log",
             Self::CommitBeyondMatch => "commit-beyond-match",
+            Self::ChangeBeforeTermStart => "change-before-term-start",
+            Self::PromoteBeforeCaughtUp => "promote-before-caught-up",
+            Self::AnyReplicationSession => "any-replication-session",
+            Self::OneMajorityInJoint => "one-majority-in-joint",
+            Self::CountReplacedReplica => "count-replaced-replica",
+            Self::GenesisByMajority => "genesis-by-majority",
+            Self::LeaseIgnoresDrift => "lease-ignores-drift",
+            Self::PromiseForgotten => "promise-forgotten",
+            Self::ReadBeforeTermStart => "read-before-term-start",
+            Self::ReadByOldRound => "read-by-old-round",
+            Self::ReadWithoutRound => "read-without-round",
+            Self::SnapshotLosesConfiguration => "snapshot-loses-configuration",
+            Self::ReadBeforeApplied => "read-before-applied",
         }
     }
 

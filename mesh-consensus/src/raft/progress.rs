@@ -1,16 +1,22 @@
 //! A follower as its leader sees it.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use mesh_core::{Instant, NodeId};
 
 use super::config::RaftConfig;
+use super::configuration::ReplicaId;
 use super::stream::Stream;
 
 /// What the leader knows of a follower, and how it supplies it.
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Progress {
     pub(super) id: NodeId,
+    /// Numbers what is sent under this progress: answers to anything else count for nothing.
+    pub(super) session: u64,
+    /// The replica that answers, once one does.
+    pub(super) replica: ReplicaId,
     /// It has our log up to here on disk.
     pub(super) match_index: u64,
     /// The next entry to send; always after `match_index`.
@@ -18,11 +24,30 @@ pub(super) struct Progress {
     pub(super) state: State,
     /// When it last answered.
     pub(super) heard: Instant,
+    /// The newest round that it has answered.
+    pub(super) round: u64,
+    /// When the newest round began for which it promised the lease.
+    pub(super) leased: Instant,
+    /// It keeps no data, so commands are not sent to it.
+    pub(super) witness: bool,
+    /// It is no member any more: until when it is still told so.
+    pub(super) leaving: Option<Instant>,
+    catching_up: Option<CatchUp>,
     /// The commit index that it has been told and can act on.
     pub(super) commit_told: u64,
     /// The transport's queue to it is full.
     pub(super) congested: bool,
     inflight: Inflight,
+}
+
+/// What a new server has to catch up with at a time (thesis 4.2.1).
+#[derive(Clone, Copy, Debug, Hash)]
+struct CatchUp {
+    /// The last index when it began.
+    goal: u64,
+    began: Instant,
+    /// It once came as far as it had to in less than an election timeout.
+    done: bool,
 }
 
 /// How a follower is supplied.
@@ -40,22 +65,43 @@ impl Progress {
     pub(super) fn new(id: NodeId) -> Self {
         Self {
             id,
+            session: 0,
+            replica: ReplicaId::UNKNOWN,
             match_index: 0,
             next_index: 1,
             state: State::Probe { sent: false },
             heard: Instant::ZERO,
+            round: 0,
+            leased: Instant::ZERO,
+            witness: false,
+            leaving: None,
+            catching_up: None,
             commit_told: 0,
             congested: false,
             inflight: Inflight::default(),
         }
     }
 
-    /// Starts over, as the leader of a new term does.
-    pub(super) fn reset(&mut self, now: Instant, last_index: u64) {
-        self.match_index = 0;
-        self.heard = now;
-        self.commit_told = 0;
+    /// Starts over under a new session, as the leader of a new term does.
+    pub(super) fn reset(&mut self, session: u64, now: Instant, last_index: u64) {
+        *self = Self { session, heard: now, congested: self.congested, witness: self.witness, ..Self::new(self.id) };
         self.probe_from(last_index + 1);
+    }
+
+    /// Whether it has caught up: what the log had when a round began, it had within an election
+    /// timeout, so that counting on it does not hold up commits for longer (thesis 4.2.1).
+    pub(super) fn catch_up(&mut self, now: Instant, last_index: u64, within: Duration) -> bool {
+        let round = self.catching_up.get_or_insert(CatchUp { goal: last_index, began: now, done: false });
+        if self.match_index >= round.goal {
+            let done = round.done || now.since(round.began) <= within;
+            *round = CatchUp { goal: last_index, began: now, done };
+        }
+        round.done && now.since(self.heard) <= within
+    }
+
+    /// What it lacks of the round, as its match index and the index it has to reach.
+    pub(super) fn catching_up(&self) -> (u64, u64) {
+        (self.match_index, self.catching_up.map_or(0, |round| round.goal))
     }
 
     /// Goes back to asking where the logs agree.
@@ -145,12 +191,28 @@ mod tests {
     #[test]
     fn the_match_index_never_goes_back_and_next_stays_after_it() {
         let mut progress = Progress::new(NodeId(2));
-        progress.reset(Instant::ZERO, 9);
+        progress.reset(1, Instant::ZERO, 9);
         assert!(progress.accepted(5));
         assert!(!progress.accepted(3));
         assert_eq!(progress.match_index, 5);
         progress.probe_from(2);
         assert_eq!(progress.next_index, 6);
+    }
+
+    #[test]
+    fn a_server_has_caught_up_once_a_round_is_shorter_than_an_election_timeout() {
+        let second = Duration::from_secs(1);
+        let mut progress = Progress::new(NodeId(2));
+        let mut at = |seconds: u64, match_index, last_index| {
+            progress.heard = Instant::ZERO + second * seconds as u32;
+            progress.accepted(match_index);
+            progress.catch_up(progress.heard, last_index, second)
+        };
+        assert!(!at(0, 0, 1000), "the first round begins");
+        assert!(!at(10, 900, 2000));
+        assert!(!at(20, 1000, 3000), "it took twenty seconds");
+        assert!(!at(22, 3000, 3100), "it took two");
+        assert!(at(23, 3100, 3200), "it took one");
     }
 
     #[test]

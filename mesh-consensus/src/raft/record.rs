@@ -5,15 +5,17 @@
 
 use std::sync::Arc;
 
-use mesh_core::{DecodeError, NodeId, Reader, RecoverError, Recovery, SnapshotId, StateMachine, Wire};
+use mesh_core::{DecodeError, NodeId, Reader, RecoverError, Recovery, SnapshotId, StateMachine, Wire, wire};
 
 use super::Raft;
+use super::configuration::{Configuration, ReplicaId};
+use super::membership::Configurations;
 use super::message::{SnapshotMeta, wire_struct};
 use super::snapshot::Snapshot;
-use crate::log::{Entries, Log, Position};
+use crate::log::{Entries, EntryKind, Log, Position};
 
 /// The version of the record format.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// One record of a replica's log.
 ///
@@ -36,6 +38,10 @@ pub struct HardState {
     pub term: u64,
     /// The vote given in it.
     pub voted_for: Option<NodeId>,
+    /// Which replica this disk holds; it never changes.
+    pub replica: ReplicaId,
+    /// Whether payloads were left out of this log, as a witness keeps it.
+    pub witness: bool,
 }
 
 /// Entries and where they stand.
@@ -58,7 +64,7 @@ pub struct SnapshotRecord {
     pub base: Position,
 }
 
-wire_struct!(HardState { term, voted_for });
+wire_struct!(HardState { term, voted_for, replica, witness });
 wire_struct!(EntriesRecord { first, entries });
 wire_struct!(SnapshotRecord { id, meta, base });
 
@@ -108,14 +114,18 @@ impl<S: StateMachine> Raft<S> {
         }
     }
 
-    fn recover_hard_state(&mut self, HardState { term, voted_for }: HardState) -> Result<(), RecoverError> {
+    fn recover_hard_state(&mut self, hard: HardState) -> Result<(), RecoverError> {
+        let HardState { term, voted_for, replica, .. } = hard;
         if term < self.hard.term {
             return Err(inconsistent(format!("term {term} follows term {}", self.hard.term)));
         }
         if term == self.hard.term && self.hard.voted_for.is_some() && voted_for != self.hard.voted_for {
             return Err(inconsistent(format!("two votes in term {term}")));
         }
-        self.hard = HardState { term, voted_for };
+        if !replica.is_known() || self.hard.replica.is_known() && replica != self.hard.replica {
+            return Err(inconsistent(format!("replica {replica} in the log of replica {}", self.hard.replica)));
+        }
+        self.hard = hard;
         Ok(())
     }
 
@@ -129,12 +139,20 @@ impl<S: StateMachine> Raft<S> {
             return Err(inconsistent(format!("entries from {first} replace committed ones")));
         }
         self.log.truncate_after(first - 1);
+        self.configurations.truncate_after(first - 1);
         let mut before = self.log.last().term;
-        for entry in entries.iter() {
+        for (entry, index) in entries.iter().zip(first..) {
             if entry.term < before || entry.term > self.hard.term {
                 return Err(inconsistent(format!("an entry of term {} follows term {before}", entry.term)));
             }
             before = entry.term;
+            if entry.kind == EntryKind::Configuration {
+                let configuration = wire::from_bytes::<Configuration>(&entry.payload)?;
+                if configuration.is_empty() {
+                    return Err(inconsistent(format!("entry {index} is a configuration without voters")));
+                }
+                self.configurations.push(index, configuration);
+            }
         }
         self.log.append(entries);
         self.log.note_all_durable();
@@ -143,9 +161,8 @@ impl<S: StateMachine> Raft<S> {
 
     fn recover_snapshot(&mut self, recovery: &mut Recovery<'_>, record: SnapshotRecord) -> Result<(), RecoverError> {
         let SnapshotRecord { id, meta, base } = record;
-        if meta.voters != self.voters {
-            let text = format!("snapshot {id} is of the voters {:?}, not {:?}", meta.voters, self.voters);
-            return Err(inconsistent(text));
+        if meta.configuration.is_empty() {
+            return Err(inconsistent(format!("snapshot {id} is of a group without voters")));
         }
         if base > meta.last || meta.last.term > self.hard.term {
             return Err(inconsistent(format!("snapshot {id} ends at {:?}, its log begins after {base:?}", meta.last)));
@@ -156,6 +173,7 @@ impl<S: StateMachine> Raft<S> {
         }
         self.state.restore(&bytes)?;
         self.log = Log::after(base);
+        self.configurations = Configurations::after(meta.last.index, meta.configuration.clone());
         self.commit_index = meta.last.index;
         self.applied_index = meta.last.index;
         self.snapshots.newest = Some(Snapshot { id, meta: Arc::new(meta) });

@@ -3,15 +3,14 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use mesh_core::{Bytes, Context, LogIndex, NodeId, RequestId, StateMachine, Wire, wire};
+use mesh_core::{Bytes, Context, DecodeError, Instant, LogIndex, NodeId, RequestId, StateMachine, Wire, wire};
 
 use super::command::{Applied, ProposeError, RaftEvent, RaftReply};
-use super::message::{Accepted, Append, Message, Rejected};
+use super::message::{Accepted, Append, Intent, Message, Rejected};
 use super::progress::State;
 use super::record::{EntriesRecord, Record};
 use super::{Raft, Role, Timer};
 use crate::log::{Entries, Entry, EntryKind, Position};
-use crate::quorum;
 
 /// Bytes of entries applied in one flush, at most, so that heartbeats are not held up for long.
 const APPLY_BYTES_MAX: usize = 4 << 20;
@@ -19,6 +18,15 @@ const APPLY_BYTES_MAX: usize = 4 << 20;
 /// Bytes of commands taken in one batch, about: what is still in the processor's cache when it is copied
 /// into a frame for each follower.
 const BATCH_BYTES_MAX: usize = 256 << 10;
+
+/// What an answer to a leader tells it beside the answer: what it is the answer to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) from: NodeId,
+    pub(super) session: u64,
+    pub(super) round: u64,
+    pub(super) promised: bool,
+}
 
 /// Proposals of this leader that wait for their answer.
 #[derive(Clone, Debug, Default, Hash)]
@@ -60,6 +68,10 @@ impl<S: StateMachine> Raft<S> {
         let refuse = |cx: &mut Context<'_, Self>, why| cx.reply_volatile(request, RaftReply::Proposed(Err(why)));
         if self.role != Role::Leader {
             return refuse(cx, ProposeError::NotLeader { leader: self.leader });
+        }
+        if let Some(transfer) = &self.transfer {
+            let to = transfer.to();
+            return refuse(cx, ProposeError::Transferring { to });
         }
         if !self.has_room() {
             return refuse(cx, ProposeError::Overloaded);
@@ -109,7 +121,7 @@ impl<S: StateMachine> Raft<S> {
     }
 
     /// Adds entries to the log, in memory now and on disk soon.
-    pub(super) fn append(&mut self, cx: &mut Context<'_, Self>, entries: Entries) {
+    pub(super) fn persist_entries(&mut self, cx: &mut Context<'_, Self>, entries: Entries) {
         let record = EntriesRecord { first: self.log.last().index + 1, entries: entries.clone() };
         self.log.append(entries);
         self.persisted = cx.persist(Record::Entries(record));
@@ -132,48 +144,81 @@ impl<S: StateMachine> Raft<S> {
         self.role = Role::Leader;
         self.leader = Some(self.me);
         let last = self.log.last().index;
+        self.peers.retain(|peer| peer.leaving.is_none());
         for peer in &mut self.peers {
-            peer.reset(cx.now(), last);
+            self.sessions_begun += 1;
+            peer.reset(self.sessions_begun, cx.now(), last);
         }
-        // Entries of earlier terms are committed by one of this term, so there must be one (Raft 5.4.2).
-        let noop = Entry { term: self.hard.term, kind: EntryKind::Noop, payload: Bytes::new() };
+        self.rounds.restart();
+        self.last_active = cx.now();
         self.term_start = last + 1;
-        self.append(cx, std::iter::once(noop).collect());
-        cx.set_timer(Timer::HeartbeatDue, self.config.heartbeat_interval);
+        // Entries of earlier terms are committed by one of this term, so there must be one (Raft 5.4.2).
+        // The first leader of a group writes down who it is made of.
+        if self.configuration().is_genesis() {
+            let named = self.genesis_configuration();
+            self.append_configuration(cx, &named);
+        } else {
+            let noop = Entry { term: self.hard.term, kind: EntryKind::Noop, payload: Bytes::new() };
+            self.append(cx, std::iter::once(noop).collect());
+        }
+        self.set_heartbeat_timer(cx);
         self.reset_election_timer(cx);
+    }
+
+    /// Heartbeats of all groups of a node are due together, so that they travel together.
+    pub(super) fn set_heartbeat_timer(&self, cx: &mut Context<'_, Self>) {
+        let interval = self.config.heartbeat_interval;
+        let over = cx.now().since(Instant::ZERO).as_nanos() % interval.as_nanos().max(1);
+        let over = Duration::from_nanos(u64::try_from(over).unwrap_or(0));
+        cx.set_timer(Timer::HeartbeatDue, interval.saturating_sub(over).max(Duration::from_nanos(1)));
     }
 
     pub(super) fn on_heartbeat_due(&mut self, cx: &mut Context<'_, Self>) {
         if self.role != Role::Leader {
             return;
         }
-        cx.set_timer(Timer::HeartbeatDue, self.config.heartbeat_interval);
+        if self.quiesce_if_idle(cx) {
+            return;
+        }
+        self.set_heartbeat_timer(cx);
+        self.begin_round(cx, Intent::Heartbeat);
+    }
+
+    /// Begins a round: who answers it shows that this node still led when it began.
+    pub(super) fn begin_round(&mut self, cx: &mut Context<'_, Self>, intent: Intent) {
+        let round = self.rounds.begin(cx.now());
+        let (term, commit, lease) = (self.hard.term, self.commit_index, self.lease_asked());
         for peer in &mut self.peers {
             // To a follower that gets a snapshot nothing is known to be common but the beginning.
-            let at = match &mut peer.state {
+            let prev = match &peer.state {
                 State::Snapshot(_) => Position::default(),
+                // The place is where all that was sent ends: if some of it was lost, the answer tells.
                 _ => self.log.position(peer.next_index - 1).unwrap_or_default(),
             };
-            let (term, commit) = (self.hard.term, self.commit_index);
-            peer.commit_told = peer.commit_told.max(commit.min(at.index));
-            // The place is where all that was sent ends: if some of it was lost, the answer tells.
-            let append = Append { term, prev: at, commit, heartbeat: true, entries: Entries::default() };
+            peer.commit_told = peer.commit_told.max(commit.min(prev.index));
+            let (session, entries) = (peer.session, Entries::default());
+            let append = Append { term, prev, commit, session, round, lease, intent, entries };
             cx.send_volatile(peer.id, Message::Append(append));
         }
     }
 
     /// Sends what followers lack, as far as their windows allow.
     pub(super) fn replicate(&mut self, cx: &mut Context<'_, Self>) {
-        let (term, commit) = (self.hard.term, self.commit_index);
+        let (term, commit, round, lease) =
+            (self.hard.term, self.commit_index, self.rounds.newest(), self.lease_asked());
+        let intent = Intent::Replicate;
         for peer in &mut self.peers {
             while peer.is_open(&self.config) && peer.next_index <= self.log.last().index {
                 let Some(prev) = self.log.position(peer.next_index - 1) else { break };
-                let entries = self.log.slice(peer.next_index, self.config.max_append_bytes);
+                let mut entries = self.log.slice(peer.next_index, self.config.max_append_bytes);
                 let last = prev.index + entries.len() as u64;
                 peer.sent(last, entries.size());
                 peer.commit_told = peer.commit_told.max(commit.min(last));
+                if peer.witness {
+                    entries = entries.without_commands();
+                }
                 // Not behind the log: followers write while this node does (thesis 10.2.1).
-                let append = Append { term, prev, commit, heartbeat: false, entries };
+                let append = Append { term, prev, commit, session: peer.session, round, lease, intent, entries };
                 cx.send_volatile(peer.id, Message::Append(append));
             }
             let told = commit.min(peer.next_index - 1);
@@ -183,7 +228,8 @@ impl<S: StateMachine> Raft<S> {
                 && let Some(prev) = self.log.position(peer.next_index - 1)
             {
                 peer.commit_told = told;
-                let append = Append { term, prev, commit, heartbeat: false, entries: Entries::default() };
+                let (session, entries) = (peer.session, Entries::default());
+                let append = Append { term, prev, commit, session, round, lease, intent, entries };
                 cx.send_volatile(peer.id, Message::Append(append));
             }
         }
@@ -191,14 +237,15 @@ impl<S: StateMachine> Raft<S> {
     }
 
     pub(super) fn on_append(&mut self, cx: &mut Context<'_, Self>, from: NodeId, append: Append) {
+        let asked = Asked { from, session: append.session, round: append.round, promised: false };
         if append.term < self.hard.term {
-            return self.reject(cx, from, append.prev.index, self.log.last());
+            return self.reject(cx, asked, append.prev.index, self.log.last());
         }
         if !self.follow(cx, from) {
             return;
         }
-        let Append { mut prev, commit, heartbeat, mut entries, .. } = append;
-        let answer = heartbeat || !entries.is_empty();
+        let asked = Asked { promised: self.promise_lease(cx.now(), append.lease), ..asked };
+        let Append { mut prev, commit, intent, mut entries, .. } = append;
         if prev.index < self.commit_index {
             let differs = |index, term| self.log.term_at(index).is_some_and(|ours| ours != term);
             let mut committed = entries.iter().zip(prev.index + 1..=self.commit_index);
@@ -212,41 +259,62 @@ impl<S: StateMachine> Raft<S> {
             prev = committed;
         } else if self.log.term_at(prev.index) != Some(prev.term) {
             let hint = self.log.last_not_after(prev);
-            return self.reject(cx, from, prev.index, hint);
+            return self.reject(cx, asked, prev.index, hint);
         }
         let last_new = prev.index + entries.len() as u64;
+        let brought = !entries.is_empty();
         let known = entries.iter().zip(prev.index + 1..);
         let known = known.take_while(|(entry, index)| self.log.term_at(*index) == Some(entry.term)).count();
         let entries = entries.skip(known);
         if planted!(self, StaleAppendTruncates) {
-            self.log.truncate_after(prev.index + known as u64);
+            self.truncate_after(cx, prev.index + known as u64);
         }
         if !entries.is_empty() {
             // Only here, at a real conflict: a late append must not take back what a later one brought.
-            self.log.truncate_after(prev.index + known as u64);
+            self.truncate_after(cx, prev.index + known as u64);
             self.append(cx, entries);
         }
         // The log is known to be the leader's up to there and no further.
         let limit = if planted!(self, CommitBeyondMatch) { self.log.last().index } else { last_new };
         self.commit_index = self.commit_index.max(commit.min(limit));
-        if answer {
-            self.accept(cx, from, last_new);
+        match intent {
+            Intent::Replicate if brought => self.accept(cx, asked, last_new),
+            Intent::Replicate => {}
+            Intent::Heartbeat | Intent::Quiesce => self.answer_heartbeat(cx, asked, last_new),
         }
+        if intent == Intent::Quiesce && self.log.last().index == last_new && self.commit_index == last_new {
+            self.fall_silent(cx);
+        }
+    }
+
+    fn accepted(&self, asked: Asked, match_index: u64) -> Message {
+        let (term, replica, Asked { session, round, promised, .. }) = (self.hard.term, self.hard.replica, asked);
+        Message::Accepted(Accepted { term, match_index, session, replica, round, promised })
     }
 
     /// Tells the leader that this log is its log up to an index, once that is on disk.
-    pub(super) fn accept(&mut self, cx: &mut Context<'_, Self>, leader: NodeId, match_index: u64) {
-        let accepted = Message::Accepted(Accepted { term: self.hard.term, match_index });
+    pub(super) fn accept(&mut self, cx: &mut Context<'_, Self>, asked: Asked, match_index: u64) {
+        let accepted = self.accepted(asked, match_index);
         if planted!(self, AckBeforeFsync) {
-            return cx.send_volatile(leader, accepted);
+            return cx.send_volatile(asked.from, accepted);
         }
-        cx.send(leader, accepted);
+        cx.send(asked.from, accepted);
+    }
+
+    /// Answers at once, whatever the disk does, and so vouches for what it has already and no more.
+    ///
+    /// The term may be on its way to disk still. That is no harm: an entry of the term is behind it in
+    /// the log, and without one of this term nothing is committed by counting.
+    fn answer_heartbeat(&mut self, cx: &mut Context<'_, Self>, asked: Asked, last_new: u64) {
+        let accepted = self.accepted(asked, last_new.min(self.log.durable()));
+        cx.send_volatile(asked.from, accepted);
     }
 
     /// Volatile: a refusal promises nothing.
-    pub(super) fn reject(&self, cx: &mut Context<'_, Self>, leader: NodeId, prev_index: u64, hint: Position) {
-        let term = self.hard.term;
-        cx.send_volatile(leader, Message::Rejected(Rejected { term, prev_index, hint }));
+    pub(super) fn reject(&self, cx: &mut Context<'_, Self>, asked: Asked, prev_index: u64, hint: Position) {
+        let (term, replica, Asked { session, round, .. }) = (self.hard.term, self.hard.replica, asked);
+        let rejected = Rejected { term, prev_index, hint, session, replica, round };
+        cx.send_volatile(asked.from, Message::Rejected(rejected));
     }
 
     pub(super) fn on_accepted(&mut self, cx: &mut Context<'_, Self>, from: NodeId, accepted: &Accepted) {
@@ -256,9 +324,12 @@ impl<S: StateMachine> Raft<S> {
         if accepted.match_index > self.log.last().index {
             return self.misbehaved(cx, from, "it acknowledged entries that were never sent");
         }
+        if !self.note_replica(cx, from, accepted.session, accepted.replica) {
+            return;
+        }
+        self.note_round(from, accepted.round, accepted.promised);
         let base = self.log.base().index;
         let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == from) else { return };
-        peer.heard = cx.now();
         let news = peer.accepted(accepted.match_index);
         // A follower that gets a snapshot has it once it has its end. By then it may need a newer one.
         let arrived = match &peer.state {
@@ -277,9 +348,12 @@ impl<S: StateMachine> Raft<S> {
         if self.role != Role::Leader || rejected.term != self.hard.term {
             return;
         }
+        if !self.note_replica(cx, from, rejected.session, rejected.replica) {
+            return;
+        }
+        self.note_round(from, rejected.round, false);
         let (base, hint) = (self.log.base().index, self.log.last_not_after(rejected.hint));
         let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == from) else { return };
-        peer.heard = cx.now();
         let stale = match peer.state {
             State::Probe { .. } => rejected.prev_index != peer.next_index - 1,
             State::Replicate => rejected.prev_index <= peer.match_index || rejected.prev_index >= peer.next_index,
@@ -295,12 +369,21 @@ impl<S: StateMachine> Raft<S> {
         peer.probe_from(rejected.prev_index.min(agree + 1));
     }
 
-    /// Commits what a majority has on disk.
+    /// Commits what a majority has on disk, in a joint configuration a majority of both sides.
     pub(super) fn advance_commit(&mut self) {
-        self.matched.clear();
-        self.matched.push(self.log.durable());
-        self.matched.extend(self.peers.iter().map(|peer| peer.match_index));
-        let index = quorum::commit_index(&mut self.matched);
+        let durable = self.log.durable();
+        let configuration = self.configuration();
+        let index = configuration.commit_index(|member| self.reached(member, |peer| peer.match_index, durable));
+        let index = if planted!(self, OneMajorityInJoint) {
+            let mut reached: Vec<_> = configuration
+                .voters()
+                .iter()
+                .map(|member| self.reached(member, |peer| peer.match_index, durable))
+                .collect();
+            crate::quorum::commit_index(&mut reached)
+        } else {
+            index
+        };
         // Counting copies commits only entries of this term, and with them all before (figure 8).
         if index > self.commit_index && (index >= self.term_start || planted!(self, CommitOldTermByCounting)) {
             self.commit_index = index;
@@ -316,27 +399,34 @@ impl<S: StateMachine> Raft<S> {
         let leader_term = (self.role == Role::Leader).then_some(self.hard.term);
         for (index, entry) in self.log.range(self.applied_index + 1..=self.commit_index) {
             let request = self.proposals.take(index);
-            if entry.kind == EntryKind::Command {
-                let command = match wire::from_bytes::<S::Command>(&entry.payload) {
-                    Ok(command) => command,
-                    Err(error) => {
-                        self.halted = true;
-                        let (index, reason) = (LogIndex(index), error.to_string());
-                        cx.emit(RaftEvent::Halted { index, reason });
-                        if let Some(request) = request {
-                            cx.reply_volatile(request, RaftReply::Proposed(Err(ProposeError::Unknown)));
-                        }
-                        break;
-                    }
-                };
-                let output = self.state.apply(LogIndex(index), command);
-                if let Some(request) = request {
-                    // Not behind the log: a majority has it on disk, whatever becomes of this one.
-                    let applied = Applied { index: LogIndex(index), term: entry.term, output };
-                    cx.reply_volatile(request, RaftReply::Proposed(Ok(applied)));
+            let command = match entry.kind {
+                EntryKind::Command => wire::from_bytes::<S::Command>(&entry.payload).map(Some),
+                EntryKind::Noop | EntryKind::Configuration | EntryKind::Omitted => Ok(None),
+                EntryKind::Unknown(_) => {
+                    Err(DecodeError::Invalid("an entry of a kind that a later version introduced"))
                 }
-                if leader_term == Some(entry.term) {
-                    self.proposals.unapplied -= entry.size();
+            };
+            match command {
+                Ok(Some(command)) => {
+                    let output = self.state.apply(LogIndex(index), command);
+                    if let Some(request) = request {
+                        // Not behind the log: a majority has it on disk, whatever becomes of this one.
+                        let applied = Applied { index: LogIndex(index), term: entry.term, output };
+                        cx.reply_volatile(request, RaftReply::Proposed(Ok(applied)));
+                    }
+                    if leader_term == Some(entry.term) {
+                        self.proposals.unapplied -= entry.size();
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    self.halted = true;
+                    let (index, reason) = (LogIndex(index), error.to_string());
+                    cx.emit(RaftEvent::Halted { index, reason });
+                    if let Some(request) = request {
+                        cx.reply_volatile(request, RaftReply::Proposed(Err(ProposeError::Unknown)));
+                    }
+                    break;
                 }
             }
             self.applied_index = index;
@@ -347,7 +437,7 @@ impl<S: StateMachine> Raft<S> {
         }
         self.applied_since_snapshot += size;
         if self.halted {
-            self.become_follower(cx, self.hard.term, None);
+            self.hand_over_and_step_down(cx);
         } else if self.applied_index < self.commit_index {
             cx.set_timer(Timer::ApplyDue, Duration::ZERO);
         }

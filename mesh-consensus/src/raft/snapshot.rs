@@ -15,6 +15,7 @@ use super::command::RaftEvent;
 use super::message::{Message, SnapshotChunk, SnapshotMeta, SnapshotReceived};
 use super::progress::State;
 use super::record::{EntriesRecord, Record, SnapshotRecord};
+use super::replication::Asked;
 use super::stream::{Pace, Stream};
 use super::{Raft, Role, Timer};
 use crate::log::{Log, Position};
@@ -40,6 +41,8 @@ pub(super) struct Snapshots {
     oldest_id: SnapshotId,
     /// The chunks that are being read from disk: which snapshot, and where they begin.
     reading: BTreeSet<(SnapshotId, u64)>,
+    /// The replication session that chunks came under last.
+    session: u64,
     /// How fast snapshots are sent, and which follower had its turn last.
     pace: Pace,
     turn: usize,
@@ -77,7 +80,8 @@ impl<S: StateMachine> Raft<S> {
         }
         let Some(last) = self.log.position(self.applied_index) else { return };
         self.applied_since_snapshot = 0;
-        let meta = SnapshotMeta { last, voters: self.voters.clone(), len: 0, checksum: 0 };
+        let meta =
+            SnapshotMeta { last, configuration: self.configurations.at(last.index).clone(), len: 0, checksum: 0 };
         let source = self.state.snapshot().at_most(self.config.snapshot_len_max);
         self.save_snapshot(cx, meta, source, None);
     }
@@ -123,6 +127,7 @@ impl<S: StateMachine> Raft<S> {
         }
         let base = self.log.base_keeping(index, self.config.trailing_log_bytes);
         self.log.compact(base);
+        self.configurations.compact(base);
         self.checkpoint(cx, snapshot);
         cx.emit(RaftEvent::SnapshotTaken { index: LogIndex(index) });
     }
@@ -199,7 +204,8 @@ impl<S: StateMachine> Raft<S> {
         let id = stream.snapshot.id;
         if len == 0 {
             let meta = stream.snapshot.meta.clone();
-            let chunk = SnapshotChunk { term: self.hard.term, meta, offset, bytes: Bytes::new() };
+            let chunk =
+                SnapshotChunk { term: self.hard.term, session: peer.session, meta, offset, bytes: Bytes::new() };
             cx.send_volatile(peer.id, Message::SnapshotChunk(chunk));
         } else if self.snapshots.reading.insert((id, offset)) {
             cx.read_snapshot(id, offset, len as usize);
@@ -230,7 +236,7 @@ impl<S: StateMachine> Raft<S> {
             match &result {
                 Ok(bytes) if !peer.congested => {
                     let (meta, bytes) = (stream.snapshot.meta.clone(), bytes.clone());
-                    let chunk = SnapshotChunk { term: self.hard.term, meta, offset, bytes };
+                    let chunk = SnapshotChunk { term: self.hard.term, session: peer.session, meta, offset, bytes };
                     cx.send_volatile(peer.id, Message::SnapshotChunk(chunk));
                 }
                 Ok(_) => stream.rewind(),
@@ -244,9 +250,11 @@ impl<S: StateMachine> Raft<S> {
         if self.role != Role::Leader || answer.term != self.hard.term {
             return;
         }
+        if !self.note_replica(cx, from, answer.session, answer.replica) {
+            return;
+        }
         let window = self.config.max_inflight_chunks;
         let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == from) else { return };
-        peer.heard = cx.now();
         if let State::Snapshot(stream) = &mut peer.state
             && stream.snapshot.meta.last == answer.last
             && answer.received <= stream.snapshot.meta.len
@@ -256,9 +264,11 @@ impl<S: StateMachine> Raft<S> {
     }
 
     pub(super) fn on_snapshot_chunk(&mut self, cx: &mut Context<'_, Self>, from: NodeId, chunk: SnapshotChunk) {
-        let SnapshotChunk { term, meta, offset, bytes } = chunk;
+        let SnapshotChunk { term, session, meta, offset, bytes } = chunk;
+        self.snapshots.session = session;
+        let asked = Asked { from, session, round: 0, promised: false };
         if term < self.hard.term {
-            return self.reject(cx, from, meta.last.index, self.log.last());
+            return self.reject(cx, asked, meta.last.index, self.log.last());
         }
         if !self.follow(cx, from) {
             return;
@@ -266,21 +276,19 @@ impl<S: StateMachine> Raft<S> {
         if meta.len > self.config.snapshot_len_max {
             return self.misbehaved(cx, from, "its snapshot is over snapshot_len_max");
         }
-        if meta.voters != self.voters {
-            return self.misbehaved(cx, from, "its snapshot is of other voters");
-        }
         if meta.last.index <= self.commit_index {
             // Late: what it holds is here, and what came after it must not be lost.
-            return self.accept(cx, from, self.commit_index);
+            return self.accept(cx, asked, self.commit_index);
         }
         if self.log.term_at(meta.last.index) == Some(meta.last.term) {
             // The log has its end, so it has all before: commit instead of install.
             self.commit_index = meta.last.index;
-            return self.accept(cx, from, meta.last.index);
+            return self.accept(cx, asked, meta.last.index);
         }
         let last = meta.last;
         let received = self.receive_chunk(meta, offset, &bytes);
-        let answer = SnapshotReceived { term: self.hard.term, last, received };
+        let (term, replica) = (self.hard.term, self.hard.replica);
+        let answer = SnapshotReceived { term, last, received, session, replica };
         cx.send_volatile(from, Message::SnapshotReceived(answer));
         self.save_received(cx, from);
     }
@@ -326,6 +334,10 @@ impl<S: StateMachine> Raft<S> {
                 return cx.emit(RaftEvent::SnapshotRefused { index, reason });
             }
             self.replace_log(last);
+            if !planted!(self, SnapshotLosesConfiguration) {
+                self.configurations.restart(last.index, snapshot.meta.configuration.clone(), self.log.last().index);
+            }
+            self.on_configuration(cx);
             self.commit_index = last.index;
             self.applied_index = last.index;
             self.applied_since_snapshot = 0;
@@ -333,7 +345,8 @@ impl<S: StateMachine> Raft<S> {
             cx.emit(RaftEvent::SnapshotInstalled { index: LogIndex(last.index) });
         }
         if let (Role::Follower, Some(leader)) = (self.role, self.leader) {
-            self.accept(cx, leader, self.commit_index);
+            let asked = Asked { from: leader, session: self.snapshots.session, round: 0, promised: false };
+            self.accept(cx, asked, self.commit_index);
         }
     }
 

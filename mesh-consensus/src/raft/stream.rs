@@ -109,12 +109,18 @@ mod tests {
 
     use mesh_core::SnapshotId;
 
+    use super::super::configuration::Configuration;
     use super::super::message::SnapshotMeta;
     use super::*;
     use crate::log::Position;
 
     fn stream(len: u64) -> Stream {
-        let meta = SnapshotMeta { last: Position { term: 1, index: 9 }, voters: Vec::new(), len, checksum: 0 };
+        let meta = SnapshotMeta {
+            last: Position { term: 1, index: 9 },
+            configuration: Configuration::default(),
+            len,
+            checksum: 0,
+        };
         let snapshot = Snapshot { id: SnapshotId(1), meta: Arc::new(meta) };
         Stream::new(snapshot, Instant::ZERO, 2)
     }

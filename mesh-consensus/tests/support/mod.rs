@@ -5,10 +5,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use mesh_consensus::log::{Entry, EntryKind, Position};
+use mesh_consensus::log::{Entries, Entry, EntryKind, Position};
 use mesh_consensus::raft::{
-    Accepted, Append, Applied, Message, ProposeError, Raft, RaftCommand, RaftConfig, RaftEvent, RaftReply, Record,
-    Rejected, RequestVote, Role, Timer, Vote,
+    Accepted, Append, Applied, Configuration, HardState, Intent, Member, Message, ProposeError, Raft, RaftCommand,
+    RaftConfig, RaftEvent, RaftReply, RaftStatus, Record, Rejected, ReplicaId, RequestVote, Role, SnapshotReceived,
+    Timer, Vote,
 };
 use mesh_core::snapshot::MemSnapshots;
 use mesh_core::{
@@ -118,6 +119,24 @@ pub struct Node {
     commit: u64,
 }
 
+impl Node {
+    fn new(number: usize, config: &RaftConfig, seed: u64) -> Self {
+        Self {
+            id: id(number),
+            raft: None,
+            disk: Disk::default(),
+            config: config.clone(),
+            outbox: Outbox::default(),
+            rng: Rng64::from_seed(seed, &format!("node {number}")),
+            requests: 0,
+            replies: Vec::new(),
+            events: Vec::new(),
+            term: 0,
+            commit: 0,
+        }
+    }
+}
+
 /// A message on its way.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Flight {
@@ -138,6 +157,8 @@ type Rule = Box<dyn FnMut(&Flight) -> Fate>;
 
 pub struct Cluster {
     pub nodes: Vec<Node>,
+    /// Whom the group began with. A node that is not among them waits to be added.
+    pub founders: Vec<Member>,
     pub now: Instant,
     pub network: VecDeque<Flight>,
     pub held: Vec<Flight>,
@@ -161,25 +182,30 @@ pub fn id(number: usize) -> NodeId {
     NodeId(number as u128)
 }
 
+/// The configuration of nodes 1 to 3, as their first leader has not named the replicas yet.
+pub fn group() -> Configuration {
+    Configuration::new([1, 2, 3].map(id)).unwrap()
+}
+
 /// A place: term, then index.
 pub const fn at(term: u64, index: u64) -> Position {
     Position { term, index }
 }
 
 pub fn request_vote(term: u64, last: Position) -> Message {
-    Message::RequestVote(RequestVote { pre: false, term, last })
+    Message::RequestVote(RequestVote { pre: false, term, last, transfer: false, expects: ReplicaId::UNKNOWN })
 }
 
 pub fn request_pre_vote(term: u64, last: Position) -> Message {
-    Message::RequestVote(RequestVote { pre: true, term, last })
+    Message::RequestVote(RequestVote { pre: true, term, last, transfer: false, expects: ReplicaId::UNKNOWN })
 }
 
 pub fn vote(term: u64, granted: bool) -> Message {
-    Message::Vote(Vote { pre: false, term, granted })
+    Message::Vote(Vote { pre: false, term, granted, replica: ReplicaId::UNKNOWN })
 }
 
 pub fn pre_vote(term: u64, granted: bool) -> Message {
-    Message::Vote(Vote { pre: true, term, granted })
+    Message::Vote(Vote { pre: true, term, granted, replica: ReplicaId::UNKNOWN })
 }
 
 /// An append of commands, each with its term.
@@ -190,19 +216,41 @@ pub fn append(term: u64, prev: Position, entries: &[(u64, u64)], commit: u64) ->
         payload: wire::to_bytes(command),
     };
     let entries = entries.iter().map(entry).collect();
-    Message::Append(Append { term, prev, commit, heartbeat: false, entries })
+    let (session, round, lease, intent) = (1, 0, Duration::ZERO, Intent::Replicate);
+    Message::Append(Append { term, prev, commit, session, round, lease, intent, entries })
 }
 
 pub fn heartbeat(term: u64, prev: Position, commit: u64) -> Message {
-    Message::Append(Append { term, prev, commit, heartbeat: true, entries: Vec::new().into_iter().collect() })
+    let (session, round, lease, intent) = (1, 0, Duration::ZERO, Intent::Heartbeat);
+    Message::Append(Append { term, prev, commit, session, round, lease, intent, entries: Entries::default() })
 }
 
 pub fn accepted(term: u64, match_index: u64) -> Message {
-    Message::Accepted(Accepted { term, match_index })
+    let (session, replica, round, promised) = (0, ReplicaId::UNKNOWN, 0, false);
+    Message::Accepted(Accepted { term, match_index, session, replica, round, promised })
 }
 
 pub fn rejected(term: u64, prev_index: u64, hint: Position) -> Message {
-    Message::Rejected(Rejected { term, prev_index, hint })
+    let (session, replica, round) = (0, ReplicaId::UNKNOWN, 0);
+    Message::Rejected(Rejected { term, prev_index, hint, session, replica, round })
+}
+
+/// A message without the numbers that chance or history gave it, as tests write it.
+pub fn without_names(mut message: Message) -> Message {
+    match &mut message {
+        Message::RequestVote(RequestVote { expects: replica, .. }) | Message::Vote(Vote { replica, .. }) => {
+            *replica = ReplicaId::UNKNOWN;
+        }
+        Message::Accepted(Accepted { session, replica, round, .. })
+        | Message::Rejected(Rejected { session, replica, round, .. }) => {
+            (*session, *replica, *round) = (0, ReplicaId::UNKNOWN, 0);
+        }
+        Message::SnapshotReceived(SnapshotReceived { session, replica, .. }) => {
+            (*session, *replica) = (0, ReplicaId::UNKNOWN);
+        }
+        _ => {}
+    }
+    message
 }
 
 impl Cluster {
@@ -211,22 +259,31 @@ impl Cluster {
         Self::with(count, &config(), 1)
     }
 
+    /// A group that has been formed, with replica 1 on node 1 and so on, but has nothing in its log.
     pub fn with(count: usize, config: &RaftConfig, seed: u64) -> Self {
-        let node = |number| Node {
-            id: id(number),
-            raft: None,
-            disk: Disk::default(),
-            config: config.clone(),
-            outbox: Outbox::default(),
-            rng: Rng64::from_seed(seed, &format!("node {number}")),
-            requests: 0,
-            replies: Vec::new(),
-            events: Vec::new(),
-            term: 0,
-            commit: 0,
-        };
-        let mut cluster = Self {
-            nodes: (1..=count).map(node).collect(),
+        let member = |number| Member { replica: ReplicaId(number as u64), ..Member::new(id(number)) };
+        let mut cluster = Self::stopped(count, config, seed);
+        cluster.founders = (1..=count).map(member).collect();
+        for (node, member) in cluster.nodes.iter_mut().zip(&cluster.founders) {
+            let hard = HardState { replica: member.replica, ..HardState::default() };
+            node.disk.write(LogOp::Record(Record::HardState(hard)));
+        }
+        (1..=count).for_each(|number| cluster.restart(number));
+        cluster
+    }
+
+    /// A group that has never been started before.
+    pub fn fresh(count: usize, config: &RaftConfig, seed: u64) -> Self {
+        let mut cluster = Self::stopped(count, config, seed);
+        (1..=count).for_each(|number| cluster.restart(number));
+        cluster
+    }
+
+    /// Nodes of the group of `founders` with empty disks, all down.
+    fn stopped(count: usize, config: &RaftConfig, seed: u64) -> Self {
+        Self {
+            nodes: (1..=count).map(|number| Node::new(number, config, seed)).collect(),
+            founders: (1..=count).map(|number| Member::new(id(number))).collect(),
             now: Instant::ZERO,
             network: VecDeque::new(),
             held: Vec::new(),
@@ -234,9 +291,7 @@ impl Cluster {
             leaders: BTreeMap::new(),
             committed: BTreeMap::new(),
             seed,
-        };
-        (1..=count).for_each(|number| cluster.restart(number));
-        cluster
+        }
     }
 
     /// A cluster whose node 1 leads, with its first entry committed everywhere.
@@ -254,6 +309,10 @@ impl Cluster {
 
     pub fn raft(&self, number: usize) -> &Replica {
         self.nodes[number - 1].raft.as_ref().expect("the node is up")
+    }
+
+    pub fn status(&self, number: usize) -> RaftStatus {
+        self.raft(number).status(self.now)
     }
 
     pub fn node(&mut self, number: usize) -> &mut Node {
@@ -380,11 +439,42 @@ impl Cluster {
     }
 
     /// A message that the test makes up arrives; the answers to it are taken off the network.
-    pub fn say(&mut self, from: usize, to: usize, message: Message) -> Vec<Message> {
+    ///
+    /// Where it names no replica or replication session, it is of those that are current.
+    pub fn say(&mut self, from: usize, to: usize, mut message: Message) -> Vec<Message> {
+        self.name_sender(from, to, &mut message);
         self.arrive(Flight { from: id(from), to: id(to), message });
         let (answers, others): (Vec<_>, Vec<_>) = self.network.drain(..).partition(|flight| flight.from == id(to));
         self.network = others.into();
-        answers.into_iter().filter(|flight| flight.to == id(from)).map(|flight| flight.message).collect()
+        let back = answers.into_iter().filter(|flight| flight.to == id(from));
+        back.map(|flight| without_names(flight.message)).collect()
+    }
+
+    /// Gives a made-up message the replica and the replication session that are current.
+    pub fn name_sender(&self, from: usize, to: usize, message: &mut Message) {
+        let current = self.nodes.get(from - 1).and_then(|node| node.raft.as_ref()).map(Replica::replica);
+        let status = self.raft(to).status(self.now);
+        let follower = status.followers.iter().find(|follower| follower.node == id(from));
+        let name = |replica: &mut ReplicaId| {
+            if !replica.is_known() {
+                *replica = current.unwrap_or_default();
+            }
+        };
+        let number = |session: &mut u64| {
+            if *session == 0 {
+                *session = follower.map_or(0, |follower| follower.session);
+            }
+        };
+        match message {
+            Message::Vote(Vote { replica, .. }) => name(replica),
+            Message::Accepted(Accepted { replica, session, .. })
+            | Message::Rejected(Rejected { replica, session, .. })
+            | Message::SnapshotReceived(SnapshotReceived { replica, session, .. }) => {
+                name(replica);
+                number(session);
+            }
+            _ => {}
+        }
     }
 
     /// Takes all messages off the network.
@@ -492,9 +582,13 @@ impl Cluster {
     }
 
     pub fn restart_quietly(&mut self, number: usize) {
-        let voters: Vec<_> = self.nodes.iter().map(|node| node.id).collect();
         let node = &mut self.nodes[number - 1];
-        let mut raft = Raft::new(node.config.clone(), voters, Journal::default()).expect("the configuration is valid");
+        let config = node.config.clone();
+        let raft = match self.founders.iter().any(|member| member.node == node.id) {
+            true => Raft::new(config, self.founders.iter().copied(), Journal::default()),
+            false => Raft::join(config, Journal::default()),
+        };
+        let mut raft = raft.expect("the configuration is valid");
         let snapshots = &node.disk.snapshots;
         let mut read = |id: SnapshotId| Ok(snapshots.get(id).cloned());
         let mut lsn = Lsn(node.disk.last.0 - node.disk.log.len() as u64);
@@ -508,6 +602,23 @@ impl Cluster {
         node.raft = Some(raft);
         self.run(number, |raft, cx| raft.on_start(cx));
         self.sync(number);
+    }
+
+    /// A node that waits to be added to the group; its number.
+    pub fn add_node(&mut self) -> usize {
+        let number = self.nodes.len() + 1;
+        let config = self.nodes[0].config.clone();
+        self.nodes.push(Node::new(number, &config, self.seed));
+        self.restart(number);
+        number
+    }
+
+    /// The node is down, and its disk is replaced by an empty one.
+    pub fn wipe(&mut self, number: usize) {
+        self.crash(number);
+        self.nodes[number - 1].disk = Disk::default();
+        self.seed += 1;
+        self.nodes[number - 1].rng = Rng64::from_seed(self.seed, &format!("node {number}"));
     }
 
     pub fn peer(&mut self, number: usize, peer: usize, status: PeerStatus) {

@@ -19,7 +19,7 @@ const CLIENTS: usize = 4;
 const KEYS: u64 = 6;
 
 struct Asking {
-    call: Call<RaftReply<Option<u64>>>,
+    call: Call<RaftReply<Option<u64>, Option<u64>>>,
     id: CallId,
     until: Instant,
 }
