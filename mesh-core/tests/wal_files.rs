@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use futures_executor::block_on;
 use mesh_core::wal::{Disk, FileWal, FsDisk, Log, LogConfig, Wal, WalBatch, WalEntryKind, WalError, WalEvent};
 use mesh_core::{Lsn, NodeId, ProtocolId, SavedSnapshot, SnapshotId};
@@ -57,6 +58,28 @@ fn completion_is_told_once_it_is_durable() {
     assert_eq!(wal.backlog(), 0);
     assert_eq!(wal.recover_snapshot(P, SnapshotId(5)).unwrap().unwrap(), "state");
     assert_eq!(wal.recover_snapshot(P, SnapshotId(4)).unwrap(), None);
+}
+
+#[test]
+fn batches_handed_over_together_become_durable_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut wal = open(dir.path()).unwrap();
+    let batch = |protocol, after, bytes: &[u8]| {
+        let mut batch = WalBatch::new(ProtocolId(protocol), Lsn(after));
+        batch.push(WalEntryKind::Record, |out| out.extend_from_slice(bytes));
+        batch
+    };
+    // Several times: they must not come together by luck.
+    for round in 0..20 {
+        let mut batches: Vec<_> = (0..200).map(|protocol| batch(protocol, round, b"one")).collect();
+        wal.submit_all(&mut batches);
+        assert!(batches.is_empty());
+        let mut durable = vec![block_on(wal.completed()).unwrap()];
+        durable.extend(std::iter::from_fn(|| wal.completed().now_or_never()).map(Result::unwrap));
+        let expected =
+            (0..200).map(|protocol| WalEvent::Durable { protocol: ProtocolId(protocol), upto: Lsn(round + 1) });
+        assert_eq!(durable, expected.collect::<Vec<_>>());
+    }
 }
 
 #[test]
