@@ -1,21 +1,30 @@
 //! A small cluster of replicas by hand: messages stay values, time passes and disks finish when a
 //! test says so, and the safety of Raft is checked after every step.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+#![allow(dead_code, unused_imports, unreachable_pub, reason = "each test file uses a part of it")]
+
+mod asking;
+mod messages;
+#[cfg(feature = "planted")]
+mod planting;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use mesh_consensus::log::{Entries, Entry, EntryKind, Position};
+use mesh_consensus::log::Entry;
 use mesh_consensus::raft::{
-    Accepted, Append, Applied, Configuration, HardState, Intent, Member, Message, ProposeError, Raft, RaftCommand,
-    RaftConfig, RaftEvent, RaftReply, RaftStatus, Record, Rejected, ReplicaId, RequestVote, Role, SnapshotReceived,
-    Timer, Vote,
+    Accepted, Applied, Configuration, HardState, Member, Message, ProposeError, Raft, RaftCommand, RaftConfig,
+    RaftEvent, RaftReply, RaftStatus, Record, Rejected, ReplicaId, Role, SnapshotReceived, Timer, Vote,
 };
 use mesh_core::snapshot::MemSnapshots;
 use mesh_core::{
     Context, Instant, LogIndex, LogOp, Lsn, NodeId, Outbox, Outgoing, PeerStatus, Protocol, Recovery, RequestId,
     RestoreError, Rng64, SnapshotId, SnapshotRead, SnapshotSource, StateMachine, wire,
 };
+
+pub use asking::*;
+pub use messages::*;
+#[cfg(feature = "planted")]
+pub use planting::*;
 
 /// While this is the last command, a journal panics when its snapshot is made.
 pub const UNSAVABLE: u64 = u64::MAX;
@@ -113,6 +122,12 @@ pub struct Node {
     rng: Rng64,
     requests: u64,
     pub replies: Vec<(RequestId, Result<Applied<u64>, ProposeError>)>,
+    /// Answers to what is no proposal of a command.
+    pub other_replies: Vec<(RequestId, RaftReply<u64, Vec<u64>>)>,
+    /// By how many millionths its clock runs faster than the time.
+    pub fast_ppm: i64,
+    /// While set, its process does not run: timers do not fire, and messages wait.
+    pub paused: bool,
     pub events: Vec<RaftEvent>,
     /// For the checks: nothing of this ever goes back.
     term: u64,
@@ -130,10 +145,28 @@ impl Node {
             rng: Rng64::from_seed(seed, &format!("node {number}")),
             requests: 0,
             replies: Vec::new(),
+            other_replies: Vec::new(),
+            fast_ppm: 0,
+            paused: false,
             events: Vec::new(),
             term: 0,
             commit: 0,
         }
+    }
+
+    /// What its clock shows at a time.
+    fn clock(&self, time: Instant) -> Instant {
+        let nanos = time.since(Instant::ZERO).as_nanos();
+        let nanos = nanos * u128::try_from(1_000_000 + self.fast_ppm).expect("clocks run forward") / 1_000_000;
+        Instant::ZERO + Duration::from_nanos(u64::try_from(nanos).expect("a test does not last so long"))
+    }
+
+    /// When the next of its timers is due, in the time of the test.
+    fn next_due(&self) -> Option<Instant> {
+        let due = self.outbox.timers.next_deadline().filter(|_| self.raft.is_some() && !self.paused)?;
+        let nanos = due.since(Instant::ZERO).as_nanos() * 1_000_000;
+        let nanos = nanos.div_ceil(u128::try_from(1_000_000 + self.fast_ppm).expect("clocks run forward"));
+        Some(Instant::ZERO + Duration::from_nanos(u64::try_from(nanos).expect("a test does not last so long")))
     }
 }
 
@@ -174,6 +207,8 @@ pub fn config() -> RaftConfig {
     RaftConfig {
         election_timeout: Duration::from_millis(1000),
         heartbeat_interval: Duration::from_millis(100),
+        #[cfg(feature = "planted")]
+        plant: planting::planted(),
         ..RaftConfig::default()
     }
 }
@@ -185,72 +220,6 @@ pub fn id(number: usize) -> NodeId {
 /// The configuration of nodes 1 to 3, as their first leader has not named the replicas yet.
 pub fn group() -> Configuration {
     Configuration::new([1, 2, 3].map(id)).unwrap()
-}
-
-/// A place: term, then index.
-pub const fn at(term: u64, index: u64) -> Position {
-    Position { term, index }
-}
-
-pub fn request_vote(term: u64, last: Position) -> Message {
-    Message::RequestVote(RequestVote { pre: false, term, last, transfer: false, expects: ReplicaId::UNKNOWN })
-}
-
-pub fn request_pre_vote(term: u64, last: Position) -> Message {
-    Message::RequestVote(RequestVote { pre: true, term, last, transfer: false, expects: ReplicaId::UNKNOWN })
-}
-
-pub fn vote(term: u64, granted: bool) -> Message {
-    Message::Vote(Vote { pre: false, term, granted, replica: ReplicaId::UNKNOWN })
-}
-
-pub fn pre_vote(term: u64, granted: bool) -> Message {
-    Message::Vote(Vote { pre: true, term, granted, replica: ReplicaId::UNKNOWN })
-}
-
-/// An append of commands, each with its term.
-pub fn append(term: u64, prev: Position, entries: &[(u64, u64)], commit: u64) -> Message {
-    let entry = |(term, command): &(u64, u64)| Entry {
-        term: *term,
-        kind: EntryKind::Command,
-        payload: wire::to_bytes(command),
-    };
-    let entries = entries.iter().map(entry).collect();
-    let (session, round, lease, intent) = (1, 0, Duration::ZERO, Intent::Replicate);
-    Message::Append(Append { term, prev, commit, session, round, lease, intent, entries })
-}
-
-pub fn heartbeat(term: u64, prev: Position, commit: u64) -> Message {
-    let (session, round, lease, intent) = (1, 0, Duration::ZERO, Intent::Heartbeat);
-    Message::Append(Append { term, prev, commit, session, round, lease, intent, entries: Entries::default() })
-}
-
-pub fn accepted(term: u64, match_index: u64) -> Message {
-    let (session, replica, round, promised) = (0, ReplicaId::UNKNOWN, 0, false);
-    Message::Accepted(Accepted { term, match_index, session, replica, round, promised })
-}
-
-pub fn rejected(term: u64, prev_index: u64, hint: Position) -> Message {
-    let (session, replica, round) = (0, ReplicaId::UNKNOWN, 0);
-    Message::Rejected(Rejected { term, prev_index, hint, session, replica, round })
-}
-
-/// A message without the numbers that chance or history gave it, as tests write it.
-pub fn without_names(mut message: Message) -> Message {
-    match &mut message {
-        Message::RequestVote(RequestVote { expects: replica, .. }) | Message::Vote(Vote { replica, .. }) => {
-            *replica = ReplicaId::UNKNOWN;
-        }
-        Message::Accepted(Accepted { session, replica, round, .. })
-        | Message::Rejected(Rejected { session, replica, round, .. }) => {
-            (*session, *replica, *round) = (0, ReplicaId::UNKNOWN, 0);
-        }
-        Message::SnapshotReceived(SnapshotReceived { session, replica, .. }) => {
-            (*session, *replica) = (0, ReplicaId::UNKNOWN);
-        }
-        _ => {}
-    }
-    message
 }
 
 impl Cluster {
@@ -312,7 +281,7 @@ impl Cluster {
     }
 
     pub fn status(&self, number: usize) -> RaftStatus {
-        self.raft(number).status(self.now)
+        self.raft(number).status(self.nodes[number - 1].clock(self.now))
     }
 
     pub fn node(&mut self, number: usize) -> &mut Node {
@@ -363,8 +332,9 @@ impl Cluster {
             }
         }
         for (request, reply) in node.outbox.replies.drain(..) {
-            if let RaftReply::Proposed(result) = reply {
-                node.replies.push((request, result));
+            match reply {
+                RaftReply::Proposed(result) => node.replies.push((request, result)),
+                other => node.other_replies.push((request, other)),
             }
         }
         node.events.append(&mut node.outbox.events);
@@ -406,8 +376,9 @@ impl Cluster {
     /// Runs a handler of a node, without checks and without its disk.
     pub fn run(&mut self, number: usize, handler: impl FnOnce(&mut Replica, &mut Context<'_, Replica>)) {
         let node = &mut self.nodes[number - 1];
+        let clock = node.clock(self.now);
         let Some(raft) = &mut node.raft else { return };
-        let mut cx = Context::new(node.id, self.now, &mut node.rng, &mut node.outbox);
+        let mut cx = Context::new(node.id, clock, &mut node.rng, &mut node.outbox);
         handler(raft, &mut cx);
         raft.on_flush(&mut cx);
         self.collect(number);
@@ -424,7 +395,12 @@ impl Cluster {
     }
 
     pub fn deliver_one(&mut self) -> bool {
-        let Some(flight) = self.network.pop_front() else { return false };
+        let runs = |flight: &Flight| {
+            let receiver = usize::try_from(flight.to.0).ok().and_then(|number| self.nodes.get(number - 1));
+            receiver.is_none_or(|node| !node.paused)
+        };
+        let Some(next) = self.network.iter().position(runs) else { return false };
+        let Some(flight) = self.network.remove(next) else { return false };
         match (self.rule)(&flight) {
             Fate::Deliver => self.arrive(flight),
             Fate::Drop => {}
@@ -453,7 +429,7 @@ impl Cluster {
     /// Gives a made-up message the replica and the replication session that are current.
     pub fn name_sender(&self, from: usize, to: usize, message: &mut Message) {
         let current = self.nodes.get(from - 1).and_then(|node| node.raft.as_ref()).map(Replica::replica);
-        let status = self.raft(to).status(self.now);
+        let status = self.status(to);
         let follower = status.followers.iter().find(|follower| follower.node == id(from));
         let name = |replica: &mut ReplicaId| {
             if !replica.is_known() {
@@ -516,19 +492,24 @@ impl Cluster {
         let end = self.now + time;
         loop {
             self.deliver();
-            let next = |node: &Node| node.raft.as_ref().and_then(|_| node.outbox.timers.next_deadline());
-            let Some(due) = self.nodes.iter().filter_map(next).min().filter(|due| *due <= end) else { break };
+            let Some(due) = self.nodes.iter().filter_map(Node::next_due).min().filter(|due| *due <= end) else { break };
             self.now = self.now.max(due);
             for number in 1..=self.nodes.len() {
-                while self.nodes[number - 1].raft.is_some()
-                    && let Some(timer) = self.nodes[number - 1].outbox.timers.pop_due(self.now)
-                {
-                    self.fire(number, timer);
-                }
+                self.fire_due(number);
             }
         }
         self.now = end;
         self.deliver();
+    }
+
+    fn fire_due(&mut self, number: usize) {
+        while let node = &mut self.nodes[number - 1]
+            && node.raft.is_some()
+            && !node.paused
+            && let Some(timer) = node.outbox.timers.pop_due(node.clock(self.now))
+        {
+            self.fire(number, timer);
+        }
     }
 
     /// Time passes until a node leads and all that are up know it; at most `limit`.
@@ -546,11 +527,24 @@ impl Cluster {
     }
 
     pub fn propose(&mut self, number: usize, command: u64) -> RequestId {
+        self.ask(number, RaftCommand::Propose(command))
+    }
+
+    /// The application asks a node for something.
+    pub fn ask(&mut self, number: usize, command: RaftCommand<Journal>) -> RequestId {
         let node = &mut self.nodes[number - 1];
         node.requests += 1;
         let request = RequestId(node.requests);
-        self.step(number, |raft, cx| raft.on_command(cx, request, RaftCommand::Propose(command)));
+        self.step(number, |raft, cx| raft.on_command(cx, request, command));
         request
+    }
+
+    /// The answer to a request that is no proposal of a command, once there is one.
+    pub fn other_reply(&self, number: usize, request: RequestId) -> Option<&RaftReply<u64, Vec<u64>>> {
+        let mut replies = self.nodes[number - 1].other_replies.iter().filter(|(to, _)| *to == request);
+        let first = replies.next();
+        assert!(replies.next().is_none(), "two answers to {request:?}");
+        first.map(|(_, reply)| reply)
     }
 
     /// The answer to a request, once there is one.
@@ -570,6 +564,8 @@ impl Cluster {
         node.disk.reading.clear();
         node.disk.hung = false;
         node.replies.clear();
+        node.other_replies.clear();
+        node.paused = false;
         node.requests = 0;
         node.term = 0;
         node.commit = 0;
