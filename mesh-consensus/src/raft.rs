@@ -453,6 +453,7 @@ impl<S: StateMachine> Protocol for Raft<S> {
             self.hard.replica = ReplicaId(cx.rng().next_u64().max(1));
             self.persist_hard_state(cx);
         }
+        self.reads.number_from(cx.rng().next_u64());
         self.told = (Role::Follower, self.hard.term, None);
         self.sync_peers(cx.now());
         self.reset_election_timer(cx);

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use mesh_consensus::log::{Entries, Entry, EntryKind};
 use mesh_consensus::raft::{
-    Configuration, EntriesRecord, HardState, ProposeError, Raft, Record, ReplicaId, Role, SnapshotMeta, SnapshotRecord,
+    Configuration, EntriesRecord, HardState, Message, ProposeError, Raft, RaftCommand, ReadIndex, ReadPolicy, Record,
+    ReplicaId, Role, SnapshotMeta, SnapshotRecord,
 };
-use mesh_core::{Bytes, Harness, LogIndex, RecoverError, SnapshotId, wire};
+use mesh_core::{Bytes, Harness, LogIndex, Protocol, RecoverError, RequestId, SnapshotId, wire};
 use support::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -147,6 +148,32 @@ fn recover(records: Vec<Record>, snapshots: &[(SnapshotId, Bytes)]) -> Result<Ha
 
 const fn term(term: u64) -> Record {
     Record::HardState(HardState { term, voted_for: None, replica: ReplicaId(7), witness: false })
+}
+
+#[test]
+fn answers_to_questions_of_an_earlier_life_are_told_apart() {
+    let mut cluster = Cluster::led(3);
+    let ask = |cluster: &mut Cluster| {
+        cluster.rule(|_| Fate::Hold);
+        cluster.step(2, |raft, cx| {
+            raft.on_command(cx, RequestId(1), RaftCommand::Read((), ReadPolicy::Linearizable));
+        });
+        cluster.deliver();
+        let questions = cluster.held.drain(..).filter_map(|flight| match flight.message {
+            Message::ReadIndex(ReadIndex { id, .. }) => Some(id),
+            _ => None,
+        });
+        let questions: Vec<_> = questions.collect();
+        cluster.heal();
+        questions
+    };
+    let before = ask(&mut cluster);
+    cluster.crash(2);
+    cluster.restart(2);
+    cluster.beat(1);
+    let after = ask(&mut cluster);
+    assert_eq!((before.len(), after.len()), (1, 1));
+    assert_ne!(before, after, "a late answer to the one would pass for an answer to the other");
 }
 
 fn run(first: u64, terms: &[u64]) -> Record {

@@ -109,6 +109,12 @@ impl<Q> Default for Reads<Q> {
 }
 
 impl<Q> Reads<Q> {
+    /// Numbers questions from here on. A node that starts draws the number, or an answer to a question
+    /// of its life before could pass for one to a question of this life.
+    pub(super) const fn number_from(&mut self, number: u64) {
+        self.questions = number;
+    }
+
     pub(super) const fn is_empty(&self) -> bool {
         self.count == 0 && self.fresh.is_empty()
     }
@@ -200,7 +206,7 @@ impl<S: StateMachine> Raft<S> {
             (_, Some(leader)) if self.reads.question.is_none() => {
                 let reads = std::mem::take(&mut self.reads.fresh.reads);
                 if !reads.is_empty() {
-                    self.reads.questions += 1;
+                    self.reads.questions = self.reads.questions.wrapping_add(1);
                     let (term, id) = (self.hard.term, self.reads.questions);
                     self.reads.question = Some(Question { id, asked: cx.now(), reads });
                     cx.send_volatile(leader, Message::ReadIndex(ReadIndex { term, id }));

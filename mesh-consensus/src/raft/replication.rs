@@ -246,6 +246,7 @@ impl<S: StateMachine> Raft<S> {
         }
         let asked = Asked { promised: self.promise_lease(cx.now(), append.lease), ..asked };
         let Append { mut prev, commit, intent, mut entries, .. } = append;
+        let brought = !entries.is_empty();
         if prev.index < self.commit_index {
             let differs = |index, term| self.log.term_at(index).is_some_and(|ours| ours != term);
             let mut committed = entries.iter().zip(prev.index + 1..=self.commit_index);
@@ -262,7 +263,6 @@ impl<S: StateMachine> Raft<S> {
             return self.reject(cx, asked, prev.index, hint);
         }
         let last_new = prev.index + entries.len() as u64;
-        let brought = !entries.is_empty();
         let known = entries.iter().zip(prev.index + 1..);
         let known = known.take_while(|(entry, index)| self.log.term_at(*index) == Some(entry.term)).count();
         let entries = entries.skip(known);
