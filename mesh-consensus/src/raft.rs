@@ -65,6 +65,7 @@ mod command;
 mod config;
 mod configuration;
 mod election;
+mod lending;
 mod membership;
 mod message;
 #[cfg(feature = "planted")]
@@ -97,8 +98,8 @@ pub use command::{
 pub use config::{ConfigError, RaftConfig};
 pub use configuration::{ChangeRefused, Configuration, Heard, MEMBERS_MAX, Member, Membership, ReplicaId, Step};
 pub use message::{
-    Accepted, Append, Intent, Message, ReadIndex, ReadIndexReply, Rejected, RequestVote, SnapshotChunk, SnapshotMeta,
-    SnapshotReceived, TimeoutNow, Vote,
+    Accepted, Append, Intent, Message, ReadIndex, ReadIndexReply, Rejected, RequestVote, SendSnapshot, SendingSnapshot,
+    SnapshotChunk, SnapshotMeta, SnapshotReceived, TimeoutNow, Vote,
 };
 #[cfg(feature = "planted")]
 pub use plant::Plant;
@@ -331,7 +332,7 @@ impl<S: StateMachine> Raft<S> {
             state: match peer.state {
                 State::Probe { .. } => FollowerState::Probe,
                 State::Replicate => FollowerState::Replicate,
-                State::Snapshot(_) => FollowerState::Snapshot,
+                State::Snapshot(_) | State::Lent(_) => FollowerState::Snapshot,
             },
         };
         let leads = self.role == Role::Leader;
@@ -478,7 +479,7 @@ impl<S: StateMachine> Protocol for Raft<S> {
         }
         if message.term() > self.hard.term && !message.is_hypothetical() {
             // A higher term always wins (Raft 5.1).
-            self.become_follower(cx, message.term(), message.is_from_leader().then_some(from));
+            self.become_follower(cx, message.term(), message.is_of_leader(from).then_some(from));
         }
         match message {
             Message::RequestVote(request) => self.on_request_vote(cx, from, request),
@@ -488,6 +489,8 @@ impl<S: StateMachine> Protocol for Raft<S> {
             Message::Rejected(rejected) => self.on_rejected(cx, from, &rejected),
             Message::SnapshotChunk(chunk) => self.on_snapshot_chunk(cx, from, chunk),
             Message::SnapshotReceived(received) => self.on_snapshot_received(cx, from, &received),
+            Message::SendSnapshot(ask) => self.on_send_snapshot(cx, from, &ask),
+            Message::SendingSnapshot(told) => self.on_sending_snapshot(cx, from, &told),
             Message::TimeoutNow(timeout_now) => self.on_timeout_now(cx, from, &timeout_now),
             Message::ReadIndex(question) => self.on_read_index(cx, from, &question),
             Message::ReadIndexReply(reply) => self.on_read_index_reply(&reply),
@@ -579,6 +582,7 @@ impl<S: StateMachine> Protocol for Raft<S> {
             self.take_confirmed_reads(cx);
         }
         self.answer_reads(cx);
+        self.lend(cx);
         self.forget_late_chunks();
         self.take_snapshot_if_due(cx);
         self.drop_old_snapshots(cx);

@@ -8,8 +8,8 @@ use std::time::Duration;
 use mesh_consensus::log::{Entry, EntryKind, Position};
 use mesh_consensus::raft::{
     Accepted, Append, Configuration, Intent, Membership, Message, RaftCommand, RaftConfig, ReadIndex, ReadIndexReply,
-    ReadPolicy, Rejected, ReplicaId, RequestVote, SnapshotChunk, SnapshotMeta, SnapshotReceived, TimeoutNow, Timer,
-    Vote,
+    ReadPolicy, Rejected, ReplicaId, RequestVote, SendSnapshot, SendingSnapshot, SnapshotChunk, SnapshotMeta,
+    SnapshotReceived, TimeoutNow, Timer, Vote,
 };
 use mesh_core::{Bytes, Context, NodeId, PeerStatus, Protocol, RequestId, wire};
 use proptest::prelude::*;
@@ -48,6 +48,11 @@ fn session() -> impl Strategy<Value = u64> {
 
 fn replica() -> impl Strategy<Value = ReplicaId> {
     session().prop_map(ReplicaId)
+}
+
+/// Any node, also this one, and the default, which stands for whoever speaks.
+fn node() -> impl Strategy<Value = NodeId> {
+    (0u128..5).prop_map(NodeId)
 }
 
 fn intent() -> impl Strategy<Value = Intent> {
@@ -90,11 +95,19 @@ fn message() -> impl Strategy<Value = Message> {
                 Message::Rejected(Rejected { term, prev_index, hint, session, replica, round })
             }
         ),
-        (number(), meta, number(), prop::collection::vec(any::<u8>(), 0..4)).prop_map(|(term, meta, offset, bytes)| {
-            Message::SnapshotChunk(SnapshotChunk { term, session: 1, meta, offset, bytes: bytes.into() })
+        (number(), node(), meta, number(), prop::collection::vec(any::<u8>(), 0..4)).prop_map(
+            |(term, leader, meta, offset, bytes)| {
+                Message::SnapshotChunk(SnapshotChunk { term, session: 1, leader, meta, offset, bytes: bytes.into() })
+            }
+        ),
+        (number(), node(), state).prop_map(|(term, leader, (meta, bytes))| {
+            let meta = Arc::new(meta);
+            Message::SnapshotChunk(SnapshotChunk { term, session: 1, leader, meta, offset: 0, bytes })
         }),
-        (number(), state).prop_map(|(term, (meta, bytes))| {
-            Message::SnapshotChunk(SnapshotChunk { term, session: 1, meta: Arc::new(meta), offset: 0, bytes })
+        (number(), session(), node(), number())
+            .prop_map(|(term, session, to, base)| Message::SendSnapshot(SendSnapshot { term, session, to, base })),
+        (number(), session(), node(), prop::option::of(number())).prop_map(|(term, session, to, received)| {
+            Message::SendingSnapshot(SendingSnapshot { term, session, to, received })
         }),
         (number(), place(), number(), session(), replica()).prop_map(|(term, last, received, session, replica)| {
             Message::SnapshotReceived(SnapshotReceived { term, last, received, session, replica })
@@ -125,7 +138,8 @@ fn input() -> impl Strategy<Value = Input> {
         Just(Timer::ApplyDue),
         Just(Timer::ReadDue),
         Just(Timer::LeaseReadDue),
-        Just(Timer::TransferDue)
+        Just(Timer::TransferDue),
+        Just(Timer::SnapshotDue)
     ];
     let policy = prop_oneof![
         Just(ReadPolicy::Linearizable),
@@ -152,7 +166,7 @@ proptest! {
     /// back, its log stays in order, and a restart finds all it had on disk.
     #[test]
     fn arbitrary_messages_never_panic_nor_take_back_what_was_promised(inputs in prop::collection::vec(input(), 1..60)) {
-        let config = RaftConfig { pre_vote: false, snapshot_log_bytes: 100, trailing_log_bytes: 30, lease_reads: true, ..config() };
+        let config = RaftConfig { pre_vote: false, snapshot_log_bytes: 100, trailing_log_bytes: 30, lease_reads: true, snapshot_from_followers: true, ..config() };
         let mut cluster = Cluster::with(3, &config, 1);
         let mut requests = 1000;
         for input in inputs {

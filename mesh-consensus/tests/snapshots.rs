@@ -45,7 +45,8 @@ fn chunk(term: u64, last: mesh_consensus::log::Position, commands: &[u64], range
     let bytes = wire::to_bytes(&commands.to_vec());
     let meta = SnapshotMeta { last, configuration: group(), len: bytes.len() as u64, checksum: crc32c::crc32c(&bytes) };
     let offset = range.start as u64;
-    Message::SnapshotChunk(SnapshotChunk { term, session: 1, meta: Arc::new(meta), offset, bytes: bytes.slice(range) })
+    let (leader, meta, bytes) = (NodeId::default(), Arc::new(meta), bytes.slice(range));
+    Message::SnapshotChunk(SnapshotChunk { term, session: 1, leader, meta, offset, bytes })
 }
 
 const fn received(term: u64, last: mesh_consensus::log::Position, received: u64) -> Message {
@@ -284,7 +285,14 @@ fn e42_the_length_of_a_snapshot_is_bounded_and_its_bytes_are_checked() {
     cluster.say(
         1,
         2,
-        Message::SnapshotChunk(SnapshotChunk { term: 1, session: 1, meta: Arc::new(meta), offset: 0, bytes }),
+        Message::SnapshotChunk(SnapshotChunk {
+            term: 1,
+            session: 1,
+            leader: id(1),
+            meta: Arc::new(meta),
+            offset: 0,
+            bytes,
+        }),
     );
     assert!(cluster.node(2).events.iter().any(|event| matches!(event, RaftEvent::SnapshotRefused { .. })));
     assert_eq!(cluster.say(1, 2, chunk(1, at(1, 2), &[10, 11], 0..3)).len(), 2);
@@ -484,7 +492,8 @@ fn an_empty_state_can_be_sent_too() {
     let mut cluster = Cluster::new(3);
     let last = at(1, 4);
     let meta = SnapshotMeta { last, configuration: group(), len: 0, checksum: 0 };
-    let empty = SnapshotChunk { term: 1, session: 1, meta: Arc::new(meta), offset: 0, bytes: Bytes::new() };
+    let (session, leader, meta) = (1, id(1), Arc::new(meta));
+    let empty = SnapshotChunk { term: 1, session, leader, meta, offset: 0, bytes: Bytes::new() };
     // The journal refuses no bytes at all; what matters is that it was asked.
     cluster.say(1, 2, Message::SnapshotChunk(empty));
     assert!(cluster.node(2).events.iter().any(|event| matches!(event, RaftEvent::SnapshotRefused { .. })));

@@ -70,6 +70,9 @@ pub struct RaftConfig {
     /// Bytes of snapshots that a replica sends a second, to all followers together; at least a chunk an
     /// election timeout. Default: as many as the disk reads and the windows allow.
     pub snapshot_bytes_per_s: Option<u64>,
+    /// Let a follower that is up to date send its snapshot to another that needs one, so that the leader
+    /// need not. The leader sends its own where none can. Default: off.
+    pub snapshot_from_followers: bool,
     /// Breaks one rule on purpose.
     #[cfg(feature = "planted")]
     pub plant: Option<super::Plant>,
@@ -100,6 +103,7 @@ impl Default for RaftConfig {
             snapshot_len_max: 1 << 30,
             max_incoming_snapshot_bytes: 1 << 30,
             snapshot_bytes_per_s: None,
+            snapshot_from_followers: false,
             #[cfg(feature = "planted")]
             plant: None,
         }

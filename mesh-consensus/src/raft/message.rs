@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::{Bytes, DecodeError, Reader, Wire, wire};
+use mesh_core::{Bytes, DecodeError, NodeId, Reader, Wire, wire};
 
 use super::configuration::{Configuration, ReplicaId};
 use crate::log::{Entries, Entry, EntryKind, Position};
@@ -63,6 +63,10 @@ pub enum Message {
     ReadIndex(ReadIndex),
     /// The answer to it.
     ReadIndexReply(ReadIndexReply),
+    /// A leader asks a follower to send its snapshot to another.
+    SendSnapshot(SendSnapshot),
+    /// How far that follower is with it.
+    SendingSnapshot(SendingSnapshot),
 }
 
 /// A candidate asks for a vote, or, before that, whether it would get one.
@@ -200,6 +204,8 @@ pub struct SnapshotChunk {
     pub term: u64,
     /// The replication session.
     pub session: u64,
+    /// The leader, also where a follower sends the snapshot in its place.
+    pub leader: NodeId,
     /// Which snapshot.
     pub meta: Arc<SnapshotMeta>,
     /// Where in the snapshot the bytes stand.
@@ -251,6 +257,32 @@ pub struct ReadIndexReply {
     pub index: Option<u64>,
 }
 
+/// A leader asks a follower to send its snapshot to another, in the leader's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SendSnapshot {
+    /// The leader's term.
+    pub term: u64,
+    /// The replication session of the follower in need.
+    pub session: u64,
+    /// The follower in need.
+    pub to: NodeId,
+    /// Where the leader's log begins: the snapshot must reach to there, or it is of no use.
+    pub base: u64,
+}
+
+/// How far a follower is with the snapshot that it sends in the leader's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SendingSnapshot {
+    /// The leader's term.
+    pub term: u64,
+    /// The replication session of the follower in need.
+    pub session: u64,
+    /// The follower in need.
+    pub to: NodeId,
+    /// How many bytes have arrived there without a gap; `None` where it does not send any.
+    pub received: Option<u64>,
+}
+
 wire_struct!(RequestVote { pre, term, last, transfer, expects });
 wire_struct!(Vote { pre, term, granted, replica });
 wire_struct!(Append { term, prev, commit, session, round, lease, intent, entries });
@@ -261,11 +293,14 @@ wire_struct!(SnapshotReceived { term, last, received, session, replica });
 wire_struct!(TimeoutNow { term });
 wire_struct!(ReadIndex { term, id });
 wire_struct!(ReadIndexReply { term, id, index });
+wire_struct!(SendSnapshot { term, session, to, base });
+wire_struct!(SendingSnapshot { term, session, to, received });
 
 impl Wire for SnapshotChunk {
     fn encode(&self, out: &mut Vec<u8>) {
         self.term.encode(out);
         self.session.encode(out);
+        self.leader.encode(out);
         self.meta.encode(out);
         self.offset.encode(out);
         self.bytes.encode(out);
@@ -275,6 +310,7 @@ impl Wire for SnapshotChunk {
         Ok(Self {
             term: Wire::decode(reader)?,
             session: Wire::decode(reader)?,
+            leader: Wire::decode(reader)?,
             meta: Arc::new(Wire::decode(reader)?),
             offset: Wire::decode(reader)?,
             bytes: Wire::decode(reader)?,
@@ -326,6 +362,14 @@ impl Wire for Message {
                 begin(9);
                 reply.encode(out);
             }
+            Self::SendSnapshot(ask) => {
+                begin(12);
+                ask.encode(out);
+            }
+            Self::SendingSnapshot(told) => {
+                begin(13);
+                told.encode(out);
+            }
         }
     }
 
@@ -345,6 +389,8 @@ impl Wire for Message {
             7 => Self::TimeoutNow(Wire::decode(reader)?),
             8 => Self::ReadIndex(Wire::decode(reader)?),
             9 => Self::ReadIndexReply(Wire::decode(reader)?),
+            12 => Self::SendSnapshot(Wire::decode(reader)?),
+            13 => Self::SendingSnapshot(Wire::decode(reader)?),
             variant => return Err(DecodeError::UnknownVariant { type_name: "Message", variant: variant.into() }),
         };
         if version > VERSION {
@@ -367,7 +413,9 @@ impl Message {
             | Self::SnapshotReceived(SnapshotReceived { term, .. })
             | Self::TimeoutNow(TimeoutNow { term })
             | Self::ReadIndex(ReadIndex { term, .. })
-            | Self::ReadIndexReply(ReadIndexReply { term, .. }) => *term,
+            | Self::ReadIndexReply(ReadIndexReply { term, .. })
+            | Self::SendSnapshot(SendSnapshot { term, .. })
+            | Self::SendingSnapshot(SendingSnapshot { term, .. }) => *term,
         }
     }
 
@@ -390,9 +438,13 @@ impl Message {
         !silent || self.term() != term
     }
 
-    /// Whether only the leader of the term says such a thing.
-    pub(super) const fn is_from_leader(&self) -> bool {
-        matches!(self, Self::Append(_) | Self::SnapshotChunk(_) | Self::TimeoutNow(_))
+    /// Whether only the leader of the term says so.
+    pub(super) fn is_of_leader(&self, from: NodeId) -> bool {
+        match self {
+            Self::Append(_) | Self::TimeoutNow(_) | Self::SendSnapshot(_) => true,
+            Self::SnapshotChunk(chunk) => chunk.leader == from,
+            _ => false,
+        }
     }
 
     /// Checks what holds for every message of a node that works, whatever the state of this one.
@@ -427,7 +479,8 @@ impl Message {
                 possible(meta.last) && meta.last.index > 0 && group && end.is_some_and(|end| end <= meta.len)
             }
             Self::SnapshotReceived(received) => possible(received.last),
-            Self::TimeoutNow(_) | Self::ReadIndex(_) => true,
+            Self::TimeoutNow(_) | Self::ReadIndex(_) | Self::SendingSnapshot(_) => true,
+            Self::SendSnapshot(ask) => ask.base < NUMBER_MAX,
             Self::ReadIndexReply(reply) => reply.index.is_none_or(|index| index < NUMBER_MAX),
         };
         if good { Ok(()) } else { Err("a message that contradicts itself") }
@@ -442,7 +495,6 @@ fn is_sound(entry: &Entry) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use mesh_core::NodeId;
     use mesh_core::wire::{from_bytes, from_slice, to_bytes};
 
     use super::*;
@@ -472,6 +524,7 @@ mod tests {
             Message::SnapshotChunk(SnapshotChunk {
                 term: 3,
                 session: 4,
+                leader: NodeId(1),
                 meta,
                 offset: 4,
                 bytes: Bytes::from_static(b"chunk"),
@@ -480,6 +533,8 @@ mod tests {
             Message::TimeoutNow(TimeoutNow { term: 3 }),
             Message::ReadIndex(ReadIndex { term: 3, id: 9 }),
             Message::ReadIndexReply(ReadIndexReply { term: 3, id: 9, index: Some(300) }),
+            Message::SendSnapshot(SendSnapshot { term: 3, session: 4, to: NodeId(2), base: 250 }),
+            Message::SendingSnapshot(SendingSnapshot { term: 3, session: 4, to: NodeId(2), received: Some(9) }),
         ]
     }
 

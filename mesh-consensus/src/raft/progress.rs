@@ -59,6 +59,27 @@ pub(super) enum State {
     Replicate,
     /// What it needs is compacted: a snapshot is streamed.
     Snapshot(Stream),
+    /// The same, and another follower streams it.
+    Lent(Lent),
+}
+
+/// A snapshot that another follower sends.
+#[derive(Clone, Debug, Hash)]
+pub(super) struct Lent {
+    pub(super) by: NodeId,
+    /// Bytes that have arrived without a gap, as the other one tells.
+    pub(super) received: u64,
+    /// When they last grew.
+    pub(super) active: Instant,
+}
+
+impl Lent {
+    pub(super) fn received(&mut self, received: u64, now: Instant) {
+        if received > self.received {
+            self.active = now;
+        }
+        self.received = received;
+    }
 }
 
 impl Progress {
@@ -132,7 +153,7 @@ impl Progress {
                     self.inflight.sizes.len() < config.max_inflight_messages
                         && self.inflight.size < config.max_inflight_bytes
                 }
-                State::Snapshot(_) => false,
+                State::Snapshot(_) | State::Lent(_) => false,
             }
     }
 

@@ -191,7 +191,7 @@ impl<S: StateMachine> Raft<S> {
         for peer in &mut self.peers {
             // To a follower that gets a snapshot nothing is known to be common but the beginning.
             let prev = match &peer.state {
-                State::Snapshot(_) => Position::default(),
+                State::Snapshot(_) | State::Lent(_) => Position::default(),
                 // The place is where all that was sent ends: if some of it was lost, the answer tells.
                 _ => self.log.position(peer.next_index - 1).unwrap_or_default(),
             };
@@ -244,6 +244,7 @@ impl<S: StateMachine> Raft<S> {
         if !self.follow(cx, from) {
             return;
         }
+        self.snapshots.note_session(append.term, append.session);
         let asked = Asked { promised: self.promise_lease(cx.now(), append.lease), ..asked };
         let Append { mut prev, commit, intent, mut entries, .. } = append;
         let brought = !entries.is_empty();
@@ -334,6 +335,7 @@ impl<S: StateMachine> Raft<S> {
         // A follower that gets a snapshot has it once it has its end. By then it may need a newer one.
         let arrived = match &peer.state {
             State::Snapshot(stream) => peer.match_index >= base.min(stream.snapshot.meta.last.index),
+            State::Lent(_) => peer.match_index >= base,
             _ => true,
         };
         if arrived {
@@ -357,7 +359,7 @@ impl<S: StateMachine> Raft<S> {
         let stale = match peer.state {
             State::Probe { .. } => rejected.prev_index != peer.next_index - 1,
             State::Replicate => rejected.prev_index <= peer.match_index || rejected.prev_index >= peer.next_index,
-            State::Snapshot(_) => true,
+            State::Snapshot(_) | State::Lent(_) => true,
         };
         if stale {
             return;

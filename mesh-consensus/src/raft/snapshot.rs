@@ -12,6 +12,8 @@ use mesh_core::{
 };
 
 use super::command::RaftEvent;
+use super::config::RaftConfig;
+use super::lending::Lending;
 use super::message::{Message, SnapshotChunk, SnapshotMeta, SnapshotReceived};
 use super::progress::State;
 use super::record::{EntriesRecord, Record, SnapshotRecord};
@@ -41,8 +43,10 @@ pub(super) struct Snapshots {
     oldest_id: SnapshotId,
     /// The chunks that are being read from disk: which snapshot, and where they begin.
     reading: BTreeSet<(SnapshotId, u64)>,
-    /// The replication session that chunks came under last.
-    session: u64,
+    /// The term and replication session that the leader last spoke under.
+    session: (u64, u64),
+    /// What is sent in the leader's place.
+    pub(super) lending: Option<Lending>,
     /// How fast snapshots are sent, and which follower had its turn last.
     pace: Pace,
     turn: usize,
@@ -64,7 +68,44 @@ struct Incoming {
     bytes: Vec<u8>,
 }
 
+/// What of a stream is to be sent next.
+pub(super) enum Next {
+    /// Nothing for now.
+    Nothing,
+    /// A chunk that the disk will bring.
+    Asked,
+    /// A chunk of no bytes, at this place.
+    Empty(u64),
+}
+
 impl Snapshots {
+    /// Takes the next chunk of a stream, and asks the disk for it.
+    pub(super) fn next_chunk<S: StateMachine>(
+        &mut self,
+        cx: &mut Context<'_, Raft<S>>,
+        config: &RaftConfig,
+        stream: &mut Stream,
+    ) -> Next {
+        let chunk_len = config.snapshot_chunk_bytes.min(SNAPSHOT_READ_MAX);
+        let Some((offset, len)) = stream.next_chunk(cx.now(), chunk_len as u64) else { return Next::Nothing };
+        if let Some(rate) = config.snapshot_bytes_per_s {
+            self.pace.pay(cx.now(), len, rate);
+        }
+        if len == 0 {
+            return Next::Empty(offset);
+        }
+        let id = stream.snapshot.id;
+        if self.reading.insert((id, offset)) {
+            cx.read_snapshot(id, offset, len as usize);
+        }
+        Next::Asked
+    }
+
+    /// Notes what the leader speaks under. What comes late does not count.
+    pub(super) fn note_session(&mut self, term: u64, session: u64) {
+        self.session = self.session.max((term, session));
+    }
+
     fn next_id(&mut self) -> SnapshotId {
         let newest = self.newest.as_ref().map_or(SnapshotId(0), |snapshot| snapshot.id);
         self.last_id = SnapshotId(self.last_id.max(newest).0 + 1);
@@ -156,7 +197,8 @@ impl<S: StateMachine> Raft<S> {
             State::Snapshot(stream) => Some(stream.snapshot.id),
             _ => None,
         });
-        let oldest = sent.fold(newest.id, SnapshotId::min);
+        let lent = self.snapshots.lending.as_ref().map(|lending| lending.stream.snapshot.id);
+        let oldest = sent.chain(lent).fold(newest.id, SnapshotId::min);
         if oldest > self.snapshots.oldest_id {
             self.snapshots.oldest_id = oldest;
             cx.drop_snapshots_below(oldest);
@@ -165,29 +207,43 @@ impl<S: StateMachine> Raft<S> {
 
     /// Starts and continues the streams to followers that need what is compacted.
     pub(super) fn send_snapshots(&mut self, cx: &mut Context<'_, Self>) {
-        let (base, now) = (self.log.base().index, cx.now());
-        let Some(newest) = &self.snapshots.newest else { return };
-        for peer in &mut self.peers {
-            if !matches!(peer.state, State::Snapshot(_)) && peer.next_index <= base && !peer.congested {
-                peer.state = State::Snapshot(Stream::new(newest.clone(), now, self.config.max_inflight_chunks));
-            }
-        }
+        self.replace_lenders(cx);
+        self.start_streams(cx);
         // One chunk to each in turn, so that all get on when the pace is limited.
         let mut idle = 0;
-        while idle < self.peers.len() {
-            let wait = self.snapshots.pace.wait(now);
-            if !wait.is_zero() {
-                return cx.set_timer(Timer::SnapshotDue, wait);
-            }
+        while idle < self.peers.len() && self.may_send_chunk(cx) {
             self.snapshots.turn = (self.snapshots.turn + 1) % self.peers.len();
             idle = if self.send_chunk(cx, self.snapshots.turn) { 0 } else { idle + 1 };
         }
     }
 
+    fn start_streams(&mut self, cx: &mut Context<'_, Self>) {
+        let base = self.log.base().index;
+        for needs in 0..self.peers.len() {
+            let peer = &self.peers[needs];
+            let is_supplied = matches!(peer.state, State::Snapshot(_) | State::Lent(_));
+            if is_supplied || peer.next_index > base || peer.congested || self.ask_lender(cx, needs) {
+                continue;
+            }
+            if let Some(newest) = &self.snapshots.newest {
+                let stream = Stream::new(newest.clone(), cx.now(), self.config.max_inflight_chunks);
+                self.peers[needs].state = State::Snapshot(stream);
+            }
+        }
+    }
+
+    /// Whether the pace allows a chunk now. If not, a timer is set for when it does.
+    pub(super) fn may_send_chunk(&self, cx: &mut Context<'_, Self>) -> bool {
+        let wait = self.snapshots.pace.wait(cx.now());
+        if !wait.is_zero() {
+            cx.set_timer(Timer::SnapshotDue, wait);
+        }
+        wait.is_zero()
+    }
+
     /// Sends the next chunk to a follower, if it gets a snapshot and its window is open; whether it was.
     fn send_chunk(&mut self, cx: &mut Context<'_, Self>, peer: usize) -> bool {
         let (now, timeout) = (cx.now(), self.config.election_timeout);
-        let chunk_len = self.config.snapshot_chunk_bytes.min(SNAPSHOT_READ_MAX);
         let (Some(peer), Some(newest)) = (self.peers.get_mut(peer), &self.snapshots.newest) else { return false };
         let State::Snapshot(stream) = &mut peer.state else { return false };
         if peer.congested {
@@ -200,18 +256,13 @@ impl<S: StateMachine> Raft<S> {
                 *stream = Stream::new(newest.clone(), now, 1);
             }
         }
-        let Some((offset, len)) = stream.next_chunk(now, chunk_len as u64) else { return false };
-        let id = stream.snapshot.id;
-        if len == 0 {
-            let meta = stream.snapshot.meta.clone();
-            let chunk =
-                SnapshotChunk { term: self.hard.term, session: peer.session, meta, offset, bytes: Bytes::new() };
-            cx.send_volatile(peer.id, Message::SnapshotChunk(chunk));
-        } else if self.snapshots.reading.insert((id, offset)) {
-            cx.read_snapshot(id, offset, len as usize);
-        }
-        if let Some(rate) = self.config.snapshot_bytes_per_s {
-            self.snapshots.pace.pay(now, len, rate);
+        match self.snapshots.next_chunk(cx, &self.config, stream) {
+            Next::Nothing => return false,
+            Next::Asked => {}
+            Next::Empty(offset) => {
+                let chunk = stream.chunk(self.hard.term, peer.session, self.me, offset, Bytes::new());
+                cx.send_volatile(peer.id, chunk);
+            }
         }
         true
     }
@@ -225,6 +276,9 @@ impl<S: StateMachine> Raft<S> {
         result: Result<Bytes, SnapshotError>,
     ) {
         self.snapshots.reading.remove(&(id, offset));
+        if let (Some(lending), Ok(bytes)) = (&mut self.snapshots.lending, &result) {
+            lending.on_chunk_read(cx, id, offset, bytes);
+        }
         if self.role != Role::Leader {
             return;
         }
@@ -235,9 +289,8 @@ impl<S: StateMachine> Raft<S> {
             }
             match &result {
                 Ok(bytes) if !peer.congested => {
-                    let (meta, bytes) = (stream.snapshot.meta.clone(), bytes.clone());
-                    let chunk = SnapshotChunk { term: self.hard.term, session: peer.session, meta, offset, bytes };
-                    cx.send_volatile(peer.id, Message::SnapshotChunk(chunk));
+                    let chunk = stream.chunk(self.hard.term, peer.session, self.me, offset, bytes.clone());
+                    cx.send_volatile(peer.id, chunk);
                 }
                 Ok(_) => stream.rewind(),
                 // It is gone: begin again with the newest.
@@ -247,6 +300,7 @@ impl<S: StateMachine> Raft<S> {
     }
 
     pub(super) fn on_snapshot_received(&mut self, cx: &mut Context<'_, Self>, from: NodeId, answer: &SnapshotReceived) {
+        self.on_lent_received(cx, from, answer);
         if self.role != Role::Leader || answer.term != self.hard.term {
             return;
         }
@@ -264,32 +318,41 @@ impl<S: StateMachine> Raft<S> {
     }
 
     pub(super) fn on_snapshot_chunk(&mut self, cx: &mut Context<'_, Self>, from: NodeId, chunk: SnapshotChunk) {
-        let SnapshotChunk { term, session, meta, offset, bytes } = chunk;
-        self.snapshots.session = session;
+        let SnapshotChunk { term, session, leader, meta, offset, bytes } = chunk;
         let asked = Asked { from, session, round: 0, promised: false };
         if term < self.hard.term {
             return self.reject(cx, asked, meta.last.index, self.log.last());
         }
-        if !self.follow(cx, from) {
+        if from == leader {
+            if !self.follow(cx, from) {
+                return;
+            }
+            self.snapshots.note_session(term, session);
+        } else if !self.config.snapshot_from_followers {
+            return self.misbehaved(cx, from, "it sends a snapshot, and snapshot_from_followers is off");
+        } else if self.leader != Some(leader) || self.snapshots.session != (term, session) {
+            // Nobody that the leader has asked to send it, or not any more.
             return;
         }
         if meta.len > self.config.snapshot_len_max {
             return self.misbehaved(cx, from, "its snapshot is over snapshot_len_max");
         }
-        if meta.last.index <= self.commit_index {
-            // Late: what it holds is here, and what came after it must not be lost.
-            return self.accept(cx, asked, self.commit_index);
-        }
-        if self.log.term_at(meta.last.index) == Some(meta.last.term) {
+        let (last, len) = (meta.last, meta.len);
+        if last.index > self.commit_index && self.log.term_at(last.index) == Some(last.term) {
             // The log has its end, so it has all before: commit instead of install.
-            self.commit_index = meta.last.index;
-            return self.accept(cx, asked, meta.last.index);
+            self.commit_index = last.index;
         }
-        let last = meta.last;
-        let received = self.receive_chunk(meta, offset, &bytes);
-        let (term, replica) = (self.hard.term, self.hard.replica);
-        let answer = SnapshotReceived { term, last, received, session, replica };
-        cx.send_volatile(from, Message::SnapshotReceived(answer));
+        // What is here already must not be lost to what is late.
+        let is_here = last.index <= self.commit_index;
+        let received = if is_here { len } else { self.receive_chunk(meta, offset, &bytes) };
+        if !is_here || from != leader {
+            let (term, replica) = (self.hard.term, self.hard.replica);
+            let answer = SnapshotReceived { term, last, received, session, replica };
+            cx.send_volatile(from, Message::SnapshotReceived(answer));
+        }
+        if is_here {
+            return self.accept(cx, Asked { from: leader, ..asked }, self.commit_index);
+        }
         self.save_received(cx, from);
     }
 
@@ -345,7 +408,8 @@ impl<S: StateMachine> Raft<S> {
             cx.emit(RaftEvent::SnapshotInstalled { index: LogIndex(last.index) });
         }
         if let (Role::Follower, Some(leader)) = (self.role, self.leader) {
-            let asked = Asked { from: leader, session: self.snapshots.session, round: 0, promised: false };
+            let (_, session) = self.snapshots.session;
+            let asked = Asked { from: leader, session, round: 0, promised: false };
             self.accept(cx, asked, self.commit_index);
         }
     }

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use mesh_core::Instant;
+use mesh_core::{Bytes, Instant, NodeId};
 
+use super::message::{Message, SnapshotChunk};
 use super::snapshot::Snapshot;
 
 /// A snapshot on its way to a follower, chunk by chunk.
@@ -48,14 +49,23 @@ impl Stream {
         self.reading.clear();
     }
 
-    pub(super) fn received(&mut self, received: u64, now: Instant, window: usize) {
-        if received > self.received {
+    /// Notes how much has arrived; whether that is more than before.
+    pub(super) fn received(&mut self, received: u64, now: Instant, window: usize) -> bool {
+        let news = received > self.received;
+        if news {
             self.active = now;
             self.window = window;
         }
         // It may be less than before: a follower that was restarted begins again.
         self.received = received;
         self.sent = self.sent.map(|sent| sent.max(received));
+        news
+    }
+
+    /// The chunk of these bytes, as the leader of `term` or whoever stands in for it sends it.
+    pub(super) fn chunk(&self, term: u64, session: u64, leader: NodeId, offset: u64, bytes: Bytes) -> Message {
+        let meta = self.snapshot.meta.clone();
+        Message::SnapshotChunk(SnapshotChunk { term, session, leader, meta, offset, bytes })
     }
 
     /// Where the next chunk starts and how long it is, if one may be sent now. There is one, of no bytes,

@@ -73,7 +73,7 @@ impl<S: StateMachine> Raft<S> {
         if member.replica.is_known() && member.replica != peer.replica {
             return Some(Unfit::Replaced);
         }
-        matches!(peer.state, State::Snapshot(_)).then_some(Unfit::Behind)
+        matches!(peer.state, State::Snapshot(_) | State::Lent(_)).then_some(Unfit::Behind)
     }
 
     /// The voter that has most of the log, of those that are fit.

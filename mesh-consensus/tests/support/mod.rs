@@ -443,6 +443,7 @@ impl Cluster {
         };
         match message {
             Message::Vote(Vote { replica, .. }) => name(replica),
+            Message::SnapshotChunk(chunk) if chunk.leader == NodeId::default() => chunk.leader = id(from),
             Message::Accepted(Accepted { replica, session, .. })
             | Message::Rejected(Rejected { replica, session, .. })
             | Message::SnapshotReceived(SnapshotReceived { replica, session, .. }) => {
