@@ -33,7 +33,7 @@ struct Udp {
 }
 
 impl FrameSender for Udp {
-    fn try_send(&mut self, to: NodeId, frame: Vec<u8>) -> Result<(), SendError> {
+    fn try_send(&mut self, to: NodeId, frame: Bytes) -> Result<(), SendError> {
         let address = self.peers.get(&to).ok_or(SendError::Unreachable)?;
         if self.lossy.chance(1, 10) {
             return Ok(()); // lost on the way
@@ -59,7 +59,7 @@ impl UdpTransport {
                 let Some((from, frame)) = datagram[..len].split_first_chunk() else { continue };
                 let from = NodeId(u128::from_le_bytes(*from));
                 // A full queue loses the datagram, as the kernel's would.
-                let _ = sender.try_send(Inbound::Frame { from, frame: frame.to_vec() });
+                let _ = sender.try_send(Inbound::Frame { from, frame: Bytes::copy_from_slice(frame) });
             }
         });
         Self { udp, arrived }

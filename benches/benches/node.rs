@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mesh_benches::hosts::{Echoes, PEER};
-use mesh_core::Bytes;
 
 /// One command, its flush, and the frame it leaves: the other hosts should cost nothing.
 fn command(c: &mut Criterion) {
@@ -34,7 +33,7 @@ fn frame_of_all(c: &mut Criterion) {
         group.throughput(Throughput::Elements(hosts as u64));
         let mut echoes = Echoes::new(hosts);
         group.bench_function(BenchmarkId::new("build", hosts), |b| b.iter(|| echoes.tick_all()));
-        let (mut echoes, frame) = (Echoes::new(hosts), Bytes::from(Echoes::new(hosts).tick_all()));
+        let (mut echoes, frame) = (Echoes::new(hosts), Echoes::new(hosts).tick_all());
         group.bench_function(BenchmarkId::new("take", hosts), |b| b.iter(|| echoes.take(PEER, black_box(&frame))));
     }
     group.finish();

@@ -48,7 +48,7 @@ fn frames(c: &mut Criterion) {
         let mut builder = FrameBuilder::new(FRAME_LEN_MAX);
         b.iter(|| build(&mut builder));
     });
-    let frame = Bytes::from(build(&mut FrameBuilder::new(FRAME_LEN_MAX)).unwrap_or_default());
+    let frame = build(&mut FrameBuilder::new(FRAME_LEN_MAX)).unwrap_or_default();
     group.bench_function("walk", |b| {
         b.iter(|| {
             let sections = sections(black_box(&frame)).into_iter().flatten().flatten();

@@ -81,7 +81,7 @@ impl Echoes {
     }
 
     /// Fires the timers of all, and returns the frame that leaves.
-    pub fn tick_all(&mut self) -> Vec<u8> {
+    pub fn tick_all(&mut self) -> Bytes {
         self.now += TICK;
         self.node.handle_deadline(self.now);
         self.node.flush(self.now);
@@ -106,7 +106,7 @@ mod tests {
         let (mut one, mut other) = (Echoes::new(1000), Echoes::new(1000));
         one.command_one();
         assert!(!one.idle());
-        let frame = Bytes::from(one.tick_all());
+        let frame = one.tick_all();
         other.take(PEER, &frame);
         let received = |id| other.node.protocol::<Echo>(ProtocolId(id)).map(|echo| echo.received);
         assert!((0..1000).all(|id| received(id) == Some(1)));

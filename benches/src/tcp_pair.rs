@@ -96,7 +96,7 @@ impl TcpPair {
         let watch = Stopwatch::start();
         while received < frames {
             while sent < frames && sent - received < window {
-                self.sender.try_send(self.ids[1], vec![0x5a; len])?;
+                self.sender.try_send(self.ids[1], vec![0x5a; len].into())?;
                 sent += 1;
             }
             block_on(self.two.recv(&mut self.inbox))?;
@@ -115,7 +115,7 @@ impl TcpPair {
         let mut times = Vec::with_capacity(count);
         let mut watch = Stopwatch::start();
         for _ in 0..count {
-            sender.try_send(ids[1], vec![0x5a; len])?;
+            sender.try_send(ids[1], vec![0x5a; len].into())?;
             loop {
                 block_on(one.recv(&mut inbox))?;
                 if inbox.drain(..).any(|inbound| matches!(inbound, Inbound::Frame { .. })) {

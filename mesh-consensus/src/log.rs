@@ -140,6 +140,13 @@ impl Entries {
         self.iter().map(omit).collect()
     }
 
+    /// Whether the two hold the same entries: sharing their payloads, not only equal ones.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let place = |entry: &Entry| (entry.term, entry.kind, entry.payload.as_ptr_range());
+        std::ptr::eq(&raw const **self, &raw const **other)
+            || self.len() == other.len() && self.iter().zip(other.iter()).all(|(a, b)| place(a) == place(b))
+    }
+
     fn slice(&self, from: usize, to: usize) -> Self {
         if from == 0 && to == self.len() {
             return self.clone();
@@ -524,6 +531,19 @@ mod tests {
         assert_eq!(log.slice(5, 0).len(), 1, "one entry goes even over the limit");
         assert!(log.slice(7, 100).is_empty());
         assert!(log.slice(0, 100).is_empty());
+    }
+
+    #[test]
+    fn the_same_entries_are_known_however_they_were_put_together() {
+        let log = log(&[&[1], &[1, 2]]);
+        assert!(log.slice(2, usize::MAX).is_same(&log.slice(2, usize::MAX)));
+        assert!(log.slice(1, usize::MAX).is_same(&log.slice(1, usize::MAX)), "put together twice");
+        assert!(!log.slice(1, usize::MAX).is_same(&log.slice(2, usize::MAX)));
+        let copy = |payload: &'static [u8]| {
+            let entry = Entry { term: 1, kind: EntryKind::Command, payload: Bytes::copy_from_slice(payload) };
+            std::iter::once(entry).collect::<Entries>()
+        };
+        assert!(!copy(b"x").is_same(&copy(b"x")), "equal, but elsewhere");
     }
 
     #[test]

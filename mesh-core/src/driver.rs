@@ -7,7 +7,7 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use mesh_core::{FrameSender, Inbound, MemWal, NodeBuilder, NodeId, SendError, SystemClock, Transport, TransportError};
+//! use mesh_core::{Bytes, FrameSender, Inbound, MemWal, NodeBuilder, NodeId, SendError, SystemClock, Transport, TransportError};
 //!
 //! /// A network with nobody on it.
 //! #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@
 //!     }
 //! }
 //! impl FrameSender for Nobody {
-//!     fn try_send(&mut self, _to: NodeId, _frame: Vec<u8>) -> Result<(), SendError> {
+//!     fn try_send(&mut self, _to: NodeId, _frame: Bytes) -> Result<(), SendError> {
 //!         Err(SendError::Unreachable)
 //!     }
 //! }
@@ -39,8 +39,6 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
-
-use bytes::Bytes;
 
 use crate::clock::Clock;
 use crate::id::NodeId;
@@ -167,7 +165,7 @@ pub async fn run(
         last = Source::Network;
         for inbound in inbox.drain(..) {
             match inbound {
-                Inbound::Frame { from, frame } => node.handle_frame(now, from, Bytes::from(frame)),
+                Inbound::Frame { from, frame } => node.handle_frame(now, from, frame),
                 Inbound::Peer { peer, status } => node.handle_peer(now, peer, status),
             }
         }

@@ -11,12 +11,12 @@
 //!
 //! ```
 //! use mesh_core::frame::{FrameBuilder, sections};
-//! use mesh_core::{Bytes, ProtocolId};
+//! use mesh_core::ProtocolId;
 //!
 //! let mut builder = FrameBuilder::new(1024);
 //! builder.push(ProtocolId(1), b"hello");
 //! builder.push(ProtocolId(1), b"world");
-//! let frame = Bytes::from(builder.pop().unwrap());
+//! let frame = builder.pop().unwrap();
 //!
 //! let section = sections(&frame).unwrap().next().unwrap().unwrap();
 //! let messages: Vec<_> = section.messages().map(|m| m.unwrap().remaining()).collect();
@@ -73,7 +73,7 @@ pub struct FrameBuilder {
     open: Vec<u8>,
     /// Where the open section starts, and whose it is.
     section: Option<(ProtocolId, usize)>,
-    full: VecDeque<Vec<u8>>,
+    full: VecDeque<Bytes>,
     /// How long the last frame was: the next one is likely to be as long.
     frame_len_hint: usize,
 }
@@ -129,25 +129,33 @@ impl FrameBuilder {
             }
             return self.push(protocol, &tail);
         }
-        self.set_len_at(header, self.open.len() - message);
-        self.set_len_at(section + 4, self.open.len() - section - SECTION_HEADER_LEN);
+        let len = self.open.len();
+        set_len_at(&mut self.open, header, len - message);
+        set_len_at(&mut self.open, section + 4, len - section - SECTION_HEADER_LEN);
         true
     }
 
-    fn set_len_at(&mut self, at: usize, len: usize) {
-        self.open[at..at + 4].copy_from_slice(&(len as u32).to_le_bytes());
+    /// Adds a whole frame, behind what was added before; `false` when it is too long. Several peers may
+    /// be given the same one, as [`lone_frame`] writes it.
+    pub fn push_frame(&mut self, frame: Bytes) -> bool {
+        if frame.len() > self.frame_len_max {
+            return false;
+        }
+        self.close();
+        self.full.push_back(frame);
+        true
     }
 
     fn close(&mut self) {
         if !self.open.is_empty() {
             self.frame_len_hint = self.open.len();
-            self.full.push_back(std::mem::take(&mut self.open));
+            self.full.push_back(std::mem::take(&mut self.open).into());
             self.section = None;
         }
     }
 
     /// Takes the oldest frame, closing the open one when it is the last.
-    pub fn pop(&mut self) -> Option<Vec<u8>> {
+    pub fn pop(&mut self) -> Option<Bytes> {
         if self.full.is_empty() {
             self.close();
         }
@@ -158,6 +166,36 @@ impl FrameBuilder {
     pub fn is_empty(&self) -> bool {
         self.full.is_empty() && self.open.is_empty()
     }
+}
+
+/// Writes a frame that holds one message into `out`, in place of what was there: for several peers, so
+/// that it is encoded once. The message begins at [`FRAME_OVERHEAD`].
+///
+/// ```
+/// use mesh_core::frame::{FRAME_OVERHEAD, FrameBuilder, lone_frame};
+/// use mesh_core::{Bytes, ProtocolId};
+///
+/// let mut frame = Vec::new();
+/// lone_frame(&mut frame, ProtocolId(1), |out| out.extend_from_slice(b"hello"));
+/// assert_eq!(&frame[FRAME_OVERHEAD..], b"hello");
+///
+/// let frame = Bytes::from(frame);
+/// let mut builders = [FrameBuilder::new(1024), FrameBuilder::new(1024)];
+/// assert!(builders.iter_mut().all(|builder| builder.push_frame(frame.clone())));
+/// ```
+pub fn lone_frame(out: &mut Vec<u8>, protocol: ProtocolId, encode: impl FnOnce(&mut Vec<u8>)) {
+    out.clear();
+    out.push(FRAME_VERSION);
+    out.extend_from_slice(&protocol.0.to_le_bytes());
+    out.extend_from_slice(&[0; 4 + MESSAGE_HEADER_LEN]);
+    encode(out);
+    let len = out.len();
+    set_len_at(out, FRAME_OVERHEAD - MESSAGE_HEADER_LEN, len - FRAME_OVERHEAD);
+    set_len_at(out, FRAME_OVERHEAD - MESSAGE_HEADER_LEN - 4, len - FRAME_OVERHEAD + MESSAGE_HEADER_LEN);
+}
+
+fn set_len_at(frame: &mut [u8], at: usize, len: usize) {
+    frame[at..at + 4].copy_from_slice(&(len as u32).to_le_bytes());
 }
 
 /// The messages of one protocol in a frame.
@@ -283,6 +321,22 @@ mod tests {
         let mut builder = FrameBuilder::new(FRAME_OVERHEAD);
         assert!(builder.push(ProtocolId(1), b""));
         assert_eq!(builder.pop().map(|frame| frame.len()), Some(FRAME_OVERHEAD));
+    }
+
+    #[test]
+    fn a_frame_of_its_own_keeps_the_order_and_the_limit() {
+        let mut frame = vec![9; 100];
+        lone_frame(&mut frame, ProtocolId(2), |out| out.extend_from_slice(b"shared"));
+        assert_eq!(frame.len(), FRAME_OVERHEAD + 6);
+        let frame = Bytes::from(frame);
+        let mut builder = FrameBuilder::new(frame.len());
+        assert!(builder.push(ProtocolId(1), b"before"));
+        assert!(builder.push_frame(frame.clone()));
+        assert!(builder.push(ProtocolId(1), b"after"));
+        let walked: Vec<_> = std::iter::from_fn(|| builder.pop()).map(|frame| walk(&frame).unwrap()).collect();
+        let alone = |protocol, message: &[u8]| vec![(ProtocolId(protocol), vec![message.to_vec()])];
+        assert_eq!(walked, [alone(1, b"before"), alone(2, b"shared"), alone(1, b"after")]);
+        assert!(!FrameBuilder::new(frame.len() - 1).push_frame(frame));
     }
 
     #[test]

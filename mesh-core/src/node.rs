@@ -277,7 +277,7 @@ impl Outputs {
         builder
     }
 
-    fn poll_frame(&mut self) -> Option<(NodeId, Vec<u8>)> {
+    fn poll_frame(&mut self) -> Option<(NodeId, Bytes)> {
         while let Some(to) = self.ready.front().copied() {
             if let Some(frame) = self.builders.get_mut(&to).and_then(FrameBuilder::pop) {
                 return Some((to, frame));
@@ -466,7 +466,7 @@ impl NodeCore {
 
     /// Takes a frame to send.
     #[must_use]
-    pub fn poll_transmit(&mut self) -> Option<(NodeId, Vec<u8>)> {
+    pub fn poll_transmit(&mut self) -> Option<(NodeId, Bytes)> {
         let (to, frame) = self.outputs.poll_frame()?;
         self.counters.frames_out.increment();
         self.counters.bytes_out.add(frame.len() as u64);

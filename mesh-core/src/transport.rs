@@ -10,6 +10,7 @@
 use std::fmt::Debug;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use crate::frame::FRAME_LEN_MAX;
 use crate::id::NodeId;
@@ -39,11 +40,12 @@ pub trait Transport: Send + Debug + 'static {
 
 /// Sends without waiting: a slow peer costs its own frames, never the node's progress.
 pub trait FrameSender: Send + Debug {
-    /// Hands `frame` over for `to`. The frame may still be lost afterwards.
+    /// Hands `frame` over for `to`. The frame may still be lost afterwards, and its bytes may be shared
+    /// with frames for others.
     ///
     /// # Errors
     /// [`SendError`] when it was dropped at once, and why.
-    fn try_send(&mut self, to: NodeId, frame: Vec<u8>) -> Result<(), SendError>;
+    fn try_send(&mut self, to: NodeId, frame: Bytes) -> Result<(), SendError>;
 }
 
 /// What comes from the network.
@@ -54,7 +56,7 @@ pub enum Inbound {
         /// Who sent it.
         from: NodeId,
         /// What it holds.
-        frame: Vec<u8>,
+        frame: Bytes,
     },
     /// The link to a peer changed.
     Peer {

@@ -126,7 +126,7 @@ impl Node {
     }
 
     fn frames(&mut self) -> Vec<(NodeId, Bytes)> {
-        std::iter::from_fn(|| self.core.poll_transmit()).map(|(to, frame)| (to, frame.into())).collect()
+        std::iter::from_fn(|| self.core.poll_transmit()).collect()
     }
 }
 

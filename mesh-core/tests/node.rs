@@ -83,14 +83,14 @@ fn command(node: &mut NodeCore) {
 fn frame(protocol: ProtocolId, messages: &[&[u8]]) -> Bytes {
     let mut builder = FrameBuilder::new(1000);
     messages.iter().for_each(|message| assert!(builder.push(protocol, message)));
-    Bytes::from(builder.pop().unwrap())
+    builder.pop().unwrap()
 }
 
 fn sent(node: &mut NodeCore) -> Vec<u64> {
     let mut all = Vec::new();
     while let Some((to, frame)) = node.poll_transmit() {
         assert_eq!(to, PEER);
-        for section in sections(&Bytes::from(frame)).unwrap() {
+        for section in sections(&frame).unwrap() {
             let messages = section.unwrap().messages();
             all.extend(messages.map(|m| mesh_core::wire::from_slice::<u64>(m.unwrap().remaining()).unwrap()));
         }

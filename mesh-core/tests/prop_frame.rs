@@ -5,8 +5,7 @@ use mesh_core::{Bytes, ProtocolId};
 use proptest::prelude::*;
 
 /// The messages in a frame, in order, with whose they are.
-fn walk(frame: Vec<u8>) -> Result<Vec<(ProtocolId, Vec<u8>)>, FrameError> {
-    let frame = Bytes::from(frame);
+fn walk(frame: Bytes) -> Result<Vec<(ProtocolId, Vec<u8>)>, FrameError> {
     let mut all = Vec::new();
     for section in sections(&frame)? {
         let section = section?;
@@ -51,7 +50,7 @@ proptest! {
         tail in prop::collection::vec(prop_oneof![3 => Just(0u8), 2 => 0..12u8, 1 => any::<u8>()], 0..200),
     ) {
         let frame = [&[FRAME_VERSION], &tail[..]].concat();
-        if let Ok(messages) = walk(frame.clone()) {
+        if let Ok(messages) = walk(frame.clone().into()) {
             let held: usize = messages.iter().map(|(_, message)| 4 + message.len()).sum();
             prop_assert!(held < frame.len());
         }

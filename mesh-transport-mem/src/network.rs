@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use futures::task::AtomicWaker;
-use mesh_core::{FrameSender, Inbound, NodeId, PeerStatus, SendError, Transport, TransportError};
+use mesh_core::{Bytes, FrameSender, Inbound, NodeId, PeerStatus, SendError, Transport, TransportError};
 
 /// Bytes that may wait at one endpoint: 64 MiB. A sender over it is told [`SendError::Congested`].
 pub const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -24,11 +24,11 @@ pub const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
 ///
 /// let network = MemNetwork::new();
 /// let (one, mut two) = (network.endpoint(NodeId(1)), network.endpoint(NodeId(2)));
-/// one.sender().try_send(NodeId(2), b"hello".to_vec())?;
+/// one.sender().try_send(NodeId(2), "hello".into())?;
 ///
 /// let mut inbox = Vec::with_capacity(8);
 /// futures_executor::block_on(two.recv(&mut inbox))?;
-/// assert!(inbox.contains(&Inbound::Frame { from: NodeId(1), frame: b"hello".to_vec() }));
+/// assert!(inbox.contains(&Inbound::Frame { from: NodeId(1), frame: "hello".into() }));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, Default)]
@@ -164,7 +164,7 @@ struct MemSender {
 }
 
 impl MemSender {
-    fn try_push(&mut self, to: NodeId, frame: Vec<u8>) -> Result<(), (SendError, Vec<u8>)> {
+    fn try_push(&mut self, to: NodeId, frame: Bytes) -> Result<(), (SendError, Bytes)> {
         let Some(inbox) = self.known.get(&to) else { return Err((SendError::Unreachable, frame)) };
         let mut state = lock(&inbox.state);
         if state.closed {
@@ -188,7 +188,7 @@ impl MemSender {
 }
 
 impl FrameSender for MemSender {
-    fn try_send(&mut self, to: NodeId, frame: Vec<u8>) -> Result<(), SendError> {
+    fn try_send(&mut self, to: NodeId, frame: Bytes) -> Result<(), SendError> {
         match self.try_push(to, frame) {
             Err((SendError::Unreachable, frame)) => {
                 // The peer may have joined, or joined again, since it was looked up.
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(received(&mut one), [Inbound::Peer { peer: NodeId(2), status: PeerStatus::Connected }]);
         drop(two);
         assert_eq!(received(&mut one), [Inbound::Peer { peer: NodeId(2), status: PeerStatus::Disconnected }]);
-        assert_eq!(one.sender().try_send(NodeId(2), vec![1]), Err(SendError::Unreachable));
+        assert_eq!(one.sender().try_send(NodeId(2), Bytes::from_static(&[1])), Err(SendError::Unreachable));
     }
 
     #[test]
@@ -231,12 +231,12 @@ mod tests {
         let one = network.endpoint(NodeId(1));
         let mut sender = one.sender();
         let two = network.endpoint(NodeId(2));
-        assert_eq!(sender.try_send(NodeId(2), vec![1]), Ok(()));
+        assert_eq!(sender.try_send(NodeId(2), Bytes::from_static(&[1])), Ok(()));
         drop(two);
-        assert_eq!(sender.try_send(NodeId(2), vec![2]), Err(SendError::Unreachable));
+        assert_eq!(sender.try_send(NodeId(2), Bytes::from_static(&[2])), Err(SendError::Unreachable));
         let mut two = network.endpoint(NodeId(2));
-        assert_eq!(sender.try_send(NodeId(2), vec![3]), Ok(()));
-        assert!(received(&mut two).contains(&Inbound::Frame { from: NodeId(1), frame: vec![3] }));
+        assert_eq!(sender.try_send(NodeId(2), Bytes::from_static(&[3])), Ok(()));
+        assert!(received(&mut two).contains(&Inbound::Frame { from: NodeId(1), frame: Bytes::from_static(&[3]) }));
     }
 
     #[test]
@@ -246,13 +246,13 @@ mod tests {
         let mut two = network.endpoint(NodeId(2));
         received(&mut one);
         let mut sender = one.sender();
-        let frame = vec![0; INBOX_BYTES_MAX / 4];
+        let frame = Bytes::from(vec![0; INBOX_BYTES_MAX / 4]);
         for _ in 0..4 {
             assert_eq!(sender.try_send(NodeId(2), frame.clone()), Ok(()));
         }
-        assert_eq!(sender.try_send(NodeId(2), vec![0]), Err(SendError::Congested));
+        assert_eq!(sender.try_send(NodeId(2), Bytes::from_static(&[0])), Err(SendError::Congested));
         received(&mut two);
         assert_eq!(received(&mut one), [Inbound::Peer { peer: NodeId(2), status: PeerStatus::Writable }]);
-        assert_eq!(sender.try_send(NodeId(2), vec![0]), Ok(()));
+        assert_eq!(sender.try_send(NodeId(2), Bytes::from_static(&[0])), Ok(()));
     }
 }

@@ -227,7 +227,7 @@ impl Transport for Jammed {
 }
 
 impl FrameSender for Jammed {
-    fn try_send(&mut self, to: NodeId, _frame: Vec<u8>) -> Result<(), SendError> {
+    fn try_send(&mut self, to: NodeId, _frame: Bytes) -> Result<(), SendError> {
         self.0.lock().unwrap().push(to);
         if to == PEER { Err(SendError::Congested) } else { Ok(()) }
     }

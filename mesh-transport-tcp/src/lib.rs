@@ -24,9 +24,9 @@
 //! });
 //! a.control().address_book().set(ids[1], [b.local_addr()]);
 //!
-//! a.sender().try_send(ids[1], b"hello".to_vec())?;
+//! a.sender().try_send(ids[1], "hello".into())?;
 //! let mut inbox = Vec::with_capacity(16);
-//! while !inbox.contains(&Inbound::Frame { from: ids[0], frame: b"hello".to_vec() }) {
+//! while !inbox.contains(&Inbound::Frame { from: ids[0], frame: "hello".into() }) {
 //!     block_on(b.recv(&mut inbox))?;
 //! }
 //! # Ok(())

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use mesh_core::{Inbound, NodeId, PeerStatus, SendError, TransportError};
+use mesh_core::{Bytes, Inbound, NodeId, PeerStatus, SendError, TransportError};
 
 use crate::address_book::AddressBook;
 use crate::stats::Counters;
@@ -73,7 +73,7 @@ impl Shared {
         self.wake_thread();
     }
 
-    pub(crate) fn try_send(&self, to: NodeId, frame: Vec<u8>) -> Result<(), SendError> {
+    pub(crate) fn try_send(&self, to: NodeId, frame: Bytes) -> Result<(), SendError> {
         if frame.len() > self.frame_len_max {
             return Err(SendError::TooLong);
         }
@@ -129,7 +129,7 @@ pub(crate) enum Route {
 /// Frames for one peer that the I/O thread has not taken yet.
 #[derive(Debug)]
 struct Outlet {
-    frames: VecDeque<Vec<u8>>,
+    frames: VecDeque<Bytes>,
     bytes: usize,
     route: Route,
     congested: bool,
@@ -158,7 +158,7 @@ enum Refused {
 }
 
 impl Outbound {
-    fn submit(&mut self, to: NodeId, frame: Vec<u8>, has_address: impl FnOnce() -> bool) -> Result<(), Refused> {
+    fn submit(&mut self, to: NodeId, frame: Bytes, has_address: impl FnOnce() -> bool) -> Result<(), Refused> {
         if self.closed || !(self.outlets.contains_key(&to) || has_address()) {
             return Err(Refused::Unreachable);
         }
@@ -205,7 +205,7 @@ impl Outbound {
 
     /// Moves at least one frame and no more than `bytes` with the others to `frames`, and says
     /// whether a full queue has room again.
-    pub(crate) fn take(&mut self, peer: NodeId, mut bytes: usize, frames: &mut Vec<Vec<u8>>) -> bool {
+    pub(crate) fn take(&mut self, peer: NodeId, mut bytes: usize, frames: &mut Vec<Bytes>) -> bool {
         let Some(outlet) = self.outlets.get_mut(&peer) else { return false };
         while outlet.frames.front().is_some_and(|frame| frames.is_empty() || frame.len() <= bytes)
             && let Some(frame) = outlet.frames.pop_front()
@@ -359,11 +359,11 @@ mod tests {
     fn a_full_queue_drops_says_so_once_and_says_when_it_has_room() {
         let mut outbound = outbound(1000);
         let mut sent = 0;
-        while sent < 100 && outbound.submit(PEER, vec![0; 100], || true).is_ok() {
+        while sent < 100 && outbound.submit(PEER, vec![0; 100].into(), || true).is_ok() {
             sent += 1;
         }
         assert_eq!(sent, 6, "each frame costs 164 bytes");
-        assert_eq!(outbound.submit(PEER, vec![0; 100], || true), Err(Refused::Congested));
+        assert_eq!(outbound.submit(PEER, vec![0; 100].into(), || true), Err(Refused::Congested));
         let mut frames = Vec::new();
         assert!(!outbound.take(PEER, 100, &mut frames));
         frames.clear();
@@ -374,26 +374,26 @@ mod tests {
     #[test]
     fn the_longest_frame_fits_an_empty_queue() {
         let mut outbound = outbound(1000);
-        assert_eq!(outbound.submit(PEER, vec![0; 1000], || true), Ok(()));
+        assert_eq!(outbound.submit(PEER, vec![0; 1000].into(), || true), Ok(()));
     }
 
     #[test]
     fn without_an_address_or_a_link_there_is_no_way() {
         let mut outbound = outbound(1000);
-        assert_eq!(outbound.submit(PEER, vec![1], || false), Err(Refused::Unreachable));
+        assert_eq!(outbound.submit(PEER, vec![1].into(), || false), Err(Refused::Unreachable));
         outbound.set_route(PEER, Route::Up);
-        assert_eq!(outbound.submit(PEER, vec![1], || false), Ok(()));
+        assert_eq!(outbound.submit(PEER, vec![1].into(), || false), Ok(()));
         assert_eq!(outbound.set_route(PEER, Route::Down), 1);
-        assert_eq!(outbound.submit(PEER, vec![1], || true), Err(Refused::Unreachable));
+        assert_eq!(outbound.submit(PEER, vec![1].into(), || true), Err(Refused::Unreachable));
         outbound.close();
         outbound.set_route(PEER, Route::Up);
-        assert_eq!(outbound.submit(PEER, vec![1], || true), Err(Refused::Unreachable));
+        assert_eq!(outbound.submit(PEER, vec![1].into(), || true), Err(Refused::Unreachable));
     }
 
     #[test]
     fn statuses_of_a_node_that_does_not_look_stay_bounded_and_the_last_counts() {
         let mut inbound = InboundQueue { bytes_max: 1000, ..InboundQueue::default() };
-        inbound.push(&mut vec![Inbound::Frame { from: PEER, frame: vec![1] }]);
+        inbound.push(&mut vec![Inbound::Frame { from: PEER, frame: Bytes::from_static(&[1]) }]);
         for round in 0..10_000_u128 {
             inbound.push_status(NodeId(round % 3), PeerStatus::Connected);
             inbound.push_status(NodeId(round % 3), PeerStatus::Disconnected);
@@ -403,14 +403,14 @@ mod tests {
         assert!(inbound.poll(&Context::from_waker(Waker::noop()), &mut inbox).is_ready());
         let last = Inbound::Peer { peer: NodeId(0), status: PeerStatus::Disconnected };
         assert_eq!(inbox.last(), Some(&last));
-        assert_eq!(inbox[0], Inbound::Frame { from: PEER, frame: vec![1] });
+        assert_eq!(inbox[0], Inbound::Frame { from: PEER, frame: Bytes::from_static(&[1]) });
         assert_eq!((inbound.bytes, inbound.statuses), (0, 0));
     }
 
     #[test]
     fn reading_stops_at_the_limit_and_goes_on_at_half_of_it() {
         let mut inbound = InboundQueue { bytes_max: 1000, ..InboundQueue::default() };
-        let frame = || Inbound::Frame { from: PEER, frame: vec![0; 100] };
+        let frame = || Inbound::Frame { from: PEER, frame: vec![0; 100].into() };
         assert!(!inbound.push(&mut (0..6).map(|_| frame()).collect()));
         assert!(inbound.push(&mut vec![frame()]));
         let cx = Context::from_waker(Waker::noop());

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use mesh_core::{Inbound, Instant, NodeId, PeerStatus, Rng64, Timers};
+use mesh_core::{Bytes, Inbound, Instant, NodeId, PeerStatus, Rng64, Timers};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
@@ -125,7 +125,7 @@ pub(crate) struct Reactor {
     buffer: Vec<u8>,
     events: Vec<LinkEvent>,
     batch: Vec<Inbound>,
-    frames: Vec<Vec<u8>>,
+    frames: Vec<Bytes>,
     dirty: Vec<NodeId>,
 }
 
@@ -492,7 +492,7 @@ impl Reactor {
                         && let Some(from) = connection.link.peer()
                     {
                         connection.used = now;
-                        self.batch.push(Inbound::Frame { from, frame });
+                        self.batch.push(Inbound::Frame { from, frame: frame.into() });
                     }
                 }
                 LinkEvent::Peers(peers) => self.on_peers(peers),

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use mesh_core::{FrameSender, Inbound, NodeId, SendError, Transport, TransportError};
+use mesh_core::{Bytes, FrameSender, Inbound, NodeId, SendError, Transport, TransportError};
 use mio::net::TcpListener;
 use mio::{Interest, Poll as Poller, Waker};
 
@@ -138,7 +138,7 @@ impl Transport for TcpTransport {
 struct TcpSender(Arc<Shared>);
 
 impl FrameSender for TcpSender {
-    fn try_send(&mut self, to: NodeId, frame: Vec<u8>) -> Result<(), SendError> {
+    fn try_send(&mut self, to: NodeId, frame: Bytes) -> Result<(), SendError> {
         self.0.try_send(to, frame)
     }
 }

@@ -46,8 +46,8 @@ fn what_waits_goes_out_together() {
 fn what_cannot_be_sent_is_said_at_once() {
     let mut node = TcpTransport::bind(TcpConfig { frame_len_max: 1024, ..config(1) }).unwrap();
     let mut sender = node.sender();
-    assert_eq!(sender.try_send(id(2), vec![1]), Err(SendError::Unreachable));
-    assert_eq!(sender.try_send(id(2), vec![1; 1025]), Err(SendError::TooLong));
+    assert_eq!(sender.try_send(id(2), vec![1].into()), Err(SendError::Unreachable));
+    assert_eq!(sender.try_send(id(2), vec![1; 1025].into()), Err(SendError::TooLong));
     assert_eq!(node.frame_len_max(), 1024);
     let control = node.control();
     assert_eq!(control.stats().dropped_unreachable, 1);
@@ -55,7 +55,7 @@ fn what_cannot_be_sent_is_said_at_once() {
     let _ = futures::FutureExt::now_or_never(node.recv(&mut Vec::new()));
     node.close(FLUSH);
     control.address_book().set(id(2), [localhost()]);
-    assert_eq!(sender.try_send(id(2), vec![1]), Err(SendError::Unreachable));
+    assert_eq!(sender.try_send(id(2), vec![1].into()), Err(SendError::Unreachable));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use mesh_consensus::raft::{Message, Raft, RaftCommand, RaftConfig, RaftReply};
 use mesh_core::frame::{FRAME_LEN_MAX, FrameBuilder, sections};
 use mesh_core::snapshot::MemSnapshots;
 use mesh_core::{
-    Bytes, Context, Instant, NodeId, Outbox, Outgoing, Protocol, ProtocolId, RequestId, Rng64, SnapshotRead, Wire as _,
+    Context, Instant, NodeId, Outbox, Outgoing, Protocol, ProtocolId, RequestId, Rng64, SnapshotRead, Wire as _,
 };
 
 use super::Tally;
@@ -169,7 +169,6 @@ impl Engine {
                 assert!(frames.push_with(ProtocolId(1), |out| outgoing.message.encode(out)), "it fits into a frame");
             }
             while let Some(frame) = frames.pop() {
-                let frame = Bytes::from(frame);
                 for section in sections(&frame).expect("a frame of ours") {
                     for message in section.expect("a whole section").messages() {
                         let message = Message::decode(&mut message.expect("a whole message"));

@@ -118,6 +118,16 @@ pub struct Append {
     pub entries: Entries,
 }
 
+impl Append {
+    /// Whether the two are the same message: the same entries, not only equal ones.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let Self { term, prev, commit, session, round, lease, intent, entries } = self;
+        (*term, *prev, *commit, *session) == (other.term, other.prev, other.commit, other.session)
+            && (*round, *lease, *intent) == (other.round, other.lease, other.intent)
+            && entries.is_same(&other.entries)
+    }
+}
+
 /// What an [`Append`] is for, beside its entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Intent {

@@ -53,6 +53,40 @@ impl Proposals {
     }
 }
 
+/// Appends to send. Followers that lack the same are sent the same message, which is encoded once.
+#[derive(Debug, Default)]
+struct Appends {
+    appends: Vec<(Append, Vec<NodeId>)>,
+    /// Where the next one for this follower may stand: behind those it has, so that it gets them in order.
+    from: usize,
+}
+
+impl Appends {
+    fn next_follower(&mut self) {
+        self.from = 0;
+    }
+
+    fn add(&mut self, to: NodeId, append: Append) {
+        let same = self.appends[self.from..].iter().position(|(other, _)| other.is_same(&append));
+        let at = self.from + same.unwrap_or(self.appends.len() - self.from);
+        match self.appends.get_mut(at) {
+            Some((_, followers)) => followers.push(to),
+            None => self.appends.push((append, vec![to])),
+        }
+        self.from = at + 1;
+    }
+
+    /// Not behind the log: followers write while this node does (thesis 10.2.1).
+    fn send<S: StateMachine>(self, cx: &mut Context<'_, Raft<S>>) {
+        for (append, followers) in self.appends {
+            match followers[..] {
+                [follower] => cx.send_volatile(follower, Message::Append(append)),
+                _ => cx.broadcast_volatile(followers, Message::Append(append)),
+            }
+        }
+    }
+}
+
 impl<S: StateMachine> Raft<S> {
     /// Whether more proposals are welcome in this batch; the rest wait for the next.
     pub(super) const fn batch_has_room(&self) -> bool {
@@ -145,8 +179,9 @@ impl<S: StateMachine> Raft<S> {
         self.leader = Some(self.me);
         let last = self.log.last().index;
         self.peers.retain(|peer| peer.leaving.is_none());
+        // One session for all, so that those that lack the same can be sent the same message.
+        self.sessions_begun += 1;
         for peer in &mut self.peers {
-            self.sessions_begun += 1;
             peer.reset(self.sessions_begun, cx.now(), last);
         }
         self.rounds.restart();
@@ -207,7 +242,9 @@ impl<S: StateMachine> Raft<S> {
         let (term, commit, round, lease) =
             (self.hard.term, self.commit_index, self.rounds.newest(), self.lease_asked());
         let intent = Intent::Replicate;
+        let mut appends = Appends::default();
         for peer in &mut self.peers {
+            appends.next_follower();
             while peer.is_open(&self.config) && peer.next_index <= self.log.last().index {
                 let Some(prev) = self.log.position(peer.next_index - 1) else { break };
                 let mut entries = self.log.slice(peer.next_index, self.config.max_append_bytes);
@@ -217,9 +254,8 @@ impl<S: StateMachine> Raft<S> {
                 if peer.witness {
                     entries = entries.without_commands();
                 }
-                // Not behind the log: followers write while this node does (thesis 10.2.1).
-                let append = Append { term, prev, commit, session: peer.session, round, lease, intent, entries };
-                cx.send_volatile(peer.id, Message::Append(append));
+                appends
+                    .add(peer.id, Append { term, prev, commit, session: peer.session, round, lease, intent, entries });
             }
             let told = commit.min(peer.next_index - 1);
             if told > peer.commit_told
@@ -229,10 +265,10 @@ impl<S: StateMachine> Raft<S> {
             {
                 peer.commit_told = told;
                 let (session, entries) = (peer.session, Entries::default());
-                let append = Append { term, prev, commit, session, round, lease, intent, entries };
-                cx.send_volatile(peer.id, Message::Append(append));
+                appends.add(peer.id, Append { term, prev, commit, session, round, lease, intent, entries });
             }
         }
+        appends.send(cx);
         self.send_snapshots(cx);
     }
 

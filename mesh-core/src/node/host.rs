@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::handle::{Asked, Handle, Mailbox, PendingReplies, Signal};
 use super::schedule::Standing;
 use super::{Outputs, WalRequest};
-use crate::frame::{FrameError, Section};
+use crate::frame::{FRAME_OVERHEAD, FrameError, Section, lone_frame};
 use crate::id::{Lsn, NodeId, ProtocolId, RequestId, SnapshotId};
 use crate::metrics::{Counter, Metrics};
 use crate::protocol::{
@@ -22,6 +22,10 @@ use crate::time::Instant;
 use crate::transport::PeerStatus;
 use crate::wal::{RecoveredLog, Wal, WalBatch, WalEntryKind};
 use crate::wire::{self, Wire};
+
+/// From this length on, in bytes, a message for several peers is one frame that they share; below it
+/// is copied into the frame of each, which holds others as well.
+const SHARED_LEN_MIN: usize = 16 * 1024;
 
 /// A [`Host`] whose protocol's types are hidden.
 pub(super) trait AnyHost: Any + Send + Debug {
@@ -118,10 +122,15 @@ impl<P: Protocol> Host<P> {
                 }
                 Recipients::Many(all) => {
                     let mut scratch = std::mem::take(&mut outputs.scratch);
-                    scratch.clear();
-                    message.encode(&mut scratch);
+                    lone_frame(&mut scratch, self.id, |out| message.encode(out));
+                    let shared = (scratch.len() >= SHARED_LEN_MIN).then(|| Bytes::from(std::mem::take(&mut scratch)));
                     for to in all {
-                        if !outputs.builder(to).push(self.id, &scratch) {
+                        let builder = outputs.builder(to);
+                        let taken = match &shared {
+                            Some(frame) => builder.push_frame(frame.clone()),
+                            None => builder.push(self.id, &scratch[FRAME_OVERHEAD..]),
+                        };
+                        if !taken {
                             self.messages_too_long.increment();
                         }
                     }

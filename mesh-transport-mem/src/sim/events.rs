@@ -234,7 +234,7 @@ impl<H: 'static> Sim<H> {
         while let Some((to, frame)) =
             self.machines[at].running.as_mut().and_then(|running| running.core.poll_transmit())
         {
-            self.send(at, to, frame.into());
+            self.send(at, to, frame);
         }
         let machine = &mut self.machines[at];
         let Some(running) = &mut machine.running else { return };

@@ -100,14 +100,14 @@ impl Node {
     }
 
     pub(crate) fn send(&mut self, to: NodeId, frame: &[u8]) -> bool {
-        self.sender.try_send(to, frame.to_vec()).is_ok()
+        self.sender.try_send(to, frame.to_vec().into()).is_ok()
     }
 
     pub(crate) fn frames_from(&self, peer: NodeId) -> Vec<Vec<u8>> {
         let seen = self.seen.lock().unwrap();
         seen.iter()
             .filter_map(|item| match item {
-                Inbound::Frame { from, frame } if *from == peer => Some(frame.clone()),
+                Inbound::Frame { from, frame } if *from == peer => Some(frame.to_vec()),
                 _ => None,
             })
             .collect()
