@@ -4,7 +4,7 @@
 use mesh_benches::scenario::raft::Scenario;
 
 /// Seeds within which each bug is found.
-const SEEDS: u64 = 1_000;
+const SEEDS: u64 = 5_000;
 
 /// The bugs that this campaign finds. Figure 8 of the paper takes a schedule that chance hardly ever
 /// draws; the scripted test `c16_entries_of_earlier_terms_are_not_committed_by_counting` of
