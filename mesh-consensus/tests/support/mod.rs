@@ -208,7 +208,7 @@ pub fn config() -> RaftConfig {
         election_timeout: Duration::from_millis(1000),
         heartbeat_interval: Duration::from_millis(100),
         #[cfg(feature = "planted")]
-        plant: planting::planted(),
+        plant: planted(),
         ..RaftConfig::default()
     }
 }
