@@ -12,6 +12,15 @@
 //! kv get colour --nodes $NODES
 //! kv status --nodes 127.0.0.1:8002
 //! ```
+//!
+//! A fourth server takes the place of the third, without a stop:
+//!
+//! ```sh
+//! D=$(kv id --data d)
+//! kv serve --data d --join --listen 127.0.0.1:7004 --clients 127.0.0.1:8004 --peer $A@127.0.0.1:7001 --peer $B@127.0.0.1:7002 &
+//! kv change --voters $A,$B,$D --nodes $NODES
+//! kv transfer --to $D --nodes $NODES
+//! ```
 
 use std::fs;
 use std::net::SocketAddr;
@@ -25,7 +34,7 @@ use clap::{Parser, Subcommand};
 use mesh_consensus::raft::RaftConfig;
 use mesh_core::NodeId;
 use mesh_core::identity::SecretKey;
-use mesh_examples::client::{Answer, Client, Request};
+use mesh_examples::client::{Answer, Client, Members, Request};
 use mesh_examples::node::{NodeOptions, ServeError, run_node};
 use mesh_examples::store::StoreCommand;
 
@@ -62,6 +71,9 @@ enum Action {
         /// Another node, as ID@ADDRESS, or as ID where another peer knows its address
         #[arg(long = "peer", value_name = "ID[@ADDRESS]")]
         peers: Vec<Peer>,
+        /// Wait to be added to a group that runs already, with `kv change`
+        #[arg(long)]
+        join: bool,
         /// How long to hear nothing from the leader before standing for election, in milliseconds
         #[arg(long, default_value_t = 1000)]
         election_timeout_ms: u64,
@@ -76,15 +88,40 @@ enum Action {
         #[command(flatten)]
         to: To,
     },
-    /// Print the value of a key
+    /// Print the value of a key; any node can tell
     Get {
         key: String,
+        /// How old the answer may be, in milliseconds; without it, it is as of now
+        #[arg(long)]
+        stale_ms: Option<u64>,
         #[command(flatten)]
         to: To,
     },
     /// Remove a key; prints the value it had
     Delete {
         key: String,
+        #[command(flatten)]
+        to: To,
+    },
+    /// Change who the group is made of; prints it once it is so
+    Change {
+        /// Those who vote and keep data
+        #[arg(long, required = true, value_name = "ID", value_delimiter = ',')]
+        voters: Vec<NodeId>,
+        /// Those who keep data and do not vote
+        #[arg(long, value_name = "ID", value_delimiter = ',')]
+        learners: Vec<NodeId>,
+        /// Those who vote and keep no data
+        #[arg(long, value_name = "ID", value_delimiter = ',')]
+        witnesses: Vec<NodeId>,
+        #[command(flatten)]
+        to: To,
+    },
+    /// Hand leadership over; prints who leads then
+    Transfer {
+        /// To whom; without it, to the fittest
+        #[arg(long = "to", value_name = "ID")]
+        successor: Option<NodeId>,
         #[command(flatten)]
         to: To,
     },
@@ -97,7 +134,7 @@ enum Action {
 
 #[derive(Debug, clap::Args)]
 struct To {
-    /// Where nodes listen for clients; they are tried until one leads
+    /// Where nodes listen for clients; they are tried until one can answer
     #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:8000")]
     nodes: Vec<SocketAddr>,
     /// How long to try, in seconds
@@ -129,17 +166,23 @@ impl FromStr for Peer {
 fn main() -> ExitCode {
     let done = match Arguments::parse().action {
         Action::Id { data } => id(data),
-        Action::Serve { data, id, listen, clients, peers, election_timeout_ms, heartbeat_ms } => {
+        Action::Serve { data, id, listen, clients, peers, join, election_timeout_ms, heartbeat_ms } => {
             let raft = RaftConfig {
                 election_timeout: Duration::from_millis(election_timeout_ms),
                 heartbeat_interval: Duration::from_millis(heartbeat_ms),
                 ..RaftConfig::default()
             };
-            serve(data, id, listen, clients, &peers, raft)
+            serve(data, id, listen, clients, &peers, join, raft)
         }
         Action::Put { key, value, to } => ask(&to, &Request::Command(StoreCommand::Put { key, value }), false),
-        Action::Get { key, to } => ask(&to, &Request::Command(StoreCommand::Get { key }), true),
+        Action::Get { key, stale_ms, to } => ask(&to, &Request::Get { key, stale_ms }, true),
         Action::Delete { key, to } => ask(&to, &Request::Command(StoreCommand::Delete { key }), false),
+        Action::Change { voters, learners, witnesses, to } => {
+            let ids = |nodes: Vec<NodeId>| nodes.into_iter().map(|node| node.0).collect();
+            let members = Members { voters: ids(voters), learners: ids(learners), witnesses: ids(witnesses) };
+            ask(&to, &Request::ChangeMembership(members), false)
+        }
+        Action::Transfer { successor, to } => ask(&to, &Request::Transfer(successor.map(|node| node.0)), false),
         Action::Status { to } => ask(&to, &Request::Status, false),
     };
     done.unwrap_or_else(|(problem, code)| {
@@ -164,6 +207,7 @@ fn serve(
     listen: SocketAddr,
     clients: SocketAddr,
     peers: &[Peer],
+    joins: bool,
     raft: RaftConfig,
 ) -> Result<ExitCode, Problem> {
     let problem = |error: ServeError| (error.to_string(), if error.is_usage() { 2 } else { 1 });
@@ -177,7 +221,7 @@ fn serve(
     }
     let members = peers.iter().map(|peer| peer.id).chain([me]).collect();
     let addresses = peers.iter().filter_map(|peer| peer.address).collect();
-    let options = NodeOptions { key, members, join: addresses, listen, clients, log: data.join("log"), raft };
+    let options = NodeOptions { key, members, joins, join: addresses, listen, clients, log: data.join("log"), raft };
     run_node(options, |listen, clients| {
         println!("node {me} listens for nodes at {listen} and for clients at {clients}");
     })
@@ -203,6 +247,15 @@ fn ask(to: &To, request: &Request, is_get: bool) -> Result<ExitCode, Problem> {
                     println!("{status}");
                     return Ok(ExitCode::SUCCESS);
                 }
+                Ok(Answer::Changed(members)) => {
+                    println!("{members}");
+                    return Ok(ExitCode::SUCCESS);
+                }
+                Ok(Answer::Leads(leader)) => {
+                    println!("{}", NodeId(leader));
+                    return Ok(ExitCode::SUCCESS);
+                }
+                Ok(Answer::Impossible(why)) => return Err((why, 1)),
                 Ok(Answer::NotLeader(Some(leader))) => {
                     last = format!("{address} does not lead, {} does: give its address to --nodes", NodeId(leader));
                 }

@@ -3,6 +3,7 @@
 //! This is the application's own protocol, as any service has one; `mesh` has no part in it. A
 //! message is a length of four bytes, little endian, and so many bytes.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use mesh_consensus::raft::Membership;
 use mesh_core::{Bytes, NodeId, Wire, wire};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +28,17 @@ const CONNECTIONS_MAX: usize = 256;
 pub enum Request {
     /// Carry out a command, through the log.
     Command(StoreCommand),
+    /// Say what a key stands for: now, or at most so many milliseconds ago. Any node can.
+    Get {
+        /// Which key.
+        key: String,
+        /// How old the answer may be; without it, it is as of now.
+        stale_ms: Option<u64>,
+    },
+    /// Change who the group is made of.
+    ChangeMembership(Members),
+    /// Hand leadership over, to this node or to the fittest.
+    Transfer(Option<u128>),
     /// Say how you are.
     Status,
     /// Stop in good order.
@@ -33,11 +46,55 @@ pub enum Request {
 }
 mesh_core::wire_bincode!(Request);
 
+/// Who a group is made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// Those who vote and keep data.
+    pub voters: Vec<u128>,
+    /// Those who keep data and do not vote.
+    pub learners: Vec<u128>,
+    /// Those who vote and keep no data.
+    pub witnesses: Vec<u128>,
+}
+
+impl From<Membership> for Members {
+    fn from(membership: Membership) -> Self {
+        let ids = |nodes: BTreeSet<NodeId>| nodes.into_iter().map(|node| node.0).collect();
+        Self {
+            voters: ids(membership.voters),
+            learners: ids(membership.learners),
+            witnesses: ids(membership.witnesses),
+        }
+    }
+}
+
+impl From<Members> for Membership {
+    fn from(members: Members) -> Self {
+        let nodes = |ids: Vec<u128>| ids.into_iter().map(NodeId).collect();
+        Self { voters: nodes(members.voters), learners: nodes(members.learners), witnesses: nodes(members.witnesses) }
+    }
+}
+
+impl fmt::Display for Members {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds = [("voter", &self.voters), ("learner", &self.learners), ("witness", &self.witnesses)];
+        let lines = kinds.into_iter().flat_map(|(kind, ids)| ids.iter().map(move |id| (kind, NodeId(*id))));
+        let lines: Vec<_> = lines.map(|(kind, id)| format!("{kind:<8} {id}")).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
 /// What a node answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// The command was carried out; this is the value that the key had before.
+    /// The command was carried out, and this is the value that the key had before; or what it stands for.
     Done(Option<String>),
+    /// The group is made of these now.
+    Changed(Members),
+    /// This node leads now.
+    Leads(u128),
+    /// That cannot be done.
+    Impossible(String),
     /// Ask this node, where it is known; the command was not carried out.
     NotLeader(Option<u128>),
     /// Not now: the command was not carried out.
@@ -62,6 +119,8 @@ pub struct NodeStatus {
     pub term: u64,
     /// The leader it knows.
     pub leader: Option<u128>,
+    /// Who the group is made of, as far as it knows.
+    pub members: Members,
     /// How far it knows the log to be committed.
     pub commit_index: u64,
     /// How far it has applied the log.
@@ -80,6 +139,7 @@ impl fmt::Display for NodeStatus {
             Some(leader) => writeln!(f, "leader   {}", NodeId(leader))?,
             None => writeln!(f, "leader   none known")?,
         }
+        writeln!(f, "{}", self.members)?;
         writeln!(f, "log      committed {}, applied {}", self.commit_index, self.applied_index)?;
         write!(f, "store    {} keys, digest {}", self.keys, self.digest)
     }
@@ -168,12 +228,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         serve(listener, |request| match request {
-            Request::Command(StoreCommand::Get { key }) => Answer::Done(Some(key)),
+            Request::Get { key, .. } => Answer::Done(Some(key)),
             _ => Answer::Unknown,
         });
         let patience = Duration::from_secs(10);
         let mut client = Client::connect(address, patience).unwrap();
-        let get = Request::Command(StoreCommand::Get { key: "a".into() });
+        let get = Request::Get { key: "a".into(), stale_ms: None };
         assert_eq!(client.ask(&get).unwrap(), Answer::Done(Some("a".into())));
         assert_eq!(client.ask(&Request::Status).unwrap(), Answer::Unknown);
 

@@ -9,8 +9,7 @@
 //! let mut store = Store::default();
 //! let put = StoreCommand::Put { key: "colour".into(), value: "green".into() };
 //! assert_eq!(store.apply(LogIndex(1), put), None);
-//! let get = StoreCommand::Get { key: "colour".into() };
-//! assert_eq!(store.apply(LogIndex(2), get), Some("green".into()));
+//! assert_eq!(store.query("colour".into()), Some("green".into()));
 //! ```
 
 pub mod client;

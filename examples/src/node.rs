@@ -1,14 +1,19 @@
 //! One node of the examples as a process: a replicated store over TCP with a log on disk, and a port
 //! for clients.
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use futures::executor::block_on;
-use mesh_consensus::raft::{ConfigError, ProposeError, Raft, RaftConfig, RaftHandle as _};
+use mesh_consensus::raft::{
+    ChangeError, ConfigError, Membership, ProposeError, Raft, RaftConfig, RaftEvent, RaftHandle as _, ReadPolicy,
+    TransferError,
+};
 use mesh_core::identity::{KeyError, SecretKey};
 use mesh_core::{
     FileWal, Handle, LogIndex, NodeBuilder, NodeError, NodeHandle, NodeId, ProtocolId, RestoreError, SnapshotSource,
@@ -30,8 +35,10 @@ const SILENCE: Duration = Duration::from_secs(3);
 pub struct NodeOptions {
     /// Its key; its id follows from it.
     pub key: SecretKey,
-    /// All members, itself included: they vote, and nobody else may connect.
+    /// All members, itself included. They may connect, and whoever is added to them later.
     pub members: Vec<NodeId>,
+    /// Whether it waits to be added to a group that runs already. Else the members are its first voters.
+    pub joins: bool,
     /// Addresses of other nodes, one of which is enough: the rest is learned from it.
     pub join: Vec<SocketAddr>,
     /// Where it listens for nodes.
@@ -126,7 +133,10 @@ pub fn run_node(options: NodeOptions, listening: impl FnOnce(SocketAddr, SocketA
         return Err(ServeError::Config(format!("this node's id {me} is not among the members: add it to --members")));
     }
     let store = SharedStore::default();
-    let raft = Raft::new(options.raft, options.members.iter().copied(), store.clone())?;
+    let raft = match options.joins {
+        true => Raft::join(options.raft, store.clone())?,
+        false => Raft::new(options.raft, options.members.iter().copied(), store.clone())?,
+    };
     let mut builder = NodeBuilder::new(me);
     let raft = builder.host(RAFT, raft);
     let node = builder.build();
@@ -147,9 +157,32 @@ pub fn run_node(options: NodeOptions, listening: impl FnOnce(SocketAddr, SocketA
     if !options.join.is_empty() {
         warn_of_silence(transport.control(), options.join);
     }
+    follow_membership(raft.clone(), transport.control(), options.members);
     serve(clients, move |request| answer(me, &raft, &handle, &store, request));
     listening(listens_at, clients_at);
     Ok(block_on(run(node, transport, Arc::new(SystemClock::new()), Box::new(wal)))?)
+}
+
+/// Lets those connect who are members, at the beginning or later. Who was one may go on listening.
+fn follow_membership(raft: Handle<Raft<SharedStore>>, transport: TcpControl, members: Vec<NodeId>) {
+    let mut allowed: BTreeSet<_> = members.into_iter().collect();
+    let mut events = raft.events();
+    thread::spawn(move || {
+        // The first look is at what the log holds; events that were missed may have been of the membership.
+        let mut look = true;
+        loop {
+            if look && let Ok(status) = block_on(raft.status()) {
+                let members = status.configuration.members().map(|member| member.node);
+                let new: Vec<_> = members.filter(|member| allowed.insert(*member)).collect();
+                if !new.is_empty() {
+                    transport.set_allow(Allow::Listed(allowed.clone()));
+                    new.into_iter().for_each(|member| transport.address_book().pin(member));
+                }
+            }
+            let Some(event) = block_on(events.next()) else { break };
+            look = matches!(event, Ok(RaftEvent::ConfigurationChanged { .. }) | Err(_));
+        }
+    });
 }
 
 /// Says so, once, where no node can be reached for long. The node goes on trying: the others may start later.
@@ -177,6 +210,29 @@ fn answer(
             Err(ProposeError::Unknown | ProposeError::Stopped) => Answer::Unknown,
             Err(refused) => Answer::Refused(refused.to_string()),
         },
+        Request::Get { key, stale_ms } => {
+            let policy = stale_ms
+                .map_or(ReadPolicy::Linearizable, |ms| ReadPolicy::Stale { at_most: Duration::from_millis(ms) });
+            match block_on(raft.read(key, policy)) {
+                Ok(read) => Answer::Done(read.answer),
+                Err(refused) => Answer::Refused(refused.to_string()),
+            }
+        }
+        Request::ChangeMembership(members) => match block_on(raft.change_membership(members.into())) {
+            Ok(changed) => Answer::Changed(Membership::of(&changed.configuration).into()),
+            Err(ChangeError::NotLeader { leader }) => Answer::NotLeader(leader.map(|leader| leader.0)),
+            Err(ChangeError::Unknown | ChangeError::Stopped) => Answer::Unknown,
+            Err(why @ (ChangeError::Refused(_) | ChangeError::CatchUpTimedOut { .. })) => {
+                Answer::Impossible(why.to_string())
+            }
+            Err(refused) => Answer::Refused(refused.to_string()),
+        },
+        Request::Transfer(to) => match block_on(raft.transfer(to.map(NodeId))) {
+            Ok(leader) => Answer::Leads(leader.0),
+            Err(TransferError::NotLeader { leader }) => Answer::NotLeader(leader.map(|leader| leader.0)),
+            Err(why @ (TransferError::NotFit { .. } | TransferError::NobodyFit)) => Answer::Impossible(why.to_string()),
+            Err(refused) => Answer::Refused(refused.to_string()),
+        },
         Request::Status => match block_on(raft.status()) {
             Ok(status) => {
                 let store = store.lock();
@@ -185,6 +241,7 @@ fn answer(
                     role: format!("{:?}", status.role).to_lowercase(),
                     term: status.term,
                     leader: status.leader.map(|leader| leader.0),
+                    members: Membership::of(&status.configuration).into(),
                     commit_index: status.commit_index.0,
                     applied_index: status.applied_index.0,
                     keys: store.len() as u64,

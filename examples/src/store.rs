@@ -15,11 +15,6 @@ pub enum StoreCommand {
         /// Its value from now on.
         value: String,
     },
-    /// Reads a key. It goes through the log like a write, so that no stale value is read.
-    Get {
-        /// Which key.
-        key: String,
-    },
     /// Removes a key.
     Delete {
         /// Which key.
@@ -60,7 +55,6 @@ impl StateMachine for Store {
     fn apply(&mut self, _index: LogIndex, command: StoreCommand) -> Option<String> {
         match command {
             StoreCommand::Put { key, value } => self.values.insert(key, value),
-            StoreCommand::Get { key } => self.values.get(&key).cloned(),
             StoreCommand::Delete { key } => self.values.remove(&key),
         }
     }

@@ -149,7 +149,7 @@ fn node(
         heartbeat_interval: ELECTION_TIMEOUT / 6,
         ..RaftConfig::default()
     };
-    let options = NodeOptions { key, members, join, listen, clients, log: data.join("log.d"), raft };
+    let options = NodeOptions { key, members, joins: false, join, listen, clients, log: data.join("log.d"), raft };
     thread::spawn(end_with_the_swarm);
     run_node(options, |listen, clients| println!("{listen} {clients}"))
 }
@@ -354,7 +354,7 @@ fn verify(cluster: &Cluster, progress: &Progress, problems: &mut Vec<String>) ->
 
 /// What is wrong with one record, if anything.
 fn check(router: &mut Router<'_>, progress: &Progress, record: &Record) -> Option<String> {
-    let get = Request::Command(StoreCommand::Get { key: record.key.clone() });
+    let get = Request::Get { key: record.key.clone(), stale_ms: None };
     match (ask_until_done(router, progress, &get), record.read_again()) {
         (Some(Some(value)), Ok(file)) if value == file.value() => None,
         (Some(Some(value)), Ok(_)) if value == record.value() => {

@@ -96,8 +96,8 @@ fn no_acknowledged_write_is_lost_to_fifty_kills() {
     let mut router = Router::new(&cluster);
     for (writer, written) in written.iter().enumerate() {
         for n in 0..*written {
-            let get = StoreCommand::Get { key: format!("{writer}/{n}") };
-            let value = ask_until_done(&mut router, &Request::Command(get));
+            let get = Request::Get { key: format!("{writer}/{n}"), stale_ms: None };
+            let value = ask_until_done(&mut router, &get);
             assert_eq!(value, Some(format!("v{n}")), "the acknowledged write {writer}/{n} is lost");
         }
     }

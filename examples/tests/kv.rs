@@ -27,9 +27,13 @@ impl Drop for Server {
 }
 
 fn serve(data: &Path, peers: &[String]) -> Server {
+    serve_with(data, peers, &[])
+}
+
+fn serve_with(data: &Path, peers: &[String], arguments: &[&str]) -> Server {
     let mut command = Command::new(example("kv"));
     command.args(["serve", "--listen", "127.0.0.1:0", "--clients", "127.0.0.1:0", "--election-timeout-ms", "300"]);
-    command.arg("--data").arg(data).args(peers.iter().flat_map(|peer| ["--peer", peer]));
+    command.args(arguments).arg("--data").arg(data).args(peers.iter().flat_map(|peer| ["--peer", peer]));
     let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut said = String::new();
     BufReader::new(process.stdout.take().unwrap()).read_line(&mut said).unwrap();
@@ -85,6 +89,43 @@ fn three_servers_answer_a_client_and_keep_what_they_were_told() {
 }
 
 #[test]
+fn a_server_is_replaced_by_another_and_leadership_is_handed_to_it() {
+    let data = tempfile::tempdir().unwrap();
+    let directories = ["a", "b", "c", "d"].map(|name| data.path().join(name));
+    let ids = directories.each_ref().map(|directory| id(directory));
+    let first = serve(&directories[0], &[ids[1].clone(), ids[2].clone()]);
+    let at_first = format!("{}@{}", ids[0], first.nodes);
+    let second = serve(&directories[1], &[at_first.clone(), ids[2].clone()]);
+    let third = serve(&directories[2], &[at_first.clone(), ids[1].clone()]);
+    let nodes = [&first, &second, &third].map(|server| server.clients.as_str()).join(",");
+    let kv = |nodes: &str, arguments: &[&str]| {
+        let output = output("kv", &[arguments, &["--nodes", nodes, "--timeout-s", "60"]].concat());
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    assert_eq!(kv(&nodes, &["put", "colour", "green"]), (Some(0), String::new()));
+    // The third is gone for good; the fourth takes its place.
+    drop(third);
+    let fourth = serve_with(&directories[3], &[at_first, ids[1].clone()], &["--join"]);
+    let nodes = [&first, &second, &fourth].map(|server| server.clients.as_str()).join(",");
+    let voters = [&ids[0], &ids[1], &ids[3]].map(String::as_str).join(",");
+    let (code, members) = kv(&nodes, &["change", "--voters", &voters]);
+    assert_eq!((code, members.lines().count()), (Some(0), 3), "{members}");
+    assert!(members.contains(&format!("voter    {}", ids[3])), "{members}");
+
+    assert_eq!(kv(&fourth.clients, &["get", "colour"]), (Some(0), "green\n".into()));
+    assert_eq!(kv(&fourth.clients, &["get", "colour", "--stale-ms", "60000"]), (Some(0), "green\n".into()));
+    assert_eq!(kv(&nodes, &["transfer", "--to", &ids[3]]), (Some(0), format!("{}\n", ids[3])));
+    assert_eq!(kv(&fourth.clients, &["put", "colour", "blue"]), (Some(0), "green\n".into()));
+
+    let (code, why) = kv(&nodes, &["change", "--voters", &ids[0], "--learners", &ids[0]]);
+    assert_eq!(code, Some(1), "{why}");
+    assert!(why.contains("is named twice"), "{why}");
+    let (code, why) = kv(&nodes, &["transfer", "--to", &ids[2]]);
+    assert_eq!(code, Some(1), "{why}");
+    assert!(why.contains("is not fit to lead"), "{why}");
+}
+
+#[test]
 fn mistakes_are_refused_with_a_sentence_and_nothing_is_written() {
     let data = tempfile::tempdir().unwrap();
     let (mine, other) = (data.path().join("mine"), data.path().join("other"));
@@ -106,6 +147,7 @@ fn mistakes_are_refused_with_a_sentence_and_nothing_is_written() {
         (serve(&[&free[..], &["--heartbeat-ms", "0"]].concat()), "heartbeat_interval"),
         (refusal("kv", &["serve", "--data", "/nowhere/at/all"]), "is no directory"),
         (refusal("kv", &["put", "key"]), "<VALUE>"),
+        (refusal("kv", &["change"]), "--voters"),
         (refusal("kv", &["frobnicate"]), "unrecognized subcommand"),
     ] {
         assert!(said.contains(why), "{why:?} is not in: {said}");
