@@ -130,6 +130,12 @@ impl Entries {
         self.slice(count.min(self.len()), self.len())
     }
 
+    /// The run of the first `count` entries, or of all where there are fewer.
+    #[must_use]
+    pub fn first(&self, count: usize) -> Self {
+        self.slice(0, count.min(self.len()))
+    }
+
     /// The run as a witness gets it: that there are commands, but not what they say.
     #[must_use]
     pub fn without_commands(&self) -> Self {

@@ -79,6 +79,7 @@ mod round;
 mod snapshot;
 mod stream;
 mod transfer;
+mod witness;
 
 use std::fmt;
 use std::sync::Arc;
@@ -156,6 +157,8 @@ pub struct Raft<S: StateMachine> {
     applied_since_snapshot: usize,
     /// A committed command does not decode; nothing more is applied.
     halted: bool,
+    /// The disk is that of a witness and should not be, or the other way round; nothing is acknowledged.
+    wrong_disk: bool,
 
     // Elections.
     /// When the leader was last heard of.
@@ -237,6 +240,7 @@ impl<S: StateMachine> Raft<S> {
             applied_index: 0,
             applied_since_snapshot: 0,
             halted: false,
+            wrong_disk: false,
             heard: Instant::ZERO,
             votes: Vec::new(),
             promised_until: Instant::ZERO,
@@ -355,6 +359,7 @@ impl<S: StateMachine> Raft<S> {
             lease: self.lease_until(now).map_or(Duration::ZERO, |until| until.since(now)),
             quiescent: self.quiescent,
             halted: self.halted,
+            witness: self.hard.witness,
             misbehaved: self.misbehaved,
         }
     }
@@ -455,6 +460,7 @@ impl<S: StateMachine> Protocol for Raft<S> {
             self.persist_hard_state(cx);
         }
         self.reads.number_from(cx.rng().next_u64());
+        self.check_disk(cx);
         self.told = (Role::Follower, self.hard.term, None);
         self.sync_peers(cx.now());
         self.reset_election_timer(cx);

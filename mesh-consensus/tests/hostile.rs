@@ -62,13 +62,16 @@ fn intent() -> impl Strategy<Value = Intent> {
 fn message() -> impl Strategy<Value = Message> {
     let group = Configuration::new([1, 2, 3].map(id)).unwrap();
     let groups = prop_oneof![Just(group.clone()), Just(Configuration::default())];
-    let meta = (place(), groups, number(), any::<u32>())
-        .prop_map(|(last, configuration, len, checksum)| Arc::new(SnapshotMeta { last, configuration, len, checksum }));
+    let meta = (place(), groups, number(), any::<u32>(), any::<bool>()).prop_map(
+        |(last, configuration, len, checksum, omitted)| {
+            Arc::new(SnapshotMeta { last, configuration, len, checksum, omitted })
+        },
+    );
     // A snapshot that is whole and right in itself.
     let state = (place(), prop::collection::vec(0u64..9, 0..4)).prop_map(move |(last, commands)| {
         let bytes = wire::to_bytes(&commands);
         let (len, checksum) = (bytes.len() as u64, crc32c::crc32c(&bytes));
-        (SnapshotMeta { last, configuration: group.clone(), len, checksum }, bytes)
+        (SnapshotMeta { last, configuration: group.clone(), len, checksum, omitted: false }, bytes)
     });
     let lease = prop_oneof![Just(Duration::ZERO), Just(Duration::from_millis(100)), Just(Duration::from_secs(1 << 40))];
     prop_oneof![

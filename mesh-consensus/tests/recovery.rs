@@ -182,7 +182,13 @@ fn run(first: u64, terms: &[u64]) -> Record {
 
 fn snapshot(last: mesh_consensus::log::Position, base: mesh_consensus::log::Position) -> (Record, Bytes) {
     let bytes = wire::to_bytes(&vec![1u64, 2]);
-    let meta = SnapshotMeta { last, configuration: group(), len: bytes.len() as u64, checksum: crc32c::crc32c(&bytes) };
+    let meta = SnapshotMeta {
+        last,
+        configuration: group(),
+        len: bytes.len() as u64,
+        checksum: crc32c::crc32c(&bytes),
+        omitted: false,
+    };
     (Record::Snapshot(SnapshotRecord { id: SnapshotId(1), meta, base }), bytes)
 }
 

@@ -43,7 +43,13 @@ const fn is_chunk(flight: &Flight) -> bool {
 
 fn chunk(term: u64, last: mesh_consensus::log::Position, commands: &[u64], range: std::ops::Range<usize>) -> Message {
     let bytes = wire::to_bytes(&commands.to_vec());
-    let meta = SnapshotMeta { last, configuration: group(), len: bytes.len() as u64, checksum: crc32c::crc32c(&bytes) };
+    let meta = SnapshotMeta {
+        last,
+        configuration: group(),
+        len: bytes.len() as u64,
+        checksum: crc32c::crc32c(&bytes),
+        omitted: false,
+    };
     let offset = range.start as u64;
     let (leader, meta, bytes) = (NodeId::default(), Arc::new(meta), bytes.slice(range));
     Message::SnapshotChunk(SnapshotChunk { term, session: 1, leader, meta, offset, bytes })
@@ -280,7 +286,8 @@ fn e42_the_length_of_a_snapshot_is_bounded_and_its_bytes_are_checked() {
     assert!(cluster.journal(2).is_empty());
     assert_eq!(cluster.status(2).misbehaved, 2);
     // Bytes that are as they were sent, but are no state of this state machine.
-    let meta = SnapshotMeta { last: at(1, 2), configuration: group(), len: 1, checksum: crc32c::crc32c(&[9]) };
+    let meta =
+        SnapshotMeta { last: at(1, 2), configuration: group(), len: 1, checksum: crc32c::crc32c(&[9]), omitted: false };
     let bytes = Bytes::from_static(&[9]);
     cluster.say(
         1,
@@ -491,7 +498,7 @@ fn a_transfer_waits_while_the_queue_to_the_follower_is_full() {
 fn an_empty_state_can_be_sent_too() {
     let mut cluster = Cluster::new(3);
     let last = at(1, 4);
-    let meta = SnapshotMeta { last, configuration: group(), len: 0, checksum: 0 };
+    let meta = SnapshotMeta { last, configuration: group(), len: 0, checksum: 0, omitted: false };
     let (session, leader, meta) = (1, id(1), Arc::new(meta));
     let empty = SnapshotChunk { term: 1, session, leader, meta, offset: 0, bytes: Bytes::new() };
     // The journal refuses no bytes at all; what matters is that it was asked.

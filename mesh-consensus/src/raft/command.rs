@@ -363,6 +363,8 @@ pub struct RaftStatus {
     pub quiescent: bool,
     /// Whether nothing more is applied here: see [`RaftEvent::Halted`].
     pub halted: bool,
+    /// Whether the disk is that of a witness, which keeps no data.
+    pub witness: bool,
     /// Messages dropped because they made no sense.
     pub misbehaved: u64,
 }
@@ -448,6 +450,12 @@ pub enum RaftEvent {
     ReplicaReplaced {
         /// Which node.
         node: NodeId,
+    },
+    /// This node shall be a witness, and its disk holds data, or it shall hold data, and its disk is that of
+    /// a witness. It acknowledges nothing. Remove it from the group, and add it with an empty disk.
+    WrongDisk {
+        /// Whether the disk is that of a witness.
+        witness: bool,
     },
     /// A snapshot of the state was taken, and the log before it can go.
     SnapshotTaken {

@@ -177,6 +177,11 @@ impl Configuration {
         self.voters.iter().chain(&self.outgoing).any(|voter| !voter.replica.is_known())
     }
 
+    /// Whether some voter keeps no data.
+    pub fn has_witness(&self) -> bool {
+        self.voters.iter().chain(&self.outgoing).any(|voter| voter.witness)
+    }
+
     /// Whether `node` votes, in either half.
     pub fn is_voter(&self, node: NodeId) -> bool {
         find(&self.voters, node).or_else(|| find(&self.outgoing, node)).is_some()
@@ -206,6 +211,15 @@ impl Configuration {
         let mut incoming = Counted::of(self.voters.iter().map(&mut reached));
         let mut outgoing = Counted::of(self.outgoing.iter().map(&mut reached));
         quorum::joint_commit_index(incoming.as_mut_slice(), outgoing.as_mut_slice())
+    }
+
+    /// The highest index that a voter with data has reached, in a joint configuration one of each half.
+    ///
+    /// Where witnesses are a majority, they must not commit among themselves what nobody would have.
+    pub fn data_index(&self, mut reached: impl FnMut(&Member) -> u64) -> u64 {
+        let mut best = |half: &[Member]| half.iter().filter(|voter| !voter.witness).map(&mut reached).max();
+        let incoming = best(&self.voters).unwrap_or(0);
+        best(&self.outgoing).map_or(incoming, |outgoing| incoming.min(outgoing))
     }
 
     /// How a vote stands: both halves must win it, and it is lost when either half has lost it.

@@ -92,7 +92,7 @@ impl<S: StateMachine> Raft<S> {
         let (Some(peer), Some(newest)) = (self.peers.get_mut(needs), &self.snapshots.newest) else { return };
         self.sessions_begun += 1;
         peer.session = self.sessions_begun;
-        peer.state = State::Snapshot(Stream::new(newest.clone(), now, self.config.max_inflight_chunks));
+        peer.state = State::Snapshot(Stream::new(newest.to(peer.witness), now, self.config.max_inflight_chunks));
     }
 
     /// The leader asks for this node's snapshot to be sent to another.
@@ -102,10 +102,11 @@ impl<S: StateMachine> Raft<S> {
             return;
         }
         let is_free = self.snapshots.lending.as_ref().is_none_or(|lending| lending.to == to);
-        let may = self.config.snapshot_from_followers && !self.hard.witness;
+        let may = self.config.snapshot_from_followers && !self.is_witness();
         let willing = may && is_free && to != self.me && self.configuration().is_member(to);
         let newest = self.snapshots.newest.as_ref();
-        let reaches = newest.filter(|snapshot| willing && snapshot.meta.last.index >= base);
+        let reaches = newest
+            .filter(|snapshot| willing && (snapshot.meta.last.index >= base || planted!(self, LendStaleSnapshot)));
         let received = reaches.map(|snapshot| {
             let (now, leader) = (cx.now(), from);
             let stream = Stream::new(snapshot.clone(), now, self.config.max_inflight_chunks);

@@ -108,8 +108,9 @@ impl<S: StateMachine> Raft<S> {
     /// Whether this node could lead: a voter with data, on the disk that the configuration names.
     pub(super) fn can_lead(&self) -> bool {
         let configuration = self.configuration();
-        let data = self.own_member().is_some_and(|member| !member.witness);
-        configuration.is_voter(self.me) && data && !self.hard.witness && !self.halted && !self.is_replaced()
+        let data = self.own_member().is_some_and(|member| !member.witness) && !self.hard.witness;
+        let data = data || planted!(self, WitnessCampaigns);
+        configuration.is_voter(self.me) && data && !self.halted && !self.is_replaced()
     }
 
     /// Whether the disk of this node is another than the one that the configuration counts on.
@@ -154,30 +155,11 @@ impl<S: StateMachine> Raft<S> {
         if self.is_replaced() {
             cx.emit(RaftEvent::ReplicaReplaced { node: self.me });
         }
-        if self.hard.witness && self.own_member().is_some_and(|member| !member.witness) {
-            self.halt_former_witness(cx);
-        }
+        self.check_disk(cx);
         cx.emit(RaftEvent::ConfigurationChanged {
             index: LogIndex(self.configurations.newest_index()),
             configuration: Arc::clone(self.configurations.newest()),
         });
-    }
-
-    /// From now on this disk is that of a witness: payloads are missing from its log.
-    pub(super) fn become_witness(&mut self, cx: &mut Context<'_, Self>) {
-        if !self.hard.witness {
-            self.hard.witness = true;
-            self.persist_hard_state(cx);
-        }
-    }
-
-    /// A log without payloads is of no use to a server with data.
-    fn halt_former_witness(&mut self, cx: &mut Context<'_, Self>) {
-        if !self.halted {
-            self.halted = true;
-            let reason = "its disk is that of a witness, which keeps no data: start it with an empty one".to_owned();
-            cx.emit(RaftEvent::Halted { index: LogIndex(self.applied_index), reason });
-        }
     }
 
     /// Has a progress for each member but this node. A leader keeps those that leave for a while, so

@@ -205,6 +205,8 @@ pub struct SnapshotMeta {
     pub len: u64,
     /// The CRC-32C of its bytes.
     pub checksum: u32,
+    /// Whether its bytes are left out, as they are for a witness. Length and checksum are 0 then.
+    pub omitted: bool,
 }
 
 /// A leader sends a piece of a snapshot.
@@ -298,7 +300,7 @@ wire_struct!(Vote { pre, term, granted, replica });
 wire_struct!(Append { term, prev, commit, session, round, lease, intent, entries });
 wire_struct!(Accepted { term, match_index, session, replica, round, promised });
 wire_struct!(Rejected { term, prev_index, hint, session, replica, round });
-wire_struct!(SnapshotMeta { last, configuration, len, checksum });
+wire_struct!(SnapshotMeta { last, configuration, len, checksum, omitted });
 wire_struct!(SnapshotReceived { term, last, received, session, replica });
 wire_struct!(TimeoutNow { term });
 wire_struct!(ReadIndex { term, id });
@@ -486,7 +488,9 @@ impl Message {
             Self::SnapshotChunk(SnapshotChunk { meta, offset, bytes, .. }) => {
                 let end = offset.checked_add(bytes.len() as u64);
                 let group = !meta.configuration.voters().is_empty();
-                possible(meta.last) && meta.last.index > 0 && group && end.is_some_and(|end| end <= meta.len)
+                let empty = (meta.len, meta.checksum) == (0, 0);
+                let sound = possible(meta.last) && meta.last.index > 0 && group && (empty || !meta.omitted);
+                sound && end.is_some_and(|end| end <= meta.len)
             }
             Self::SnapshotReceived(received) => possible(received.last),
             Self::TimeoutNow(_) | Self::ReadIndex(_) | Self::SendingSnapshot(_) => true,
@@ -514,7 +518,7 @@ mod tests {
         let at = Position { term: 2, index: 300 };
         let entry = |term| Entry { term, kind: EntryKind::Command, payload: Bytes::from_static(b"payload") };
         let configuration = Configuration::new([NodeId(1), NodeId(2)]).unwrap();
-        let meta = Arc::new(SnapshotMeta { last: at, configuration, len: 9, checksum: 7 });
+        let meta = Arc::new(SnapshotMeta { last: at, configuration, len: 9, checksum: 7, omitted: false });
         let replica = ReplicaId(77);
         vec![
             Message::RequestVote(RequestVote { pre: true, term: 3, last: at, transfer: true, expects: replica }),

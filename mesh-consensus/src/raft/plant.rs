@@ -42,11 +42,41 @@ pub enum Plant {
     SnapshotLosesConfiguration,
     /// A read is answered before its index is applied.
     ReadBeforeApplied,
+    /// A snapshot that is late takes back what came after it.
+    LateSnapshotTruncates,
+    /// Entries that contradict a snapshot are kept behind it.
+    SnapshotKeepsConflict,
+    /// A snapshot is installed before it is on disk.
+    InstallBeforeDurable,
+    /// Chunks of different snapshots are put together.
+    MixSnapshots,
+    /// A snapshot is installed whatever its checksum.
+    SnapshotUnchecked,
+    /// The log is compacted beyond the snapshot that it begins with.
+    CompactBeyondSnapshot,
+    /// A snapshot in the leader's place is sent however old it is.
+    LendStaleSnapshot,
+    /// A snapshot in the leader's place is taken whatever its replication session.
+    LentSessionIgnored,
+    /// A witness tries to lead.
+    WitnessCampaigns,
+    /// A witness answers reads.
+    WitnessReads,
+    /// A witness that installs a snapshot does not note that it is one.
+    WitnessForgotten,
+    /// A witness gets entries before the leader has them on disk.
+    WitnessBeforeDisk,
+    /// A majority of witnesses commits what no voter with data has.
+    WitnessesCommitAlone,
+    /// A server with data takes entries that the data is left out of.
+    DataOmitted,
+    /// A witness counts as a server with data, or the other way round.
+    WrongDiskCounts,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 34] = [
         Self::VoteBeforePersist,
         Self::AckBeforeFsync,
         Self::CommitOldTermByCounting,
@@ -66,6 +96,21 @@ impl Plant {
         Self::ReadWithoutRound,
         Self::SnapshotLosesConfiguration,
         Self::ReadBeforeApplied,
+        Self::LateSnapshotTruncates,
+        Self::SnapshotKeepsConflict,
+        Self::InstallBeforeDurable,
+        Self::MixSnapshots,
+        Self::SnapshotUnchecked,
+        Self::CompactBeyondSnapshot,
+        Self::LendStaleSnapshot,
+        Self::LentSessionIgnored,
+        Self::WitnessCampaigns,
+        Self::WitnessReads,
+        Self::WitnessForgotten,
+        Self::WitnessBeforeDisk,
+        Self::WitnessesCommitAlone,
+        Self::DataOmitted,
+        Self::WrongDiskCounts,
     ];
 
     /// The name on a command line.
@@ -90,6 +135,21 @@ impl Plant {
             Self::ReadWithoutRound => "read-without-round",
             Self::SnapshotLosesConfiguration => "snapshot-loses-configuration",
             Self::ReadBeforeApplied => "read-before-applied",
+            Self::LateSnapshotTruncates => "late-snapshot-truncates",
+            Self::SnapshotKeepsConflict => "snapshot-keeps-conflict",
+            Self::InstallBeforeDurable => "install-before-durable",
+            Self::MixSnapshots => "mix-snapshots",
+            Self::SnapshotUnchecked => "snapshot-unchecked",
+            Self::CompactBeyondSnapshot => "compact-beyond-snapshot",
+            Self::LendStaleSnapshot => "lend-stale-snapshot",
+            Self::LentSessionIgnored => "lent-session-ignored",
+            Self::WitnessCampaigns => "witness-campaigns",
+            Self::WitnessReads => "witness-reads",
+            Self::WitnessForgotten => "witness-forgotten",
+            Self::WitnessBeforeDisk => "witness-before-disk",
+            Self::WitnessesCommitAlone => "witnesses-commit-alone",
+            Self::DataOmitted => "data-omitted",
+            Self::WrongDiskCounts => "wrong-disk-counts",
         }
     }
 

@@ -143,7 +143,7 @@ impl<S: StateMachine> Raft<S> {
     ) {
         let error = if self.halted {
             Some(ReadError::Halted)
-        } else if self.hard.witness {
+        } else if self.is_witness() && !planted!(self, WitnessReads) {
             Some(ReadError::Witness)
         } else if policy == ReadPolicy::Lease && !self.config.lease_reads {
             Some(ReadError::NoLease)

@@ -115,7 +115,7 @@ impl<S: StateMachine> Raft<S> {
     }
 
     fn recover_hard_state(&mut self, hard: HardState) -> Result<(), RecoverError> {
-        let HardState { term, voted_for, replica, .. } = hard;
+        let HardState { term, voted_for, replica, witness } = hard;
         if term < self.hard.term {
             return Err(inconsistent(format!("term {term} follows term {}", self.hard.term)));
         }
@@ -124,6 +124,9 @@ impl<S: StateMachine> Raft<S> {
         }
         if !replica.is_known() || self.hard.replica.is_known() && replica != self.hard.replica {
             return Err(inconsistent(format!("replica {replica} in the log of replica {}", self.hard.replica)));
+        }
+        if self.hard.witness && !witness {
+            return Err(inconsistent("the log of a witness becomes one with data".to_owned()));
         }
         self.hard = hard;
         Ok(())
@@ -167,11 +170,16 @@ impl<S: StateMachine> Raft<S> {
         if base > meta.last || meta.last.term > self.hard.term {
             return Err(inconsistent(format!("snapshot {id} ends at {:?}, its log begins after {base:?}", meta.last)));
         }
-        let bytes = recovery.snapshot(id)?;
-        if bytes.len() as u64 != meta.len || crc32c::crc32c(&bytes) != meta.checksum {
-            return Err(inconsistent(format!("snapshot {id} is not the one that was taken")));
+        if meta.omitted != self.hard.witness {
+            return Err(inconsistent(format!("snapshot {id} has data in the log of a witness, or has none")));
         }
-        self.state.restore(&bytes)?;
+        if !meta.omitted {
+            let bytes = recovery.snapshot(id)?;
+            if bytes.len() as u64 != meta.len || crc32c::crc32c(&bytes) != meta.checksum {
+                return Err(inconsistent(format!("snapshot {id} is not the one that was taken")));
+            }
+            self.state.restore(&bytes)?;
+        }
         self.log = Log::after(base);
         self.configurations = Configurations::after(meta.last.index, meta.configuration.clone());
         self.commit_index = meta.last.index;

@@ -245,15 +245,18 @@ impl<S: StateMachine> Raft<S> {
         let mut appends = Appends::default();
         for peer in &mut self.peers {
             appends.next_follower();
-            while peer.is_open(&self.config) && peer.next_index <= self.log.last().index {
+            // A witness must not know of entries that may be lost with this disk: it would vote for nobody.
+            let early = planted!(self, WitnessBeforeDisk);
+            let end = if peer.witness && !early { self.log.durable() } else { self.log.last().index };
+            while peer.is_open(&self.config) && peer.next_index <= end {
                 let Some(prev) = self.log.position(peer.next_index - 1) else { break };
                 let mut entries = self.log.slice(peer.next_index, self.config.max_append_bytes);
+                if peer.witness {
+                    entries = entries.first((end - prev.index) as usize).without_commands();
+                }
                 let last = prev.index + entries.len() as u64;
                 peer.sent(last, entries.size());
                 peer.commit_told = peer.commit_told.max(commit.min(last));
-                if peer.witness {
-                    entries = entries.without_commands();
-                }
                 appends
                     .add(peer.id, Append { term, prev, commit, session: peer.session, round, lease, intent, entries });
             }
@@ -303,6 +306,9 @@ impl<S: StateMachine> Raft<S> {
         let known = entries.iter().zip(prev.index + 1..);
         let known = known.take_while(|(entry, index)| self.log.term_at(*index) == Some(entry.term)).count();
         let entries = entries.skip(known);
+        if self.lack_data(&entries) {
+            return self.misbehaved(cx, from, "it leaves out commands, and this node is no witness");
+        }
         if planted!(self, StaleAppendTruncates) {
             self.truncate_after(cx, prev.index + known as u64);
         }
@@ -331,6 +337,9 @@ impl<S: StateMachine> Raft<S> {
 
     /// Tells the leader that this log is its log up to an index, once that is on disk.
     pub(super) fn accept(&mut self, cx: &mut Context<'_, Self>, asked: Asked, match_index: u64) {
+        if self.wrong_disk && !planted!(self, WrongDiskCounts) {
+            return;
+        }
         let accepted = self.accepted(asked, match_index);
         if planted!(self, AckBeforeFsync) {
             return cx.send_volatile(asked.from, accepted);
@@ -343,6 +352,9 @@ impl<S: StateMachine> Raft<S> {
     /// The term may be on its way to disk still. That is no harm: an entry of the term is behind it in
     /// the log, and without one of this term nothing is committed by counting.
     fn answer_heartbeat(&mut self, cx: &mut Context<'_, Self>, asked: Asked, last_new: u64) {
+        if self.wrong_disk && !planted!(self, WrongDiskCounts) {
+            return;
+        }
         let accepted = self.accepted(asked, last_new.min(self.log.durable()));
         cx.send_volatile(asked.from, accepted);
     }
@@ -412,6 +424,12 @@ impl<S: StateMachine> Raft<S> {
         let durable = self.log.durable();
         let configuration = self.configuration();
         let index = configuration.commit_index(|member| self.reached(member, |peer| peer.match_index, durable));
+        let index = match configuration.has_witness() && !planted!(self, WitnessesCommitAlone) {
+            true => {
+                index.min(configuration.data_index(|member| self.reached(member, |peer| peer.match_index, durable)))
+            }
+            false => index,
+        };
         let index = if planted!(self, OneMajorityInJoint) {
             let mut reached: Vec<_> = configuration
                 .voters()

@@ -106,7 +106,7 @@ impl Snapshots {
         self.session = self.session.max((term, session));
     }
 
-    fn next_id(&mut self) -> SnapshotId {
+    pub(super) fn next_id(&mut self) -> SnapshotId {
         let newest = self.newest.as_ref().map_or(SnapshotId(0), |snapshot| snapshot.id);
         self.last_id = SnapshotId(self.last_id.max(newest).0 + 1);
         self.last_id
@@ -121,8 +121,17 @@ impl<S: StateMachine> Raft<S> {
         }
         let Some(last) = self.log.position(self.applied_index) else { return };
         self.applied_since_snapshot = 0;
-        let meta =
-            SnapshotMeta { last, configuration: self.configurations.at(last.index).clone(), len: 0, checksum: 0 };
+        let meta = SnapshotMeta {
+            last,
+            configuration: self.configurations.at(last.index).clone(),
+            len: 0,
+            checksum: 0,
+            omitted: false,
+        };
+        if self.hard.witness {
+            let (id, meta) = (self.snapshots.next_id(), Arc::new(meta.without_data()));
+            return self.adopt_taken(cx, Snapshot { id, meta });
+        }
         let source = self.state.snapshot().at_most(self.config.snapshot_len_max);
         self.save_snapshot(cx, meta, source, None);
     }
@@ -166,7 +175,10 @@ impl<S: StateMachine> Raft<S> {
         if index <= self.snapshot_index() {
             return;
         }
-        let base = self.log.base_keeping(index, self.config.trailing_log_bytes);
+        let base = match planted!(self, CompactBeyondSnapshot) {
+            true => self.applied_index,
+            false => self.log.base_keeping(index, self.config.trailing_log_bytes),
+        };
         self.log.compact(base);
         self.configurations.compact(base);
         self.checkpoint(cx, snapshot);
@@ -221,12 +233,13 @@ impl<S: StateMachine> Raft<S> {
         let base = self.log.base().index;
         for needs in 0..self.peers.len() {
             let peer = &self.peers[needs];
+            let witness = peer.witness;
             let is_supplied = matches!(peer.state, State::Snapshot(_) | State::Lent(_));
-            if is_supplied || peer.next_index > base || peer.congested || self.ask_lender(cx, needs) {
+            if is_supplied || peer.next_index > base || peer.congested || !witness && self.ask_lender(cx, needs) {
                 continue;
             }
             if let Some(newest) = &self.snapshots.newest {
-                let stream = Stream::new(newest.clone(), cx.now(), self.config.max_inflight_chunks);
+                let stream = Stream::new(newest.to(witness), cx.now(), self.config.max_inflight_chunks);
                 self.peers[needs].state = State::Snapshot(stream);
             }
         }
@@ -253,7 +266,7 @@ impl<S: StateMachine> Raft<S> {
             stream.retry(now);
             // An older snapshot is kept for as long as it is getting on.
             if stream.snapshot.id < newest.id {
-                *stream = Stream::new(newest.clone(), now, 1);
+                *stream = Stream::new(newest.to(peer.witness), now, 1);
             }
         }
         match self.snapshots.next_chunk(cx, &self.config, stream) {
@@ -330,7 +343,9 @@ impl<S: StateMachine> Raft<S> {
             self.snapshots.note_session(term, session);
         } else if !self.config.snapshot_from_followers {
             return self.misbehaved(cx, from, "it sends a snapshot, and snapshot_from_followers is off");
-        } else if self.leader != Some(leader) || self.snapshots.session != (term, session) {
+        } else if self.leader != Some(leader)
+            || self.snapshots.session != (term, session) && !planted!(self, LentSessionIgnored)
+        {
             // Nobody that the leader has asked to send it, or not any more.
             return;
         }
@@ -343,7 +358,14 @@ impl<S: StateMachine> Raft<S> {
             self.commit_index = last.index;
         }
         // What is here already must not be lost to what is late.
-        let is_here = last.index <= self.commit_index;
+        let is_here = last.index <= self.commit_index && !planted!(self, LateSnapshotTruncates);
+        if !is_here && !self.suits(&meta) {
+            return self.misbehaved(cx, from, "its snapshot has data for a witness, or none for another");
+        }
+        if !is_here && meta.omitted && from == leader {
+            self.install_without_data(cx, meta);
+            return self.accept(cx, asked, self.commit_index);
+        }
         let received = if is_here { len } else { self.receive_chunk(meta, offset, &bytes) };
         if !is_here || from != leader {
             let (term, replica) = (self.hard.term, self.hard.replica);
@@ -363,7 +385,7 @@ impl<S: StateMachine> Raft<S> {
         }
         let incoming = match &mut self.snapshots.incoming {
             // The same leader's, or another's that has the very same: it goes on.
-            Some(incoming) if incoming.meta == meta => incoming,
+            Some(incoming) if incoming.meta == meta || planted!(self, MixSnapshots) => incoming,
             // What there is of the old is of no use.
             other => other.insert(Incoming { meta, bytes: Vec::new() }),
         };
@@ -380,10 +402,14 @@ impl<S: StateMachine> Raft<S> {
     fn save_received(&mut self, cx: &mut Context<'_, Self>, from: NodeId) {
         let whole = |incoming: &mut Incoming| incoming.bytes.len() as u64 == incoming.meta.len;
         let Some(Incoming { meta, bytes }) = self.snapshots.incoming.take_if(whole) else { return };
-        if crc32c::crc32c(&bytes) != meta.checksum {
+        if crc32c::crc32c(&bytes) != meta.checksum && !planted!(self, SnapshotUnchecked) {
             return self.misbehaved(cx, from, "its snapshot does not have the checksum it names");
         }
         let bytes = Bytes::from(bytes);
+        if planted!(self, InstallBeforeDurable) {
+            let id = self.snapshots.next_id();
+            return self.install(cx, Snapshot { id, meta }, &bytes);
+        }
         self.save_snapshot(cx, (*meta).clone(), bytes.clone().into(), Some(bytes));
     }
 
@@ -391,21 +417,13 @@ impl<S: StateMachine> Raft<S> {
     fn install(&mut self, cx: &mut Context<'_, Self>, snapshot: Snapshot, bytes: &[u8]) {
         let last = snapshot.meta.last;
         // While it was written the log may have come as far by itself, or this node may lead.
-        if last.index > self.commit_index && self.role != Role::Leader {
+        let is_new = last.index > self.commit_index || planted!(self, LateSnapshotTruncates);
+        if is_new && self.role != Role::Leader && self.suits(&snapshot.meta) {
             if let Err(error) = self.state.restore(bytes) {
                 let (index, reason) = (LogIndex(last.index), error.to_string());
                 return cx.emit(RaftEvent::SnapshotRefused { index, reason });
             }
-            self.replace_log(last);
-            if !planted!(self, SnapshotLosesConfiguration) {
-                self.configurations.restart(last.index, snapshot.meta.configuration.clone(), self.log.last().index);
-            }
-            self.on_configuration(cx);
-            self.commit_index = last.index;
-            self.applied_index = last.index;
-            self.applied_since_snapshot = 0;
-            self.checkpoint(cx, snapshot);
-            cx.emit(RaftEvent::SnapshotInstalled { index: LogIndex(last.index) });
+            self.begin_after(cx, snapshot);
         }
         if let (Role::Follower, Some(leader)) = (self.role, self.leader) {
             let (_, session) = self.snapshots.session;
@@ -414,9 +432,24 @@ impl<S: StateMachine> Raft<S> {
         }
     }
 
+    /// Lets log and configuration begin after a snapshot, on disk too.
+    pub(super) fn begin_after(&mut self, cx: &mut Context<'_, Self>, snapshot: Snapshot) {
+        let last = snapshot.meta.last;
+        self.replace_log(last);
+        if !planted!(self, SnapshotLosesConfiguration) {
+            self.configurations.restart(last.index, snapshot.meta.configuration.clone(), self.log.last().index);
+        }
+        self.commit_index = last.index;
+        self.applied_index = last.index;
+        self.applied_since_snapshot = 0;
+        self.checkpoint(cx, snapshot);
+        self.on_configuration(cx);
+        cx.emit(RaftEvent::SnapshotInstalled { index: LogIndex(last.index) });
+    }
+
     /// Lets the log begin at `last`. Entries after it stay where they follow from it.
     fn replace_log(&mut self, last: Position) {
-        if self.log.term_at(last.index) == Some(last.term) {
+        if self.log.term_at(last.index) == Some(last.term) || planted!(self, SnapshotKeepsConflict) {
             self.log.compact(last.index);
         } else {
             self.log = Log::after(last);

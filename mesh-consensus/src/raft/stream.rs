@@ -130,6 +130,7 @@ mod tests {
             configuration: Configuration::default(),
             len,
             checksum: 0,
+            omitted: false,
         };
         let snapshot = Snapshot { id: SnapshotId(1), meta: Arc::new(meta) };
         Stream::new(snapshot, Instant::ZERO, 2)

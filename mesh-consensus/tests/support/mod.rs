@@ -10,7 +10,7 @@ mod planting;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use mesh_consensus::log::Entry;
+use mesh_consensus::log::{Entry, EntryKind};
 use mesh_consensus::raft::{
     Accepted, Applied, Configuration, HardState, Member, Message, ProposeError, Raft, RaftCommand, RaftConfig,
     RaftEvent, RaftReply, RaftStatus, Record, Rejected, ReplicaId, Role, SnapshotReceived, Timer, Vote,
@@ -230,7 +230,15 @@ impl Cluster {
 
     /// A group that has been formed, with replica 1 on node 1 and so on, but has nothing in its log.
     pub fn with(count: usize, config: &RaftConfig, seed: u64) -> Self {
-        let member = |number| Member { replica: ReplicaId(number as u64), ..Member::new(id(number)) };
+        Self::with_witnesses(count, &[], config, seed)
+    }
+
+    /// The same, and some of the nodes are witnesses.
+    pub fn with_witnesses(count: usize, witnesses: &[usize], config: &RaftConfig, seed: u64) -> Self {
+        let member = |number| {
+            let (replica, witness) = (ReplicaId(number as u64), witnesses.contains(&number));
+            Member { node: id(number), replica, witness }
+        };
         let mut cluster = Self::stopped(count, config, seed);
         cluster.founders = (1..=count).map(member).collect();
         for (node, member) in cluster.nodes.iter_mut().zip(&cluster.founders) {
@@ -636,14 +644,21 @@ impl Cluster {
                     if *by < raft.term() {
                         let held = raft.term_at(LogIndex(*index));
                         assert_eq!(held, Some(entry.term), "the leader {} lacks committed entry {index}", node.id);
+                        let held = raft.entry(LogIndex(*index));
+                        let omitted = held.is_some_and(|held| held.kind == EntryKind::Omitted);
+                        assert!(!omitted, "the leader {} lacks the data of entry {index}", node.id);
                     }
                 }
             }
             let from = (node.commit + 1).max(raft.first_index().0);
             for index in from..=raft.commit_index().0 {
                 let entry = raft.entry(LogIndex(index)).expect("committed entries are in the log");
-                let before = self.committed.entry(index).or_insert_with(|| (entry.clone(), raft.term()));
-                assert_eq!(before.0, *entry, "{} commits another entry at {index}", node.id);
+                let (before, _) = self.committed.entry(index).or_insert_with(|| (entry.clone(), raft.term()));
+                if before.kind == EntryKind::Omitted && before.term == entry.term {
+                    *before = entry.clone();
+                }
+                let is_same = before == entry || entry.kind == EntryKind::Omitted && before.term == entry.term;
+                assert!(is_same, "{} commits {entry:?} at {index}, not {before:?}", node.id);
             }
             node.term = raft.term();
             node.commit = raft.commit_index().0;

@@ -10,7 +10,7 @@ thread_local! {
 }
 
 /// The bug that clusters of this thread have.
-pub(super) fn planted() -> Option<Plant> {
+pub fn planted() -> Option<Plant> {
     PLANTED.get()
 }
 
