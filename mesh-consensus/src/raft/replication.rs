@@ -185,6 +185,7 @@ impl<S: StateMachine> Raft<S> {
             peer.reset(self.sessions_begun, cx.now(), last);
         }
         self.rounds.restart();
+        self.give_up_transfer(cx);
         self.last_active = cx.now();
         self.term_start = last + 1;
         // Entries of earlier terms are committed by one of this term, so there must be one (Raft 5.4.2).

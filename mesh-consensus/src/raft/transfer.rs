@@ -103,8 +103,15 @@ impl<S: StateMachine> Raft<S> {
 
     /// The time for a hand-over is up: back to normal service.
     pub(super) fn on_transfer_due(&mut self, cx: &mut Context<'_, Self>) {
-        let overdue = self.transfer.take_if(|transfer| transfer.until <= cx.now());
-        if let Some(Transfer { request, to, .. }) = overdue {
+        if self.transfer.as_ref().is_some_and(|transfer| transfer.until <= cx.now()) {
+            self.give_up_transfer(cx);
+        }
+    }
+
+    /// Tells whoever asked for a hand-over that nobody took over: this node leads on, or leads again.
+    pub(super) fn give_up_transfer(&mut self, cx: &mut Context<'_, Self>) {
+        if let Some(Transfer { request, to, .. }) = self.transfer.take() {
+            cx.cancel_timer(Timer::TransferDue);
             cx.reply_volatile(request, RaftReply::Transferred(Err(TransferError::TimedOut { to })));
         }
     }
