@@ -263,3 +263,14 @@ fn a_snapshot_on_its_way_is_given_up_when_the_leader_changes() {
     let installed = |event: &&RaftEvent| matches!(event, RaftEvent::SnapshotInstalled { .. });
     assert_eq!(cluster.node(3).events.iter().filter(installed).count(), 1);
 }
+
+/// Each rule is broken once, and a test above notices.
+#[cfg(feature = "planted")]
+#[test]
+fn a_rule_of_lending_that_is_broken_is_noticed() {
+    use mesh_consensus::raft::Plant;
+    assert_found(&[
+        (Plant::LendStaleSnapshot, a_follower_without_a_snapshot_that_new_refuses_at_once as fn()),
+        (Plant::LentSessionIgnored, a_chunk_that_the_leader_did_not_ask_for_is_not_taken),
+    ]);
+}

@@ -514,3 +514,17 @@ fn a_state_that_is_too_long_for_a_snapshot_is_told() {
     assert!(cluster.node(1).events.iter().any(|event| matches!(event, RaftEvent::SnapshotFailed { .. })));
     assert_eq!(cluster.raft(1).first_index(), LogIndex(1));
 }
+
+/// Each rule is broken once, and a test above notices.
+#[cfg(feature = "planted")]
+#[test]
+fn a_rule_of_snapshots_that_is_broken_is_noticed() {
+    use mesh_consensus::raft::Plant;
+    assert_found(&[
+        (Plant::LateSnapshotTruncates, e36_a_late_snapshot_does_not_truncate_a_longer_log as fn()),
+        (Plant::SnapshotKeepsConflict, e37_an_entry_at_the_snapshots_index_with_another_term_goes),
+        (Plant::InstallBeforeDurable, e39_a_snapshot_is_installed_only_when_it_is_on_disk_and_all_or_nothing),
+        (Plant::MixSnapshots, e42_a_transfer_goes_on_under_another_leader_that_has_the_very_same_snapshot),
+        (Plant::SnapshotUnchecked, e42_a_snapshot_that_arrives_damaged_is_sent_again),
+    ]);
+}
