@@ -82,6 +82,7 @@ mod transfer;
 mod witness;
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,6 +135,17 @@ pub enum Timer {
     TransferDue,
 }
 
+/// Messages that made no sense. They are only told of: replicas that differ in nothing else are the same.
+#[derive(Clone, Copy, Debug, Default)]
+struct Misbehaved {
+    count: u64,
+    told: Option<Instant>,
+}
+
+impl Hash for Misbehaved {
+    fn hash<H: Hasher>(&self, _state: &mut H) {}
+}
+
 /// A replica of the state machine `S`.
 #[derive(Clone, Hash)]
 pub struct Raft<S: StateMachine> {
@@ -163,13 +175,14 @@ pub struct Raft<S: StateMachine> {
     // Elections.
     /// When the leader was last heard of.
     heard: Instant,
+    /// The votes of the poll of this node, in order of the voters.
     votes: Vec<Ballot>,
     /// Until when no vote is given to others than the leader.
     promised_until: Instant,
     /// The record of a candidate's vote for itself, until it is durable and counted.
     own_vote: Option<Lsn>,
-    /// How far the disk was when the election timer was last due, if more was on its way.
-    disk_waiting: Option<Lsn>,
+    /// A write was on its way to disk when the election timer was last due, and none has arrived since.
+    disk_waiting: bool,
 
     // Leadership.
     /// The other members, in order.
@@ -192,8 +205,7 @@ pub struct Raft<S: StateMachine> {
     /// The role, term and leader last told.
     told: (Role, u64, Option<NodeId>),
     removed_told: bool,
-    misbehaved: u64,
-    misbehaved_told: Option<Instant>,
+    misbehaved: Misbehaved,
 }
 
 impl<S: StateMachine> Raft<S> {
@@ -245,7 +257,7 @@ impl<S: StateMachine> Raft<S> {
             votes: Vec::new(),
             promised_until: Instant::ZERO,
             own_vote: None,
-            disk_waiting: None,
+            disk_waiting: false,
             peers: Vec::new(),
             sessions_begun: 0,
             term_start: 0,
@@ -259,8 +271,7 @@ impl<S: StateMachine> Raft<S> {
             quiescent: false,
             told: (Role::Follower, 0, None),
             removed_told: false,
-            misbehaved: 0,
-            misbehaved_told: None,
+            misbehaved: Misbehaved::default(),
         })
     }
 
@@ -360,7 +371,7 @@ impl<S: StateMachine> Raft<S> {
             quiescent: self.quiescent,
             halted: self.halted,
             witness: self.hard.witness,
-            misbehaved: self.misbehaved,
+            misbehaved: self.misbehaved.count,
         }
     }
 
@@ -378,6 +389,7 @@ impl<S: StateMachine> Raft<S> {
         let led = self.role == Role::Leader;
         let news = led || self.leader != leader;
         self.role = Role::Follower;
+        self.end_poll();
         self.leader = leader;
         if led {
             cx.cancel_timer(Timer::HeartbeatDue);
@@ -409,10 +421,10 @@ impl<S: StateMachine> Raft<S> {
 
     /// Counts a message that makes no sense, and tells of it, but not so often that it costs.
     fn misbehaved(&mut self, cx: &mut Context<'_, Self>, peer: NodeId, what: &'static str) {
-        self.misbehaved += 1;
+        self.misbehaved.count += 1;
         let quiet = |told| cx.now().since(told) >= self.config.heartbeat_interval;
-        if self.misbehaved_told.is_none_or(quiet) {
-            self.misbehaved_told = Some(cx.now());
+        if self.misbehaved.told.is_none_or(quiet) {
+            self.misbehaved.told = Some(cx.now());
             cx.emit(RaftEvent::Misbehaved { peer, what });
         }
     }
@@ -530,6 +542,7 @@ impl<S: StateMachine> Protocol for Raft<S> {
     }
 
     fn on_durable(&mut self, cx: &mut Context<'_, Self>, upto: Lsn) {
+        self.disk_waiting = false;
         self.log.note_durable(upto);
         self.count_own_vote(cx);
         if self.role == Role::Leader {

@@ -10,6 +10,7 @@
 //! ```
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use crate::wire::{DecodeError, Reader, Wire};
 
@@ -64,7 +65,7 @@ impl std::str::FromStr for NodeId {
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($inner:ty), $prefix:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
         pub struct $name(pub $inner);
 
         impl fmt::Debug for $name {
@@ -95,10 +96,12 @@ number! {
     /// Which protocol instance of a node a message, record or command belongs to.
     ///
     /// All nodes of a mesh give the same number to the same instance. A node may host thousands.
+    #[derive(Hash)]
     ProtocolId(u32), "p"
 }
 number! {
     /// One command of the application, unique within a protocol instance of a running node.
+    #[derive(Hash)]
     RequestId(u64), "r"
 }
 number! {
@@ -107,11 +110,21 @@ number! {
 }
 number! {
     /// A place in a replicated log. The first entry is 1; 0 is the place before it.
+    #[derive(Hash)]
     LogIndex(u64), "i"
 }
 number! {
     /// Names a snapshot file of one protocol instance. Newer snapshots have larger numbers.
+    #[derive(Hash)]
     SnapshotId(u64), "s"
+}
+
+/// Fed as an `i128`, as nothing else is: a hasher can so tell places in the log from other numbers, and
+/// count only how far apart they are.
+impl Hash for Lsn {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_i128(self.0.into());
+    }
 }
 
 impl Wire for NodeId {

@@ -158,7 +158,7 @@ pub enum SnapshotError {
 
 /// The snapshots of one protocol in memory: for logs that keep nothing else, and for tests that drive a
 /// protocol by hand.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct MemSnapshots(BTreeMap<SnapshotId, Bytes>);
 
 impl MemSnapshots {

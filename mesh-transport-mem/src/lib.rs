@@ -4,9 +4,11 @@
 //! - [`MemNetwork`] joins real, asynchronous nodes of one process.
 //! - [`Sim`] runs whole nodes in virtual time, with faults of the network, disks, clocks and machines
 //!   drawn from a seed that repeats the run byte for byte.
+//! - [`explore`] visits every order of deliveries and crashes of a small scope.
 //! - [`check`] decides whether what clients of a replicated object saw is linearizable.
 
 pub mod check;
+pub mod explore;
 mod network;
 pub mod sim;
 

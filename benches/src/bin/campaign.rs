@@ -3,28 +3,33 @@
 //! ```text
 //! cargo run --release -p mesh-benches --bin campaign -- raft --seeds 0..1000000
 //! cargo run --release -p mesh-benches --bin campaign -- raft --seeds 0..10000 --plant NAME
+//! cargo run --release -p mesh-benches --bin campaign -- explore SCOPE
 //! ```
 //!
 //! Exit code 0: no rule was broken. 1: one was, be it by a planted bug. 2: the arguments make no
-//! sense. 3: a bug was planted and not found.
+//! sense. 3: a bug was planted and not found. `explore`, which visits every world of a small scope, has
+//! these codes too; [`mesh_benches::explore`] has them.
 
 use std::ops::Range;
 use std::process::ExitCode;
 use std::thread::available_parallelism;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use mesh_benches::campaign::{self, RunSeed, Suite, Summary, parse_seeds};
+use mesh_benches::explore;
 
 /// Runs simulator seeds with all faults and checks the protocol's rules after every step.
 #[derive(Debug, Parser)]
-#[command(name = "campaign")]
+#[command(name = "campaign", args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Args {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// What to simulate.
-    #[arg(value_name = "SUITE")]
-    suite: String,
+    #[arg(value_name = "SUITE", required = true)]
+    suite: Option<String>,
     /// The seeds to run: from A up to and without B.
-    #[arg(long, value_name = "A..B", value_parser = parse_seeds)]
-    seeds: Range<u64>,
+    #[arg(long, value_name = "A..B", value_parser = parse_seeds, required = true)]
+    seeds: Option<Range<u64>>,
     /// Print one flat JSON object instead of text.
     #[arg(long)]
     json: bool,
@@ -33,8 +38,18 @@ struct Args {
     plant: Option<String>,
 }
 
+/// What is not drawn from seeds.
+#[derive(Debug, Subcommand)]
+enum Other {
+    /// Visits every order of deliveries, crashes and late writes in a small scope.
+    Explore(explore::Args),
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(Other::Explore(args)) = &args.other {
+        return explore::run(args);
+    }
     let (suite, run_seed) = match prepare(&args) {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -43,7 +58,7 @@ fn main() -> ExitCode {
         }
     };
     let threads = available_parallelism().map_or(1, usize::from);
-    let summary = campaign::run(&run_seed, args.seeds, threads);
+    let summary = campaign::run(&run_seed, args.seeds.unwrap_or_default(), threads);
     let plant = args.plant.as_deref();
     let replay = summary.violations.keys().next().map(|seed| {
         let plant = plant.map_or(String::new(), |plant| format!(" --plant {plant}"));
@@ -65,7 +80,7 @@ fn main() -> ExitCode {
 }
 
 fn prepare(args: &Args) -> Result<(Suite, RunSeed), String> {
-    let suite = Suite::named(&args.suite)?;
+    let suite = Suite::named(args.suite.as_deref().unwrap_or_default())?;
     Ok((suite, (suite.prepare)(args.plant.as_deref())?))
 }
 

@@ -37,11 +37,11 @@ impl<S: StateMachine> Raft<S> {
         }
     }
 
-    /// Whether a write has been on its way to disk since the election timer was last due.
+    /// Whether the disk has finished nothing since the election timer was last due, and had something to do.
     fn disk_stalled(&mut self, cx: &Context<'_, Self>) -> bool {
-        let waiting = (cx.durable() < self.persisted).then_some(cx.durable());
-        let before = std::mem::replace(&mut self.disk_waiting, waiting);
-        waiting.is_some() && waiting == before
+        let waiting = cx.durable() < self.persisted;
+        let waited = std::mem::replace(&mut self.disk_waiting, waiting);
+        waiting && waited
     }
 
     fn hears_from_majority(&self, cx: &Context<'_, Self>) -> bool {
@@ -91,9 +91,14 @@ impl<S: StateMachine> Raft<S> {
     }
 
     fn start_poll(&mut self, cx: &mut Context<'_, Self>) {
+        self.end_poll();
+        self.reset_election_timer(cx);
+    }
+
+    /// No vote counts any more.
+    pub(super) fn end_poll(&mut self) {
         self.own_vote = None;
         self.votes.clear();
-        self.reset_election_timer(cx);
     }
 
     /// A candidate's own vote counts once it is on disk.
@@ -105,8 +110,8 @@ impl<S: StateMachine> Raft<S> {
     }
 
     fn count_vote(&mut self, cx: &mut Context<'_, Self>, from: NodeId, replica: ReplicaId, granted: bool) {
-        if self.votes.iter().all(|ballot| ballot.voter != from) {
-            self.votes.push(Ballot { voter: from, replica, granted });
+        if let Err(at) = self.votes.binary_search_by_key(&from, |ballot| ballot.voter) {
+            self.votes.insert(at, Ballot { voter: from, replica, granted });
         }
         match (self.poll_result(), self.role) {
             (VoteResult::Won, Role::PreCandidate) => self.become_candidate(cx, false),

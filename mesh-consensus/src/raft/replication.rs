@@ -197,6 +197,7 @@ impl<S: StateMachine> Raft<S> {
             let noop = Entry { term: self.hard.term, kind: EntryKind::Noop, payload: Bytes::new() };
             self.append(cx, std::iter::once(noop).collect());
         }
+        self.end_poll();
         self.set_heartbeat_timer(cx);
         self.reset_election_timer(cx);
     }
