@@ -48,10 +48,28 @@ pub enum EntryKind {
     Command,
     /// A configuration of the group, in force from here on.
     Configuration,
-    /// What is left of a command for a witness: that there is one.
+    /// What is left for a witness of what clients propose: that there is something.
     Omitted,
+    /// A client session is opened.
+    OpenSession,
+    /// A command of the application, to be applied once in its session.
+    SessionCommand,
+    /// A client session is closed.
+    CloseSession,
+    /// A client session is used, so that it does not expire.
+    KeepSession,
     /// A kind that a later version introduced. It can be kept and passed on, but not applied.
     Unknown(u8),
+}
+
+impl EntryKind {
+    /// Whether it is what clients propose, not what the group does for itself.
+    pub const fn is_proposed(self) -> bool {
+        matches!(
+            self,
+            Self::Command | Self::OpenSession | Self::SessionCommand | Self::CloseSession | Self::KeepSession
+        )
+    }
 }
 
 impl Wire for EntryKind {
@@ -61,6 +79,10 @@ impl Wire for EntryKind {
             Self::Command => 1,
             Self::Configuration => 2,
             Self::Omitted => 3,
+            Self::OpenSession => 4,
+            Self::SessionCommand => 5,
+            Self::CloseSession => 6,
+            Self::KeepSession => 7,
             Self::Unknown(kind) => *kind,
         });
     }
@@ -71,6 +93,10 @@ impl Wire for EntryKind {
             1 => Self::Command,
             2 => Self::Configuration,
             3 => Self::Omitted,
+            4 => Self::OpenSession,
+            5 => Self::SessionCommand,
+            6 => Self::CloseSession,
+            7 => Self::KeepSession,
             kind => Self::Unknown(kind),
         })
     }
@@ -136,12 +162,12 @@ impl Entries {
         self.slice(0, count.min(self.len()))
     }
 
-    /// The run as a witness gets it: that there are commands, but not what they say.
+    /// The run as a witness gets it: that clients proposed something, but not what.
     #[must_use]
     pub fn without_commands(&self) -> Self {
-        let omit = |entry: &Entry| match entry.kind {
-            EntryKind::Command => Entry { term: entry.term, kind: EntryKind::Omitted, payload: Bytes::new() },
-            _ => entry.clone(),
+        let omit = |entry: &Entry| match entry.kind.is_proposed() {
+            true => Entry { term: entry.term, kind: EntryKind::Omitted, payload: Bytes::new() },
+            false => entry.clone(),
         };
         self.iter().map(omit).collect()
     }

@@ -65,6 +65,8 @@ mod command;
 mod config;
 mod configuration;
 mod election;
+mod exactly_once;
+mod forward;
 mod lending;
 mod membership;
 mod message;
@@ -76,6 +78,7 @@ mod read;
 mod record;
 mod replication;
 mod round;
+mod session;
 mod snapshot;
 mod stream;
 mod transfer;
@@ -88,10 +91,11 @@ use std::time::Duration;
 
 use mesh_core::{
     Bytes, Context, Instant, LogIndex, Lsn, NodeId, PeerStatus, Protocol, RecoverError, Recovery, RequestId,
-    SavedSnapshot, SnapshotError, SnapshotId, StateMachine,
+    SavedSnapshot, SnapshotError, SnapshotId, StateMachine, Wire,
 };
 
-use crate::log::{Entry, Log};
+use crate::log::{Entry, EntryKind, Log};
+use crate::session::{LogClock, Sessions};
 
 pub use command::{
     Applied, CatchingUp, ChangeError, ChangeStatus, Changed, FollowerState, FollowerStatus, ProposeError, RaftCommand,
@@ -100,14 +104,16 @@ pub use command::{
 pub use config::{ConfigError, RaftConfig};
 pub use configuration::{ChangeRefused, Configuration, Heard, MEMBERS_MAX, Member, Membership, ReplicaId, Step};
 pub use message::{
-    Accepted, Append, Intent, Message, ReadIndex, ReadIndexReply, Rejected, RequestVote, SendSnapshot, SendingSnapshot,
-    SnapshotChunk, SnapshotMeta, SnapshotReceived, TimeoutNow, Vote,
+    Accepted, Append, Forward, Forwarded, ForwardedAnswer, Intent, Message, ReadIndex, ReadIndexReply, Rejected,
+    RequestVote, SendSnapshot, SendingSnapshot, SnapshotChunk, SnapshotMeta, SnapshotReceived, TimeoutNow, Vote,
 };
 #[cfg(feature = "planted")]
 pub use plant::Plant;
 pub use record::{EntriesRecord, HardState, Record, SnapshotRecord};
+pub use session::Session;
 
 use election::Ballot;
+use forward::Forwards;
 use membership::{Change, Configurations};
 use progress::{Progress, State};
 use read::Reads;
@@ -133,6 +139,8 @@ pub enum Timer {
     ReadDue,
     /// The time for handing leadership over is up.
     TransferDue,
+    /// A forwarded proposal has waited long enough for its answer.
+    ForwardDue,
 }
 
 /// Messages that made no sense. They are only told of: replicas that differ in nothing else are the same.
@@ -152,6 +160,8 @@ pub struct Raft<S: StateMachine> {
     config: RaftConfig,
     me: NodeId,
     state: S,
+    /// The client sessions: part of the replicated state.
+    sessions: Sessions,
 
     // On disk, or on its way there.
     hard: HardState,
@@ -192,6 +202,7 @@ pub struct Raft<S: StateMachine> {
     /// The index of this leader's first entry.
     term_start: u64,
     proposals: Proposals,
+    log_clock: LogClock,
     rounds: Rounds,
     reads: Reads<S::Query>,
     change: Option<Change>,
@@ -201,6 +212,9 @@ pub struct Raft<S: StateMachine> {
     /// When there was last something to do.
     last_active: Instant,
     quiescent: bool,
+
+    /// Proposals handed on by this node, and to it.
+    forwards: Forwards,
 
     /// The role, term and leader last told.
     told: (Role, u64, Option<NodeId>),
@@ -241,6 +255,7 @@ impl<S: StateMachine> Raft<S> {
             config,
             me: NodeId::default(),
             state,
+            sessions: Sessions::default(),
             hard: HardState::default(),
             log: Log::default(),
             configurations: Configurations::after(0, configuration),
@@ -262,6 +277,7 @@ impl<S: StateMachine> Raft<S> {
             sessions_begun: 0,
             term_start: 0,
             proposals: Proposals::default(),
+            log_clock: LogClock::default(),
             rounds: Rounds::default(),
             reads: Reads::default(),
             change: None,
@@ -269,6 +285,7 @@ impl<S: StateMachine> Raft<S> {
             successor_told: false,
             last_active: Instant::ZERO,
             quiescent: false,
+            forwards: Forwards::default(),
             told: (Role::Follower, 0, None),
             removed_told: false,
             misbehaved: Misbehaved::default(),
@@ -328,6 +345,11 @@ impl<S: StateMachine> Raft<S> {
     /// The application's state, after all that is applied.
     pub const fn state(&self) -> &S {
         &self.state
+    }
+
+    /// The client sessions, after all that is applied.
+    pub const fn sessions(&self) -> &Sessions {
+        &self.sessions
     }
 
     /// Which replica this is: the name of its disk.
@@ -402,6 +424,7 @@ impl<S: StateMachine> Raft<S> {
         if news {
             self.finish_transfer(cx);
             self.restart_reads(cx);
+            self.give_up_forwards(cx);
         }
     }
 
@@ -475,6 +498,7 @@ impl<S: StateMachine> Protocol for Raft<S> {
         self.check_disk(cx);
         self.told = (Role::Follower, self.hard.term, None);
         self.sync_peers(cx.now());
+        self.begin_forwarding(cx);
         self.reset_election_timer(cx);
     }
 
@@ -512,6 +536,8 @@ impl<S: StateMachine> Protocol for Raft<S> {
             Message::TimeoutNow(timeout_now) => self.on_timeout_now(cx, from, &timeout_now),
             Message::ReadIndex(question) => self.on_read_index(cx, from, &question),
             Message::ReadIndexReply(reply) => self.on_read_index_reply(&reply),
+            Message::Forward(forward) => self.on_forward(cx, from, forward),
+            Message::Forwarded(forwarded) => self.on_forwarded(cx, from, forwarded),
         }
     }
 
@@ -523,6 +549,7 @@ impl<S: StateMachine> Protocol for Raft<S> {
             Timer::LeaseReadDue => self.on_lease_read_due(cx),
             Timer::ReadDue => self.on_read_due(cx),
             Timer::TransferDue => self.on_transfer_due(cx),
+            Timer::ForwardDue => self.on_forward_due(cx),
         }
     }
 
@@ -533,7 +560,25 @@ impl<S: StateMachine> Protocol for Raft<S> {
         self.wake(cx);
         self.last_active = cx.now();
         match command {
-            RaftCommand::Propose(command) => self.on_propose(cx, request, &command),
+            RaftCommand::Propose(command) => {
+                self.on_propose(cx, request, EntryKind::Command, |out| command.encode(out));
+            }
+            RaftCommand::OpenSession { ttl } => {
+                self.on_propose(cx, request, EntryKind::OpenSession, |out| ttl.encode(out));
+            }
+            RaftCommand::ProposeOnce { request: once, command } => {
+                let encode = |out: &mut Vec<u8>| {
+                    once.encode(out);
+                    command.encode(out);
+                };
+                self.on_propose(cx, request, EntryKind::SessionCommand, encode);
+            }
+            RaftCommand::KeepSession { session } => {
+                self.on_propose(cx, request, EntryKind::KeepSession, |out| session.encode(out));
+            }
+            RaftCommand::CloseSession { session } => {
+                self.on_propose(cx, request, EntryKind::CloseSession, |out| session.encode(out));
+            }
             RaftCommand::Read(query, policy) => self.on_read(cx, request, query, policy),
             RaftCommand::ChangeMembership(target) => self.on_change_membership(cx, request, target),
             RaftCommand::Transfer(to) => self.on_transfer(cx, request, to),

@@ -120,13 +120,13 @@ pub enum Begin {
 }
 
 /// The open sessions, as every replica holds them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Sessions {
     now: LogTime,
     open: BTreeMap<SessionId, Session>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Session {
     ttl: Duration,
     used: LogTime,
@@ -156,13 +156,7 @@ impl Sessions {
 
     /// What is to be done with the command of `request`, in an entry stamped with `time`.
     pub fn begin(&mut self, request: &SessionRequest, time: LogTime) -> Begin {
-        self.now = self.now.max(time);
-        let now = self.now;
-        if self.open.get(&request.session).is_some_and(|session| session.is_expired(now)) {
-            self.open.remove(&request.session);
-        }
-        let Some(session) = self.open.get_mut(&request.session) else { return Begin::Expired };
-        session.used = now;
+        let Some(session) = self.touch(request.session, time) else { return Begin::Expired };
         session.forget_below(request.answered_below);
         session.look_up(request.serial)
     }
@@ -177,9 +171,26 @@ impl Sessions {
         }
     }
 
+    /// Uses a session, in an entry stamped with `time`, so that it lives on; `false` where there is none.
+    pub fn keep(&mut self, session: SessionId, time: LogTime) -> bool {
+        self.touch(session, time).is_some()
+    }
+
     /// Closes a session; `false` where there is none.
     pub fn close(&mut self, session: SessionId) -> bool {
         self.open.remove(&session).is_some()
+    }
+
+    /// A session that is not expired, and is not for its time to live from now on.
+    fn touch(&mut self, id: SessionId, time: LogTime) -> Option<&mut Session> {
+        self.now = self.now.max(time);
+        let now = self.now;
+        if self.open.get(&id)?.is_expired(now) {
+            self.open.remove(&id);
+        }
+        let session = self.open.get_mut(&id)?;
+        session.used = now;
+        Some(session)
     }
 
     /// Forgets the sessions that are expired. Opening a session does it, too.

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use mesh_consensus::log::{Entry, EntryKind, Position};
 use mesh_consensus::raft::{
-    Accepted, Append, Configuration, Intent, Membership, Message, RaftCommand, RaftConfig, ReadIndex, ReadIndexReply,
-    ReadPolicy, Rejected, ReplicaId, RequestVote, SendSnapshot, SendingSnapshot, SnapshotChunk, SnapshotMeta,
-    SnapshotReceived, TimeoutNow, Timer, Vote,
+    Accepted, Append, Configuration, Forward, Forwarded, ForwardedAnswer, Intent, Membership, Message, ProposeError,
+    RaftCommand, RaftConfig, ReadIndex, ReadIndexReply, ReadPolicy, Rejected, ReplicaId, RequestVote, SendSnapshot,
+    SendingSnapshot, SnapshotChunk, SnapshotMeta, SnapshotReceived, TimeoutNow, Timer, Vote,
 };
 use mesh_core::{Bytes, Context, NodeId, PeerStatus, Protocol, RequestId, wire};
 use proptest::prelude::*;
@@ -33,12 +33,36 @@ fn configuration() -> impl Strategy<Value = Bytes> {
 
 fn entry() -> impl Strategy<Value = Entry> {
     let payload = prop::collection::vec(any::<u8>(), 0..4).prop_map(Bytes::from);
-    let kind = prop_oneof![Just(EntryKind::Noop), Just(EntryKind::Command), Just(EntryKind::Unknown(200))];
     prop_oneof![
-        4 => (number(), kind, payload).prop_map(|(term, kind, payload)| Entry { term, kind, payload }),
+        4 => (number(), kind(), payload).prop_map(|(term, kind, payload)| Entry { term, kind, payload }),
         1 => (number(), configuration())
             .prop_map(|(term, payload)| Entry { term, kind: EntryKind::Configuration, payload }),
     ]
+}
+
+fn kind() -> impl Strategy<Value = EntryKind> {
+    use EntryKind::{CloseSession, Command, KeepSession, Noop, OpenSession, SessionCommand, Unknown};
+    prop::sample::select(vec![Noop, Command, OpenSession, SessionCommand, KeepSession, CloseSession, Unknown(200)])
+}
+
+/// A proposal that a follower hands on, and its answer.
+fn forward() -> impl Strategy<Value = Message> {
+    let body = prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..4).prop_map(Bytes::from),
+        number().prop_map(|command| wire::to_bytes(&command)),
+        (number(), number(), number(), number()).prop_map(|request| wire::to_bytes(&request)),
+    ];
+    let numbers = (number(), replica(), number(), number());
+    (numbers, kind(), body, any::<bool>()).prop_map(|((term, replica, epoch, id), kind, body, answer)| {
+        if !answer {
+            return Message::Forward(Forward { term, replica, epoch, id, kind, body });
+        }
+        let result = match kind {
+            EntryKind::Command => Err(ProposeError::Unknown),
+            _ => Ok(ForwardedAnswer { index: id, term, output: body }),
+        };
+        Message::Forwarded(Forwarded { term, epoch, id, result })
+    })
 }
 
 /// 0 stands for the one that is current.
@@ -69,7 +93,7 @@ fn message() -> impl Strategy<Value = Message> {
     );
     // A snapshot that is whole and right in itself.
     let state = (place(), prop::collection::vec(0u64..9, 0..4)).prop_map(move |(last, commands)| {
-        let bytes = wire::to_bytes(&commands);
+        let bytes = snapshot_of(&commands);
         let (len, checksum) = (bytes.len() as u64, crc32c::crc32c(&bytes));
         (SnapshotMeta { last, configuration: group.clone(), len, checksum, omitted: false }, bytes)
     });
@@ -107,6 +131,7 @@ fn message() -> impl Strategy<Value = Message> {
             let meta = Arc::new(meta);
             Message::SnapshotChunk(SnapshotChunk { term, session: 1, leader, meta, offset: 0, bytes })
         }),
+        forward(),
         (number(), session(), node(), number())
             .prop_map(|(term, session, to, base)| Message::SendSnapshot(SendSnapshot { term, session, to, base })),
         (number(), session(), node(), prop::option::of(number())).prop_map(|(term, session, to, received)| {
@@ -142,7 +167,8 @@ fn input() -> impl Strategy<Value = Input> {
         Just(Timer::ReadDue),
         Just(Timer::LeaseReadDue),
         Just(Timer::TransferDue),
-        Just(Timer::SnapshotDue)
+        Just(Timer::SnapshotDue),
+        Just(Timer::ForwardDue)
     ];
     let policy = prop_oneof![
         Just(ReadPolicy::Linearizable),
@@ -169,7 +195,7 @@ proptest! {
     /// back, its log stays in order, and a restart finds all it had on disk.
     #[test]
     fn arbitrary_messages_never_panic_nor_take_back_what_was_promised(inputs in prop::collection::vec(input(), 1..60)) {
-        let config = RaftConfig { pre_vote: false, snapshot_log_bytes: 100, trailing_log_bytes: 30, lease_reads: true, snapshot_from_followers: true, ..config() };
+        let config = RaftConfig { pre_vote: false, snapshot_log_bytes: 100, trailing_log_bytes: 30, lease_reads: true, snapshot_from_followers: true, forward_proposals: true, ..config() };
         let mut cluster = Cluster::with(3, &config, 1);
         let mut requests = 1000;
         for input in inputs {

@@ -181,7 +181,7 @@ fn run(first: u64, terms: &[u64]) -> Record {
 }
 
 fn snapshot(last: mesh_consensus::log::Position, base: mesh_consensus::log::Position) -> (Record, Bytes) {
-    let bytes = wire::to_bytes(&vec![1u64, 2]);
+    let bytes = snapshot_of(&[1, 2]);
     let meta = SnapshotMeta {
         last,
         configuration: group(),

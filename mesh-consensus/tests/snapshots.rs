@@ -11,7 +11,7 @@ use std::time::Duration;
 use mesh_consensus::raft::{
     FollowerState, Message, RaftConfig, RaftEvent, ReplicaId, Role, SnapshotChunk, SnapshotMeta, SnapshotReceived,
 };
-use mesh_core::{Bytes, LogIndex, NodeId, PeerStatus, SnapshotError, wire};
+use mesh_core::{Bytes, LogIndex, NodeId, PeerStatus, SnapshotError};
 use support::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ const fn is_chunk(flight: &Flight) -> bool {
 }
 
 fn chunk(term: u64, last: mesh_consensus::log::Position, commands: &[u64], range: std::ops::Range<usize>) -> Message {
-    let bytes = wire::to_bytes(&commands.to_vec());
+    let bytes = snapshot_of(commands);
     let meta = SnapshotMeta {
         last,
         configuration: group(),
@@ -81,7 +81,7 @@ fn e36_a_late_snapshot_does_not_truncate_a_longer_log() {
     propose_all(&mut cluster, 1, 0..5);
     cluster.beat(1);
     let before = cluster.terms(2);
-    let late = chunk(1, at(1, 3), &[0, 1], 0..3);
+    let late = chunk(1, at(1, 3), &[0, 1], 0..7);
     assert_eq!(cluster.say(1, 2, late), [accepted(1, 6)]);
     assert_eq!((cluster.terms(2), cluster.journal(2).len()), (before, 5));
 }
@@ -90,7 +90,7 @@ fn e36_a_late_snapshot_does_not_truncate_a_longer_log() {
 fn e36_a_snapshot_whose_end_is_in_the_log_commits_it_and_truncates_nothing() {
     let mut cluster = Cluster::new(3);
     cluster.say(1, 2, append(1, at(0, 0), &[(1, 10), (1, 11), (1, 12)], 0));
-    assert_eq!(cluster.say(1, 2, chunk(1, at(1, 2), &[10, 11], 0..3)), [accepted(1, 2)]);
+    assert_eq!(cluster.say(1, 2, chunk(1, at(1, 2), &[10, 11], 0..7)), [accepted(1, 2)]);
     assert_eq!((cluster.terms(2), cluster.journal(2)), (vec![1, 1, 1], &[10, 11][..]));
 }
 
@@ -98,8 +98,8 @@ fn e36_a_snapshot_whose_end_is_in_the_log_commits_it_and_truncates_nothing() {
 fn e37_an_entry_at_the_snapshots_index_with_another_term_goes() {
     let mut cluster = Cluster::new(3);
     cluster.say(1, 2, append(1, at(0, 0), &[(1, 10), (1, 11), (1, 12)], 0));
-    let answers = cluster.say(3, 2, chunk(2, at(2, 2), &[20, 21], 0..3));
-    assert_eq!(answers, [received(2, at(2, 2), 3), accepted(2, 2)]);
+    let answers = cluster.say(3, 2, chunk(2, at(2, 2), &[20, 21], 0..7));
+    assert_eq!(answers, [received(2, at(2, 2), 7), accepted(2, 2)]);
     assert_eq!((cluster.raft(2).first_index(), cluster.raft(2).last_index()), (LogIndex(3), LogIndex(2)));
     assert_eq!(cluster.journal(2), [20, 21]);
     // The leader goes on after it.
@@ -113,21 +113,21 @@ fn e37_an_entry_at_the_snapshots_index_with_another_term_goes() {
 fn e39_a_snapshot_is_installed_only_when_it_is_on_disk_and_all_or_nothing() {
     let mut cluster = Cluster::new(3);
     cluster.node(2).disk.hung = true;
-    let whole = received(1, at(1, 2), 3);
-    assert_eq!(cluster.say(1, 2, chunk(1, at(1, 2), &[10, 11], 0..3)), [whole], "received, not accepted");
+    let whole = received(1, at(1, 2), 7);
+    assert_eq!(cluster.say(1, 2, chunk(1, at(1, 2), &[10, 11], 0..7)), [whole], "received, not accepted");
     assert!(cluster.journal(2).is_empty());
     cluster.crash(2);
     cluster.restart(2);
     assert!(cluster.journal(2).is_empty());
-    let answers = cluster.say(1, 2, chunk(1, at(1, 2), &[10, 11], 0..3));
-    assert_eq!(answers, [received(1, at(1, 2), 3), accepted(1, 2)]);
+    let answers = cluster.say(1, 2, chunk(1, at(1, 2), &[10, 11], 0..7));
+    assert_eq!(answers, [received(1, at(1, 2), 7), accepted(1, 2)]);
 }
 
 #[test]
 fn e39_entries_that_overtake_a_snapshot_on_its_way_to_disk_are_not_lost() {
     let mut cluster = Cluster::new(3);
     cluster.node(2).disk.hung = true;
-    cluster.say(1, 2, chunk(1, at(1, 2), &[10, 11], 0..3));
+    cluster.say(1, 2, chunk(1, at(1, 2), &[10, 11], 0..7));
     cluster.say(1, 2, append(1, at(0, 0), &[(1, 10), (1, 11), (1, 12)], 3));
     assert_eq!(cluster.journal(2), [10, 11, 12]);
     cluster.node(2).disk.hung = false;
@@ -139,8 +139,8 @@ fn e39_entries_that_overtake_a_snapshot_on_its_way_to_disk_are_not_lost() {
 fn e39_a_second_snapshot_before_the_first_is_durable_takes_its_place() {
     let mut cluster = Cluster::new(3);
     cluster.node(2).disk.hung = true;
-    cluster.say(1, 2, chunk(1, at(1, 2), &[10, 11], 0..3));
-    cluster.say(1, 2, chunk(1, at(1, 3), &[10, 11, 12], 0..4));
+    cluster.say(1, 2, chunk(1, at(1, 2), &[10, 11], 0..7));
+    cluster.say(1, 2, chunk(1, at(1, 3), &[10, 11, 12], 0..8));
     cluster.node(2).disk.hung = false;
     cluster.sync(2);
     assert_eq!((cluster.journal(2), cluster.raft(2).applied_index()), (&[10, 11, 12][..], LogIndex(3)));
@@ -269,9 +269,9 @@ fn e42_chunks_out_of_order_repeated_or_of_an_old_leader_do_no_harm() {
     assert_eq!(cluster.say(1, 2, piece(8..16)), [received(3, last, 16)]);
     // The leader changes; the new one's snapshot is another and starts from its beginning.
     let other: Vec<u64> = (100..121).collect();
-    assert_eq!(cluster.say(3, 2, chunk(4, at(3, 21), &other, 16..22)), [received(4, at(3, 21), 0)]);
-    let answers = cluster.say(3, 2, chunk(4, at(3, 21), &other, 0..22));
-    assert_eq!(answers, [received(4, at(3, 21), 22), accepted(4, 21)]);
+    assert_eq!(cluster.say(3, 2, chunk(4, at(3, 21), &other, 16..26)), [received(4, at(3, 21), 0)]);
+    let answers = cluster.say(3, 2, chunk(4, at(3, 21), &other, 0..26));
+    assert_eq!(answers, [received(4, at(3, 21), 26), accepted(4, 21)]);
     assert_eq!(cluster.journal(2), other);
 }
 
@@ -279,9 +279,9 @@ fn e42_chunks_out_of_order_repeated_or_of_an_old_leader_do_no_harm() {
 fn e42_the_length_of_a_snapshot_is_bounded_and_its_bytes_are_checked() {
     let mut cluster = Cluster::with(3, &RaftConfig { snapshot_len_max: 10, ..config() }, 1);
     let commands: Vec<u64> = (0..20).collect();
-    assert_eq!(cluster.say(1, 2, chunk(1, at(1, 20), &commands, 0..21)), []);
-    let Message::SnapshotChunk(mut forged) = chunk(1, at(1, 2), &[10, 11], 0..3) else { unreachable!() };
-    forged.bytes = Bytes::from_static(&[2, 66, 67]);
+    assert_eq!(cluster.say(1, 2, chunk(1, at(1, 20), &commands, 0..25)), []);
+    let Message::SnapshotChunk(mut forged) = chunk(1, at(1, 2), &[10, 11], 0..7) else { unreachable!() };
+    forged.bytes = Bytes::from_static(&[1, 2, 0, 0, 2, 66, 67]);
     cluster.say(1, 2, Message::SnapshotChunk(forged));
     assert!(cluster.journal(2).is_empty());
     assert_eq!(cluster.status(2).misbehaved, 2);
@@ -302,7 +302,7 @@ fn e42_the_length_of_a_snapshot_is_bounded_and_its_bytes_are_checked() {
         }),
     );
     assert!(cluster.node(2).events.iter().any(|event| matches!(event, RaftEvent::SnapshotRefused { .. })));
-    assert_eq!(cluster.say(1, 2, chunk(1, at(1, 2), &[10, 11], 0..3)).len(), 2);
+    assert_eq!(cluster.say(1, 2, chunk(1, at(1, 2), &[10, 11], 0..7)).len(), 2);
     assert_eq!(cluster.journal(2), [10, 11]);
 }
 
@@ -310,14 +310,14 @@ fn e42_the_length_of_a_snapshot_is_bounded_and_its_bytes_are_checked() {
 fn e42_a_transfer_goes_on_under_another_leader_that_has_the_very_same_snapshot() {
     let mut cluster = Cluster::new(3);
     let (commands, last) = ((0..20).collect::<Vec<u64>>(), at(1, 20));
-    assert_eq!(cluster.say(1, 2, chunk(1, last, &commands, 0..16)), [received(1, last, 16)]);
-    assert_eq!(cluster.say(3, 2, chunk(2, last, &commands, 0..8)), [received(2, last, 16)]);
-    assert_eq!(cluster.say(3, 2, chunk(2, last, &commands, 16..21)), [received(2, last, 21), accepted(2, 20)]);
+    assert_eq!(cluster.say(1, 2, chunk(1, last, &commands, 0..8)), [received(1, last, 8)]);
+    assert_eq!(cluster.say(3, 2, chunk(2, last, &commands, 0..8)), [received(2, last, 8)]);
+    assert_eq!(cluster.say(3, 2, chunk(2, last, &commands, 8..25)), [received(2, last, 25), accepted(2, 20)]);
     // The same place, but other bytes: nothing of the two is mixed.
     let (ones, twos, last) = (vec![1; 30], vec![2; 30], at(2, 30));
     assert_eq!(cluster.say(3, 2, chunk(2, last, &ones, 0..8)), [received(2, last, 8)]);
-    assert_eq!(cluster.say(1, 2, chunk(3, last, &twos, 8..31)), [received(3, last, 0)]);
-    assert_eq!(cluster.say(1, 2, chunk(3, last, &twos, 0..31)), [received(3, last, 31), accepted(3, 30)]);
+    assert_eq!(cluster.say(1, 2, chunk(3, last, &twos, 8..35)), [received(3, last, 0)]);
+    assert_eq!(cluster.say(1, 2, chunk(3, last, &twos, 0..35)), [received(3, last, 35), accepted(3, 30)]);
     assert_eq!(cluster.journal(2), twos);
 }
 
@@ -340,19 +340,19 @@ fn e42_a_snapshot_that_arrives_damaged_is_sent_again() {
 
 #[test]
 fn e42_what_is_received_is_bounded_in_all() {
-    let limits = RaftConfig { snapshot_len_max: 12, max_incoming_snapshot_bytes: 16, ..config() };
+    let limits = RaftConfig { snapshot_len_max: 16, max_incoming_snapshot_bytes: 20, ..config() };
     let mut cluster = Cluster::with(3, &limits, 1);
     cluster.node(2).disk.hung = true;
     let (first, second): (Vec<u64>, Vec<u64>) = ((0..9).collect(), (0..11).collect());
-    assert_eq!(cluster.say(1, 2, chunk(1, at(1, 9), &first, 0..10)), [received(1, at(1, 9), 10)]);
+    assert_eq!(cluster.say(1, 2, chunk(1, at(1, 9), &first, 0..14)), [received(1, at(1, 9), 14)]);
     let more = |range| chunk(1, at(1, 11), &second, range);
-    assert_eq!(cluster.say(1, 2, more(0..6)), [received(1, at(1, 11), 6)], "16 bytes fit");
-    assert_eq!(cluster.say(1, 2, more(6..12)), [received(1, at(1, 11), 6)], "and no more");
+    assert_eq!(cluster.say(1, 2, more(0..6)), [received(1, at(1, 11), 6)], "20 bytes fit");
+    assert_eq!(cluster.say(1, 2, more(6..16)), [received(1, at(1, 11), 6)], "and no more");
     cluster.node(2).disk.hung = false;
     cluster.sync(2);
     assert_eq!(cluster.journal(2), first);
     cluster.take_network();
-    assert_eq!(cluster.say(1, 2, more(6..12)), [received(1, at(1, 11), 12), accepted(1, 11)]);
+    assert_eq!(cluster.say(1, 2, more(6..16)), [received(1, at(1, 11), 16), accepted(1, 11)]);
     assert_eq!(cluster.journal(2), second);
 }
 

@@ -59,6 +59,13 @@ impl SnapshotSource {
         Self { pieces: Box::new(pieces), held: 0, len_max: u64::MAX, pulled: SavedSnapshot::default() }
     }
 
+    /// The same, with some bytes in front.
+    #[must_use]
+    pub fn behind(self, head: Bytes) -> Self {
+        let held = self.held + head.len();
+        Self { pieces: Box::new(iter::once(head).chain(self.pieces)), held, ..self }
+    }
+
     /// Makes it an error to be longer than this. Default: there is no limit.
     #[must_use]
     pub fn at_most(mut self, len_max: u64) -> Self {
@@ -227,6 +234,16 @@ mod tests {
             Some(Bytes::from(vec![made]))
         }));
         assert_eq!(source.pull(), Ok(Some(Bytes::from_static(&[1]))), "it never ends, and is pulled a piece at a time");
+    }
+
+    #[test]
+    fn bytes_in_front_count_like_the_others() {
+        let (head, rest) = (Bytes::from_static(b"head and "), Bytes::from_static(b"state"));
+        let source = SnapshotSource::copy(rest).behind(head);
+        assert_eq!(source.held(), 14);
+        assert_eq!(source.at_most(14).into_bytes(), Ok(Bytes::from_static(b"head and state")));
+        let late = SnapshotSource::handle(|| panic!("too early")).behind(Bytes::from_static(b"head")).pull();
+        assert_eq!(late, Ok(Some(Bytes::from_static(b"head"))));
     }
 
     #[test]

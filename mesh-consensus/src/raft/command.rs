@@ -9,6 +9,7 @@ use mesh_core::{CallError, Handle, LogIndex, NodeId, SnapshotError, StateMachine
 
 use super::Raft;
 use super::configuration::{ChangeRefused, Configuration, Membership, ReplicaId};
+use crate::session::{SessionId, SessionRequest};
 
 /// What the application asks of its replica.
 pub enum RaftCommand<S: StateMachine> {
@@ -20,6 +21,28 @@ pub enum RaftCommand<S: StateMachine> {
     ChangeMembership(Membership),
     /// Hand leadership over to a voter, or to the fittest.
     Transfer(Option<NodeId>),
+    /// Open a client session, to be forgotten when it is not used for longer than `ttl`.
+    OpenSession {
+        /// How long it may go unused.
+        ttl: Duration,
+    },
+    /// Replicate a command and apply it unless that was done before.
+    ProposeOnce {
+        /// Which command of which session it is.
+        request: SessionRequest,
+        /// The command: the same each time.
+        command: S::Command,
+    },
+    /// Use a client session, so that it does not expire.
+    KeepSession {
+        /// Which one.
+        session: SessionId,
+    },
+    /// Close a client session.
+    CloseSession {
+        /// Which one.
+        session: SessionId,
+    },
     /// Tell how things are.
     Status,
 }
@@ -31,6 +54,12 @@ impl<S: StateMachine> fmt::Debug for RaftCommand<S> {
             Self::Read(_, policy) => write!(f, "Read(.., {policy:?})"),
             Self::ChangeMembership(target) => write!(f, "ChangeMembership({target:?})"),
             Self::Transfer(to) => write!(f, "Transfer({to:?})"),
+            Self::OpenSession { ttl } => f.debug_struct("OpenSession").field("ttl", ttl).finish(),
+            Self::ProposeOnce { request, .. } => {
+                f.debug_struct("ProposeOnce").field("request", request).finish_non_exhaustive()
+            }
+            Self::KeepSession { session } => f.debug_struct("KeepSession").field("session", session).finish(),
+            Self::CloseSession { session } => f.debug_struct("CloseSession").field("session", session).finish(),
             Self::Status => f.write_str("Status"),
         }
     }
@@ -40,8 +69,14 @@ impl<S: StateMachine> fmt::Debug for RaftCommand<S> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RaftReply<O, A> {
-    /// To [`RaftCommand::Propose`].
+    /// To [`RaftCommand::Propose`] and [`RaftCommand::ProposeOnce`].
     Proposed(Result<Applied<O>, ProposeError>),
+    /// To [`RaftCommand::OpenSession`].
+    SessionOpened(Result<SessionId, ProposeError>),
+    /// To [`RaftCommand::KeepSession`].
+    SessionKept(Result<(), ProposeError>),
+    /// To [`RaftCommand::CloseSession`].
+    SessionClosed(Result<(), ProposeError>),
     /// To [`RaftCommand::Read`].
     Read(Result<Read<A>, ReadError>),
     /// To [`RaftCommand::ChangeMembership`].
@@ -55,7 +90,8 @@ pub enum RaftReply<O, A> {
 /// A command was committed and applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Applied<O> {
-    /// Where it stands in the log.
+    /// Where it stands in the log. Where a command of a session was proposed several times, it may be the
+    /// place of any of them.
     pub index: LogIndex,
     /// The term it was proposed in.
     pub term: u64,
@@ -64,7 +100,7 @@ pub struct Applied<O> {
 }
 
 /// Why a proposal was not applied, or not to anyone's knowledge.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProposeError {
     /// This node does not lead; the command went nowhere. Propose to the leader.
@@ -84,8 +120,9 @@ pub enum ProposeError {
         /// The most there may be: [`RaftConfig::command_len_max`](super::RaftConfig::command_len_max).
         limit: usize,
     },
-    /// The node lost leadership before the command was committed. It may be applied yet, or never.
-    #[error("leadership was lost: whether the command will be applied is unknown")]
+    /// The node lost leadership before the command was committed, or the leader that it was forwarded to
+    /// does not answer. It may be applied yet, or never.
+    #[error("the leader was lost: whether the command will be applied is unknown")]
     Unknown,
     /// Leadership is being handed over; the command went nowhere. Try again soon.
     #[error("leadership is being handed over to {to}")]
@@ -93,12 +130,33 @@ pub enum ProposeError {
         /// To whom.
         to: NodeId,
     },
+    /// There is no such session any more: it was not used for too long, had to make room for others, or was
+    /// closed. Whether the command was applied by an earlier attempt is unknown; this one did nothing.
+    #[error("the session has expired or was closed")]
+    SessionExpired,
+    /// The client has said that it needs no answer to this serial number, so there is none any more. The
+    /// command was not applied now; it may have been before.
+    #[error("the client wanted no answer to this serial number any more")]
+    SessionStale,
+    /// Too many answers of the session wait for the client; the command was not applied. Try it again
+    /// when commands with lower serial numbers are answered.
+    #[error("too many commands of the session are unanswered")]
+    SessionWindowFull,
     /// The command queue of the node is full; the command went nowhere. Try again later.
     #[error("the node is busy: its command queue is full")]
     Busy,
     /// The node stopped. Whether the command will be applied is unknown.
     #[error("the node has stopped: whether the command will be applied is unknown")]
     Stopped,
+}
+
+impl ProposeError {
+    /// Whether a command of a session should be proposed again with the same serial number, here or at
+    /// another node. For a command without a session that would risk to have it applied twice, where the
+    /// error is [`Unknown`](Self::Unknown) or [`Stopped`](Self::Stopped).
+    pub const fn is_worth_a_retry(&self) -> bool {
+        !matches!(self, Self::TooLarge { .. } | Self::SessionExpired | Self::SessionStale)
+    }
 }
 
 impl From<CallError> for ProposeError {
@@ -541,6 +599,25 @@ pub trait RaftHandle<S: StateMachine> {
     /// Hands leadership over to a voter, or to the fittest, and waits until another node leads.
     fn transfer(&self, to: Option<NodeId>) -> impl Future<Output = Result<NodeId, TransferError>> + Send + 'static;
 
+    /// Opens a client session; [`Session::open`](super::Session::open) does it and keeps its serial numbers.
+    fn open_session(&self, ttl: Duration) -> impl Future<Output = Result<SessionId, ProposeError>> + Send + 'static;
+
+    /// Replicates a command of a session and waits until it is applied here, or answers what it gave
+    /// when it was applied before.
+    ///
+    /// The same request must always come with the same command.
+    fn propose_once(
+        &self,
+        request: SessionRequest,
+        command: S::Command,
+    ) -> impl Future<Output = Result<Applied<S::Output>, ProposeError>> + Send + 'static;
+
+    /// Uses a client session, so that it does not expire. Its commands do that as well.
+    fn keep_session(&self, session: SessionId) -> impl Future<Output = Result<(), ProposeError>> + Send + 'static;
+
+    /// Closes a client session. It is no error if there is none.
+    fn close_session(&self, session: SessionId) -> impl Future<Output = Result<(), ProposeError>> + Send + 'static;
+
     /// Asks how things are.
     fn status(&self) -> impl Future<Output = Result<RaftStatus, CallError>> + Send + 'static;
 }
@@ -571,6 +648,30 @@ impl<S: StateMachine> RaftHandle<S> for Handle<Raft<S>> {
     ) -> impl Future<Output = Result<Read<S::Answer>, ReadError>> + Send + 'static {
         let call = self.call(RaftCommand::Read(query, policy));
         async move { reply!(call, Read) }
+    }
+
+    fn open_session(&self, ttl: Duration) -> impl Future<Output = Result<SessionId, ProposeError>> + Send + 'static {
+        let call = self.call(RaftCommand::OpenSession { ttl });
+        async move { reply!(call, SessionOpened) }
+    }
+
+    fn propose_once(
+        &self,
+        request: SessionRequest,
+        command: S::Command,
+    ) -> impl Future<Output = Result<Applied<S::Output>, ProposeError>> + Send + 'static {
+        let call = self.call(RaftCommand::ProposeOnce { request, command });
+        async move { reply!(call, Proposed) }
+    }
+
+    fn keep_session(&self, session: SessionId) -> impl Future<Output = Result<(), ProposeError>> + Send + 'static {
+        let call = self.call(RaftCommand::KeepSession { session });
+        async move { reply!(call, SessionKept) }
+    }
+
+    fn close_session(&self, session: SessionId) -> impl Future<Output = Result<(), ProposeError>> + Send + 'static {
+        let call = self.call(RaftCommand::CloseSession { session });
+        async move { reply!(call, SessionClosed) }
     }
 
     fn change_membership(

@@ -5,6 +5,7 @@ use std::time::Duration;
 use mesh_core::frame::FRAME_LEN_MAX;
 
 use crate::log::Entry;
+use crate::session::SESSIONS_MAX;
 
 /// What a message takes beside the entries or snapshot bytes in it, at most.
 const MESSAGE_OVERHEAD: usize = 16 * 1024;
@@ -73,6 +74,13 @@ pub struct RaftConfig {
     /// Let a follower that is up to date send its snapshot to another that needs one, so that the leader
     /// need not. The leader sends its own where none can. Default: off.
     pub snapshot_from_followers: bool,
+    /// The most client sessions there are; the one not used for longest makes room for another. It counts
+    /// for the sessions that are opened while this node leads. Default: 1024.
+    pub max_sessions: u32,
+    /// A follower hands proposals on to the leader, once, instead of answering `NotLeader`. If the answer
+    /// does not come within two election timeouts, or its output is too long for a message, it is `Unknown`.
+    /// Default: off.
+    pub forward_proposals: bool,
     /// Breaks one rule on purpose.
     #[cfg(feature = "planted")]
     pub plant: Option<super::Plant>,
@@ -104,6 +112,8 @@ impl Default for RaftConfig {
             max_incoming_snapshot_bytes: 1 << 30,
             snapshot_bytes_per_s: None,
             snapshot_from_followers: false,
+            max_sessions: 1024,
+            forward_proposals: false,
             #[cfg(feature = "planted")]
             plant: None,
         }
@@ -133,6 +143,7 @@ impl RaftConfig {
             ("snapshot_chunk_bytes", self.snapshot_chunk_bytes == 0),
             ("max_inflight_chunks", self.max_inflight_chunks == 0),
             ("snapshot_len_max", self.snapshot_len_max == 0),
+            ("max_sessions", self.max_sessions == 0),
         ];
         if let Some((name, _)) = zeros.iter().find(|(_, zero)| *zero) {
             return no(format!("{name} is 0: it must be more"));
@@ -153,6 +164,9 @@ impl RaftConfig {
         let waits = [("catch_up_timeout", self.catch_up_timeout), ("read_timeout", self.read_timeout)];
         if let Some((name, wait)) = waits.iter().find(|(_, wait)| *wait > Duration::from_secs(24 * 3600)) {
             return no(format!("{name} is {wait:?}: a day is the most there may be"));
+        }
+        if self.max_sessions > SESSIONS_MAX {
+            return no(format!("max_sessions is {}: {SESSIONS_MAX} is the most there may be", self.max_sessions));
         }
         let limit = FRAME_LEN_MAX - MESSAGE_OVERHEAD;
         let in_frame = [
@@ -210,6 +224,8 @@ mod tests {
         assert!(refused(|c| c.snapshot_chunk_bytes = 0).contains("snapshot_chunk_bytes is 0"));
         assert!(refused(|c| c.max_incoming_snapshot_bytes = 5).contains("the longest snapshot must fit"));
         assert!(refused(|c| c.snapshot_bytes_per_s = Some(200_000)).contains("takes longer than election_timeout"));
+        assert!(refused(|c| c.max_sessions = 0).contains("max_sessions is 0"));
+        assert!(refused(|c| c.max_sessions = u32::MAX).contains("65536 is the most"));
         assert!(refused(|c| c.snapshot_bytes_per_s = Some(0)).contains("snapshot_bytes_per_s is 0"));
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use mesh_core::{Bytes, DecodeError, NodeId, Reader, Wire, wire};
 
+use super::command::ProposeError;
 use super::configuration::{Configuration, ReplicaId};
 use crate::log::{Entries, Entry, EntryKind, Position};
 
@@ -63,6 +64,10 @@ pub enum Message {
     ReadIndex(ReadIndex),
     /// The answer to it.
     ReadIndexReply(ReadIndexReply),
+    /// A member hands a proposal on to the leader.
+    Forward(Forward),
+    /// The leader's answer to it.
+    Forwarded(Forwarded),
     /// A leader asks a follower to send its snapshot to another.
     SendSnapshot(SendSnapshot),
     /// How far that follower is with it.
@@ -269,6 +274,48 @@ pub struct ReadIndexReply {
     pub index: Option<u64>,
 }
 
+/// A member hands a proposal on to the leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// The member's term; the leader must lead this one.
+    pub term: u64,
+    /// The replica that asks.
+    pub replica: ReplicaId,
+    /// Which start of the replica it is. Later ones are higher.
+    pub epoch: u64,
+    /// Numbers the forwards of an epoch, from 1.
+    pub id: u64,
+    /// What is proposed.
+    pub kind: EntryKind,
+    /// The encoded command, after the request where it is one of a session; the time to live of a session
+    /// to be opened; or the session to be kept or closed.
+    pub body: Bytes,
+}
+
+/// The leader's answer to [`Forward`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forwarded {
+    /// The term of the forward.
+    pub term: u64,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Its number.
+    pub id: u64,
+    /// What came of it.
+    pub result: Result<ForwardedAnswer, ProposeError>,
+}
+
+/// A forwarded proposal was committed and applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardedAnswer {
+    /// Where it stands in the log.
+    pub index: u64,
+    /// The term it was proposed in.
+    pub term: u64,
+    /// The encoded output of the state machine, where it was a command.
+    pub output: Bytes,
+}
+
 /// A leader asks a follower to send its snapshot to another, in the leader's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SendSnapshot {
@@ -305,6 +352,24 @@ wire_struct!(SnapshotReceived { term, last, received, session, replica });
 wire_struct!(TimeoutNow { term });
 wire_struct!(ReadIndex { term, id });
 wire_struct!(ReadIndexReply { term, id, index });
+wire_struct!(Forward { term, replica, epoch, id, kind, body });
+wire_struct!(ForwardedAnswer { index, term, output });
+
+impl Wire for Forwarded {
+    fn encode(&self, out: &mut Vec<u8>) {
+        (self.term, self.epoch, self.id, self.result.is_ok()).encode(out);
+        match &self.result {
+            Ok(answer) => answer.encode(out),
+            Err(error) => error.encode(out),
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (term, epoch, id, good) = Wire::decode(reader)?;
+        let result = if good { Ok(Wire::decode(reader)?) } else { Err(Wire::decode(reader)?) };
+        Ok(Self { term, epoch, id, result })
+    }
+}
 wire_struct!(SendSnapshot { term, session, to, base });
 wire_struct!(SendingSnapshot { term, session, to, received });
 
@@ -374,6 +439,14 @@ impl Wire for Message {
                 begin(9);
                 reply.encode(out);
             }
+            Self::Forward(forward) => {
+                begin(10);
+                forward.encode(out);
+            }
+            Self::Forwarded(forwarded) => {
+                begin(11);
+                forwarded.encode(out);
+            }
             Self::SendSnapshot(ask) => {
                 begin(12);
                 ask.encode(out);
@@ -401,6 +474,8 @@ impl Wire for Message {
             7 => Self::TimeoutNow(Wire::decode(reader)?),
             8 => Self::ReadIndex(Wire::decode(reader)?),
             9 => Self::ReadIndexReply(Wire::decode(reader)?),
+            10 => Self::Forward(Wire::decode(reader)?),
+            11 => Self::Forwarded(Wire::decode(reader)?),
             12 => Self::SendSnapshot(Wire::decode(reader)?),
             13 => Self::SendingSnapshot(Wire::decode(reader)?),
             variant => return Err(DecodeError::UnknownVariant { type_name: "Message", variant: variant.into() }),
@@ -426,6 +501,8 @@ impl Message {
             | Self::TimeoutNow(TimeoutNow { term })
             | Self::ReadIndex(ReadIndex { term, .. })
             | Self::ReadIndexReply(ReadIndexReply { term, .. })
+            | Self::Forward(Forward { term, .. })
+            | Self::Forwarded(Forwarded { term, .. })
             | Self::SendSnapshot(SendSnapshot { term, .. })
             | Self::SendingSnapshot(SendingSnapshot { term, .. }) => *term,
         }
@@ -439,11 +516,11 @@ impl Message {
         )
     }
 
-    /// Whether a silent group has to do something about it, in `term`: not where a follower answers its
-    /// leader, or a leader falls silent.
+    /// Whether a silent group has to do something about it, in `term`: not where it is
+    /// an answer that nothing follows from, or a leader falls silent.
     pub(super) fn wakes(&self, term: u64) -> bool {
         let silent = match self {
-            Self::Accepted(_) => true,
+            Self::Accepted(_) | Self::Forwarded(_) => true,
             Self::Append(append) => append.intent == Intent::Quiesce,
             _ => false,
         };
@@ -496,6 +573,10 @@ impl Message {
             Self::TimeoutNow(_) | Self::ReadIndex(_) | Self::SendingSnapshot(_) => true,
             Self::SendSnapshot(ask) => ask.base < NUMBER_MAX,
             Self::ReadIndexReply(reply) => reply.index.is_none_or(|index| index < NUMBER_MAX),
+            Self::Forward(forward) => forward.kind.is_proposed() && forward.replica.is_known(),
+            Self::Forwarded(forwarded) => {
+                forwarded.result.as_ref().map_or(true, |answer| answer.term <= term && answer.index < NUMBER_MAX)
+            }
         };
         if good { Ok(()) } else { Err("a message that contradicts itself") }
     }
@@ -520,6 +601,7 @@ mod tests {
         let configuration = Configuration::new([NodeId(1), NodeId(2)]).unwrap();
         let meta = Arc::new(SnapshotMeta { last: at, configuration, len: 9, checksum: 7, omitted: false });
         let replica = ReplicaId(77);
+        let answer = ForwardedAnswer { index: 300, term: 3, output: Bytes::from_static(b"output") };
         vec![
             Message::RequestVote(RequestVote { pre: true, term: 3, last: at, transfer: true, expects: replica }),
             Message::Vote(Vote { pre: false, term: 3, granted: true, replica }),
@@ -547,6 +629,16 @@ mod tests {
             Message::TimeoutNow(TimeoutNow { term: 3 }),
             Message::ReadIndex(ReadIndex { term: 3, id: 9 }),
             Message::ReadIndexReply(ReadIndexReply { term: 3, id: 9, index: Some(300) }),
+            Message::Forward(Forward {
+                term: 3,
+                replica,
+                epoch: 9,
+                id: 300,
+                kind: EntryKind::SessionCommand,
+                body: answer.output.clone(),
+            }),
+            Message::Forwarded(Forwarded { term: 3, epoch: 9, id: 300, result: Ok(answer) }),
+            Message::Forwarded(Forwarded { term: 3, epoch: 9, id: 300, result: Err(ProposeError::Overloaded) }),
             Message::SendSnapshot(SendSnapshot { term: 3, session: 4, to: NodeId(2), base: 250 }),
             Message::SendingSnapshot(SendingSnapshot { term: 3, session: 4, to: NodeId(2), received: Some(9) }),
         ]

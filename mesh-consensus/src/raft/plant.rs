@@ -72,11 +72,21 @@ pub enum Plant {
     DataOmitted,
     /// A witness counts as a server with data, or the other way round.
     WrongDiskCounts,
+    /// The answer to a command of a session is not kept, so a copy of it is applied again.
+    AnswersNotKept,
+    /// A snapshot is restored without its client sessions.
+    SnapshotLosesSessions,
+    /// Client sessions expire by the clock of each replica.
+    ExpireByOwnClock,
+    /// A leader takes a forward each time it arrives.
+    ForwardTakenAgain,
+    /// A forward without an answer is said to have gone nowhere, so that who asked sends it again.
+    LostForwardSaidToBeNowhere,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 39] = [
         Self::VoteBeforePersist,
         Self::AckBeforeFsync,
         Self::CommitOldTermByCounting,
@@ -111,6 +121,11 @@ impl Plant {
         Self::WitnessesCommitAlone,
         Self::DataOmitted,
         Self::WrongDiskCounts,
+        Self::AnswersNotKept,
+        Self::SnapshotLosesSessions,
+        Self::ExpireByOwnClock,
+        Self::ForwardTakenAgain,
+        Self::LostForwardSaidToBeNowhere,
     ];
 
     /// The name on a command line.
@@ -150,6 +165,11 @@ impl Plant {
             Self::WitnessesCommitAlone => "witnesses-commit-alone",
             Self::DataOmitted => "data-omitted",
             Self::WrongDiskCounts => "wrong-disk-counts",
+            Self::AnswersNotKept => "answers-not-kept",
+            Self::SnapshotLosesSessions => "snapshot-loses-sessions",
+            Self::ExpireByOwnClock => "expire-by-own-clock",
+            Self::ForwardTakenAgain => "forward-taken-again",
+            Self::LostForwardSaidToBeNowhere => "lost-forward-said-to-be-nowhere",
         }
     }
 

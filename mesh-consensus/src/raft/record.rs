@@ -178,7 +178,7 @@ impl<S: StateMachine> Raft<S> {
             if bytes.len() as u64 != meta.len || crc32c::crc32c(&bytes) != meta.checksum {
                 return Err(inconsistent(format!("snapshot {id} is not the one that was taken")));
             }
-            self.state.restore(&bytes)?;
+            self.restore_snapshot(&bytes)?;
         }
         self.log = Log::after(base);
         self.configurations = Configurations::after(meta.last.index, meta.configuration.clone());

@@ -3,14 +3,17 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use mesh_core::{Bytes, Context, DecodeError, Instant, LogIndex, NodeId, RequestId, StateMachine, Wire, wire};
+use mesh_core::{Bytes, Context, Instant, LogIndex, NodeId, RequestId, StateMachine};
 
-use super::command::{Applied, ProposeError, RaftEvent, RaftReply};
+use super::command::{ProposeError, RaftEvent};
+use super::exactly_once;
+use super::forward::Asker;
 use super::message::{Accepted, Append, Intent, Message, Rejected};
 use super::progress::State;
 use super::record::{EntriesRecord, Record};
 use super::{Raft, Role, Timer};
 use crate::log::{Entries, Entry, EntryKind, Position};
+use crate::session::{LogClock, LogTime};
 
 /// Bytes of entries applied in one flush, at most, so that heartbeats are not held up for long.
 const APPLY_BYTES_MAX: usize = 4 << 20;
@@ -33,23 +36,23 @@ pub(super) struct Asked {
 pub(super) struct Proposals {
     /// Encoded commands that are not in the log yet, end to end.
     batch: Vec<u8>,
-    /// Where each of them ends, and who asked.
-    ends: Vec<(usize, RequestId)>,
+    /// Where each of them ends, what it is, and who asked.
+    ends: Vec<(usize, EntryKind, Asker)>,
     /// How long the batch before was: the next is likely to be as long.
     batch_len_hint: usize,
     /// Those in the log, by index.
-    waiting: VecDeque<(u64, RequestId)>,
+    waiting: VecDeque<(u64, EntryKind, Asker)>,
     /// Sizes of this term's entries that are not applied yet.
     unapplied: usize,
 }
 
 impl Proposals {
-    fn take(&mut self, index: u64) -> Option<RequestId> {
-        let (waiting, request) = *self.waiting.front()?;
-        (waiting == index).then(|| {
-            self.waiting.pop_front();
-            request
-        })
+    fn take(&mut self, index: u64) -> Option<Asker> {
+        let (waiting, ..) = *self.waiting.front()?;
+        if waiting != index {
+            return None;
+        }
+        self.waiting.pop_front().map(|(.., asker)| asker)
     }
 }
 
@@ -98,31 +101,54 @@ impl<S: StateMachine> Raft<S> {
         self.proposals.unapplied < self.config.max_uncommitted_bytes
     }
 
-    pub(super) fn on_propose(&mut self, cx: &mut Context<'_, Self>, request: RequestId, command: &S::Command) {
-        let refuse = |cx: &mut Context<'_, Self>, why| cx.reply_volatile(request, RaftReply::Proposed(Err(why)));
-        if self.role != Role::Leader {
-            return refuse(cx, ProposeError::NotLeader { leader: self.leader });
+    /// The application proposes. `encode` writes what it asks for: see [`exactly_once`](super::exactly_once).
+    pub(super) fn on_propose(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        request: RequestId,
+        kind: EntryKind,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) {
+        if self.role == Role::Leader {
+            self.propose(cx, Asker::Here(request), kind, encode);
+        } else {
+            self.forward(cx, request, kind, encode);
         }
+    }
+
+    /// Takes a proposal into the batch of this leader.
+    pub(super) fn propose(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        asker: Asker,
+        kind: EntryKind,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) {
         if let Some(transfer) = &self.transfer {
             let to = transfer.to();
-            return refuse(cx, ProposeError::Transferring { to });
+            return asker.refuse(cx, kind, ProposeError::Transferring { to });
         }
         if !self.has_room() {
-            return refuse(cx, ProposeError::Overloaded);
+            return asker.refuse(cx, kind, ProposeError::Overloaded);
         }
         let proposals = &mut self.proposals;
         if proposals.batch.capacity() == 0 {
             proposals.batch.reserve(proposals.batch_len_hint);
         }
         let start = proposals.batch.len();
-        command.encode(&mut proposals.batch);
-        let (len, limit) = (proposals.batch.len() - start, self.config.command_len_max);
+        if kind != EntryKind::Command {
+            let time = self.log_clock.stamp(cx.now());
+            exactly_once::encode_stamp(kind, time, self.config.max_sessions, &mut proposals.batch);
+        }
+        let body = proposals.batch.len();
+        encode(&mut proposals.batch);
+        let (len, limit) = (proposals.batch.len() - body, self.config.command_len_max);
         if len > limit {
             proposals.batch.truncate(start);
-            return refuse(cx, ProposeError::TooLarge { len, limit });
+            return asker.refuse(cx, kind, ProposeError::TooLarge { len, limit });
         }
-        proposals.ends.push((proposals.batch.len(), request));
-        proposals.unapplied += len + Entry::OVERHEAD;
+        proposals.unapplied += proposals.batch.len() - start + Entry::OVERHEAD;
+        proposals.ends.push((proposals.batch.len(), kind, asker));
         if proposals.batch.len() >= self.config.max_append_bytes {
             self.append_batch(cx);
         }
@@ -143,14 +169,15 @@ impl<S: StateMachine> Raft<S> {
         let batch = Bytes::from(batch);
         let mut start = 0;
         let term = self.hard.term;
-        let entries = proposals.ends.iter().map(|(end, _)| {
+        let entries = proposals.ends.iter().map(|(end, kind, _)| {
             let payload = batch.slice(start..*end);
             start = *end;
-            Entry { term, kind: EntryKind::Command, payload }
+            Entry { term, kind: *kind, payload }
         });
         let entries: Entries = entries.collect();
         let first = self.log.last().index + 1;
-        proposals.waiting.extend(proposals.ends.drain(..).zip(first..).map(|((_, request), index)| (index, request)));
+        let asked = proposals.ends.drain(..).zip(first..).map(|((_, kind, asker), index)| (index, kind, asker));
+        proposals.waiting.extend(asked);
         self.append(cx, entries);
     }
 
@@ -165,12 +192,11 @@ impl<S: StateMachine> Raft<S> {
     /// Answers every proposal that waits: those that reached the log may yet be committed.
     pub(super) fn give_up_proposals(&mut self, cx: &mut Context<'_, Self>) {
         let Proposals { ends, waiting, .. } = std::mem::take(&mut self.proposals);
-        for (_, request) in waiting {
-            cx.reply_volatile(request, RaftReply::Proposed(Err(ProposeError::Unknown)));
+        for (_, kind, asker) in waiting {
+            asker.refuse(cx, kind, ProposeError::Unknown);
         }
-        for (_, request) in ends {
-            let error = ProposeError::NotLeader { leader: self.leader };
-            cx.reply_volatile(request, RaftReply::Proposed(Err(error)));
+        for (_, kind, asker) in ends {
+            asker.refuse(cx, kind, ProposeError::NotLeader { leader: self.leader });
         }
     }
 
@@ -187,6 +213,9 @@ impl<S: StateMachine> Raft<S> {
         self.rounds.restart();
         self.give_up_transfer(cx);
         self.last_active = cx.now();
+        self.log_clock = LogClock::new(self.sessions.time(), cx.now());
+        self.forwards.forget_seen();
+        self.give_up_forwards(cx);
         self.term_start = last + 1;
         // Entries of earlier terms are committed by one of this term, so there must be one (Raft 5.4.2).
         // The first leader of a group writes down who it is made of.
@@ -456,36 +485,32 @@ impl<S: StateMachine> Raft<S> {
         let mut size = 0;
         let leader_term = (self.role == Role::Leader).then_some(self.hard.term);
         for (index, entry) in self.log.range(self.applied_index + 1..=self.commit_index) {
-            let request = self.proposals.take(index);
-            let command = match entry.kind {
-                EntryKind::Command => wire::from_bytes::<S::Command>(&entry.payload).map(Some),
-                EntryKind::Noop | EntryKind::Configuration | EntryKind::Omitted => Ok(None),
-                EntryKind::Unknown(_) => {
-                    Err(DecodeError::Invalid("an entry of a kind that a later version introduced"))
-                }
-            };
-            match command {
-                Ok(Some(command)) => {
-                    let output = self.state.apply(LogIndex(index), command);
-                    if let Some(request) = request {
-                        // Not behind the log: a majority has it on disk, whatever becomes of this one.
-                        let applied = Applied { index: LogIndex(index), term: entry.term, output };
-                        cx.reply_volatile(request, RaftReply::Proposed(Ok(applied)));
-                    }
-                    if leader_term == Some(entry.term) {
-                        self.proposals.unapplied -= entry.size();
-                    }
-                }
-                Ok(None) => {}
+            let asker = self.proposals.take(index);
+            if planted!(self, ExpireByOwnClock) {
+                let now = cx.now().since(Instant::ZERO).as_millis();
+                self.sessions.expire(LogTime(u64::try_from(now).unwrap_or(u64::MAX)));
+            }
+            let before = planted!(self, AnswersNotKept).then(|| self.sessions.clone());
+            let outcome = match exactly_once::apply_entry(&mut self.sessions, &mut self.state, index, entry) {
+                Ok(outcome) => outcome,
                 Err(error) => {
                     self.halted = true;
                     let (index, reason) = (LogIndex(index), error.to_string());
                     cx.emit(RaftEvent::Halted { index, reason });
-                    if let Some(request) = request {
-                        cx.reply_volatile(request, RaftReply::Proposed(Err(ProposeError::Unknown)));
+                    if let Some(asker) = asker {
+                        asker.refuse(cx, entry.kind, ProposeError::Unknown);
                     }
                     break;
                 }
+            };
+            if let Some(before) = before.filter(|_| entry.kind == EntryKind::SessionCommand) {
+                self.sessions = before;
+            }
+            if let Some(asker) = asker {
+                asker.answer(cx, entry.kind, (index, entry.term), outcome);
+            }
+            if leader_term == Some(entry.term) && entry.kind.is_proposed() {
+                self.proposals.unapplied -= entry.size();
             }
             self.applied_index = index;
             size += entry.size();

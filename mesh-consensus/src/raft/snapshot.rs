@@ -132,7 +132,7 @@ impl<S: StateMachine> Raft<S> {
             let (id, meta) = (self.snapshots.next_id(), Arc::new(meta.without_data()));
             return self.adopt_taken(cx, Snapshot { id, meta });
         }
-        let source = self.state.snapshot().at_most(self.config.snapshot_len_max);
+        let source = self.snapshot_source().at_most(self.config.snapshot_len_max);
         self.save_snapshot(cx, meta, source, None);
     }
 
@@ -419,7 +419,7 @@ impl<S: StateMachine> Raft<S> {
         // While it was written the log may have come as far by itself, or this node may lead.
         let is_new = last.index > self.commit_index || planted!(self, LateSnapshotTruncates);
         if is_new && self.role != Role::Leader && self.suits(&snapshot.meta) {
-            if let Err(error) = self.state.restore(bytes) {
+            if let Err(error) = self.restore_snapshot(bytes) {
                 let (index, reason) = (LogIndex(last.index), error.to_string());
                 return cx.emit(RaftEvent::SnapshotRefused { index, reason });
             }

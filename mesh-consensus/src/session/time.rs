@@ -42,7 +42,7 @@ impl Wire for LogTime {
 /// let mut clock = LogClock::new(LogTime(500), elected);
 /// assert_eq!(clock.stamp(elected + Duration::from_millis(20)), LogTime(520));
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LogClock {
     base: LogTime,
     elected: Instant,

@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use mesh_consensus::log::{Entry, EntryKind};
 use mesh_consensus::raft::{
-    Accepted, Applied, Configuration, HardState, Member, Message, ProposeError, Raft, RaftCommand, RaftConfig,
+    Accepted, Applied, Configuration, Forward, HardState, Member, Message, ProposeError, Raft, RaftCommand, RaftConfig,
     RaftEvent, RaftReply, RaftStatus, Record, Rejected, ReplicaId, Role, SnapshotReceived, Timer, Vote,
 };
+use mesh_consensus::session::Sessions;
 use mesh_core::snapshot::MemSnapshots;
 use mesh_core::{
-    Context, Instant, LogIndex, LogOp, Lsn, NodeId, Outbox, Outgoing, PeerStatus, Protocol, Recovery, RequestId,
-    RestoreError, Rng64, SnapshotId, SnapshotRead, SnapshotSource, StateMachine, wire,
+    Bytes, Context, Instant, LogIndex, LogOp, Lsn, NodeId, Outbox, Outgoing, PeerStatus, Protocol, Recovery, RequestId,
+    RestoreError, Rng64, SnapshotId, SnapshotRead, SnapshotSource, StateMachine, Wire, wire,
 };
 
 pub use asking::*;
@@ -63,6 +64,14 @@ impl StateMachine for Journal {
 }
 
 pub type Replica = Raft<Journal>;
+
+/// The snapshot of a replica that applied these commands and has no sessions.
+pub fn snapshot_of(commands: &[u64]) -> Bytes {
+    let mut bytes = vec![1];
+    wire::to_bytes(&Sessions::default()).encode(&mut bytes);
+    commands.to_vec().encode(&mut bytes);
+    Bytes::from(bytes)
+}
 
 /// What is on the disk of a node, and what is on its way there.
 #[derive(Default)]
@@ -292,6 +301,10 @@ impl Cluster {
         self.raft(number).status(self.nodes[number - 1].clock(self.now))
     }
 
+    pub fn raft_is_up(&self, number: usize) -> bool {
+        self.nodes[number - 1].raft.is_some()
+    }
+
     pub fn node(&mut self, number: usize) -> &mut Node {
         &mut self.nodes[number - 1]
     }
@@ -450,7 +463,7 @@ impl Cluster {
             }
         };
         match message {
-            Message::Vote(Vote { replica, .. }) => name(replica),
+            Message::Vote(Vote { replica, .. }) | Message::Forward(Forward { replica, .. }) => name(replica),
             Message::SnapshotChunk(chunk) if chunk.leader == NodeId::default() => chunk.leader = id(from),
             Message::Accepted(Accepted { replica, session, .. })
             | Message::Rejected(Rejected { replica, session, .. })
@@ -587,6 +600,12 @@ impl Cluster {
     }
 
     pub fn restart_quietly(&mut self, number: usize) {
+        self.restart_unsynced(number);
+        self.sync(number);
+    }
+
+    /// The node starts, and what it writes first is on its way.
+    pub fn restart_unsynced(&mut self, number: usize) {
         let node = &mut self.nodes[number - 1];
         let config = node.config.clone();
         let raft = match self.founders.iter().any(|member| member.node == node.id) {
@@ -606,7 +625,6 @@ impl Cluster {
         node.outbox = Outbox::recovered(node.disk.last);
         node.raft = Some(raft);
         self.run(number, |raft, cx| raft.on_start(cx));
-        self.sync(number);
     }
 
     /// A node that waits to be added to the group; its number.
