@@ -3,7 +3,9 @@
 //! [`Raft`] is a [`Protocol`]: a deterministic state machine that a node hosts. It elects a leader
 //! (randomised timeouts, pre-vote, check-quorum and leader stickiness), replicates the leader's log
 //! (batched, pipelined, flow-controlled by bytes), applies what a majority has on disk to a
-//! [`StateMachine`], and takes and transfers snapshots so that the log stays short.
+//! [`StateMachine`], and takes and transfers snapshots so that the log stays short. Commands of a client
+//! [`Session`] are applied once, however often they are proposed; followers hand proposals on to the leader
+//! if they are [told to](RaftConfig::forward_proposals).
 //!
 //! Names are those of the paper and of Ongaro's thesis: term, vote, log, commit index, match index.
 //! What may be said before the disk has it, and why, is told where it is said; everything else

@@ -461,6 +461,45 @@ fn i61_only_the_leader_that_was_asked_answers_and_once() {
 }
 
 #[test]
+fn i61_a_session_that_is_kept_does_not_expire() {
+    let mut cluster = Cluster::led(3);
+    let mut client = open(&mut cluster, 1);
+    let keep = |cluster: &mut Cluster| {
+        let asked = cluster.ask(1, RaftCommand::KeepSession { session: client.id() });
+        cluster.deliver();
+        cluster.other_reply(1, asked).cloned()
+    };
+    for _ in 0..3 {
+        cluster.pass(TTL - SECOND);
+        assert_eq!(keep(&mut cluster), Some(RaftReply::SessionKept(Ok(()))));
+    }
+    cluster.pass(TTL + SECOND);
+    assert_eq!(keep(&mut cluster), Some(RaftReply::SessionKept(Err(ProposeError::SessionExpired))));
+    let request = client.next().unwrap();
+    assert_eq!(submit(&mut cluster, 1, request, 7), Err(ProposeError::SessionExpired));
+}
+
+#[test]
+fn i61_a_forward_is_given_up_as_soon_as_another_leader_turns_up() {
+    let mut cluster = Cluster::with(3, &forwarding(), 1).with_leader(1);
+    let asked = cluster.propose(2, 7);
+    cluster.take_network();
+    let answers = cluster.say(3, 2, heartbeat(2, at(0, 0), 0));
+    assert!(answers.iter().all(|message| !matches!(message, Message::Forward(_))), "it is not sent again");
+    assert_eq!(cluster.reply(2, asked), Some(&Err(ProposeError::Unknown)));
+}
+
+#[test]
+fn i61_only_the_replica_that_the_configuration_names_is_heard() {
+    let mut cluster = Cluster::with(3, &forwarding(), 1).with_leader(1);
+    let last = cluster.raft(1).last_index();
+    let Message::Forward(mut forged) = forward(1, 1, 1, 7) else { unreachable!() };
+    forged.replica = ReplicaId(99);
+    assert_eq!(cluster.say(2, 1, Message::Forward(forged)), []);
+    assert_eq!(cluster.raft(1).last_index(), last);
+}
+
+#[test]
 fn i61_forwards_that_wait_are_bounded_in_number_and_bytes() {
     let few = RaftConfig { max_uncommitted_bytes: 100, ..forwarding() };
     for (config, most) in [(few, 4), (forwarding(), 4096)] {
@@ -720,4 +759,18 @@ fn i61_a_session_gets_its_commands_applied_once_whichever_node_it_asks() {
     let serial = session.begin().expect("the window is open");
     let closed = sim.wait(SECOND, session.propose(&raft, serial, 7));
     assert_eq!(closed, Some(Err(ProposeError::SessionExpired)));
+}
+
+/// Each rule is broken once, and a test above notices.
+#[cfg(feature = "planted")]
+#[test]
+fn a_rule_of_sessions_that_is_broken_is_noticed() {
+    use mesh_consensus::raft::Plant;
+    assert_found(&[
+        (Plant::AnswersNotKept, i61_a_command_is_applied_once_however_often_it_is_proposed as fn()),
+        (Plant::SnapshotLosesSessions, i61_a_retry_after_a_snapshot_was_installed_finds_the_answer_in_it),
+        (Plant::ExpireByOwnClock, i61_log_time_goes_on_from_leader_to_leader_and_not_without_one),
+        (Plant::ForwardTakenAgain, i61_a_forward_that_the_network_repeats_is_taken_once),
+        (Plant::LostForwardSaidToBeNowhere, i61_a_lost_forward_is_never_sent_again_and_its_outcome_is_unknown),
+    ]);
 }
