@@ -1,8 +1,7 @@
 //! Sections A and B: elections, pre-vote, check-quorum and stickiness.
 //!
-//! Each test is one of the scenarios that other implementations got wrong. Those of section A about
-//! learners (5) and configuration entries (6), and that of section B about leader transfer (13),
-//! cannot occur: there are no learners, no configuration entries and no transfer.
+//! Each test is one of the scenarios that other implementations got wrong. That of section B about
+//! leader transfer (13) is in `transfer.rs`.
 
 mod support;
 
@@ -107,6 +106,46 @@ fn a4_logs_compare_by_last_term_first_and_last_index_second() {
     }
     assert_eq!(cluster.say(3, 1, request_vote(8, at(2, 9))), [vote(8, false)]);
     assert_eq!(cluster.say(3, 1, request_vote(9, at(4, 1))), [vote(9, true)]);
+}
+
+/// Node 4 has been made a voter, and has not heard of it; without its vote there is no leader.
+#[test]
+fn a5_a_learner_that_was_promoted_and_does_not_know_grants_votes() {
+    let mut cluster = Cluster::led(3);
+    let new = cluster.add_node();
+    assert!(cluster.change_to(1, with_learners(&[1, 2, 3], &[new])).is_ok());
+    cluster.beat(1);
+    cluster.partition(&[&[1, 2, 3]]);
+    assert!(cluster.change_to(1, voters(&[1, 2, 3, new])).is_ok());
+    cluster.beat(1);
+    cluster.crash(1);
+    cluster.heal();
+    assert!(!cluster.status(new).configuration.is_voter(id(new)));
+    let leader = cluster.await_leader(10 * SECOND);
+    assert_ne!(leader, new);
+    assert!(cluster.status(new).configuration.is_voter(id(new)));
+}
+
+/// What counts is the log: whether the entry is applied, or known to be committed, does not matter.
+#[test]
+fn a6_a_node_goes_by_the_configuration_in_its_log_applied_or_not() {
+    let mut cluster = Cluster::led(3);
+    cluster.change(1, voters(&[1, 2]));
+    cluster.rule(|flight| if flight.to == id(1) { Fate::Drop } else { Fate::Deliver });
+    cluster.deliver();
+    let removed = cluster.raft(3);
+    assert!(removed.applied_index() < removed.last_index() && !removed.configuration().is_voter(id(3)));
+    cluster.crash(1);
+    cluster.heal();
+    let term = cluster.raft(3).term();
+    cluster.campaign(3);
+    assert_eq!((cluster.raft(3).role(), cluster.raft(3).term()), (Role::Follower, term));
+    assert_eq!(cluster.take_network(), []);
+    // Nor does a restart make it forget.
+    cluster.crash(3);
+    cluster.restart(3);
+    cluster.campaign(3);
+    assert_eq!((cluster.raft(3).role(), cluster.take_network()), (Role::Follower, vec![]));
 }
 
 #[test]
@@ -296,4 +335,14 @@ fn split_votes_are_settled_by_random_timeouts() {
         let mut cluster = Cluster::with(5, &RaftConfig { pre_vote: seed % 2 == 0, ..config() }, seed);
         cluster.await_leader(20 * SECOND);
     }
+}
+
+#[cfg(feature = "planted")]
+#[test]
+fn the_bugs_that_these_tests_are_for_are_found() {
+    use mesh_consensus::raft::Plant::*;
+    assert_found(&[
+        (VoteBeforePersist, a1_a_vote_is_not_answered_before_it_is_on_disk),
+        (VoteForStaleLog, a4_logs_compare_by_last_term_first_and_last_index_second),
+    ]);
 }

@@ -123,7 +123,7 @@ fn g55_a_leader_of_a_minority_answers_no_read() {
 }
 
 #[test]
-fn g55_a_lease_is_not_served_after_a_pause() {
+fn g57_a_lease_is_not_served_after_a_pause() {
     let mut cluster = leased(&leases());
     // It is taken while the lease lasts; then the process stands still before it looks at the clock.
     let read = cluster.read(1, ReadPolicy::Lease);
@@ -480,6 +480,23 @@ fn reads_that_wait_are_bounded() {
     let read = cluster.read_index(leader);
     cluster.pass(SECOND);
     assert!(cluster.journal_read(leader, read).is_some(), "there is room again");
+}
+
+/// It is a majority by itself, and yet does not know at once what is committed, nor has applied it.
+#[test]
+fn d32_a_single_voter_reads_nothing_before_its_log_is_applied_again() {
+    let mut cluster = Cluster::led(1);
+    assert!(cluster.serves(1, 7));
+    cluster.crash(1);
+    cluster.restart(1);
+    let before = cluster.read_index(1);
+    cluster.node(1).disk.hung = true;
+    cluster.pass(3 * SECOND);
+    assert_eq!((cluster.read_reply(1, before), cluster.journal(1)), (None, &[][..]));
+    cluster.node(1).disk.hung = false;
+    cluster.sync(1);
+    cluster.await_leader(3 * SECOND);
+    assert_eq!(cluster.journal_read(1, before), Some(&[7][..]));
 }
 
 #[test]

@@ -242,3 +242,10 @@ fn a_log_is_read_back_with_what_was_replaced_and_what_was_compacted() {
     assert_eq!((raft.first_index(), raft.last_index()), (LogIndex(4), LogIndex(6)));
     assert_eq!((raft.applied_index(), raft.state().0.as_slice()), (LogIndex(5), &[1, 2][..]));
 }
+
+#[cfg(feature = "planted")]
+#[test]
+fn the_bug_that_these_tests_are_for_is_found() {
+    use mesh_consensus::raft::Plant::AckBeforeFsync;
+    assert_found(&[(AckBeforeFsync, d30_entries_are_acknowledged_only_once_they_are_on_disk)]);
+}

@@ -1,7 +1,7 @@
 //! Section C: replication and commit.
 //!
-//! Scenario 19 (answers of a replication session before a removal) cannot occur: the voters never
-//! change. Scenario 20 (a quorum index kept unsorted) is the property test in `quorum.rs`.
+//! Scenario 19 (answers of a replication session before a removal) is in `membership.rs`, 20 (a quorum
+//! index kept unsorted) is the property test in `quorum.rs`.
 
 mod support;
 
@@ -442,4 +442,15 @@ fn a_second_leader_in_a_term_is_not_believed() {
     cluster.fire(1, Timer::HeartbeatDue);
     let Message::Append(Append { commit, .. }) = cluster.take_network().remove(0).message else { panic!() };
     assert_eq!(commit, 1);
+}
+
+#[cfg(feature = "planted")]
+#[test]
+fn the_bugs_that_these_tests_are_for_are_found() {
+    use mesh_consensus::raft::Plant::*;
+    assert_found(&[
+        (CommitOldTermByCounting, c16_entries_of_earlier_terms_are_not_committed_by_counting),
+        (StaleAppendTruncates, c17_a_late_append_does_not_truncate_what_a_later_one_brought),
+        (CommitBeyondMatch, c22_a_follower_commits_only_what_it_has_compared_with_the_leaders_log),
+    ]);
 }

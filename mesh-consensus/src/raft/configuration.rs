@@ -123,6 +123,8 @@ pub struct Configuration {
     outgoing: Vec<Member>,
     learners: Vec<Member>,
     learners_next: Vec<Member>,
+    /// What a later version says of the group, encoded: kept, and passed on as it is.
+    later: Vec<u8>,
 }
 
 impl Configuration {
@@ -266,7 +268,8 @@ impl Configuration {
             return Err(ChangeRefused::TooManyVoters { changed });
         }
         let learners = target.learners.iter().copied().map(Member::new).collect();
-        Self { voters: self.voters_of(target), learners, ..Self::default() }.checked()
+        let (voters, later) = (self.voters_of(target), self.later.clone());
+        Self { voters, learners, later, ..Self::default() }.checked()
     }
 
     /// The joint configuration on the way to `target`: its voters and those of now decide together.
@@ -280,7 +283,8 @@ impl Configuration {
         self.check_change(target)?;
         let (learners_next, learners) =
             target.learners.iter().copied().map(Member::new).partition(|learner| self.is_voter(learner.node));
-        Self { voters: self.voters_of(target), outgoing: self.voters.clone(), learners, learners_next }.checked()
+        let (voters, outgoing, later) = (self.voters_of(target), self.voters.clone(), self.later.clone());
+        Self { voters, outgoing, learners, learners_next, later }.checked()
     }
 
     /// The configuration after this joint one: the incoming voters decide alone.
@@ -296,6 +300,7 @@ impl Configuration {
         self.is_joint().then(|| Self {
             voters: self.voters.clone(),
             learners: in_order(self.learners.iter().chain(&self.learners_next).copied()),
+            later: self.later.clone(),
             ..Self::default()
         })
     }
@@ -412,7 +417,7 @@ impl Configuration {
 
     /// The rule that this configuration breaks: none, unless it was received.
     fn broken_rule(&self) -> Option<&'static str> {
-        let Self { voters, outgoing, learners, learners_next } = self;
+        let Self { voters, outgoing, learners, learners_next, .. } = self;
         if *self == Self::default() {
             return None;
         }
@@ -449,19 +454,26 @@ impl Configuration {
     }
 }
 
+/// Its fields in a frame of their own, so that a later version can add some.
 impl Wire for Configuration {
     fn encode(&self, out: &mut Vec<u8>) {
+        let mut fields = Vec::new();
         for members in [&self.voters, &self.outgoing, &self.learners, &self.learners_next] {
-            members.encode(out);
+            members.encode(&mut fields);
         }
+        fields.extend_from_slice(&self.later);
+        fields.encode(out);
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let len = reader.take_len()?;
+        let mut fields = reader.sub(len)?;
         let configuration = Self {
-            voters: decode_members(reader)?,
-            outgoing: decode_members(reader)?,
-            learners: decode_members(reader)?,
-            learners_next: decode_members(reader)?,
+            voters: decode_members(&mut fields)?,
+            outgoing: decode_members(&mut fields)?,
+            learners: decode_members(&mut fields)?,
+            learners_next: decode_members(&mut fields)?,
+            later: fields.remaining().to_vec(),
         };
         configuration.broken_rule().map_or(Ok(configuration), |broken| Err(DecodeError::Invalid(broken)))
     }

@@ -193,6 +193,8 @@ pub enum Fate {
     Drop,
     /// It stays on its way until the test calls [`Cluster::release`].
     Hold,
+    /// It arrives as another.
+    As(Message),
 }
 
 type Rule = Box<dyn FnMut(&Flight) -> Fate>;
@@ -426,6 +428,7 @@ impl Cluster {
             Fate::Deliver => self.arrive(flight),
             Fate::Drop => {}
             Fate::Hold => self.held.push(flight),
+            Fate::As(message) => self.arrive(Flight { message, ..flight }),
         }
         true
     }

@@ -303,6 +303,7 @@ fn bytes_that_break_a_rule_do_not_decode() {
             outgoing: outgoing.to_vec(),
             learners: learners.to_vec(),
             learners_next: learners_next.to_vec(),
+            later: Vec::new(),
         };
         from_slice::<Configuration>(&to_bytes(&configuration))
     };
