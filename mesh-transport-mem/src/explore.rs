@@ -19,13 +19,15 @@
 //! written after it waits, until a step makes any first part of it durable. A node loses what waits and
 //! starts again; how long it is down makes no difference, for messages can be as late as that. A write
 //! may become durable in the moment of the crash: that is the step in which it does, and what the node
-//! then says never arrives.
+//! then says never arrives. A node loses its disk and starts with an empty one.
 //!
 //! **What is left out, and why nothing is lost.** A world with the same states and history as another,
 //! no more messages and no more of the scope left can do nothing that the other cannot, for no message
 //! has to arrive: it is not visited. So a message that would change nothing but make a node send
-//! something arrives at once. Neither changes whether a rule can be broken, only in how many steps; of
-//! the steps to a broken rule all are left out that can be.
+//! something arrives at once. Where nodes differ in name only ([`Scope::alike`]) the first thing happens
+//! to the first of them: what begins at another is the same under other names. None of this changes
+//! whether a rule can be broken, only in how many steps; of the steps to a broken rule all are left out
+//! that can be.
 //!
 //! **What does not happen.** Time stands still, chance is the same at every call, and every input is a
 //! batch of its own. A disk does not fail or lose what is durable, pieces of snapshots are read at
@@ -95,6 +97,7 @@ mod node;
 mod search;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod worlds;
 
 use std::fmt::{self, Debug, Display};
@@ -150,6 +153,11 @@ pub trait Model {
         None
     }
 
+    /// How a message is told of in a [`Violation`]. Default: as it is debugged.
+    fn tell(&self, message: &<Self::Protocol as Protocol>::Message) -> String {
+        format!("{message:?}")
+    }
+
     /// Looks at what an input made of a node, and remembers what later rules need.
     ///
     /// # Errors
@@ -177,6 +185,10 @@ pub struct Seen<'a, P: Protocol> {
     pub before: &'a P,
     /// What it is now.
     pub now: &'a P,
+    /// What it would be if it crashed now: what is on its disk.
+    pub durable: &'a P,
+    /// Whether the input was its start, a crash or the loss of its disk.
+    pub restarted: bool,
     /// What it sent, in order, each with its recipient.
     pub sent: &'a [(NodeId, P::Message)],
     /// What it answered.
@@ -196,17 +208,23 @@ pub struct Scope {
     pub commands: u8,
     /// How many crashes there may be, in all. Default: 0.
     pub crashes: u8,
+    /// How many times a node may lose its disk, in all. Default: 0.
+    pub wipes: u8,
     /// How many inputs may be followed by a slow disk, in all: what they write, and what is written
     /// after it, waits until a step makes it durable or a crash loses it. Other writes are durable at
     /// once. Default: 0.
     pub late_writes: u8,
+    /// The nodes differ in name only, and the names do not matter to the protocol. Default: no.
+    pub alike: bool,
     /// Give up at this many worlds; each takes about 60 bytes. Default: 50 million.
     pub worlds_max: usize,
 }
 
 impl Default for Scope {
     fn default() -> Self {
-        Self { nodes: Vec::new(), firings: 0, commands: 0, crashes: 0, late_writes: 0, worlds_max: 50_000_000 }
+        let (firings, commands, crashes, wipes, late_writes) = (0, 0, 0, 0, 0);
+        let (nodes, alike, worlds_max) = (Vec::new(), false, 50_000_000);
+        Self { nodes, firings, commands, crashes, wipes, late_writes, alike, worlds_max }
     }
 }
 
@@ -265,4 +283,12 @@ impl Display for Violation {
 /// A handler that panics breaks a rule, and so does a node that cannot start from its own disk.
 pub fn explore<M: Model>(model: &M, scope: &Scope) -> Report {
     Search::new(model, scope).run()
+}
+
+/// Takes the steps of a [`Violation`] again, as they are written there.
+///
+/// # Errors
+/// The step that cannot be taken there, or that no rule is broken at the end.
+pub fn replay<M: Model>(model: &M, scope: &Scope, steps: &[String]) -> Result<Violation, String> {
+    Search::new(model, scope).take_again(steps)
 }

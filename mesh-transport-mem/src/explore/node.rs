@@ -28,6 +28,8 @@ pub(super) enum Input<T> {
     SnapshotSaved,
     /// The node loses all that is not durable, and starts again.
     Crash,
+    /// The node loses its disk, and starts with an empty one.
+    Wipe,
 }
 
 /// What a node let the world see after an input.
@@ -56,9 +58,11 @@ pub(super) struct Node<P: Protocol> {
     pub(super) saving: VecDeque<(SnapshotId, Result<Bytes, SnapshotError>)>,
     /// What the node is after a crash: the durable records, replayed. It stands for them, so that
     /// disks that cannot be told apart by starting from them are the same.
-    recovered: P,
+    pub(super) recovered: P,
     recovered_upto: Lsn,
     snapshots: MemSnapshots,
+    /// How many disks it had before this one. Each has its own chance.
+    wiped: u64,
 }
 
 impl<P: Explorable> Clone for Node<P> {
@@ -72,13 +76,14 @@ impl<P: Explorable> Clone for Node<P> {
             recovered: self.recovered.clone(),
             recovered_upto: self.recovered_upto,
             snapshots: self.snapshots.clone(),
+            wiped: self.wiped,
         }
     }
 }
 
 impl<P: Explorable> Hash for Node<P> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.me.hash(state);
+        (self.me, self.wiped).hash(state);
         self.protocol.hash(state);
         self.recovered.hash(state);
         self.recovered_upto.hash(state);
@@ -129,6 +134,7 @@ impl<P: Explorable> Node<P> {
             recovered: fresh,
             recovered_upto: Lsn(0),
             snapshots: MemSnapshots::default(),
+            wiped: 0,
         };
         records.into_iter().try_for_each(|record| node.replay(record))?;
         let mut effects = Effects::default();
@@ -206,6 +212,15 @@ impl<P: Explorable> Node<P> {
         self.start(effects);
     }
 
+    /// Loses its disk, and starts with an empty one.
+    pub(super) fn wipe(&mut self, effects: &mut Effects<P>, fresh: P) {
+        self.recovered = fresh;
+        self.recovered_upto = Lsn(0);
+        self.snapshots = MemSnapshots::default();
+        self.wiped += 1;
+        self.crash(effects);
+    }
+
     fn start(&mut self, effects: &mut Effects<P>) {
         self.protocol = self.recovered.clone();
         self.outbox = Outbox::recovered(self.recovered_upto);
@@ -229,9 +244,9 @@ impl<P: Explorable> Node<P> {
         }
     }
 
-    /// Runs a handler, as a batch of its own. Chance is the same at every call.
+    /// Runs a handler, as a batch of its own. Chance is the same at every call, until the disk is lost.
     fn run_batch(&mut self, effects: &mut Effects<P>, handler: impl FnOnce(&mut P, &mut Context<'_, P>)) {
-        let mut rng = Rng64::from_seed(0, &self.me.to_string());
+        let mut rng = Rng64::from_seed(self.wiped, &self.me.to_string());
         let mut cx = Context::new(self.me, Instant::ZERO, &mut rng, &mut self.outbox);
         handler(&mut self.protocol, &mut cx);
         self.protocol.on_flush(&mut cx);

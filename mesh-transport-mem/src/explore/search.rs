@@ -19,14 +19,14 @@ type MessageOf<M> = <<M as Model>::Protocol as Protocol>::Message;
 type InputOf<M> = Input<TimerOf<M>>;
 
 /// A message as it is on its way.
-struct Flight<M: Model> {
-    from: NodeId,
-    message: MessageOf<M>,
+pub(super) struct Flight<M: Model> {
+    pub(super) from: NodeId,
+    pub(super) message: MessageOf<M>,
 }
 
 /// A state that a node was in, and what was worked out about it.
-struct State<M: Model> {
-    node: Node<M::Protocol>,
+pub(super) struct State<M: Model> {
+    pub(super) node: Node<M::Protocol>,
     /// What can happen to it, beside messages and commands, and how much of the firings it takes.
     inputs: Vec<(InputOf<M>, u8)>,
     /// What became of it: an outcome, or none where the input cannot be or
@@ -40,6 +40,7 @@ struct State<M: Model> {
 struct Outcome<M: Model> {
     before: u32,
     now: u32,
+    restarted: bool,
     /// Each message sent: where its recipient stands in the scope, and its number.
     sent: Vec<(usize, u32)>,
     effects: Effects<M::Protocol>,
@@ -71,13 +72,16 @@ struct History<M: Model> {
 }
 
 /// A world taken apart.
-#[derive(Clone, PartialEq)]
-struct World {
+#[derive(Clone, Default, PartialEq)]
+pub(super) struct World {
     /// For each node, its state and its inbox.
-    nodes: Vec<(u32, u32)>,
+    pub(super) nodes: Vec<(u32, u32)>,
     history: u32,
     used: Used,
 }
+
+/// The highest count in a scope: five of them share a number.
+const COUNT_MAX: u8 = 63;
 
 /// How much of the scope is used up.
 #[derive(Clone, Copy, Default, PartialEq)]
@@ -85,6 +89,7 @@ struct Used {
     firings: u8,
     commands: u8,
     crashes: u8,
+    wipes: u8,
     late_writes: u8,
 }
 
@@ -99,7 +104,7 @@ impl World {
         2 * nodes + 2
     }
 
-    fn read(&mut self, row: &[u32]) {
+    pub(super) fn read(&mut self, row: &[u32]) {
         let (key, rest) = row.split_at(row.len() / 2);
         self.nodes.clear();
         self.nodes.extend(key.iter().copied().zip(rest.iter().copied()).take(key.len() - 1));
@@ -107,7 +112,7 @@ impl World {
         self.used = Used::from_number(rest[rest.len() - 1]);
     }
 
-    fn write(&self, row: &mut Vec<u32>) {
+    pub(super) fn write(&self, row: &mut Vec<u32>) {
         row.clear();
         row.extend(self.nodes.iter().map(|(state, _)| state));
         row.push(self.history);
@@ -117,19 +122,21 @@ impl World {
 }
 
 impl Used {
-    const fn from_number(number: u32) -> Self {
-        let [firings, commands, crashes, late_writes] = number.to_le_bytes();
-        Self { firings, commands, crashes, late_writes }
+    fn from_number(number: u32) -> Self {
+        let nth = |at: u32| (number >> (6 * at)) as u8 & COUNT_MAX;
+        Self { firings: nth(0), commands: nth(1), crashes: nth(2), wipes: nth(3), late_writes: nth(4) }
     }
 
-    const fn number(self) -> u32 {
-        u32::from_le_bytes([self.firings, self.commands, self.crashes, self.late_writes])
+    fn number(self) -> u32 {
+        let Self { firings, commands, crashes, wipes, late_writes } = self;
+        [late_writes, wipes, crashes, commands, firings].iter().fold(0, |number, nth| number << 6 | u32::from(*nth))
     }
 
     /// Whether no more is used up than in `other`.
     const fn covers(self, other: Self) -> bool {
         self.firings <= other.firings
             && self.crashes <= other.crashes
+            && self.wipes <= other.wipes
             && self.late_writes <= other.late_writes
             // The commands that are left are others.
             && self.commands == other.commands
@@ -137,42 +144,46 @@ impl Used {
 }
 
 /// What happens to a node, and what that takes of the scope.
-struct Step<M: Model> {
+pub(super) struct Step<M: Model> {
     /// Where the node stands in the scope.
-    at: usize,
-    input: InputOf<M>,
+    pub(super) at: usize,
+    pub(super) input: InputOf<M>,
     /// Whether the disk is slow with what is written.
-    late: bool,
+    pub(super) late: bool,
     used: Used,
 }
 
 /// A step without what it takes: which node, what happens to it, and whether its disk is slow.
-type Move<M> = (usize, InputOf<M>, bool);
+pub(super) type Move<M> = (usize, InputOf<M>, bool);
 
 impl<M: Model> Step<M> {
-    const fn as_move(&self) -> Move<M> {
+    pub(super) const fn as_move(&self) -> Move<M> {
         (self.at, self.input, self.late)
     }
 }
 
 pub(super) struct Search<'a, M: Model> {
-    model: &'a M,
+    pub(super) model: &'a M,
     scope: &'a Scope,
-    states: Vec<State<M>>,
+    pub(super) states: Vec<State<M>>,
     state_numbers: BTreeMap<[u8; 16], u32>,
     outcomes: Vec<Outcome<M>>,
-    flights: Vec<Flight<M>>,
+    pub(super) flights: Vec<Flight<M>>,
     flight_numbers: BTreeMap<(usize, NodeId, Vec<u8>), u32>,
     inboxes: Vec<Inbox>,
     inbox_numbers: BTreeMap<Vec<u32>, u32>,
     histories: Vec<History<M>>,
     history_numbers: BTreeMap<[u8; 16], u32>,
-    worlds: Worlds,
+    pub(super) first: World,
+    pub(super) worlds: Worlds,
     steps: u64,
 }
 
 impl<'a, M: Model> Search<'a, M> {
     pub(super) fn new(model: &'a M, scope: &'a Scope) -> Self {
+        let Scope { firings, commands, crashes, wipes, late_writes, .. } = *scope;
+        let highest = [firings, commands, crashes, wipes, late_writes].into_iter().max();
+        assert!(highest <= Some(COUNT_MAX), "a scope counts to {COUNT_MAX} and no further: {scope:?}");
         let mut search = Self {
             model,
             scope,
@@ -185,6 +196,7 @@ impl<'a, M: Model> Search<'a, M> {
             inbox_numbers: BTreeMap::new(),
             histories: Vec::new(),
             history_numbers: BTreeMap::new(),
+            first: World::default(),
             worlds: Worlds::new(World::key_width(scope.nodes.len()), World::width(scope.nodes.len())),
             steps: 0,
         };
@@ -206,6 +218,7 @@ impl<'a, M: Model> Search<'a, M> {
     fn visit_all(&mut self, depth: &mut usize) -> Result<bool, Violation> {
         let mut row = Vec::new();
         let mut world = self.first_world().map_err(|what| Violation { what, steps: Vec::new() })?;
+        self.first = world.clone();
         world.write(&mut row);
         self.add(&row, 0);
         let (mut at, mut level_end) = (0, 1);
@@ -253,7 +266,7 @@ impl<'a, M: Model> Search<'a, M> {
     }
 
     /// All nodes have started, on empty inboxes.
-    fn first_world(&mut self) -> Result<World, String> {
+    pub(super) fn first_world(&mut self) -> Result<World, String> {
         let mut world = World { nodes: vec![(0, 0); self.scope.nodes.len()], history: 0, used: Used::default() };
         for at in 0..self.scope.nodes.len() {
             let me = self.scope.nodes[at];
@@ -264,7 +277,7 @@ impl<'a, M: Model> Search<'a, M> {
                 Ok((node, effects))
             })?;
             let now = self.state_number(node);
-            let outcome = self.outcome_number(now, now, effects);
+            let outcome = self.outcome_number(now, now, true, effects);
             world.nodes[at].0 = now;
             self.post(&mut world, outcome);
             world.history = self.observe(world.history, outcome)?;
@@ -274,16 +287,17 @@ impl<'a, M: Model> Search<'a, M> {
     }
 
     /// What can happen next, in a world.
-    fn steps_of(&self, world: &World, steps: &mut Vec<Step<M>>) {
+    pub(super) fn steps_of(&self, world: &World, steps: &mut Vec<Step<M>>) {
         steps.clear();
-        let Used { firings, commands, crashes, late_writes } = world.used;
+        let Used { firings, commands, crashes, wipes, late_writes } = world.used;
+        let nodes = if self.scope.alike && *world == self.first { 1 } else { world.nodes.len() };
         let mut add = |at, input, used: Used| {
             steps.push(Step { at, input, late: false, used });
             if late_writes < self.scope.late_writes && !matches!(input, Input::Sync(_) | Input::SnapshotSaved) {
                 steps.push(Step { at, input, late: true, used: Used { late_writes: late_writes + 1, ..used } });
             }
         };
-        for (at, (state, inbox)) in world.nodes.iter().enumerate() {
+        for (at, (state, inbox)) in world.nodes.iter().enumerate().take(nodes) {
             let messages = &self.inboxes[*inbox as usize].messages;
             messages.iter().for_each(|message| add(at, Input::Message(*message), world.used));
             for (input, cost) in &self.states[*state as usize].inputs {
@@ -297,11 +311,14 @@ impl<'a, M: Model> Search<'a, M> {
             if crashes < self.scope.crashes {
                 add(at, Input::Crash, Used { crashes: crashes + 1, ..world.used });
             }
+            if wipes < self.scope.wipes {
+                add(at, Input::Wipe, Used { wipes: wipes + 1, ..world.used });
+            }
         }
     }
 
     /// The world after a step; `None` where it cannot be taken or leads nowhere new.
-    fn take(&mut self, world: &World, step: &Step<M>) -> Result<Option<World>, String> {
+    pub(super) fn take(&mut self, world: &World, step: &Step<M>) -> Result<Option<World>, String> {
         let Step { at, input, late, used } = *step;
         let state = world.nodes[at].0;
         let Some(outcome) = self.outcome_of(state, input, late)? else { return Ok(None) };
@@ -320,7 +337,7 @@ impl<'a, M: Model> Search<'a, M> {
     ///
     /// The world after that can do all that the one before can, which so need not be visited. What
     /// breaks a rule is left for a step of its own.
-    fn saturate(&mut self, world: &mut World) -> Vec<(usize, u32)> {
+    pub(super) fn saturate(&mut self, world: &mut World) -> Vec<(usize, u32)> {
         let mut arrived = Vec::new();
         loop {
             let before = world.clone();
@@ -385,13 +402,15 @@ impl<'a, M: Model> Search<'a, M> {
         if let Some(after) = self.histories[history as usize].after.get(&outcome) {
             return Ok(*after);
         }
-        let Outcome { before, now, sent, effects } = &self.outcomes[outcome as usize];
+        let Outcome { before, now, restarted, sent, effects } = &self.outcomes[outcome as usize];
         let (before, now) = (&self.states[*before as usize].node, &self.states[*now as usize].node);
         let named =
             |(to, message): &(usize, u32)| (self.scope.nodes[*to], self.flights[*message as usize].message.clone());
         let sent: Vec<_> = sent.iter().map(named).collect();
         let Effects { replies, events, .. } = effects;
-        let seen = Seen { node: now.me, before: &before.protocol, now: &now.protocol, sent: &sent, replies, events };
+        let (node, restarted, sent) = (now.me, *restarted, sent.as_slice());
+        let (before, now, durable) = (&before.protocol, &now.protocol, &now.recovered);
+        let seen = Seen { node, before, now, durable, restarted, sent, replies, events };
         let mut after = self.histories[history as usize].history.clone();
         self.model.observe(&mut after, &seen)?;
         let after = self.history_number(after);
@@ -428,7 +447,7 @@ impl<'a, M: Model> Search<'a, M> {
         let result = self.guard(|model| apply(model, &mut node, input, late, flight))?;
         let outcome = result.map(|effects| {
             let now = self.state_number(node);
-            self.outcome_number(state, now, effects)
+            self.outcome_number(state, now, matches!(input, Input::Crash | Input::Wipe), effects)
         });
         self.states[state as usize].outcomes.insert((input, late), outcome);
         Ok(outcome)
@@ -443,7 +462,7 @@ impl<'a, M: Model> Search<'a, M> {
         })
     }
 
-    fn outcome_number(&mut self, before: u32, now: u32, mut effects: Effects<M::Protocol>) -> u32 {
+    fn outcome_number(&mut self, before: u32, now: u32, restarted: bool, mut effects: Effects<M::Protocol>) -> u32 {
         let from = self.states[now as usize].node.me;
         let mut sent = Vec::new();
         for Outgoing { to, message } in effects.messages.drain(..) {
@@ -454,7 +473,7 @@ impl<'a, M: Model> Search<'a, M> {
                 }
             }
         }
-        self.outcomes.push(Outcome { before, now, sent, effects });
+        self.outcomes.push(Outcome { before, now, restarted, sent, effects });
         self.outcomes.len() as u32 - 1
     }
 
@@ -498,99 +517,6 @@ impl<'a, M: Model> Search<'a, M> {
         }
         number
     }
-
-    /// How a step from a world that breaks a rule came about, without what is not needed for it.
-    fn violation(&mut self, world: u32, step: &Step<M>, what: String) -> Violation {
-        let mut moves = self.moves_to(world);
-        moves.push(step.as_move());
-        let mut violation = Violation { what, steps: Vec::new() };
-        let mut at = moves.len();
-        while at > 0 {
-            at -= 1;
-            let mut fewer = moves.clone();
-            fewer.remove(at);
-            if let Some((len, _)) = self.replay(&fewer) {
-                fewer.truncate(len);
-                at = fewer.len();
-                moves = fewer;
-            }
-        }
-        if let Some((_, shortest)) = self.replay(&moves) {
-            violation = shortest;
-        }
-        violation
-    }
-
-    /// What happened from the beginning up to a world.
-    fn moves_to(&mut self, world: u32) -> Vec<Move<M>> {
-        let mut path = vec![world];
-        while let Some(at) = path.last().filter(|at| **at != 0) {
-            path.push(self.worlds.parent(*at));
-        }
-        path.reverse();
-        let mut moves = Vec::new();
-        let (mut steps, mut row) = (Vec::new(), Vec::new());
-        let mut from = World { nodes: Vec::new(), history: 0, used: Used::default() };
-        for pair in path.windows(2) {
-            from.read(self.worlds.get(pair[0]));
-            self.steps_of(&from, &mut steps);
-            for step in &steps {
-                let Ok(Some(mut next)) = self.take(&from, step) else { continue };
-                let arrived = self.saturate(&mut next);
-                next.write(&mut row);
-                if row == self.worlds.get(pair[1]) {
-                    moves.push(step.as_move());
-                    moves.extend(arrived.into_iter().map(|(at, message)| (at, Input::Message(message), false)));
-                    break;
-                }
-            }
-        }
-        moves
-    }
-
-    /// Makes these moves from the beginning: after how many a rule is broken, if one is.
-    fn replay(&mut self, moves: &[Move<M>]) -> Option<(usize, Violation)> {
-        let mut world = self.first_world().ok()?;
-        let (mut steps, mut lines) = (Vec::new(), Vec::new());
-        for (at, wanted) in moves.iter().enumerate() {
-            self.steps_of(&world, &mut steps);
-            let step = steps.iter().find(|step| step.as_move() == *wanted)?;
-            lines.push(self.describe(&world, step));
-            match self.take(&world, step) {
-                Ok(next) => world = next?,
-                Err(what) => return Some((at + 1, Violation { what, steps: lines })),
-            }
-        }
-        None
-    }
-
-    fn describe(&self, world: &World, step: &Step<M>) -> String {
-        let Step { at, input, late, .. } = *step;
-        let node = &self.states[world.nodes[at].0 as usize].node;
-        let me = node.me;
-        let what = match input {
-            Input::Message(message) => {
-                let Flight { from, message } = &self.flights[message as usize];
-                format!("{me} hears {from}: {message:?}")
-            }
-            Input::Timer(timer) => format!("{me} finds that {timer:?}"),
-            Input::Command(nth) => match self.model.command(&node.protocol, nth) {
-                Some(command) => format!("{me} is asked: {command:?}"),
-                None => format!("{me} is asked for nothing"),
-            },
-            Input::Sync(count) => {
-                let writes: Vec<_> = node.writes.iter().take(count).map(|op| format!("{op:?}")).collect();
-                format!("{me} has on disk: {}", writes.join(", "))
-            }
-            Input::SnapshotSaved => format!("{me} has saved a snapshot"),
-            Input::Crash if node.writes.is_empty() => format!("{me} crashes and starts again"),
-            Input::Crash => {
-                let writes: Vec<_> = node.writes.iter().map(|op| format!("{op:?}")).collect();
-                format!("{me} crashes, loses {}, and starts again", writes.join(", "))
-            }
-        };
-        if late { format!("{what}; what it writes is late") } else { what }
-    }
 }
 
 /// The inboxes, and what is used up.
@@ -609,7 +535,7 @@ fn apply<M: Model>(
 ) -> Result<Option<Effects<M::Protocol>>, String> {
     let mut effects = Effects::default();
     let me = node.me;
-    let waited = node.waits_for_disk() && !matches!(input, Input::Crash);
+    let waited = node.waits_for_disk() && !matches!(input, Input::Crash | Input::Wipe);
     let fresh = || model.protocol(me);
     let cannot_start = |error| format!("{me} could not start from what it wrote: {error}");
     match input {
@@ -626,6 +552,7 @@ fn apply<M: Model>(
         Input::Sync(count) => node.sync(&mut effects, count, fresh).map_err(cannot_start)?,
         Input::SnapshotSaved => node.snapshot_saved(&mut effects),
         Input::Crash => node.crash(&mut effects),
+        Input::Wipe => node.wipe(&mut effects, fresh()),
     }
     // Behind a write that is late all others wait.
     let waits = match input {

@@ -145,6 +145,34 @@ fn what_is_not_written_down_is_lost_in_a_crash() {
 }
 
 #[test]
+fn a_disk_that_is_lost_takes_what_was_on_it() {
+    let model = Numbers { numbers: &[3], keeps: true, rises: true };
+    assert!(explore(&model, &Scope { crashes: 1, ..scope() }).complete);
+    let violation = explore(&model, &Scope { wipes: 1, ..scope() }).violation.expect("a disk is lost");
+    assert_eq!(violation.what, "it was told and is forgotten");
+    assert_eq!(violation.steps.last().map(String::as_str), Some("n2 loses its disk, and starts with an empty one"));
+}
+
+#[test]
+fn what_was_found_happens_again_step_by_step() {
+    let model = Numbers { numbers: &[1, 2], keeps: false, rises: true };
+    let violation = explore(&model, &scope()).violation.expect("messages overtake each other");
+    assert_eq!(replay(&model, &scope(), &violation.steps), Ok(violation.clone()));
+    let too_few = replay(&model, &scope(), &violation.steps[..3]);
+    assert!(too_few.is_err_and(|error| error.contains("no rule is broken")));
+    let out_of_order = replay(&model, &scope(), &violation.steps[1..]);
+    assert!(out_of_order.is_err_and(|error| error.contains("cannot be taken")));
+}
+
+#[test]
+fn where_nodes_are_alike_the_first_thing_happens_to_the_first() {
+    let model = Numbers { numbers: &[1, 2], keeps: false, rises: false };
+    let report = explore(&model, &Scope { alike: true, ..scope() });
+    // Now the first number is sent by A.
+    assert_eq!((report.complete, report.worlds), (true, 1 + 2 + 2 * 3), "{report}");
+}
+
+#[test]
 fn worlds_max_ends_it() {
     let report =
         explore(&Numbers { numbers: &[1, 2], keeps: false, rises: false }, &Scope { worlds_max: 3, ..scope() });
