@@ -30,7 +30,7 @@ fn propose_all(cluster: &mut Cluster, number: usize, commands: std::ops::Range<u
 
 /// A whole snapshot of these commands, of a group of these nodes.
 fn snapshot(term: u64, last: Position, nodes: &[usize], commands: &[u64]) -> Message {
-    let bytes = wire::to_bytes(&commands.to_vec());
+    let bytes = snapshot_of(commands);
     let configuration = Configuration::new(nodes.iter().copied().map(id)).unwrap();
     let (len, checksum) = (bytes.len() as u64, crc32c::crc32c(&bytes));
     let meta = Arc::new(SnapshotMeta { last, configuration, len, checksum, omitted: false });

@@ -8,8 +8,8 @@ use std::time::Duration;
 use mesh_consensus::log::{Entry, EntryKind, Position};
 use mesh_consensus::raft::{
     Accepted, Append, Configuration, Forward, Forwarded, ForwardedAnswer, Intent, Membership, Message, ProposeError,
-    RaftCommand, RaftConfig, ReadIndex, ReadIndexReply, ReadPolicy, Rejected, ReplicaId, RequestVote, SendSnapshot,
-    SendingSnapshot, SnapshotChunk, SnapshotMeta, SnapshotReceived, TimeoutNow, Timer, Vote,
+    RaftCommand, RaftConfig, ReadIndex, ReadIndexReply, ReadPolicy, Rejected, ReplicaId, RequestVote, Role,
+    SendSnapshot, SendingSnapshot, SnapshotChunk, SnapshotMeta, SnapshotReceived, TimeoutNow, Timer, Vote,
 };
 use mesh_core::{Bytes, Context, NodeId, PeerStatus, Protocol, RequestId, wire};
 use proptest::prelude::*;
@@ -41,8 +41,17 @@ fn entry() -> impl Strategy<Value = Entry> {
 }
 
 fn kind() -> impl Strategy<Value = EntryKind> {
-    use EntryKind::{CloseSession, Command, KeepSession, Noop, OpenSession, SessionCommand, Unknown};
-    prop::sample::select(vec![Noop, Command, OpenSession, SessionCommand, KeepSession, CloseSession, Unknown(200)])
+    use EntryKind::{CloseSession, Command, KeepSession, Noop, Omitted, OpenSession, SessionCommand, Unknown};
+    prop::sample::select(vec![
+        Noop,
+        Command,
+        Omitted,
+        OpenSession,
+        SessionCommand,
+        KeepSession,
+        CloseSession,
+        Unknown(200),
+    ])
 }
 
 /// A proposal that a follower hands on, and its answer.
@@ -91,12 +100,13 @@ fn message() -> impl Strategy<Value = Message> {
             Arc::new(SnapshotMeta { last, configuration, len, checksum, omitted })
         },
     );
-    // A snapshot that is whole and right in itself.
-    let state = (place(), prop::collection::vec(0u64..9, 0..4)).prop_map(move |(last, commands)| {
-        let bytes = snapshot_of(&commands);
-        let (len, checksum) = (bytes.len() as u64, crc32c::crc32c(&bytes));
-        (SnapshotMeta { last, configuration: group.clone(), len, checksum, omitted: false }, bytes)
-    });
+    // A snapshot that is whole and right in itself, perhaps for a witness.
+    let state =
+        (place(), prop::collection::vec(0u64..9, 0..4), any::<bool>()).prop_map(move |(last, commands, omitted)| {
+            let bytes = if omitted { Bytes::new() } else { snapshot_of(&commands) };
+            let (len, checksum) = (bytes.len() as u64, crc32c::crc32c(&bytes));
+            (SnapshotMeta { last, configuration: group.clone(), len, checksum, omitted }, bytes)
+        });
     let lease = prop_oneof![Just(Duration::ZERO), Just(Duration::from_millis(100)), Just(Duration::from_secs(1 << 40))];
     prop_oneof![
         (any::<bool>(), number(), place(), any::<bool>(), replica()).prop_map(
@@ -194,9 +204,12 @@ proptest! {
     /// One node among peers that say anything. Its term, its vote and its commit index never go
     /// back, its log stays in order, and a restart finds all it had on disk.
     #[test]
-    fn arbitrary_messages_never_panic_nor_take_back_what_was_promised(inputs in prop::collection::vec(input(), 1..60)) {
+    fn arbitrary_messages_never_panic_nor_take_back_what_was_promised(
+        witness in any::<bool>(),
+        inputs in prop::collection::vec(input(), 1..60),
+    ) {
         let config = RaftConfig { pre_vote: false, snapshot_log_bytes: 100, trailing_log_bytes: 30, lease_reads: true, snapshot_from_followers: true, forward_proposals: true, ..config() };
-        let mut cluster = Cluster::with(3, &config, 1);
+        let mut cluster = Cluster::with_witnesses(3, if witness { &[1] } else { &[] }, &config, 1);
         let mut requests = 1000;
         for input in inputs {
             let (term, vote, commit) = {
@@ -242,6 +255,7 @@ proptest! {
             prop_assert!(raft.term() > term || vote.is_none() || raft.voted_for() == vote, "a second vote");
             prop_assert!(raft.commit_index() >= commit);
             prop_assert!(raft.applied_index() <= raft.commit_index() && raft.commit_index() <= raft.last_index());
+            prop_assert!(raft.role() != Role::Leader || !cluster.status(1).witness, "a witness leads");
             let terms = cluster.terms(1);
             prop_assert!(terms.is_sorted() && terms.last() <= Some(&raft.term()));
         }

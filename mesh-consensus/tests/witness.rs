@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use mesh_consensus::log::{Entry, EntryKind};
 use mesh_consensus::raft::{
-    Append, ChangeError, ChangeRefused, Intent, Member, Membership, Message, RaftConfig, RaftEvent, ReadError,
-    ReadPolicy, Role, SendSnapshot, SendingSnapshot, SnapshotMeta, TimeoutNow, Timer, TransferError, Unfit,
+    Append, ChangeError, ChangeRefused, Intent, Member, Membership, Message, ProposeError, RaftConfig, RaftEvent,
+    ReadError, ReadPolicy, Role, SendSnapshot, SendingSnapshot, SnapshotMeta, TimeoutNow, Timer, TransferError, Unfit,
 };
 use mesh_core::{Bytes, LogIndex, Protocol};
 use support::*;
@@ -203,6 +203,17 @@ fn a_witness_answers_no_reads() {
     let request = cluster.read_index(2);
     cluster.pass(SECOND);
     assert_eq!(cluster.journal_read(2, request), Some(&[0, 1, 2, 3, 4][..]));
+}
+
+#[test]
+fn a_witness_forwards_no_proposals() {
+    let mut cluster = with_config(&RaftConfig { forward_proposals: true, ..config() });
+    let request = cluster.propose(W, 5);
+    cluster.deliver();
+    assert_eq!(cluster.reply(W, request), Some(&Err(ProposeError::NotLeader { leader: Some(id(1)) })));
+    let request = cluster.propose(2, 5);
+    cluster.deliver();
+    assert!(matches!(cluster.reply(2, request), Some(Ok(_))));
 }
 
 /// The witness has missed so much that the log does not reach back to it, and a learner that came in.
@@ -404,7 +415,7 @@ fn a_server_with_data_takes_nothing_that_the_data_is_left_out_of() {
 fn a_witness_takes_no_data() {
     let mut cluster = led();
     propose_all(&mut cluster, 1, 0..5);
-    let bytes = mesh_core::wire::to_bytes(&vec![1u64, 2]);
+    let bytes = snapshot_of(&[1, 2]);
     let (len, checksum) = (bytes.len() as u64, crc32c::crc32c(&bytes));
     let meta = SnapshotMeta { len, checksum, omitted: false, ..without_data(at(1, 50)) };
     let Message::SnapshotChunk(chunk) = snapshot(meta) else { unreachable!() };

@@ -169,7 +169,8 @@ impl<S: StateMachine> Raft<S> {
         encode: impl FnOnce(&mut Vec<u8>),
     ) {
         let refuse = |cx: &mut Context<'_, Self>, error| cx.reply_volatile(request, refusal(kind, error));
-        let leader = self.leader.filter(|_| self.role == Role::Follower && self.config.forward_proposals);
+        let may = self.role == Role::Follower && self.config.forward_proposals && !self.is_witness();
+        let leader = self.leader.filter(|_| may);
         let Some(leader) = leader else {
             return refuse(cx, ProposeError::NotLeader { leader: self.leader });
         };

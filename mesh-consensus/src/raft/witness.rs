@@ -5,7 +5,7 @@
 //! any voter does. So an entry may be committed by a witness and one server with data; should that one be lost, the
 //! witness votes for none whose log lacks the entry, and the group rather has no leader than lose it.
 //!
-//! A witness has nothing to give: it does not campaign, lead, answer reads or send snapshots. And a disk
+//! A witness has nothing to give: it does not campaign, lead, answer reads, forward proposals or send snapshots. And a disk
 //! is that of a witness or of a server with data for good. Where the configuration wants the other, the
 //! replica acknowledges nothing, so that it is never counted for what it is not.
 
@@ -52,9 +52,8 @@ impl<S: StateMachine> Raft<S> {
 
     /// Whether there is anything on this disk that a witness does not have.
     pub(super) fn holds_data(&self) -> bool {
-        let is_data = |kind| !matches!(kind, EntryKind::Noop | EntryKind::Configuration | EntryKind::Omitted);
         let mut log = self.log.range(self.log.base().index + 1..=self.log.last().index);
-        !self.hard.witness && (self.snapshots.newest.is_some() || log.any(|(_, entry)| is_data(entry.kind)))
+        !self.hard.witness && (self.snapshots.newest.is_some() || log.any(|(_, entry)| entry.kind.is_proposed()))
     }
 
     /// Whether commands are left out of these entries, and this disk is not that of a witness.

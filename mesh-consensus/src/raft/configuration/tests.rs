@@ -114,6 +114,19 @@ fn replica_ids_print_as_digits_of_one_length() {
 // What is refused, and with which words.
 
 #[test]
+fn what_witnesses_have_reached_is_in_no_copy_of_the_data() {
+    let reached = |member: &Member| member.node.0 as u64 * 10;
+    let single = group(&[1, 2], &[], &[3, 4, 5]);
+    assert!(single.has_witness() && !group(&[1, 2], &[3], &[]).has_witness());
+    assert_eq!((single.commit_index(reached), single.data_index(reached)), (30, 20));
+    // Each half of a joint configuration needs a copy of its own.
+    let joint = group(&[4], &[], &[5, 6]).enter_joint(&membership(&[1, 2], &[], &[5, 6])).unwrap();
+    assert_eq!(joint.data_index(reached), 20);
+    let joint = group(&[1], &[], &[5, 6]).enter_joint(&membership(&[3, 4], &[], &[5, 6])).unwrap();
+    assert_eq!(joint.data_index(reached), 10);
+}
+
+#[test]
 fn a_group_of_nobody_of_witnesses_or_of_twins_is_refused() {
     let new = |members: &[Member]| Configuration::new(members.iter().copied()).map(|_| ());
     assert_eq!(new(&[]), Err(ChangeRefused::NoVoters));
