@@ -79,6 +79,7 @@ impl<S: StateMachine> Raft<S> {
         self.hard.term += 1;
         self.hard.voted_for = Some(self.me);
         self.persist_hard_state(cx);
+        self.meter.campaigned(cx.now());
         self.start_poll(cx);
         // Gated: the request boasts of a log and of a vote for itself. Were they lost in a crash, a
         // delayed answer could elect a leader without a committed entry. Its own vote counts when it

@@ -176,6 +176,7 @@ impl<S: StateMachine> Raft<S> {
         });
         let entries: Entries = entries.collect();
         let first = self.log.last().index + 1;
+        self.meter.proposed(entries.len(), first + entries.len() as u64 - 1, cx.now());
         let asked = proposals.ends.drain(..).zip(first..).map(|((_, kind, asker), index)| (index, kind, asker));
         proposals.waiting.extend(asked);
         self.append(cx, entries);
@@ -183,15 +184,18 @@ impl<S: StateMachine> Raft<S> {
 
     /// Adds entries to the log, in memory now and on disk soon.
     pub(super) fn persist_entries(&mut self, cx: &mut Context<'_, Self>, entries: Entries) {
+        let count = entries.len();
         let record = EntriesRecord { first: self.log.last().index + 1, entries: entries.clone() };
         self.log.append(entries);
         self.persisted = cx.persist(Record::Entries(record));
         self.log.note_write(self.persisted);
+        self.meter.appended(count, self.persisted, cx.now());
     }
 
     /// Answers every proposal that waits: those that reached the log may yet be committed.
     pub(super) fn give_up_proposals(&mut self, cx: &mut Context<'_, Self>) {
         let Proposals { ends, waiting, .. } = std::mem::take(&mut self.proposals);
+        self.meter.gave_up(waiting.len());
         for (_, kind, asker) in waiting {
             asker.refuse(cx, kind, ProposeError::Unknown);
         }
@@ -217,6 +221,7 @@ impl<S: StateMachine> Raft<S> {
         self.forwards.forget_seen();
         self.give_up_forwards(cx);
         self.term_start = last + 1;
+        self.meter.elected(cx.now());
         // Entries of earlier terms are committed by one of this term, so there must be one (Raft 5.4.2).
         // The first leader of a group writes down who it is made of.
         if self.configuration().is_genesis() {

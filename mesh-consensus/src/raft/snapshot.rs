@@ -145,6 +145,7 @@ impl<S: StateMachine> Raft<S> {
     ) {
         let id = self.snapshots.next_id();
         cx.save_snapshot(id, source);
+        self.meter.saving_snapshot(cx.now());
         self.snapshots.saving = Some(Saving { id, meta, received });
     }
 
@@ -162,6 +163,7 @@ impl<S: StateMachine> Raft<S> {
             Ok(saved) => saved,
             Err(error) => return cx.emit(RaftEvent::SnapshotFailed { index: LogIndex(meta.last.index), error }),
         };
+        self.meter.saved_snapshot(cx.now());
         let snapshot = Snapshot { id, meta: Arc::new(SnapshotMeta { len, checksum, ..meta }) };
         match received {
             None => self.adopt_taken(cx, snapshot),
@@ -182,6 +184,7 @@ impl<S: StateMachine> Raft<S> {
         self.log.compact(base);
         self.configurations.compact(base);
         self.checkpoint(cx, snapshot);
+        self.meter.took_snapshot();
         cx.emit(RaftEvent::SnapshotTaken { index: LogIndex(index) });
     }
 
@@ -444,6 +447,7 @@ impl<S: StateMachine> Raft<S> {
         self.applied_since_snapshot = 0;
         self.checkpoint(cx, snapshot);
         self.on_configuration(cx);
+        self.meter.installed_snapshot();
         cx.emit(RaftEvent::SnapshotInstalled { index: LogIndex(last.index) });
     }
 
