@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release -p mesh-benches --bin cost -- entries raft 3n_256B_64 20000
 //! cargo run --release -p mesh-benches --bin cost -- groups 1000
+//! cargo run --release -p mesh-benches --bin cost -- shared 1000 3n_256B_1 20
 //! ```
 //!
 //! It is also what to hand to a profiler, because it does nothing else:
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use mesh_benches::cluster::{Cell, warm_heap};
+use mesh_benches::cluster::{Cell, Run, warm_heap};
 use mesh_benches::contestant::Contestant;
 use mesh_benches::ours::Nodes;
 use mesh_benches::report::short;
@@ -51,11 +52,32 @@ enum What {
         /// How many entries.
         entries: u64,
     },
+    /// Runs nodes that share many groups in one cell: allocations and bytes an entry.
+    Shared {
+        /// How many groups.
+        groups: usize,
+        /// In which cell each group is.
+        cell: Cell,
+        /// How many entries each group takes.
+        entries: u64,
+    },
     /// Starts three nodes with groups that have a leader and no entries: bytes a replica.
     Groups {
         /// How many groups.
         groups: usize,
     },
+}
+
+/// Runs `entries` entries: what that took of the allocator, and the same as text.
+fn counted(entries: u64, run: impl FnOnce() -> Run) -> (serde_json::Value, String) {
+    let region = Region::new(ALLOCATOR);
+    run();
+    let change = region.change();
+    let allocations = change.allocations + change.reallocations;
+    let bytes = change.bytes_allocated.saturating_add_signed(change.bytes_reallocated.max(0));
+    let each = |total: usize| short(total as f64 / entries.max(1) as f64);
+    let text = format!("{} allocations of {} bytes an entry", each(allocations), each(bytes));
+    (json!({ "allocations": allocations, "bytes": bytes }), text)
 }
 
 fn main() -> ExitCode {
@@ -72,14 +94,12 @@ fn main() -> ExitCode {
             };
             let mut cluster = (contestant.start)(cell);
             cluster.run(2_000);
-            let region = Region::new(ALLOCATOR);
-            cluster.run(entries);
-            let change = region.change();
-            let allocations = change.allocations + change.reallocations;
-            let bytes = change.bytes_allocated.saturating_add_signed(change.bytes_reallocated.max(0));
-            let each = |total: usize| short(total as f64 / entries.max(1) as f64);
-            let text = format!("{} allocations of {} bytes an entry", each(allocations), each(bytes));
-            (json!({ "allocations": allocations, "bytes": bytes }), text)
+            counted(entries, || cluster.run(entries))
+        }
+        What::Shared { groups, cell, entries } => {
+            let mut nodes = Nodes::hosting(groups, cell);
+            nodes.run_each(2);
+            counted(entries * groups as u64, || nodes.run_each(entries))
         }
         What::Groups { groups } => {
             let cell = Cell { nodes: 3, payload: 256, in_flight: 1 };

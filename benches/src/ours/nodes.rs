@@ -51,11 +51,15 @@ pub(super) fn shares(cell: Cell, entries: u64) -> impl Iterator<Item = u64> {
     (0..clients).map(move |client| entries / clients + u64::from(client < entries % clients))
 }
 
-/// Logs of many groups must be shorter than that of one, to fit into the memory of a machine together.
-fn config(groups: usize) -> RaftConfig {
-    match groups {
-        1 => engine::config(),
-        _ => RaftConfig { snapshot_log_bytes: 64 << 10, trailing_log_bytes: 16 << 10, ..RaftConfig::default() },
+/// Groups that share nodes keep together as much of their logs as one does by default, and fall silent when
+/// idle.
+fn shared(groups: usize) -> RaftConfig {
+    let defaults = RaftConfig::default();
+    RaftConfig {
+        snapshot_log_bytes: defaults.snapshot_log_bytes / groups,
+        trailing_log_bytes: defaults.trailing_log_bytes / groups,
+        quiesce_after: Some(defaults.election_timeout),
+        ..defaults
     }
 }
 
@@ -92,6 +96,10 @@ impl Nodes {
     /// Nodes that each host a replica of each of `groups` groups, and a leader of each. The proposals in
     /// flight of `cell` are those of each group.
     pub fn hosting(groups: usize, cell: Cell) -> Self {
+        Self::with_config(&shared(groups), groups, cell)
+    }
+
+    fn with_config(config: &RaftConfig, groups: usize, cell: Cell) -> Self {
         let mut pool = LocalPool::new();
         let (network, clock) = (MemNetwork::new(), Arc::new(RunClock::default()));
         let ids: Vec<NodeId> = (1..=cell.nodes as u128).map(NodeId).collect();
@@ -101,7 +109,7 @@ impl Nodes {
             for (number, (rafts, applied)) in (1..).zip(&mut replicas) {
                 let tally = Tally::default();
                 applied.push(tally.entries());
-                let raft = Raft::new(config(groups), ids.iter().copied(), tally).expect("the configuration is valid");
+                let raft = Raft::new(config.clone(), ids.iter().copied(), tally).expect("the configuration is valid");
                 rafts.push(builder.host(ProtocolId(number), raft));
             }
             let node = builder.build();
@@ -170,7 +178,7 @@ impl Nodes {
 
 impl Cluster for Nodes {
     fn start(cell: Cell) -> Self {
-        Self::hosting(1, cell)
+        Self::with_config(&engine::config(), 1, cell)
     }
 
     fn run(&mut self, entries: u64) -> Run {
