@@ -57,14 +57,20 @@ impl Proposals {
 }
 
 /// Appends to send. Followers that lack the same are sent the same message, which is encoded once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Appends {
+    /// How many followers there are.
+    followers: usize,
     appends: Vec<(Append, Vec<NodeId>)>,
     /// Where the next one for this follower may stand: behind those it has, so that it gets them in order.
     from: usize,
 }
 
 impl Appends {
+    const fn new(followers: usize) -> Self {
+        Self { followers, appends: Vec::new(), from: 0 }
+    }
+
     fn next_follower(&mut self) {
         self.from = 0;
     }
@@ -74,7 +80,12 @@ impl Appends {
         let at = self.from + same.unwrap_or(self.appends.len() - self.from);
         match self.appends.get_mut(at) {
             Some((_, followers)) => followers.push(to),
-            None => self.appends.push((append, vec![to])),
+            None => {
+                // Most often all of them lack the same.
+                let mut followers = Vec::with_capacity(self.followers);
+                followers.push(to);
+                self.appends.push((append, followers));
+            }
         }
         self.from = at + 1;
     }
@@ -278,7 +289,7 @@ impl<S: StateMachine> Raft<S> {
         let (term, commit, round, lease) =
             (self.hard.term, self.commit_index, self.rounds.newest(), self.lease_asked());
         let intent = Intent::Replicate;
-        let mut appends = Appends::default();
+        let mut appends = Appends::new(self.peers.len());
         for peer in &mut self.peers {
             appends.next_follower();
             // A witness must not know of entries that may be lost with this disk: it would vote for nobody.
