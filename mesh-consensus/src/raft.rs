@@ -112,7 +112,7 @@ pub use message::{
 };
 #[cfg(feature = "planted")]
 pub use plant::Plant;
-pub use record::{EntriesRecord, HardState, Record, SnapshotRecord};
+pub use record::{Candidate, EntriesRecord, HardState, Record, SnapshotRecord};
 pub use session::Session;
 
 use election::Ballot;
@@ -324,7 +324,7 @@ impl<S: StateMachine> Raft<S> {
     }
 
     /// The vote given in this term.
-    pub const fn voted_for(&self) -> Option<NodeId> {
+    pub const fn voted_for(&self) -> Option<Candidate> {
         self.hard.voted_for
     }
 

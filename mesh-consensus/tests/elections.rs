@@ -7,7 +7,7 @@ mod support;
 
 use std::time::Duration;
 
-use mesh_consensus::raft::{Message, RaftConfig, Role};
+use mesh_consensus::raft::{Candidate, Message, RaftConfig, ReplicaId, Role};
 use support::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -91,7 +91,7 @@ fn a3_a_candidate_that_steps_down_in_its_term_keeps_its_vote() {
     cluster.take_network();
     cluster.say(2, 1, heartbeat(1, at(0, 0), 0));
     assert_eq!((cluster.raft(1).role(), cluster.raft(1).leader()), (Role::Follower, Some(id(2))));
-    assert_eq!(cluster.raft(1).voted_for(), Some(id(1)));
+    assert_eq!(cluster.raft(1).voted_for(), Some(Candidate { node: id(1), replica: ReplicaId(1) }));
     assert_eq!(cluster.say(3, 1, request_vote(1, at(9, 9).min(at(0, 0)))), [vote(1, false)]);
 }
 

@@ -109,13 +109,16 @@ fn message() -> impl Strategy<Value = Message> {
         });
     let lease = prop_oneof![Just(Duration::ZERO), Just(Duration::from_millis(100)), Just(Duration::from_secs(1 << 40))];
     prop_oneof![
-        (any::<bool>(), number(), place(), any::<bool>(), replica()).prop_map(
-            |(pre, term, last, transfer, expects)| {
-                Message::RequestVote(RequestVote { pre, term, last, transfer, expects })
+        (any::<bool>(), number(), place(), any::<bool>(), replica(), replica()).prop_map(
+            |(pre, term, last, transfer, expects, candidate)| {
+                Message::RequestVote(RequestVote { pre, term, last, transfer, expects, candidate })
             }
         ),
-        (any::<bool>(), number(), any::<bool>(), replica())
-            .prop_map(|(pre, term, granted, replica)| Message::Vote(Vote { pre, term, granted, replica })),
+        (any::<bool>(), number(), any::<bool>(), replica(), replica()).prop_map(
+            |(pre, term, granted, replica, candidate)| {
+                Message::Vote(Vote { pre, term, granted, replica, candidate })
+            }
+        ),
         (number(), place(), number(), number(), lease, intent(), prop::collection::vec(entry(), 0..4)).prop_map(
             |(term, prev, commit, round, lease, intent, entries)| {
                 let entries = entries.into_iter().collect();

@@ -474,7 +474,8 @@ fn d34_a_wiped_server_neither_votes_nor_counts_and_is_taken_back_in_one_call() {
     assert!(cluster.node(1).events.contains(&replaced));
     let last = at(cluster.raft(1).term(), 9);
     let expects = ReplicaId(2);
-    let request = RequestVote { pre: false, term: last.term + 1, last, transfer: true, expects };
+    let candidate = cluster.raft(3).replica();
+    let request = RequestVote { pre: false, term: last.term + 1, last, transfer: true, expects, candidate };
     let answers = cluster.say(3, 2, Message::RequestVote(request));
     assert_eq!(answers, [vote(last.term + 1, false)]);
     assert!(cluster.node(2).events.contains(&replaced));
@@ -494,11 +495,35 @@ fn d34_a_vote_of_another_replica_than_the_configuration_names_does_not_count() {
     let mut cluster = Cluster::with(3, &plain(), 1);
     cluster.campaign(1);
     cluster.take_network();
-    let granted = |replica| Message::Vote(Vote { pre: false, term: 1, granted: true, replica: ReplicaId(replica) });
+    let granted = |replica| {
+        let (replica, candidate) = (ReplicaId(replica), ReplicaId(1));
+        Message::Vote(Vote { pre: false, term: 1, granted: true, replica, candidate })
+    };
     cluster.say(2, 1, granted(77));
     assert_eq!(cluster.raft(1).role(), Role::Candidate);
     cluster.say(3, 1, granted(3));
     assert_eq!(cluster.raft(1).role(), Role::Leader);
+}
+
+#[test]
+fn d34_votes_for_a_disk_that_is_lost_do_not_count_for_the_next() {
+    // A group that has never been started: who comes back with an empty disk cannot be told from who
+    // never had one, but for the name of the disk.
+    let mut cluster = Cluster::fresh(3, &plain(), 1);
+    cluster.rule(|flight| if matches!(flight.message, Message::Vote(_)) { Fate::Hold } else { Fate::Deliver });
+    cluster.campaign(1);
+    cluster.deliver();
+    assert_eq!(cluster.held.len(), 2, "both voted");
+    cluster.wipe(1);
+    cluster.restart(1);
+    cluster.campaign(1);
+    cluster.deliver();
+    assert_eq!((cluster.raft(1).term(), cluster.raft(1).role()), (1, Role::Candidate), "the same term again");
+    // The first disk may have led this term, so the second must not.
+    cluster.release();
+    assert_eq!(cluster.raft(1).role(), Role::Candidate);
+    cluster.heal();
+    cluster.await_leader(10 * SECOND);
 }
 
 #[test]
@@ -628,6 +653,7 @@ fn the_bugs_that_these_tests_are_for_are_found() {
         (PromoteBeforeCaughtUp, f50_a_new_server_learns_first_and_votes_once_it_has_caught_up),
         (GenesisByMajority, a_group_forms_with_the_votes_of_all_and_writes_down_who_they_are),
         (GenesisByMajority, d34_a_majority_with_empty_disks_does_not_begin_anew),
+        (VoteForLostDisk, d34_votes_for_a_disk_that_is_lost_do_not_count_for_the_next),
         (CountReplacedReplica, d34_a_vote_of_another_replica_than_the_configuration_names_does_not_count),
         (AnyReplicationSession, c19_answers_of_a_replication_session_before_a_removal_count_for_nothing),
         (SnapshotLosesConfiguration, e44_a_server_learns_from_a_snapshot_who_the_group_is),

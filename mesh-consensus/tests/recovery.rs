@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use mesh_consensus::log::{Entries, Entry, EntryKind};
 use mesh_consensus::raft::{
-    Configuration, EntriesRecord, HardState, Message, ProposeError, Raft, RaftCommand, ReadIndex, ReadPolicy, Record,
-    ReplicaId, Role, SnapshotMeta, SnapshotRecord,
+    Candidate, Configuration, EntriesRecord, HardState, Message, ProposeError, Raft, RaftCommand, ReadIndex,
+    ReadPolicy, Record, ReplicaId, Role, SnapshotMeta, SnapshotRecord,
 };
 use mesh_core::{Bytes, Harness, LogIndex, Protocol, RecoverError, RequestId, SnapshotId, wire};
 use support::*;
@@ -207,8 +207,14 @@ fn d31_records_that_contradict_each_other_are_refused() {
     assert!(refused(vec![term(3), run(1, &[2, 1])]).contains("term 1 follows term 2"));
     assert!(refused(vec![term(3), run(1, &[4])]).contains("term 4"), "a term that was never recorded");
     assert!(refused(vec![head.clone()]).contains("snapshot 1 ends at"), "a snapshot from the future");
-    let vote =
-        |to| Record::HardState(HardState { term: 3, voted_for: Some(id(to)), replica: ReplicaId(7), witness: false });
+    let vote = |to| {
+        Record::HardState(HardState {
+            term: 3,
+            voted_for: Some(Candidate { node: id(to), replica: ReplicaId(to as u64) }),
+            replica: ReplicaId(7),
+            witness: false,
+        })
+    };
     assert!(refused(vec![vote(1), vote(2)]).contains("two votes in term 3"));
     let other = HardState { term: 3, voted_for: None, replica: ReplicaId(8), witness: false };
     assert!(refused(vec![term(3), Record::HardState(other)]).contains("in the log of replica"));

@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 
 use mesh_consensus::log::{Entry, EntryKind, Position};
 use mesh_consensus::raft::{
-    Accepted, Append, Configuration, EntriesRecord, HardState, Membership, Message, Raft, RaftCommand, RaftConfig,
-    RaftReply, Record, Rejected, ReplicaId, RequestVote, Role, Timer, Vote,
+    Accepted, Append, Candidate, Configuration, EntriesRecord, HardState, Membership, Message, Raft, RaftCommand,
+    RaftConfig, RaftReply, Record, Rejected, ReplicaId, RequestVote, Role, Timer, Vote,
 };
 use mesh_core::{Bytes, LogIndex, NodeId, RestoreError, SnapshotSource, StateMachine, wire};
 use mesh_transport_mem::explore::{Model, Report, Scope, Seen, Violation, explore, replay};
@@ -251,7 +251,7 @@ struct Rules {
 struct Past {
     leaders: BTreeMap<u64, NodeId>,
     /// By term and voter. A node that lost its disk is another voter.
-    votes: BTreeMap<(u64, ReplicaId), NodeId>,
+    votes: BTreeMap<(u64, ReplicaId), Candidate>,
     /// For each entry ever committed, from index 1 on, its term and that of the leader that did it.
     committed: Vec<(u64, u64)>,
 }
@@ -288,7 +288,7 @@ impl Model for Rules {
             _ => None,
         };
         let term = if self.scope.begin == Begin::Diverged { 3 } else { 1 };
-        let voted_for = led.filter(|led| *led == term).map(|_| node);
+        let voted_for = led.filter(|led| *led == term).map(|_| Candidate { node, replica: replica(node) });
         let hard = HardState { term, voted_for, replica: replica(node), ..HardState::default() };
         let configuration = Configuration::new(self.voters.iter().copied()).expect("there are voters");
         let payload = wire::to_bytes(&configuration.with_replicas(|node| Some(replica(node))));
@@ -347,15 +347,22 @@ impl Model for Rules {
         let (node, raft, disk) = (seen.node, seen.now, seen.durable);
         for (to, message) in seen.sent {
             let vote = match message {
-                Message::Vote(vote) if vote.granted && !vote.pre => Some((vote.term, *to)),
-                Message::RequestVote(request) if !request.pre => Some((request.term, node)),
+                Message::Vote(vote) if vote.granted && !vote.pre => {
+                    Some((vote.term, Candidate { node: *to, replica: vote.candidate }))
+                }
+                Message::RequestVote(request) if !request.pre => {
+                    Some((request.term, Candidate { node, replica: raft.replica() }))
+                }
                 _ => None,
             };
             if let Some((term, candidate)) = vote {
                 let before = *past.votes.entry((term, raft.replica())).or_insert(candidate);
-                ensure!(before == candidate, "one vote a term: {node} votes for {before} and {candidate} in {term}");
+                ensure!(
+                    before == candidate,
+                    "one vote a term: {node} votes for {before:?} and {candidate:?} in {term}"
+                );
                 let kept = disk.term() > term || disk.term() == term && disk.voted_for() == Some(candidate);
-                ensure!(kept, "a vote is on disk before it is sent: {node} votes for {candidate} in {term}");
+                ensure!(kept, "a vote is on disk before it is sent: {node} votes for {candidate:?} in {term}");
             }
             if let Message::Accepted(Accepted { term, match_index, .. }) = message {
                 let kept = disk.term() > *term || disk.last_index().0 >= *match_index;

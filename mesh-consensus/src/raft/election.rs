@@ -6,6 +6,7 @@ use super::command::RaftEvent;
 use super::configuration::{Configuration, Member, ReplicaId};
 use super::message::{Message, NUMBER_MAX, RequestVote, Vote};
 use super::progress::Progress;
+use super::record::Candidate;
 use super::{Raft, Role, Timer};
 use crate::quorum::VoteResult;
 
@@ -58,7 +59,8 @@ impl<S: StateMachine> Raft<S> {
         self.start_poll(cx);
         for (to, expects) in self.other_voters() {
             let (term, last) = (self.hard.term + 1, self.log.last());
-            let request = RequestVote { pre: true, term, last, transfer: false, expects };
+            let candidate = self.hard.replica;
+            let request = RequestVote { pre: true, term, last, transfer: false, expects, candidate };
             cx.send_volatile(to, Message::RequestVote(request));
         }
         self.count_vote(cx, self.me, self.hard.replica, true);
@@ -77,7 +79,7 @@ impl<S: StateMachine> Raft<S> {
         self.role = Role::Candidate;
         self.leader = None;
         self.hard.term += 1;
-        self.hard.voted_for = Some(self.me);
+        self.hard.voted_for = Some(Candidate { node: self.me, replica: self.hard.replica });
         self.persist_hard_state(cx);
         self.meter.campaigned(cx.now());
         self.start_poll(cx);
@@ -85,8 +87,9 @@ impl<S: StateMachine> Raft<S> {
         // delayed answer could elect a leader without a committed entry. Its own vote counts when it
         // is on disk, too, which it may be already.
         for (to, expects) in self.other_voters() {
-            let (term, last) = (self.hard.term, self.log.last());
-            cx.send(to, Message::RequestVote(RequestVote { pre: false, term, last, transfer, expects }));
+            let (term, last, candidate) = (self.hard.term, self.log.last(), self.hard.replica);
+            let request = RequestVote { pre: false, term, last, transfer, expects, candidate };
+            cx.send(to, Message::RequestVote(request));
         }
         self.own_vote = Some(self.persisted);
     }
@@ -163,23 +166,27 @@ impl<S: StateMachine> Raft<S> {
             cx.emit(RaftEvent::ReplicaReplaced { node: self.me });
         }
         let up_to_date = request.last >= self.log.last() || planted!(self, VoteForStaleLog);
-        let replica = self.hard.replica;
+        let (replica, candidate) = (self.hard.replica, request.candidate);
         if request.pre {
             // Grants change nothing here, not even the election timer.
             let granted = request.term > self.hard.term && up_to_date && !replaced && !self.keeps_to_leader(cx, from);
             let term = if granted { request.term } else { self.hard.term };
-            return cx.send_volatile(from, Message::Vote(Vote { pre: true, term, granted, replica }));
+            return cx.send_volatile(from, Message::Vote(Vote { pre: true, term, granted, replica, candidate }));
         }
-        let free = self.hard.voted_for.is_none_or(|voted_for| voted_for == from);
+        let asks = Candidate { node: from, replica: candidate };
+        let free = self
+            .hard
+            .voted_for
+            .is_none_or(|voted_for| voted_for == asks || planted!(self, VoteForLostDisk) && voted_for.node == from);
         let granted = request.term == self.hard.term && free && up_to_date && !replaced;
         if granted && self.hard.voted_for.is_none() {
-            self.hard.voted_for = Some(from);
+            self.hard.voted_for = Some(asks);
             self.persist_hard_state(cx);
             // It gets the time it needs to win.
             self.become_follower(cx, self.hard.term, None);
             self.reset_election_timer(cx);
         }
-        let vote = Message::Vote(Vote { pre: false, term: self.hard.term, granted, replica });
+        let vote = Message::Vote(Vote { pre: false, term: self.hard.term, granted, replica, candidate });
         if planted!(self, VoteBeforePersist) {
             return cx.send_volatile(from, vote);
         }
@@ -192,7 +199,8 @@ impl<S: StateMachine> Raft<S> {
             (Role::Candidate, false) => vote.term == self.hard.term,
             _ => false,
         };
-        if asked {
+        let for_this_disk = vote.candidate == self.hard.replica || planted!(self, VoteForLostDisk);
+        if asked && for_this_disk {
             self.count_vote(cx, from, vote.replica, vote.granted);
         }
     }

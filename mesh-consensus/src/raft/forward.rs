@@ -248,7 +248,7 @@ impl<S: StateMachine> Raft<S> {
         if self.role != Role::Leader || term != self.hard.term {
             // It may be a late copy of one that was taken when this node led that term, and then it is
             // not true that the proposal went nowhere.
-            if term == self.hard.term && self.hard.voted_for != Some(self.me) {
+            if term == self.hard.term && self.hard.voted_for.is_none_or(|candidate| candidate.node != self.me) {
                 origin.send(cx, Err(ProposeError::NotLeader { leader: self.leader }));
             }
             return;

@@ -87,6 +87,8 @@ pub struct RequestVote {
     pub transfer: bool,
     /// The replica that the candidate's configuration names under the receiver's id.
     pub expects: ReplicaId,
+    /// The replica that asks.
+    pub candidate: ReplicaId,
 }
 
 /// The answer to [`RequestVote`].
@@ -100,6 +102,8 @@ pub struct Vote {
     pub granted: bool,
     /// The replica that votes.
     pub replica: ReplicaId,
+    /// The replica that asked: where it lost its disk since, the vote is not for the one there is now.
+    pub candidate: ReplicaId,
 }
 
 /// A leader sends entries, its commit index, or a sign of life.
@@ -342,8 +346,8 @@ pub struct SendingSnapshot {
     pub received: Option<u64>,
 }
 
-wire_struct!(RequestVote { pre, term, last, transfer, expects });
-wire_struct!(Vote { pre, term, granted, replica });
+wire_struct!(RequestVote { pre, term, last, transfer, expects, candidate });
+wire_struct!(Vote { pre, term, granted, replica, candidate });
 wire_struct!(Append { term, prev, commit, session, round, lease, intent, entries });
 wire_struct!(Accepted { term, match_index, session, replica, round, promised });
 wire_struct!(Rejected { term, prev_index, hint, session, replica, round });
@@ -603,8 +607,15 @@ mod tests {
         let replica = ReplicaId(77);
         let answer = ForwardedAnswer { index: 300, term: 3, output: Bytes::from_static(b"output") };
         vec![
-            Message::RequestVote(RequestVote { pre: true, term: 3, last: at, transfer: true, expects: replica }),
-            Message::Vote(Vote { pre: false, term: 3, granted: true, replica }),
+            Message::RequestVote(RequestVote {
+                pre: true,
+                term: 3,
+                last: at,
+                transfer: true,
+                expects: replica,
+                candidate: ReplicaId(78),
+            }),
+            Message::Vote(Vote { pre: false, term: 3, granted: true, replica, candidate: ReplicaId(78) }),
             Message::Append(Append {
                 term: 3,
                 prev: at,

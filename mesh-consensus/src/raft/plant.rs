@@ -82,11 +82,13 @@ pub enum Plant {
     ForwardTakenAgain,
     /// A forward without an answer is said to have gone nowhere, so that who asked sends it again.
     LostForwardSaidToBeNowhere,
+    /// A vote for a node counts for whatever disk it has now.
+    VoteForLostDisk,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::VoteBeforePersist,
         Self::AckBeforeFsync,
         Self::CommitOldTermByCounting,
@@ -126,6 +128,7 @@ impl Plant {
         Self::ExpireByOwnClock,
         Self::ForwardTakenAgain,
         Self::LostForwardSaidToBeNowhere,
+        Self::VoteForLostDisk,
     ];
 
     /// The name on a command line.
@@ -170,6 +173,7 @@ impl Plant {
             Self::ExpireByOwnClock => "expire-by-own-clock",
             Self::ForwardTakenAgain => "forward-taken-again",
             Self::LostForwardSaidToBeNowhere => "lost-forward-said-to-be-nowhere",
+            Self::VoteForLostDisk => "vote-for-lost-disk",
         }
     }
 

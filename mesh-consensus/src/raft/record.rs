@@ -37,11 +37,20 @@ pub struct HardState {
     /// The newest term seen.
     pub term: u64,
     /// The vote given in it.
-    pub voted_for: Option<NodeId>,
+    pub voted_for: Option<Candidate>,
     /// Which replica this disk holds; it never changes.
     pub replica: ReplicaId,
     /// Whether payloads were left out of this log, as a witness keeps it.
     pub witness: bool,
+}
+
+/// Who was voted for: a replica, for the disk that a node has lost may have led the term already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Candidate {
+    /// The node.
+    pub node: NodeId,
+    /// Which replica of it.
+    pub replica: ReplicaId,
 }
 
 /// Entries and where they stand.
@@ -64,6 +73,7 @@ pub struct SnapshotRecord {
     pub base: Position,
 }
 
+wire_struct!(Candidate { node, replica });
 wire_struct!(HardState { term, voted_for, replica, witness });
 wire_struct!(EntriesRecord { first, entries });
 wire_struct!(SnapshotRecord { id, meta, base });

@@ -13,20 +13,25 @@ pub const fn at(term: u64, index: u64) -> Position {
     Position { term, index }
 }
 
+const fn ask_for_vote(pre: bool, term: u64, last: Position) -> Message {
+    let (expects, candidate) = (ReplicaId::UNKNOWN, ReplicaId::UNKNOWN);
+    Message::RequestVote(RequestVote { pre, term, last, transfer: false, expects, candidate })
+}
+
 pub fn request_vote(term: u64, last: Position) -> Message {
-    Message::RequestVote(RequestVote { pre: false, term, last, transfer: false, expects: ReplicaId::UNKNOWN })
+    ask_for_vote(false, term, last)
 }
 
 pub fn request_pre_vote(term: u64, last: Position) -> Message {
-    Message::RequestVote(RequestVote { pre: true, term, last, transfer: false, expects: ReplicaId::UNKNOWN })
+    ask_for_vote(true, term, last)
 }
 
 pub fn vote(term: u64, granted: bool) -> Message {
-    Message::Vote(Vote { pre: false, term, granted, replica: ReplicaId::UNKNOWN })
+    Message::Vote(Vote { pre: false, term, granted, replica: ReplicaId::UNKNOWN, candidate: ReplicaId::UNKNOWN })
 }
 
 pub fn pre_vote(term: u64, granted: bool) -> Message {
-    Message::Vote(Vote { pre: true, term, granted, replica: ReplicaId::UNKNOWN })
+    Message::Vote(Vote { pre: true, term, granted, replica: ReplicaId::UNKNOWN, candidate: ReplicaId::UNKNOWN })
 }
 
 /// An append of commands, each with its term.
@@ -59,8 +64,9 @@ pub fn rejected(term: u64, prev_index: u64, hint: Position) -> Message {
 /// A message without the numbers that chance or history gave it, as tests write it.
 pub fn without_names(mut message: Message) -> Message {
     match &mut message {
-        Message::RequestVote(RequestVote { expects: replica, .. }) | Message::Vote(Vote { replica, .. }) => {
-            *replica = ReplicaId::UNKNOWN;
+        Message::RequestVote(RequestVote { expects: replica, candidate, .. })
+        | Message::Vote(Vote { replica, candidate, .. }) => {
+            (*replica, *candidate) = (ReplicaId::UNKNOWN, ReplicaId::UNKNOWN);
         }
         Message::Accepted(Accepted { session, replica, round, .. })
         | Message::Rejected(Rejected { session, replica, round, .. }) => {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use mesh_consensus::log::{Entry, EntryKind};
 use mesh_consensus::raft::{
     Accepted, Applied, Configuration, Forward, HardState, Member, Message, ProposeError, Raft, RaftCommand, RaftConfig,
-    RaftEvent, RaftReply, RaftStatus, Record, Rejected, ReplicaId, Role, SnapshotReceived, Timer, Vote,
+    RaftEvent, RaftReply, RaftStatus, Record, Rejected, ReplicaId, RequestVote, Role, SnapshotReceived, Timer, Vote,
 };
 use mesh_consensus::session::Sessions;
 use mesh_core::snapshot::MemSnapshots;
@@ -466,7 +466,16 @@ impl Cluster {
             }
         };
         match message {
-            Message::Vote(Vote { replica, .. }) | Message::Forward(Forward { replica, .. }) => name(replica),
+            Message::RequestVote(RequestVote { candidate: replica, .. })
+            | Message::Forward(Forward { replica, .. }) => {
+                name(replica);
+            }
+            Message::Vote(Vote { replica, candidate, .. }) => {
+                name(replica);
+                if !candidate.is_known() {
+                    *candidate = self.raft(to).replica();
+                }
+            }
             Message::SnapshotChunk(chunk) if chunk.leader == NodeId::default() => chunk.leader = id(from),
             Message::Accepted(Accepted { replica, session, .. })
             | Message::Rejected(Rejected { replica, session, .. })
