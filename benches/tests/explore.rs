@@ -17,6 +17,8 @@ fn raft_keeps_its_promises_in_every_world_of_the_small_scopes() {
 fn a_broken_rule_is_found_with_few_steps_that_can_be_taken_again() {
     let bugs = [
         ("vote-before-persist", "one-vote"),
+        ("vote-for-lost-disk", "wipe"),
+        ("genesis-by-majority", "wipe"),
         ("vote-for-stale-log", "elections"),
         ("ack-before-fsync", "slow-disk"),
         ("stale-append-truncates", "command"),

@@ -120,9 +120,9 @@ impl RaftScope {
             // Membership.
             Self { name: "add", timeouts: 3, asks: &[Voters(&[1, 2])], ..changing() },
             Self { name: "remove", voters: 2, timeouts: 2, asks: &[Voters(&[2])], ..formed() },
-            // Those that take longer.
             Self { name: "wipe", timeouts: 2, wipes: 1, ..empty() },
             Self { name: "replace", timeouts: 3, asks: &[Voters(&[2])], ..changing() },
+            // Those that take longer.
             Self { name: "slow-disk", timeouts: 2, ..slow_disk() },
             Self { name: "two-nodes-3", voters: 2, timeouts: 3, asks: &[Propose, Propose], ..slow_disk() },
             Self { name: "elections-3", timeouts: 3, ..slow_disk() },
@@ -142,7 +142,7 @@ impl RaftScope {
     }
 
     /// How many of [`all`](Self::all) the tests visit.
-    pub const TESTED: usize = 8;
+    pub const TESTED: usize = 10;
 
     /// The scope of a name.
     ///
@@ -320,11 +320,11 @@ impl Model for Rules {
     fn tell(&self, message: &Message) -> String {
         let at = |Position { term, index }: Position| format!("{index}@{term}");
         match message {
-            Message::RequestVote(RequestVote { term, last, .. }) => {
-                format!("asks for a vote in term {term}, log ends at {}", at(*last))
+            Message::RequestVote(RequestVote { term, last, candidate, .. }) => {
+                format!("asks for a vote in term {term} for disk {candidate}, log ends at {}", at(*last))
             }
-            Message::Vote(Vote { term, granted, .. }) => {
-                format!("votes {} in term {term}", if *granted { "yes" } else { "no" })
+            Message::Vote(Vote { term, granted, candidate, .. }) => {
+                format!("votes {} in term {term} for disk {candidate}", if *granted { "yes" } else { "no" })
             }
             Message::Append(Append { term, prev, commit, session, entries, .. }) => {
                 let what = entries.iter().zip(prev.index + 1..);
