@@ -5,7 +5,9 @@
 //! (batched, pipelined, flow-controlled by bytes), applies what a majority has on disk to a
 //! [`StateMachine`], and takes and transfers snapshots so that the log stays short. Commands of a client
 //! [`Session`] are applied once, however often they are proposed; followers hand proposals on to the leader
-//! if they are [told to](RaftConfig::forward_proposals).
+//! if they are [told to](RaftConfig::forward_proposals). The state can be read without the log
+//! ([`ReadPolicy`]), the members change while it runs ([`RaftHandle::change_membership`]), and leadership
+//! is handed over ([`RaftHandle::transfer`]).
 //!
 //! Names are those of the paper and of Ongaro's thesis: term, vote, log, commit index, match index.
 //! What may be said before the disk has it, and why, is told where it is said; everything else

@@ -15,19 +15,6 @@ use support::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Snapshots every few entries, in chunks of a few bytes, and nothing kept below them.
-fn small() -> RaftConfig {
-    RaftConfig { snapshot_log_bytes: 250, trailing_log_bytes: 0, snapshot_chunk_bytes: 8, ..config() }
-}
-
-fn propose_all(cluster: &mut Cluster, number: usize, commands: std::ops::Range<u64>) {
-    for command in commands {
-        cluster.propose(number, command);
-        cluster.deliver();
-    }
-    cluster.beat(number);
-}
-
 /// A whole snapshot of these commands, of a group of these nodes.
 fn snapshot(term: u64, last: Position, nodes: &[usize], commands: &[u64]) -> Message {
     let bytes = snapshot_of(commands);

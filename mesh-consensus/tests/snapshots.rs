@@ -16,18 +16,6 @@ use support::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Snapshots every few entries, in chunks of a few bytes, and nothing kept below them.
-fn small() -> RaftConfig {
-    RaftConfig { snapshot_log_bytes: 250, trailing_log_bytes: 0, snapshot_chunk_bytes: 8, ..config() }
-}
-
-fn propose_all(cluster: &mut Cluster, number: usize, commands: std::ops::Range<u64>) {
-    for command in commands {
-        cluster.propose(number, command);
-        cluster.deliver();
-    }
-}
-
 /// Node 3 has missed so much that it needs a snapshot.
 fn with_follower_behind(config: &RaftConfig) -> Cluster {
     let mut cluster = Cluster::with(3, config, 1).with_leader(1);

@@ -27,19 +27,6 @@ fn with_config(config: &RaftConfig) -> Cluster {
     Cluster::with_witnesses(3, &[W], config, 1).with_leader(1)
 }
 
-/// Snapshots every few entries, and nothing kept below them.
-fn small() -> RaftConfig {
-    RaftConfig { snapshot_log_bytes: 250, trailing_log_bytes: 0, snapshot_chunk_bytes: 8, ..config() }
-}
-
-fn propose_all(cluster: &mut Cluster, number: usize, commands: std::ops::Range<u64>) {
-    for command in commands {
-        cluster.propose(number, command);
-        cluster.deliver();
-    }
-    cluster.beat(number);
-}
-
 /// These have data and vote, and those are witnesses.
 fn membership(data: &[usize], witnesses: &[usize]) -> Membership {
     let witnesses = witnesses.iter().copied().map(id).collect();

@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "each test file uses a part of it")]
 
 mod asking;
+mod journal;
 mod messages;
 #[cfg(feature = "planted")]
 mod planting;
@@ -15,7 +16,6 @@ use mesh_consensus::raft::{
     Accepted, Applied, Configuration, Forward, HardState, Member, Message, ProposeError, Raft, RaftCommand, RaftConfig,
     RaftEvent, RaftReply, RaftStatus, Record, Rejected, ReplicaId, RequestVote, Role, SnapshotReceived, Timer, Vote,
 };
-use mesh_consensus::session::Sessions;
 use mesh_core::snapshot::MemSnapshots;
 use mesh_core::{
     Bytes, Context, Instant, LogIndex, LogOp, Lsn, NodeId, Outbox, Outgoing, PeerStatus, Protocol, Recovery, RequestId,
@@ -23,54 +23,25 @@ use mesh_core::{
 };
 
 pub use asking::*;
+pub use journal::*;
 pub use messages::*;
 #[cfg(feature = "planted")]
 pub use planting::*;
 
-/// While this is the last command, a journal panics when its snapshot is made.
-pub const UNSAVABLE: u64 = u64::MAX;
-
-/// A state machine that remembers every command, so that two of them can be compared.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Journal(pub Vec<u64>);
-
-impl StateMachine for Journal {
-    type Command = u64;
-    type Output = u64;
-    type Query = ();
-    type Answer = Vec<u64>;
-
-    fn apply(&mut self, _index: LogIndex, command: u64) -> u64 {
-        self.0.push(command);
-        self.0.len() as u64
-    }
-
-    fn query(&self, (): ()) -> Vec<u64> {
-        self.0.clone()
-    }
-
-    fn snapshot(&self) -> SnapshotSource {
-        let commands = self.0.clone();
-        SnapshotSource::handle(move || {
-            assert_ne!(commands.last(), Some(&UNSAVABLE), "the journal cannot be saved");
-            wire::to_bytes(&commands)
-        })
-    }
-
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
-        self.0 = wire::from_slice(snapshot)?;
-        Ok(())
-    }
-}
-
 pub type Replica = Raft<Journal>;
 
-/// The snapshot of a replica that applied these commands and has no sessions.
-pub fn snapshot_of(commands: &[u64]) -> Bytes {
-    let mut bytes = vec![1];
-    wire::to_bytes(&Sessions::default()).encode(&mut bytes);
-    commands.to_vec().encode(&mut bytes);
-    Bytes::from(bytes)
+/// Snapshots every few entries, in chunks of a few bytes, and nothing kept below them.
+pub fn small() -> RaftConfig {
+    RaftConfig { snapshot_log_bytes: 250, trailing_log_bytes: 0, snapshot_chunk_bytes: 8, ..config() }
+}
+
+/// Proposes one command after the other, and tells all that they are committed.
+pub fn propose_all(cluster: &mut Cluster, number: usize, commands: std::ops::Range<u64>) {
+    for command in commands {
+        cluster.propose(number, command);
+        cluster.deliver();
+    }
+    cluster.beat(number);
 }
 
 /// What is on the disk of a node, and what is on its way there.
