@@ -355,6 +355,11 @@ impl<S: StateMachine> Raft<S> {
         LogIndex(self.log.last().index)
     }
 
+    /// Everything in the log up to here is on the disk of this node.
+    pub const fn durable_index(&self) -> LogIndex {
+        LogIndex(self.log.durable())
+    }
+
     /// The term of the entry at an index, where it is in the log or just before it.
     pub fn term_at(&self, index: LogIndex) -> Option<u64> {
         self.log.term_at(index.0)

@@ -379,6 +379,16 @@ impl<H: 'static> Sim<H> {
         }
     }
 
+    /// Takes a node's power away, and its disk: it will start with an empty one.
+    pub fn wipe(&mut self, id: NodeId) {
+        self.crash(id);
+        let at = self.at_index(id);
+        let disk = SimDisk::new();
+        disk.set_capacity(self.machines[at].disk_config.capacity);
+        self.machines[at].disk = disk;
+        self.trace.add(self.now, TraceEvent::Wiped { node: id });
+    }
+
     /// Shuts a node down in good order: its protocols say good-bye, and what it persisted is durable.
     pub fn stop(&mut self, id: NodeId) {
         let at = self.at_index(id);

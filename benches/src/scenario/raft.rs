@@ -1,33 +1,33 @@
-//! A Raft cluster with clients, in the simulator, under all faults.
+//! A Raft cluster with clients and an operator, in the simulator, under all faults.
 //!
-//! Each seed draws the size of the cluster, its options and a schedule of faults. Clients write and
-//! read registers through the log meanwhile. After every step the safety of Raft is checked
-//! (`observer`); then everything is healed and the cluster must make progress within ten election
-//! timeouts; and in the end what the clients saw must be linearizable.
+//! Each seed draws a mix ([`mix`]): the servers, their options, how often what goes wrong, and what an
+//! operator does meanwhile: membership, leadership, lost disks. Clients write and read registers, through
+//! the log and beside it. After every step the safety of Raft is checked ([`observer`]); then everything
+//! is healed and the group must make progress within ten election timeouts; and in the end what the
+//! clients saw must be linearizable.
 
 mod client;
+mod mix;
 mod observer;
+mod operator;
 mod registers;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mesh_consensus::raft::{Raft, RaftConfig};
+use mesh_consensus::raft::{Member, Raft};
 use mesh_core::{Handle, NodeId, ProtocolId, Rng64};
 use mesh_transport_mem::check::{Verdict, check};
-use mesh_transport_mem::{
-    DiskConfig, FaultKind, FaultSchedule, Latency, LinkConfig, Sim, SimConfig, SimStats, SwarmConfig,
-};
+use mesh_transport_mem::{DiskConfig, FaultKind, FaultSchedule, LinkConfig, Sim, SimStats};
 
 use client::Clients;
+use mix::{ELECTION_TIMEOUT, Mix};
 use observer::Observer;
-use registers::{Model, Registers};
+use operator::Operator;
+use registers::{Model, Registers, Watch};
 
 const RAFT: ProtocolId = ProtocolId(1);
-
-const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
 
 type Simulation = Sim<Handle<Raft<Registers>>>;
 
@@ -116,25 +116,6 @@ impl Scenario {
             violation,
         }
     }
-
-    /// The options of the replicas. In a storm leaders change as often as they can.
-    fn config(&self, rng: &mut Rng64, storm: bool) -> RaftConfig {
-        let snapshot_log_bytes = *rng.choose(&[500, 4_000, 1 << 20]).unwrap_or(&500);
-        RaftConfig {
-            election_timeout: ELECTION_TIMEOUT,
-            heartbeat_interval: ELECTION_TIMEOUT / 10,
-            pre_vote: !rng.chance(1, 4) && !storm,
-            check_quorum: !rng.chance(1, 4) && !storm,
-            max_append_bytes: *rng.choose(&[1, 64, 4_000]).unwrap_or(&64),
-            max_inflight_bytes: *rng.choose(&[1, 200, 1 << 20]).unwrap_or(&200),
-            snapshot_log_bytes,
-            trailing_log_bytes: rng.below(snapshot_log_bytes as u64) as usize,
-            snapshot_chunk_bytes: *rng.choose(&[16, 1_000]).unwrap_or(&16),
-            #[cfg(feature = "planted")]
-            plant: self.plant,
-            ..RaftConfig::default()
-        }
-    }
 }
 
 fn describe_panic(panic: &(dyn std::any::Any + Send)) -> String {
@@ -142,63 +123,54 @@ fn describe_panic(panic: &(dyn std::any::Any + Send)) -> String {
     format!("a panic: {}", text.unwrap_or("without words"))
 }
 
-/// Faults that come thick and fast and are soon over, so that much is half done when they strike.
-fn storm_faults() -> SwarmConfig {
-    let mut swarm = SwarmConfig::default();
-    use FaultKind::{Crash, Cut, Kill, Partition};
-    swarm.kinds = vec![Crash, Crash, Crash, Kill, Partition, Partition, Cut];
-    swarm.interval_min = Duration::from_millis(100);
-    swarm.interval_max = Duration::from_millis(1_500);
-    swarm.lasts_max = Duration::from_millis(700);
-    swarm
-}
-
-/// Slow disks and links, in which much is on its way at any time.
-fn storm_simulation(rng: &mut Rng64) -> SimConfig {
-    let mut config = SimConfig::default();
-    let ms = Duration::from_millis;
-    config.disk.sync = Latency::between(ms(1), ms(250));
-    config.link.latency = Latency::between(ms(1), ms(60));
-    config.link.loss = *rng.choose(&[0.1, 0.3, 0.5]).unwrap_or(&0.1);
-    config
-}
-
 struct Run {
     sim: Simulation,
-    storm: bool,
-    nodes: Vec<NodeId>,
+    mix: Mix,
     observer: Observer,
     clients: Clients,
+    operator: Operator,
 }
 
 impl Run {
     fn new(scenario: &Scenario, seed: u64) -> Self {
         let mut rng = Rng64::from_seed(seed, "raft scenario");
-        let storm = rng.chance(1, 2);
-        let mut sim = Sim::with_config(seed, if storm { storm_simulation(&mut rng) } else { SimConfig::default() });
+        #[cfg_attr(not(feature = "planted"), expect(unused_mut, reason = "only a planted bug changes it"))]
+        let mut mix = Mix::draw(&mut rng);
+        #[cfg(feature = "planted")]
+        {
+            mix.config.plant = scenario.plant;
+        }
+        let mut sim = Sim::with_config(seed, mix.simulation.clone());
         sim.keep_trace(scenario.trace_len);
-        let count = *rng.choose(&[3, 3, 3, 5]).unwrap_or(&3);
-        let nodes: Vec<_> = (1..=count).map(NodeId).collect();
-        let config = scenario.config(&mut rng, storm);
-        let histories = Arc::new(Mutex::default());
-        for node in &nodes {
-            let (config, nodes, histories) = (config.clone(), nodes.clone(), Arc::clone(&histories));
-            sim.add_node(*node, move |builder| {
-                let registers = Registers::watched(&histories);
-                let raft = Raft::new(config.clone(), nodes.iter().copied(), registers);
+        let watch = Watch::default();
+        let member = |node| Member { witness: mix.witnesses.contains(&node), ..Member::new(node) };
+        let founders: Vec<_> = mix.founders.iter().copied().map(member).collect();
+        for node in mix.nodes() {
+            let founds = mix.founders.contains(&node);
+            let (config, founders, watch) = (mix.config.clone(), founders.clone(), watch.clone());
+            sim.add_node(node, move |builder| {
+                let registers = Registers::watched(&watch);
+                let raft = match founds {
+                    true => Raft::new(config.clone(), founders.iter().copied(), registers),
+                    false => Raft::join(config.clone(), registers),
+                };
                 builder.host(RAFT, raft.expect("the configuration is valid"))
             });
         }
         sim.describe::<Raft<Registers>>(RAFT);
-        Self { sim, storm, observer: Observer::new(&nodes), clients: Clients::new(rng), nodes }
+        let operator = Operator::new(mix.actions, Rng64::from_seed(seed, "operator"));
+        Self { sim, observer: Observer::new(&mix), clients: Clients::new(rng, watch), operator, mix }
     }
 
     fn run(&mut self, scenario: &Scenario) -> Result<(), String> {
-        let mut swarm = if self.storm { storm_faults() } else { SwarmConfig::default() };
-        swarm.duration = scenario.faults_for;
-        let schedule = FaultSchedule::swarm(self.sim.seed(), &self.nodes, &swarm);
+        self.mix.faults.duration = scenario.faults_for;
+        let schedule = FaultSchedule::swarm(self.sim.seed(), &self.mix.nodes(), &self.mix.faults);
         self.sim.inject(&schedule);
-        self.step_for(scenario.faults_for, |_| false)?;
+        let end = self.sim.now() + scenario.faults_for;
+        while self.sim.now() < end {
+            self.operator.act(&mut self.sim, &self.mix, &mut self.observer);
+            self.step()?;
+        }
         self.sim.heal_everything();
         self.calm();
         self.sim.note("healed");
@@ -209,54 +181,83 @@ impl Run {
     /// After a storm links and disks are what they are elsewhere.
     fn calm(&mut self) {
         self.sim.set_links(LinkConfig::default());
-        for node in &self.nodes {
-            self.sim.set_disk(*node, DiskConfig::default());
+        for node in self.mix.nodes() {
+            self.sim.set_disk(node, DiskConfig::default());
         }
     }
 
-    /// Everything works again: the cluster must do so, too.
+    /// Everything works again: the group must do so, too, and a change of the membership on its way must
+    /// come to its end.
     fn demand_progress(&mut self) -> Result<(), String> {
-        for node in &self.nodes {
-            if let Some(failure) = self.sim.failure(*node) {
+        for node in self.mix.nodes() {
+            if let Some(failure) = self.sim.failure(node) {
                 return Err(format!("{node} does not start: {failure}"));
             }
         }
         self.clients.mark();
-        if !self.step_for(10 * ELECTION_TIMEOUT, |run| run.clients.answered_since_mark() >= 3)? {
-            return Err("no progress within ten election timeouts after everything was healed".to_owned());
+        if !self.step_for(10 * ELECTION_TIMEOUT, |run| run.clients.answered_since_mark() >= 3 && run.is_settled())? {
+            let what = if self.is_settled() { "no progress" } else { "the membership does not settle" };
+            return Err(format!("{what} within ten election timeouts after everything was healed\n{}", self.states()));
         }
         self.clients.stop();
-        if !self.step_for(10 * ELECTION_TIMEOUT, Self::is_level)? {
-            return Err("the replicas do not come to the same state".to_owned());
+        if !self.step_for(10 * ELECTION_TIMEOUT, |run| run.is_level() && run.clients.are_done())? {
+            let what =
+                if self.is_level() { "calls are forgotten" } else { "the replicas do not come to the same state" };
+            return Err(format!("{what}\n{}", self.states()));
         }
         Ok(())
     }
 
-    fn is_level(&self) -> bool {
-        let applied = |node: &NodeId| {
-            let raft = self.sim.protocol::<Raft<Registers>>(*node, RAFT)?;
-            (raft.applied_index() == raft.last_index()).then_some((raft.applied_index(), raft.state().digest()))
+    /// How all replicas are, for the report of a violation.
+    fn states(&self) -> String {
+        let state = |node: &NodeId| match self.sim.protocol::<Raft<Registers>>(*node, RAFT) {
+            Some(raft) => format!("{:?}", raft.status(self.sim.clock(*node))),
+            None => format!("{node} is down"),
         };
-        let first = applied(&self.nodes[0]);
-        first.is_some() && self.nodes.iter().all(|node| applied(node) == first)
+        self.mix.nodes().iter().map(state).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Whether no change of the membership is on its way.
+    fn is_settled(&self) -> bool {
+        self.operator.is_idle() && self.observer.configuration().is_some_and(|last| !last.is_joint())
+    }
+
+    /// Whether all members are where the others are.
+    fn is_level(&self) -> bool {
+        let Some(configuration) = self.observer.configuration() else { return false };
+        let (mut last, mut digest) = (None, None);
+        configuration.members().all(|member| {
+            let Some(raft) = self.sim.protocol::<Raft<Registers>>(member.node, RAFT) else { return false };
+            let (state, end) = (raft.state().digest(), raft.last_index());
+            // A witness has no state.
+            let same = member.witness || *digest.get_or_insert(state) == state;
+            same && raft.applied_index() == end && *last.get_or_insert(end) == end
+        })
     }
 
     fn check_histories(&self) -> Result<(), String> {
         match check(&Model, self.clients.history()) {
-            Verdict::Linearizable | Verdict::Undecided { .. } => Ok(()),
+            Verdict::Linearizable => Ok(()),
+            Verdict::Undecided { keys } => Err(format!("whether the calls on {keys:?} are linearizable is open")),
             Verdict::Violation(violation) => Err(violation.report(self.clients.history())),
         }
     }
 
-    /// Lets things happen until `done`, checking after each; whether it was in time.
+    /// Lets the next thing happen, and checks what must hold after it.
+    fn step(&mut self) -> Result<(), String> {
+        if self.sim.step().is_none() {
+            return Err("nothing is left to happen".to_owned());
+        }
+        self.observer.check(&self.sim)?;
+        self.operator.listen();
+        self.clients.act(&self.sim, &self.mix, &self.observer)
+    }
+
+    /// Lets things happen until `done`; whether it was in time.
     fn step_for(&mut self, time: Duration, done: impl Fn(&Self) -> bool) -> Result<bool, String> {
         let end = self.sim.now() + time;
         while self.sim.now() < end {
-            if self.sim.step().is_none() {
-                return Err("nothing is left to happen".to_owned());
-            }
-            self.observer.check(&self.sim)?;
-            self.clients.act(&self.sim, &self.nodes);
+            self.step()?;
             if done(self) {
                 return Ok(true);
             }

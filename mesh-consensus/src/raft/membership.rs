@@ -106,11 +106,18 @@ impl<S: StateMachine> Raft<S> {
     }
 
     /// Whether this node could lead: a voter with data, on the disk that the configuration names.
+    ///
+    /// As long as it is not known to be committed that this node votes no more, it may be the only one
+    /// that can get it committed: then its voting in the configuration before is enough (thesis 4.2.2).
     pub(super) fn can_lead(&self) -> bool {
-        let configuration = self.configuration();
-        let data = self.own_member().is_some_and(|member| !member.witness) && !self.hard.witness;
-        let data = data || planted!(self, WitnessCampaigns);
-        configuration.is_voter(self.me) && data && !self.halted && !self.is_replaced()
+        let vote = |configuration: &Configuration| {
+            let data = |member: &Member| !member.witness || planted!(self, WitnessCampaigns);
+            configuration.member(self.me).filter(|member| configuration.is_voter(self.me) && data(member))
+        };
+        let before = || vote(self.configurations.at(self.configurations.newest_index().saturating_sub(1)));
+        let may = vote(self.configuration()).is_some_and(|_| !self.is_replaced())
+            || !self.configuration_is_committed() && before().is_some_and(|me| me.replica == self.hard.replica);
+        may && !self.halted && (!self.hard.witness || planted!(self, WitnessCampaigns))
     }
 
     /// Whether the disk of this node is another than the one that the configuration counts on.
@@ -202,7 +209,8 @@ impl<S: StateMachine> Raft<S> {
     /// lost its disk may have forgotten votes and entries that others rely on.
     pub(super) fn reached(&self, member: &Member, of: impl Fn(&Progress) -> u64, mine: u64) -> u64 {
         if member.node == self.me {
-            return mine;
+            let named = !member.replica.is_known() || member.replica == self.hard.replica;
+            return if named { mine } else { 0 };
         }
         let counts =
             |peer: &&Progress| peer.id == member.node && (!member.replica.is_known() || peer.replica == member.replica);

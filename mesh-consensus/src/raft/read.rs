@@ -260,6 +260,11 @@ impl<S: StateMachine> Raft<S> {
             let Some((_, reads)) = self.reads.applying.pop_front() else { break };
             self.reads.count -= reads.len();
             for Pending { request, query, came } in reads {
+                if self.is_witness() && !planted!(self, WitnessReads) {
+                    // It became one while they waited.
+                    cx.reply_volatile(request, RaftReply::Read(Err(ReadError::Witness)));
+                    continue;
+                }
                 let staleness = self.staleness(cx.now()).unwrap_or_else(|| cx.now().since(came));
                 let read = Read { answer: self.state.query(query), index: self.applied_index(), staleness };
                 cx.reply_volatile(request, RaftReply::Read(Ok(read)));

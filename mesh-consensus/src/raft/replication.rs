@@ -290,11 +290,18 @@ impl<S: StateMachine> Raft<S> {
             (self.hard.term, self.commit_index, self.rounds.newest(), self.lease_asked());
         let intent = Intent::Replicate;
         let mut appends = Appends::new(self.peers.len());
+        let for_witnesses = match self.peers.iter().any(|peer| peer.witness) {
+            true if planted!(self, WitnessBeforeDisk) => self.log.last().index,
+            // What only witnesses had would keep them from voting for any server that can lead, for ever.
+            true => {
+                let durable = self.log.durable();
+                self.configuration().data_index(|voter| self.reached(voter, |peer| peer.match_index, durable))
+            }
+            false => 0,
+        };
         for peer in &mut self.peers {
             appends.next_follower();
-            // A witness must not know of entries that may be lost with this disk: it would vote for nobody.
-            let early = planted!(self, WitnessBeforeDisk);
-            let end = if peer.witness && !early { self.log.durable() } else { self.log.last().index };
+            let end = if peer.witness { for_witnesses } else { self.log.last().index };
             while peer.is_open(&self.config) && peer.next_index <= end {
                 let Some(prev) = self.log.position(peer.next_index - 1) else { break };
                 let mut entries = self.log.slice(peer.next_index, self.config.max_append_bytes);

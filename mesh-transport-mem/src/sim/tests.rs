@@ -310,6 +310,17 @@ fn a_killed_process_leaves_what_it_wrote_in_the_cache() {
 }
 
 #[test]
+fn a_node_that_lost_its_disk_starts_with_nothing() {
+    let mut sim = ledger(1, false);
+    sim.handle(A).cast(7).unwrap();
+    sim.run_for(SECOND);
+    sim.wipe(A);
+    assert!(!sim.is_up(A));
+    sim.restart(A);
+    assert_eq!(kept(&sim), []);
+}
+
+#[test]
 fn a_node_shut_down_in_good_order_loses_nothing() {
     let mut sim = ledger(1, false);
     sim.handle(A).cast(7).unwrap();

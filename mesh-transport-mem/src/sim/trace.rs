@@ -59,6 +59,8 @@ pub enum TraceEvent {
     Note { digest: u64 },
     /// A node has saved a snapshot or read a piece of one.
     Snapshot { node: NodeId },
+    /// A node lost its disk.
+    Wiped { node: NodeId },
 }
 
 /// Why a frame did not arrive.
@@ -105,6 +107,7 @@ impl TraceEvent {
             Self::Healed => [19, 0, 0, 0, 0],
             Self::Note { digest } => [20, digest, 0, 0, 0],
             Self::Snapshot { node } => [21, low(node), 0, 0, 0],
+            Self::Wiped { node } => [22, low(node), 0, 0, 0],
         }
     }
 }
@@ -124,6 +127,7 @@ impl fmt::Display for TraceEvent {
             Self::Refused { node } => write!(f, "{node:?} cannot start"),
             Self::Crashed { node } => write!(f, "{node:?} loses power"),
             Self::Killed { node } => write!(f, "{node:?} is killed"),
+            Self::Wiped { node } => write!(f, "{node:?} loses its disk"),
             Self::Stopped { node } => write!(f, "{node:?} shuts down"),
             Self::DiskFailed { node } => write!(f, "{node:?} stops: its disk failed"),
             Self::Paused { node } => write!(f, "{node:?} pauses"),

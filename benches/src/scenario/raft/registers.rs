@@ -1,7 +1,7 @@
-//! The replicated object: registers that are written and read through the log.
+//! The replicated object: registers that are written and read.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mesh_core::wire::{from_slice, to_bytes};
 use mesh_core::{Bytes, DecodeError, LogIndex, Reader, RestoreError, SnapshotSource, StateMachine, Wire};
@@ -41,8 +41,39 @@ impl Wire for Command {
     }
 }
 
-/// For each index, the digest of all commands up to it: the same on every replica, for ever.
-pub(super) type Digests = Arc<Mutex<BTreeMap<u64, u64>>>;
+/// What was applied at each index, by whichever replica came first: the same everywhere, for ever.
+#[derive(Debug, Default)]
+struct Applied {
+    /// The digest of all commands up to an index.
+    digests: BTreeMap<u64, u64>,
+    /// What was written to each register, and at which index.
+    writes: BTreeMap<u8, BTreeMap<u64, u64>>,
+}
+
+/// What all replicas of a run have applied.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Watch(Arc<Mutex<Applied>>);
+
+impl Watch {
+    fn applied(&self) -> MutexGuard<'_, Applied> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a register holds once everything up to `index` is applied.
+    pub(super) fn value_at(&self, key: u8, index: u64) -> Option<u64> {
+        self.applied().writes.get(&key)?.range(..=index).next_back().map(|(_, value)| *value)
+    }
+
+    fn note_write(&self, key: u8, index: u64, value: u64) {
+        self.applied().writes.entry(key).or_default().insert(index, value);
+    }
+
+    /// Replicas that apply different commands at an index: the end of everything Raft promises.
+    fn compare(&self, index: u64, digest: u64) {
+        let before = *self.applied().digests.entry(index).or_insert(digest);
+        assert_eq!(before, digest, "state-machine safety: replicas differ in what is applied up to {index}");
+    }
+}
 
 /// Registers by key, and a digest of all that was ever applied to them.
 #[derive(Debug)]
@@ -50,24 +81,17 @@ pub(super) struct Registers {
     values: BTreeMap<u8, u64>,
     digest: u64,
     last: u64,
-    seen: Digests,
+    watch: Watch,
 }
 
 impl Registers {
     /// Registers that compare what is applied to them with what was applied to others.
-    pub(super) fn watched(seen: &Digests) -> Self {
-        Self { values: BTreeMap::new(), digest: 0, last: 0, seen: Arc::clone(seen) }
+    pub(super) fn watched(watch: &Watch) -> Self {
+        Self { values: BTreeMap::new(), digest: 0, last: 0, watch: watch.clone() }
     }
 
     pub(super) const fn digest(&self) -> u64 {
         self.digest
-    }
-
-    /// Replicas that apply different commands at an index: the end of everything Raft promises.
-    fn compare(&self, index: u64, digest: u64) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = *seen.entry(index).or_insert(digest);
-        assert_eq!(before, digest, "state-machine safety: replicas differ in what is applied up to {index}");
     }
 }
 
@@ -83,10 +107,11 @@ impl StateMachine for Registers {
         for byte in &to_bytes(&(index.0, command)) {
             self.digest = (self.digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3).wrapping_add(1);
         }
-        self.compare(index.0, self.digest);
+        self.watch.compare(index.0, self.digest);
         match command {
             Command::Read { key } => self.values.get(&key).copied(),
             Command::Write { key, value } => {
+                self.watch.note_write(key, index.0, value);
                 self.values.insert(key, value);
                 None
             }
@@ -107,7 +132,7 @@ impl StateMachine for Registers {
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
         ((self.last, self.digest), self.values) = from_slice(snapshot)?;
         if self.last > 0 {
-            self.compare(self.last, self.digest);
+            self.watch.compare(self.last, self.digest);
         }
         Ok(())
     }
