@@ -2,7 +2,7 @@
 //!
 //! Each seed draws a mix ([`mix`]): the servers, their options, how often what goes wrong, and what an
 //! operator does meanwhile: membership, leadership, lost disks. Clients write and read registers, through
-//! the log and beside it. After every step the safety of Raft is checked ([`observer`]); then everything
+//! the log and beside it, some of them in sessions, so that they may ask again. After every step the safety of Raft is checked ([`observer`]); then everything
 //! is healed and the group must make progress within ten election timeouts; and in the end what the
 //! clients saw must be linearizable.
 
@@ -147,7 +147,7 @@ impl Run {
         let founders: Vec<_> = mix.founders.iter().copied().map(member).collect();
         for node in mix.nodes() {
             let founds = mix.founders.contains(&node);
-            let (config, founders, watch) = (mix.config.clone(), founders.clone(), watch.clone());
+            let (config, founders, watch) = (mix.config_of(node), founders.clone(), watch.clone());
             sim.add_node(node, move |builder| {
                 let registers = Registers::watched(&watch);
                 let raft = match founds {
@@ -159,7 +159,7 @@ impl Run {
         }
         sim.describe::<Raft<Registers>>(RAFT);
         let operator = Operator::new(mix.actions, Rng64::from_seed(seed, "operator"));
-        Self { sim, observer: Observer::new(&mix), clients: Clients::new(rng, watch), operator, mix }
+        Self { sim, observer: Observer::new(&mix), clients: Clients::new(&mix, rng, watch), operator, mix }
     }
 
     fn run(&mut self, scenario: &Scenario) -> Result<(), String> {
@@ -246,7 +246,8 @@ impl Run {
     /// Lets the next thing happen, and checks what must hold after it.
     fn step(&mut self) -> Result<(), String> {
         if self.sim.step().is_none() {
-            return Err("nothing is left to happen".to_owned());
+            // The group is silent, but time passes for the clients.
+            self.sim.after(Duration::from_millis(1), |_| {});
         }
         self.observer.check(&self.sim)?;
         self.operator.listen();

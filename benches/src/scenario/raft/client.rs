@@ -1,11 +1,14 @@
-//! Clients that follow the leader, give up after a while, and remember what they saw.
+//! Clients that follow the leader, give up after a while, and remember what they saw. Those that keep a
+//! session ask again instead of giving up.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use mesh_consensus::raft::{ProposeError, RaftCommand, RaftReply, Read, ReadPolicy};
+use mesh_consensus::session::{ClientSession, SessionId};
 use mesh_core::{Call, CallError, Instant, NodeId, Rng64};
 use mesh_transport_mem::check::{CallId, History};
 
@@ -31,6 +34,11 @@ pub(super) type RaftCall = Call<Reply>;
 enum Asked {
     /// A command, through the log.
     Command(CallId),
+    /// A command of a session, and its serial number there.
+    Once(CallId, SessionId, u64),
+    OpenSession,
+    KeepSession,
+    CloseSession,
     /// A linearizable read, which sees the log from outside.
     Read(CallId, u8),
     /// A read of the state as it is, not older than this.
@@ -49,6 +57,28 @@ struct Client {
     target: NodeId,
     idle_until: Instant,
     asking: Option<Asking>,
+    keeps_session: bool,
+    session: Option<ClientSession>,
+    /// The command of the session that is to be asked for until it is answered, by serial number.
+    unanswered: Option<(CallId, u64, Command)>,
+}
+
+impl Client {
+    const fn new(keeps_session: bool) -> Self {
+        Self {
+            target: NodeId(1),
+            idle_until: Instant::ZERO,
+            asking: None,
+            keeps_session,
+            session: None,
+            unanswered: None,
+        }
+    }
+
+    fn lose_session(&mut self) {
+        self.session = None;
+        self.unanswered = None;
+    }
 }
 
 pub(super) struct Clients {
@@ -59,6 +89,8 @@ pub(super) struct Clients {
     rng: Rng64,
     history: History<Command, Option<u64>>,
     watch: Watch,
+    /// What was answered to the commands of sessions.
+    answers: BTreeMap<(SessionId, u64), Option<u64>>,
     /// Written values are all different, so that a read tells which write it saw.
     values: u64,
     answered: u64,
@@ -67,15 +99,15 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    pub(super) fn new(rng: Rng64, watch: Watch) -> Self {
-        let client = || Client { target: NodeId(1), idle_until: Instant::ZERO, asking: None };
+    pub(super) fn new(mix: &Mix, rng: Rng64, watch: Watch) -> Self {
         Self {
-            clients: std::iter::repeat_with(client).take(CLIENTS).collect(),
+            clients: (0..CLIENTS).map(|at| Client::new(at < mix.session_clients)).collect(),
             late: Vec::new(),
             look_at: Instant::ZERO,
             rng,
             history: History::new(),
             watch,
+            answers: BTreeMap::new(),
             values: 0,
             answered: 0,
             mark: 0,
@@ -107,7 +139,7 @@ impl Clients {
 
     /// Whether every call came to an end.
     pub(super) fn are_done(&self) -> bool {
-        self.late.is_empty() && self.clients.iter().all(|client| client.asking.is_none())
+        self.late.is_empty() && self.clients.iter().all(|client| client.asking.is_none() && client.unanswered.is_none())
     }
 
     /// Takes answers and makes calls that are due.
@@ -116,23 +148,29 @@ impl Clients {
         let result = clients.iter_mut().try_for_each(|client| {
             match client.asking.take() {
                 Some(asking) => return self.listen(client, asking, sim, mix, observer),
-                None if sim.now() >= client.idle_until && !self.stopped => self.ask(client, sim, mix),
+                None if sim.now() >= client.idle_until && (!self.stopped || client.unanswered.is_some()) => {
+                    self.ask(client, sim, mix);
+                }
                 None => {}
             }
             Ok(())
         });
         self.clients = clients;
+        result?;
         if sim.now() >= self.look_at {
             self.look_at = sim.now() + Duration::from_millis(20);
             let late = std::mem::take(&mut self.late);
             for mut asking in late {
                 match poll(&mut asking.call) {
-                    Some(answer) => drop(self.answered_with(asking.asked, answer, sim.now())),
+                    Some(answer) => {
+                        self.check_once(asking.asked, &answer)?;
+                        let _ = self.answered_with(asking.asked, answer, sim.now());
+                    }
                     None => self.late.push(asking),
                 }
             }
         }
-        result
+        Ok(())
     }
 
     fn ask(&mut self, client: &mut Client, sim: &Simulation, mix: &Mix) {
@@ -141,22 +179,59 @@ impl Clients {
         if !sim.is_up(client.target) {
             return self.try_another(client, mix);
         }
-        let key = self.rng.below(KEYS) as u8;
-        let (asked, command) = if self.rng.chance(mix.writes, 10) {
-            self.values += 1;
-            let command = Command::Write { key, value: self.values };
+        let in_session = client.keeps_session && (client.unanswered.is_some() || self.rng.chance(3, 4));
+        let (asked, command) = if in_session {
+            self.in_session(client, now, mix)
+        } else if self.rng.chance(mix.writes, 10) {
+            let command = self.write();
             (Asked::Command(self.history.call(now, command)), RaftCommand::Propose(command))
         } else {
+            let key = self.key();
             self.read(key, now, mix)
         };
-        // Reads are as good on followers.
-        let node = match asked {
-            Asked::Read(..) | Asked::Stale(..) if self.rng.chance(1, 2) => self.any_node(mix),
-            _ => client.target,
-        };
+        // Reads are as good on followers, and so are proposals that are handed on.
+        let anywhere = matches!(asked, Asked::Read(..) | Asked::Stale(..)) || !mix.forwarders.is_empty();
+        let node = if anywhere && self.rng.chance(1, 2) { self.any_node(mix) } else { client.target };
         let call = sim.handle(node).call(command);
-        let patience = self.rng.duration_between(Duration::from_millis(200), Duration::from_secs(2));
+        let patience_min = if in_session { 20 } else { 200 };
+        let patience = self.rng.duration_between(Duration::from_millis(patience_min), Duration::from_secs(2));
         client.asking = Some(Asking { call, asked, node, since: now, until: now + patience });
+    }
+
+    fn key(&mut self) -> u8 {
+        self.rng.below(KEYS) as u8
+    }
+
+    fn write(&mut self) -> Command {
+        self.values += 1;
+        Command::Write { key: self.key(), value: self.values }
+    }
+
+    /// The next thing to ask of a session, or what was asked before and not answered.
+    fn in_session(&mut self, client: &mut Client, now: Instant, mix: &Mix) -> (Asked, RaftCommand<super::Registers>) {
+        let open = (Asked::OpenSession, RaftCommand::OpenSession { ttl: mix.session_ttl });
+        let Some(session) = &mut client.session else { return open };
+        let id = session.id();
+        if let Some((call, serial, command)) = client.unanswered
+            && let Some(request) = session.again(serial)
+        {
+            return (Asked::Once(call, id, serial), RaftCommand::ProposeOnce { request, command });
+        }
+        match self.rng.below(20) {
+            0 => (Asked::KeepSession, RaftCommand::KeepSession { session: id }),
+            1 => {
+                client.session = None;
+                (Asked::CloseSession, RaftCommand::CloseSession { session: id })
+            }
+            _ => {
+                let Some(request) = session.next() else { return open };
+                let command =
+                    if self.rng.chance(mix.writes, 10) { self.write() } else { Command::Read { key: self.key() } };
+                let call = self.history.call(now, command);
+                client.unanswered = Some((call, request.serial, command));
+                (Asked::Once(call, id, request.serial), RaftCommand::ProposeOnce { request, command })
+            }
+        }
     }
 
     fn read(&mut self, key: u8, now: Instant, mix: &Mix) -> (Asked, RaftCommand<super::Registers>) {
@@ -185,6 +260,7 @@ impl Clients {
     ) -> Result<(), String> {
         let Some(answer) = poll(&mut asking.call) else {
             if sim.now() >= asking.until {
+                self.give_up_sometimes(client);
                 self.late.push(asking);
                 self.try_another(client, mix);
             } else {
@@ -195,10 +271,64 @@ impl Clients {
         if let Ok(RaftReply::Read(Ok(read))) = &answer {
             self.check_read(&asking, read, sim, observer)?;
         }
+        self.check_once(asking.asked, &answer)?;
+        Self::note_session(client, asking.asked, &answer);
         match self.answered_with(asking.asked, answer, sim.now()) {
             Ok(()) => {}
             Err(Some(leader)) => client.target = leader,
             Err(None) => self.try_another(client, mix),
+        }
+        Ok(())
+    }
+
+    /// A client may want the answer to a command of its session no more.
+    fn give_up_sometimes(&mut self, client: &mut Client) {
+        if let (Some(session), Some((_, serial, _))) = (&mut client.session, client.unanswered)
+            && self.rng.chance(1, 20)
+        {
+            session.answered(serial);
+            client.unanswered = None;
+        }
+    }
+
+    /// What an answer means for the session of a client.
+    fn note_session(client: &mut Client, asked: Asked, answer: &Result<Reply, CallError>) {
+        use ProposeError::SessionExpired;
+        match (asked, answer) {
+            (Asked::OpenSession, Ok(RaftReply::SessionOpened(Ok(id)))) => {
+                client.session = Some(ClientSession::new(*id))
+            }
+            // An earlier attempt may have been applied all the same.
+            (Asked::Once(..), Ok(RaftReply::Proposed(Err(SessionExpired))))
+            | (Asked::KeepSession, Ok(RaftReply::SessionKept(Err(SessionExpired)))) => client.lose_session(),
+            (Asked::Once(_, _, serial), Ok(RaftReply::Proposed(Ok(_)))) => {
+                if let Some(session) = &mut client.session {
+                    session.answered(serial);
+                }
+                client.unanswered = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// A command of a session has one answer, however often it is asked for.
+    fn check_once(&mut self, asked: Asked, answer: &Result<Reply, CallError>) -> Result<(), String> {
+        let (Asked::Once(_, session, serial), Ok(RaftReply::Proposed(result))) = (asked, answer) else { return Ok(()) };
+        match result {
+            Ok(applied) => {
+                let before = *self.answers.entry((session, serial)).or_insert(applied.output);
+                if before != applied.output {
+                    return Err(format!(
+                        "{serial} of {session:?} was answered {before:?}, and again {:?}",
+                        applied.output
+                    ));
+                }
+            }
+            // It waits for one at a time.
+            Err(ProposeError::SessionWindowFull) => {
+                return Err(format!("there is no room for {serial} of {session:?}"));
+            }
+            Err(_) => {}
         }
         Ok(())
     }
@@ -211,7 +341,7 @@ impl Clients {
         now: Instant,
     ) -> Result<(), Option<NodeId>> {
         match (asked, answer) {
-            (Asked::Command(id), Ok(RaftReply::Proposed(Ok(applied)))) => {
+            (Asked::Command(id) | Asked::Once(id, ..), Ok(RaftReply::Proposed(Ok(applied)))) => {
                 self.history.complete(id, now, applied.output);
                 self.answered += 1;
                 Ok(())
@@ -223,6 +353,9 @@ impl Clients {
                 }
                 Err(if let ProposeError::NotLeader { leader } = error { leader } else { None })
             }
+            (Asked::Once(..), Ok(RaftReply::Proposed(Err(ProposeError::NotLeader { leader })))) => Err(leader),
+            (Asked::OpenSession, Ok(RaftReply::SessionOpened(Err(ProposeError::NotLeader { leader })))) => Err(leader),
+            (_, Ok(RaftReply::SessionOpened(Ok(_)) | RaftReply::SessionKept(Ok(())))) => Ok(()),
             (Asked::Read(id, _), Ok(RaftReply::Read(Ok(read)))) => {
                 self.history.complete(id, now, read.answer);
                 Ok(())

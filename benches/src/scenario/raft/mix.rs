@@ -54,6 +54,12 @@ pub(super) struct Mix {
     pub(super) actions: Actions,
     /// How many of ten calls of clients write; the others read.
     pub(super) writes: u64,
+    /// The servers that hand proposals on to the leader.
+    pub(super) forwarders: BTreeSet<NodeId>,
+    /// How many clients keep a session.
+    pub(super) session_clients: usize,
+    /// For how long their sessions may go unused.
+    pub(super) session_ttl: Duration,
 }
 
 impl Mix {
@@ -91,6 +97,7 @@ impl Mix {
             wipe: every(1, 10_000).filter(|_| wipes),
             stop: every(4, 10_000),
         };
+        let nodes = [&founders[..], &spares].concat();
         Self {
             witnesses: Self::draw_witnesses(rng, &founders, &spares),
             founders,
@@ -100,7 +107,15 @@ impl Mix {
             faults,
             actions,
             writes: 2 + rng.below(7),
+            forwarders: if rng.chance(1, 2) { draw_some(rng, &nodes) } else { BTreeSet::new() },
+            session_clients: if rng.chance(2, 3) { 1 + rng.below(4) as usize } else { 0 },
+            session_ttl: rng.duration_between(ms(1_000), ms(30_000)),
         }
+    }
+
+    /// The options of a server.
+    pub(super) fn config_of(&self, node: NodeId) -> RaftConfig {
+        RaftConfig { forward_proposals: self.forwarders.contains(&node), ..self.config.clone() }
     }
 
     fn draw_config(rng: &mut Rng64) -> RaftConfig {
@@ -117,6 +132,8 @@ impl Mix {
             snapshot_log_bytes,
             trailing_log_bytes: rng.below(snapshot_log_bytes as u64) as usize,
             snapshot_chunk_bytes: *rng.choose(&[16, 1_000]).unwrap_or(&16),
+            snapshot_from_followers: rng.chance(1, 3),
+            max_sessions: 2 + rng.below(7) as u32,
             ..RaftConfig::default()
         }
     }
@@ -132,6 +149,12 @@ impl Mix {
     pub(super) fn nodes(&self) -> Vec<NodeId> {
         [&self.founders[..], &self.spares].concat()
     }
+}
+
+/// Each of them or not, or all.
+fn draw_some(rng: &mut Rng64, nodes: &[NodeId]) -> BTreeSet<NodeId> {
+    let all = rng.chance(1, 2);
+    nodes.iter().copied().filter(|_| all || rng.chance(1, 2)).collect()
 }
 
 /// Faults that come thick and fast and are soon over, so that much is half done when they strike.

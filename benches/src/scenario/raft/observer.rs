@@ -1,13 +1,13 @@
 //! Looks at all replicas after every step and checks what Raft promises (figure 3 of the paper).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mesh_consensus::log::{Entry, EntryKind};
 use mesh_consensus::quorum::majority;
 use mesh_consensus::raft::{Candidate, Configuration, Member, Membership, Raft, ReplicaId, Role};
-use mesh_core::wire::from_slice;
-use mesh_core::{Instant, LogIndex, NodeId};
+use mesh_core::wire::{from_slice, to_bytes};
+use mesh_core::{Bytes, Instant, LogIndex, NodeId};
 use mesh_transport_mem::FaultKind;
 
 use super::mix::Mix;
@@ -72,11 +72,15 @@ pub(super) struct Observer {
     committed: Vec<Committed>,
     /// Where the committed configurations stand.
     configurations: Vec<(u64, u64)>,
+    /// The client sessions once everything up to an index is applied, encoded.
+    sessions: BTreeMap<u64, Bytes>,
     /// Whether the clocks keep to what leases rely on.
     leases_hold: bool,
     /// The most that clocks gain or lose, in nanoseconds a second, and the most they jump.
     drift_ppb: u64,
     jump: Duration,
+    /// They have no state.
+    witnesses: BTreeSet<NodeId>,
 }
 
 macro_rules! ensure {
@@ -97,9 +101,11 @@ impl Observer {
             entries: BTreeMap::new(),
             committed: Vec::new(),
             configurations: Vec::new(),
+            sessions: BTreeMap::new(),
             leases_hold: mix.config.lease_reads && !jumps,
             drift_ppb: mix.faults.drift_ppb_max.unsigned_abs(),
             jump: if jumps { mix.faults.jump_max } else { Duration::ZERO },
+            witnesses: mix.witnesses.clone(),
         }
     }
 
@@ -152,6 +158,9 @@ impl Observer {
             self.check_quorum(node, raft, seen)?;
         }
         self.check_committed(node, raft, seen.commit, sim.now())?;
+        if applied > seen.applied && !self.witnesses.contains(&node) {
+            self.check_sessions(node, raft)?;
+        }
         if leads {
             self.check_changes(node, raft, seen.last.0)?;
             if !led {
@@ -226,6 +235,18 @@ impl Observer {
                 known.holders.push(replica);
             }
         }
+    }
+
+    /// Client sessions are part of the replicated state.
+    fn check_sessions(&mut self, node: NodeId, raft: &Replica) -> Result<(), String> {
+        let (applied, sessions) = (raft.applied_index().0, to_bytes(raft.sessions()));
+        let before = self.sessions.entry(applied).or_insert_with(|| sessions.clone());
+        ensure!(
+            *before == sessions,
+            "{node} has other client sessions than others once {applied} is applied: {:?}",
+            raft.sessions()
+        );
+        Ok(())
     }
 
     /// What a leader commits by counting is of its term, and on the disks of a majority of those that

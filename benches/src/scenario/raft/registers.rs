@@ -7,7 +7,7 @@ use mesh_core::wire::{from_slice, to_bytes};
 use mesh_core::{Bytes, DecodeError, LogIndex, Reader, RestoreError, SnapshotSource, StateMachine, Wire};
 use mesh_transport_mem::check;
 
-/// What clients ask for.
+/// What clients ask for. The answer to both is what the register held before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Command {
     Read { key: u8 },
@@ -48,6 +48,8 @@ struct Applied {
     digests: BTreeMap<u64, u64>,
     /// What was written to each register, and at which index.
     writes: BTreeMap<u8, BTreeMap<u64, u64>>,
+    /// At which index each value was written. No two commands write the same.
+    written: BTreeMap<u64, u64>,
 }
 
 /// What all replicas of a run have applied.
@@ -65,7 +67,10 @@ impl Watch {
     }
 
     fn note_write(&self, key: u8, index: u64, value: u64) {
-        self.applied().writes.entry(key).or_default().insert(index, value);
+        let mut applied = self.applied();
+        applied.writes.entry(key).or_default().insert(index, value);
+        let before = *applied.written.entry(value).or_insert(index);
+        assert_eq!(before, index, "a command is applied twice: {value} is written to register {key}");
     }
 
     /// Replicas that apply different commands at an index: the end of everything Raft promises.
@@ -112,8 +117,7 @@ impl StateMachine for Registers {
             Command::Read { key } => self.values.get(&key).copied(),
             Command::Write { key, value } => {
                 self.watch.note_write(key, index.0, value);
-                self.values.insert(key, value);
-                None
+                self.values.insert(key, value)
             }
         }
     }
@@ -157,8 +161,9 @@ impl check::Model for Model {
 
     fn step(&self, state: &Option<u64>, input: &Command, output: Option<&Option<u64>>) -> Option<Option<u64>> {
         match input {
+            _ if output.is_some_and(|output| output != state) => None,
             Command::Write { value, .. } => Some(Some(*value)),
-            Command::Read { .. } => output.is_none_or(|read| read == state).then_some(*state),
+            Command::Read { .. } => Some(*state),
         }
     }
 
