@@ -17,7 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use mesh_consensus::raft::{Member, Raft};
-use mesh_core::{Handle, NodeId, ProtocolId, Rng64};
+use mesh_core::{Handle, Instant, NodeId, ProtocolId, Rng64};
 use mesh_transport_mem::check::{Verdict, check};
 use mesh_transport_mem::{DiskConfig, FaultKind, FaultSchedule, LinkConfig, Sim, SimStats};
 
@@ -108,7 +108,7 @@ impl Scenario {
         };
         let violation = violation.map(|what| format!("{what}\n\nthe last events:\n{}", run.sim.transcript()));
         Outcome {
-            simulated: run.sim.now().since(mesh_core::Instant::ZERO),
+            simulated: run.sim.now().since(Instant::ZERO),
             stats: run.sim.stats(),
             faults: run.sim.fault_counts().clone(),
             answered: run.clients.answered(),
@@ -194,16 +194,23 @@ impl Run {
                 return Err(format!("{node} does not start: {failure}"));
             }
         }
+        let deadline = self.sim.now() + 10 * ELECTION_TIMEOUT;
         self.clients.mark();
-        if !self.step_for(10 * ELECTION_TIMEOUT, |run| run.clients.answered_since_mark() >= 3 && run.is_settled())? {
-            let what = if self.is_settled() { "no progress" } else { "the membership does not settle" };
+        let is_done = |run: &Self| run.clients.answered_since_mark() >= 3 && run.is_settled();
+        let worked = self.step_until(deadline, is_done)?;
+        self.clients.stop();
+        if !worked || !self.step_until(deadline, Self::is_level)? {
+            let what = match (self.is_settled(), worked) {
+                (false, _) => "the membership does not settle",
+                (true, false) => "no progress",
+                (true, true) => "the replicas do not come to the same state",
+            };
             return Err(format!("{what} within ten election timeouts after everything was healed\n{}", self.states()));
         }
-        self.clients.stop();
-        if !self.step_for(10 * ELECTION_TIMEOUT, |run| run.is_level() && run.clients.are_done())? {
-            let what =
-                if self.is_level() { "calls are forgotten" } else { "the replicas do not come to the same state" };
-            return Err(format!("{what}\n{}", self.states()));
+        // Calls wait for as long as their own timeouts say.
+        let end = self.sim.now() + 10 * ELECTION_TIMEOUT;
+        if !self.step_until(end, |run| run.is_level() && run.clients.are_done())? {
+            return Err(format!("calls are forgotten\n{}", self.states()));
         }
         Ok(())
     }
@@ -255,9 +262,8 @@ impl Run {
     }
 
     /// Lets things happen until `done`; whether it was in time.
-    fn step_for(&mut self, time: Duration, done: impl Fn(&Self) -> bool) -> Result<bool, String> {
-        let end = self.sim.now() + time;
-        while self.sim.now() < end {
+    fn step_until(&mut self, deadline: Instant, done: impl Fn(&Self) -> bool) -> Result<bool, String> {
+        while self.sim.now() < deadline {
             self.step()?;
             if done(self) {
                 return Ok(true);

@@ -95,6 +95,7 @@ pub(super) struct Clients {
     values: u64,
     answered: u64,
     mark: u64,
+    know_members: bool,
     stopped: bool,
 }
 
@@ -111,6 +112,7 @@ impl Clients {
             values: 0,
             answered: 0,
             mark: 0,
+            know_members: false,
             stopped: false,
         }
     }
@@ -124,8 +126,11 @@ impl Clients {
         self.answered
     }
 
+    /// Counts answers from here. Clients are told who the members are from now on: guessing may take
+    /// them longer than the group has to make progress.
     pub(super) const fn mark(&mut self) {
         self.mark = self.answered;
+        self.know_members = true;
     }
 
     pub(super) const fn answered_since_mark(&self) -> u64 {
@@ -149,7 +154,7 @@ impl Clients {
             match client.asking.take() {
                 Some(asking) => return self.listen(client, asking, sim, mix, observer),
                 None if sim.now() >= client.idle_until && (!self.stopped || client.unanswered.is_some()) => {
-                    self.ask(client, sim, mix);
+                    self.ask(client, sim, mix, observer);
                 }
                 None => {}
             }
@@ -173,11 +178,11 @@ impl Clients {
         Ok(())
     }
 
-    fn ask(&mut self, client: &mut Client, sim: &Simulation, mix: &Mix) {
+    fn ask(&mut self, client: &mut Client, sim: &Simulation, mix: &Mix, observer: &Observer) {
         let now = sim.now();
         client.idle_until = now + self.rng.duration_between(Duration::ZERO, Duration::from_millis(40));
         if !sim.is_up(client.target) {
-            return self.try_another(client, mix);
+            return self.try_another(client, mix, observer);
         }
         let in_session = client.keeps_session && (client.unanswered.is_some() || self.rng.chance(3, 4));
         let (asked, command) = if in_session {
@@ -191,7 +196,7 @@ impl Clients {
         };
         // Reads are as good on followers, and so are proposals that are handed on.
         let anywhere = matches!(asked, Asked::Read(..) | Asked::Stale(..)) || !mix.forwarders.is_empty();
-        let node = if anywhere && self.rng.chance(1, 2) { self.any_node(mix) } else { client.target };
+        let node = if anywhere && self.rng.chance(1, 2) { self.any_node(mix, observer) } else { client.target };
         let call = sim.handle(node).call(command);
         let patience_min = if in_session { 20 } else { 200 };
         let patience = self.rng.duration_between(Duration::from_millis(patience_min), Duration::from_secs(2));
@@ -262,7 +267,7 @@ impl Clients {
             if sim.now() >= asking.until {
                 self.give_up_sometimes(client);
                 self.late.push(asking);
-                self.try_another(client, mix);
+                self.try_another(client, mix, observer);
             } else {
                 client.asking = Some(asking);
             }
@@ -276,7 +281,7 @@ impl Clients {
         match self.answered_with(asking.asked, answer, sim.now()) {
             Ok(()) => {}
             Err(Some(leader)) => client.target = leader,
-            Err(None) => self.try_another(client, mix),
+            Err(None) => self.try_another(client, mix, observer),
         }
         Ok(())
     }
@@ -394,12 +399,16 @@ impl Clients {
         observer.check_staleness(node, read.index, read.staleness, sim.now())
     }
 
-    fn any_node(&mut self, mix: &Mix) -> NodeId {
-        self.rng.choose(&mix.nodes()).copied().unwrap_or_default()
+    fn any_node(&mut self, mix: &Mix, observer: &Observer) -> NodeId {
+        let nodes = match observer.configuration() {
+            Some(configuration) if self.know_members => configuration.members().map(|member| member.node).collect(),
+            _ => mix.nodes(),
+        };
+        self.rng.choose(&nodes).copied().unwrap_or_default()
     }
 
-    fn try_another(&mut self, client: &mut Client, mix: &Mix) {
-        client.target = self.any_node(mix);
+    fn try_another(&mut self, client: &mut Client, mix: &Mix, observer: &Observer) {
+        client.target = self.any_node(mix, observer);
     }
 }
 

@@ -282,17 +282,27 @@ impl Observer {
                     ensure!(*before == term, "{node} commits term {term} at {index}, another committed {before}");
                 }
                 None => {
-                    ensure!(
-                        at == self.committed.len(),
-                        "{node} commits {index} before {} is",
-                        self.committed.len() + 1
-                    );
-                    self.committed.push(Committed { term, by: raft.term(), at: now });
-                    self.note_committed_configuration(index, term)?;
+                    for (index, term) in self.not_yet_committed((index, term))? {
+                        self.committed.push(Committed { term, by: raft.term(), at: now });
+                        self.note_committed_configuration(index, term)?;
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// A committed entry and those before it that were not seen to be: a leader may stop as it commits
+    /// them, and whoever hears of it may drop them from its log at once.
+    fn not_yet_committed(&self, last: (u64, u64)) -> Result<Vec<(u64, u64)>, String> {
+        let before =
+            |(index, term): &(u64, u64)| Some((index.checked_sub(1)?, self.entries.get(&(*index, *term))?.prev_term));
+        let next = self.committed.len() as u64 + 1;
+        let mut open: Vec<_> =
+            std::iter::successors(Some(last), before).take_while(|(index, _)| *index >= next).collect();
+        open.reverse();
+        ensure!(open.first().is_some_and(|(first, _)| *first == next), "{} is committed before {next} is", last.0);
+        Ok(open)
     }
 
     /// Configurations that follow each other have no quorums apart.
