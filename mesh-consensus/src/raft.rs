@@ -212,6 +212,8 @@ pub struct Raft<S: StateMachine> {
     rounds: Rounds,
     reads: Reads<S::Query>,
     change: Option<Change>,
+    /// Where the configuration stands that asks nothing more of this node: see [`Raft::is_settled`].
+    settled: Option<u64>,
     transfer: Option<Transfer>,
     /// A successor was told to campaign in this term.
     successor_told: bool,
@@ -288,6 +290,7 @@ impl<S: StateMachine> Raft<S> {
             rounds: Rounds::default(),
             reads: Reads::default(),
             change: None,
+            settled: None,
             transfer: None,
             successor_told: false,
             last_active: Instant::ZERO,
@@ -480,7 +483,7 @@ impl<S: StateMachine> Raft<S> {
         }
     }
 
-    /// Tells the application when the role, the term or the known leader changed.
+    /// Tells the application when the role, the term or the known leader changed, or this node was removed.
     fn tell_role(&mut self, cx: &mut Context<'_, Self>) {
         let now = (self.role, self.hard.term, self.leader);
         if now != self.told {
@@ -488,6 +491,10 @@ impl<S: StateMachine> Raft<S> {
             let (role, term, leader) = now;
             cx.emit(RaftEvent::RoleChanged { role, term, leader });
         }
+        if self.is_settled() {
+            return;
+        }
+        self.settle();
         let removed = self.configuration_is_committed()
             && !self.configuration().is_empty()
             && !self.configuration().is_member(self.me)

@@ -100,6 +100,23 @@ impl<S: StateMachine> Raft<S> {
         self.configurations.newest_index() <= self.commit_index
     }
 
+    /// Whether the configuration in force is committed, not joint, counts this node as a voter, and nobody
+    /// is still to be told that it left: there is nothing to do about it, which is so nearly always.
+    ///
+    /// What is committed stays, so its place says which configuration it was.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled == Some(self.configurations.newest_index())
+    }
+
+    /// Looks whether the configuration in force [is settled](Self::is_settled).
+    pub(super) fn settle(&mut self) {
+        let configuration = self.configuration();
+        let stays = !configuration.is_joint() && configuration.is_voter(self.me);
+        let settled =
+            stays && self.configuration_is_committed() && self.peers.iter().all(|peer| peer.leaving.is_none());
+        self.settled = settled.then(|| self.configurations.newest_index());
+    }
+
     /// This node as the configuration in force has it.
     pub(super) fn own_member(&self) -> Option<Member> {
         self.configuration().member(self.me)
@@ -182,7 +199,9 @@ impl<S: StateMachine> Raft<S> {
             }
             leads || peer.leaving.is_none()
         });
-        for member in configuration.members().filter(|member| member.node != self.me) {
+        let others = || configuration.members().filter(|member| member.node != self.me);
+        self.peers.reserve_exact(others().count().saturating_sub(self.peers.len()));
+        for member in others() {
             if let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == member.node) {
                 peer.witness = member.witness;
             } else {
@@ -238,6 +257,9 @@ impl<S: StateMachine> Raft<S> {
 
     /// Takes the next step of a change, once the one before is committed.
     pub(super) fn drive_change(&mut self, cx: &mut Context<'_, Self>) {
+        if self.change.is_none() && self.is_settled() {
+            return;
+        }
         self.forget_leavers(cx.now());
         // Not before an entry of this term is committed either, or two leaders could change the
         // configuration in two directions (the single-server bug).

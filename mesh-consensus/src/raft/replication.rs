@@ -443,7 +443,8 @@ impl<S: StateMachine> Raft<S> {
         if arrived {
             peer.replicate();
         }
-        if news {
+        // What is committed already has its majority.
+        if news && accepted.match_index > self.commit_index {
             self.advance_commit();
         }
     }

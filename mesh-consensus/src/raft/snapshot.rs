@@ -15,7 +15,7 @@ use super::command::RaftEvent;
 use super::config::RaftConfig;
 use super::lending::Lending;
 use super::message::{Message, SnapshotChunk, SnapshotMeta, SnapshotReceived};
-use super::progress::State;
+use super::progress::{Progress, State};
 use super::record::{EntriesRecord, Record, SnapshotRecord};
 use super::replication::Asked;
 use super::stream::{Pace, Stream};
@@ -208,6 +208,9 @@ impl<S: StateMachine> Raft<S> {
     /// Deletes the snapshots before the newest, but not what is still being sent.
     pub(super) fn drop_old_snapshots(&mut self, cx: &mut Context<'_, Self>) {
         let Some(newest) = &self.snapshots.newest else { return };
+        if newest.id == self.snapshots.oldest_id {
+            return;
+        }
         let sent = self.peers.iter().filter(|_| self.role == Role::Leader).filter_map(|peer| match &peer.state {
             State::Snapshot(stream) => Some(stream.snapshot.id),
             _ => None,
@@ -222,6 +225,12 @@ impl<S: StateMachine> Raft<S> {
 
     /// Starts and continues the streams to followers that need what is compacted.
     pub(super) fn send_snapshots(&mut self, cx: &mut Context<'_, Self>) {
+        let base = self.log.base().index;
+        let needs =
+            |peer: &Progress| peer.next_index <= base || matches!(peer.state, State::Snapshot(_) | State::Lent(_));
+        if !self.peers.iter().any(needs) {
+            return;
+        }
         self.replace_lenders(cx);
         self.start_streams(cx);
         // One chunk to each in turn, so that all get on when the pace is limited.
