@@ -1,7 +1,7 @@
 //! Named deadlines.
 //!
 //! A protocol sets a timer by name; setting it again moves it. Raft moves its election timer with
-//! every append, so moving one later is only a map update: the heap is put right when the old
+//! every append, so moving one later is only a look-up: the heap is put right when the old
 //! deadline comes up.
 //!
 //! ```
@@ -16,14 +16,15 @@
 //! ```
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BinaryHeap;
 
 use crate::time::Instant;
 
 /// Deadlines by name, earliest first.
 #[derive(Clone, Debug)]
 pub struct Timers<T> {
-    deadlines: BTreeMap<T, Instant>,
+    /// In order of the names. Most protocols have a few.
+    deadlines: Vec<(T, Instant)>,
     /// For each timer set, an entry at or before its deadline. Entries of cancelled timers remain
     /// while any timer is set.
     heap: BinaryHeap<Reverse<(Instant, T)>>,
@@ -31,25 +32,38 @@ pub struct Timers<T> {
 
 impl<T: Ord> Default for Timers<T> {
     fn default() -> Self {
-        Self { deadlines: BTreeMap::new(), heap: BinaryHeap::new() }
+        Self { deadlines: Vec::new(), heap: BinaryHeap::new() }
     }
 }
 
 impl<T: Copy + Ord> Timers<T> {
     /// Sets or moves `timer`.
     pub fn set(&mut self, timer: T, deadline: Instant) {
-        let before = self.deadlines.insert(timer, deadline);
-        if before.is_none_or(|before| deadline < before) {
+        let sooner = match self.place(timer) {
+            Ok(at) => deadline < std::mem::replace(&mut self.deadlines[at].1, deadline),
+            Err(at) => {
+                self.deadlines.insert(at, (timer, deadline));
+                true
+            }
+        };
+        if sooner {
             self.heap.push(Reverse((deadline, timer)));
             if self.heap.len() > 2 * self.deadlines.len() + 16 {
-                self.heap = self.deadlines.iter().map(|(timer, at)| Reverse((*at, *timer))).collect();
+                self.heap = self.iter().map(|(timer, at)| Reverse((at, timer))).collect();
             }
         }
     }
 
+    /// Where `timer` is among the deadlines, or would be.
+    fn place(&self, timer: T) -> Result<usize, usize> {
+        self.deadlines.binary_search_by_key(&timer, |(timer, _)| *timer)
+    }
+
     /// Forgets `timer`, if it is set.
     pub fn cancel(&mut self, timer: T) {
-        self.deadlines.remove(&timer);
+        if let Ok(at) = self.place(timer) {
+            self.deadlines.remove(at);
+        }
         // With nothing set there is no deadline: a shell that waits for one would wake for ever.
         if self.deadlines.is_empty() {
             self.heap.clear();
@@ -58,7 +72,7 @@ impl<T: Copy + Ord> Timers<T> {
 
     /// When `timer` is due, if it is set.
     pub fn get(&self, timer: T) -> Option<Instant> {
-        self.deadlines.get(&timer).copied()
+        self.place(timer).ok().map(|at| self.deadlines[at].1)
     }
 
     /// How many timers are set.
@@ -73,7 +87,7 @@ impl<T: Copy + Ord> Timers<T> {
 
     /// The timers set, by name.
     pub fn iter(&self) -> impl Iterator<Item = (T, Instant)> {
-        self.deadlines.iter().map(|(timer, deadline)| (*timer, *deadline))
+        self.deadlines.iter().copied()
     }
 
     /// When to call [`pop_due`](Self::pop_due) next. May be earlier than the earliest deadline,
@@ -90,14 +104,14 @@ impl<T: Copy + Ord> Timers<T> {
                 return None;
             }
             self.heap.pop();
-            match self.deadlines.get(&timer) {
-                Some(deadline) if *deadline == noted => {
+            match self.get(timer) {
+                Some(deadline) if deadline == noted => {
                     self.cancel(timer);
                     return Some(timer);
                 }
                 // Moved later since: note the deadline it has now. An entry that is too early for a
                 // timer moved earlier cannot be, and a duplicate ends here when the timer is gone.
-                Some(deadline) if *deadline > noted => self.heap.push(Reverse((*deadline, timer))),
+                Some(deadline) if deadline > noted => self.heap.push(Reverse((deadline, timer))),
                 _ => {}
             }
         }
