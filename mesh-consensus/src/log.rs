@@ -277,6 +277,11 @@ impl Log {
         Self { base, last: base, durable: base.index, ..Self::default() }
     }
 
+    /// An empty log that goes on after `base`, and the disk does not know yet.
+    pub fn after_undurable(base: Position) -> Self {
+        Self { durable: 0, ..Self::after(base) }
+    }
+
     /// The place before the first entry held.
     pub const fn base(&self) -> Position {
         self.base

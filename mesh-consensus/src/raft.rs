@@ -529,7 +529,9 @@ impl<S: StateMachine> Protocol for Raft<S> {
             self.hard.replica = ReplicaId(cx.rng().next_u64().max(1));
             self.persist_hard_state(cx);
         }
-        self.reads.number_from(cx.rng().next_u64());
+        let number = cx.rng().next_u64();
+        self.reads.number_from(number);
+        self.forwards.number_from(number);
         self.check_disk(cx);
         self.told = (Role::Follower, self.hard.term, None);
         self.sync_peers(cx.now());

@@ -276,3 +276,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_successor_told_in_the_last_term_but_one_does_not_campaign_in_one_that_cannot_be() {
+    let mut cluster = Cluster::new(3);
+    let term = (1 << 62) - 1;
+    cluster.say(1, 2, Message::TimeoutNow(TimeoutNow { term }));
+    assert_eq!((cluster.raft(2).role(), cluster.raft(2).term()), (Role::Follower, term));
+}

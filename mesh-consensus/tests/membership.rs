@@ -280,6 +280,47 @@ fn f50_a_server_that_never_starts_holds_up_nothing_and_is_given_up_in_time() {
 }
 
 #[test]
+fn f50_a_change_ends_in_time_even_where_not_all_of_it_can_be_taken_back() {
+    let config = RaftConfig { catch_up_timeout: 5 * SECOND, ..config() };
+    let mut cluster = Cluster::with(3, &config, 1).with_leader(1);
+    let new = cluster.add_node();
+    cluster.crash(new);
+    // Node 2 comes back with an empty disk, learns anew, and is gone for good.
+    cluster.wipe(2);
+    cluster.restart(2);
+    cluster.pass(SECOND);
+    let change = cluster.change(1, voters(&[1, 2, 3, new]));
+    cluster.pass(SECOND);
+    assert_eq!(voters_of(&cluster.status(1).configuration), [1, 3].map(id));
+    cluster.crash(2);
+    cluster.pass(10 * SECOND);
+    let nodes = vec![id(2), id(new)];
+    assert_eq!(cluster.change_reply(1, change), Some(&Err(ChangeError::CatchUpTimedOut { nodes })));
+    let status = cluster.status(1);
+    assert_eq!(Membership::of(&status.configuration), with_learners(&[1, 3], &[2]));
+    assert!(cluster.change_to(1, voters(&[1, 3])).is_ok(), "another change can be made");
+}
+
+#[test]
+fn f50_a_learner_that_fell_behind_since_it_caught_up_does_not_vote_before_it_has_again() {
+    let mut cluster = Cluster::led(4);
+    assert!(cluster.change_to(1, voters(&[1, 2, 3, 4])).is_ok(), "nothing is to be done, and all have caught up");
+    assert!(cluster.change_to(1, with_learners(&[1, 2, 3], &[4])).is_ok());
+    cluster.rule(|flight| if has_entries(flight) && flight.to == id(4) { Fate::Drop } else { Fate::Deliver });
+    for command in 0..9 {
+        assert!(cluster.serves(1, command));
+    }
+    cluster.pass(3 * SECOND);
+    let change = cluster.change(1, voters(&[1, 2, 3, 4]));
+    cluster.pass(3 * SECOND);
+    let status = cluster.status(1);
+    assert_eq!((status.configuration.voters().len(), status.followers[2].lag), (3, 9), "{status:?}");
+    cluster.heal();
+    cluster.pass(3 * SECOND);
+    assert!(matches!(cluster.change_reply(1, change), Some(Ok(_))));
+}
+
+#[test]
 fn f50_a_new_server_learns_first_and_votes_once_it_has_caught_up() {
     let config = RaftConfig { max_append_bytes: 300, max_inflight_messages: 1, ..config() };
     let mut cluster = Cluster::with(3, &config, 1).with_leader(1);

@@ -552,6 +552,31 @@ fn rounds_that_a_read_begins_are_answered_whatever_the_disk_does() {
     cluster.fire(1, Timer::ReadDue);
 }
 
+#[test]
+fn g58_a_read_is_refused_in_time_however_often_others_come() {
+    let mut cluster = Cluster::with(3, &config(), 1).with_leader(1);
+    cluster.partition(&[&[1, 2]]);
+    let first = cluster.read_index(3);
+    for _ in 0..200 {
+        cluster.pass(50 * MS);
+        cluster.read_index(3);
+    }
+    assert_eq!(cluster.read_reply(3, first), Some(&Err(ReadError::NoLeader)));
+}
+
+#[test]
+fn g58_a_lost_question_is_asked_again_however_often_other_reads_come() {
+    let mut cluster = Cluster::with(3, &config(), 1).with_leader(1);
+    let first = cluster.read_index(3);
+    assert_eq!(cluster.take_network().len(), 1, "the question is lost");
+    for _ in 0..10 {
+        cluster.pass(50 * MS);
+        cluster.read_index(3);
+    }
+    cluster.pass(MS);
+    assert!(matches!(cluster.read_reply(3, first), Some(Ok(_))));
+}
+
 #[cfg(feature = "planted")]
 #[test]
 fn the_bugs_that_these_tests_are_for_are_found() {

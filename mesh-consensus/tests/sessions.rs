@@ -762,6 +762,39 @@ fn i61_a_session_gets_its_commands_applied_once_whichever_node_it_asks() {
 }
 
 /// Each rule is broken once, and a test above notices.
+#[test]
+fn i61_an_answer_to_a_forward_of_a_lost_disk_is_none_to_one_of_the_next() {
+    let mut cluster = Cluster::with(3, &forwarding(), 1).with_leader(1);
+    cluster.rule(|flight| if is_forwarded(flight) { Fate::Hold } else { Fate::Deliver });
+    cluster.propose(3, 7);
+    cluster.deliver();
+    assert_eq!(cluster.held.len(), 1);
+    cluster.wipe(3);
+    cluster.restart(3);
+    cluster.beat(1);
+    let asked = cluster.propose(3, 8);
+    cluster.deliver();
+    cluster.release();
+    assert_eq!(cluster.journal(1), [7]);
+    assert_eq!(cluster.reply(3, asked), None, "the answer is to another command");
+}
+
+#[test]
+fn i61_a_leader_that_lost_its_disk_does_not_deny_what_it_took_before() {
+    let mut cluster = Cluster::fresh(3, &forwarding(), 1).with_leader(1);
+    cluster.rule(|flight| if is_forwarded(flight) { Fate::Drop } else { Fate::Deliver });
+    let asked = cluster.propose(3, 7);
+    let again = cluster.network.iter().find(|flight| is_forward(flight)).cloned().unwrap();
+    cluster.deliver();
+    assert_eq!(cluster.journal(1), [7]);
+    cluster.heal();
+    cluster.wipe(1);
+    cluster.restart(1);
+    cluster.arrive(again);
+    cluster.deliver();
+    assert_eq!(cluster.reply(3, asked), None, "it was taken, so nobody may say that it was not");
+}
+
 #[cfg(feature = "planted")]
 #[test]
 fn a_rule_of_sessions_that_is_broken_is_noticed() {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use mesh_consensus::raft::{
     FollowerState, Message, RaftConfig, RaftEvent, ReplicaId, Role, SnapshotChunk, SnapshotMeta, SnapshotReceived,
 };
-use mesh_core::{Bytes, LogIndex, NodeId, PeerStatus, SnapshotError};
+use mesh_core::{Bytes, LogIndex, NodeId, PeerStatus, SnapshotError, SnapshotId};
 use support::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -80,6 +80,26 @@ fn e36_a_snapshot_whose_end_is_in_the_log_commits_it_and_truncates_nothing() {
     cluster.say(1, 2, append(1, at(0, 0), &[(1, 10), (1, 11), (1, 12)], 0));
     assert_eq!(cluster.say(1, 2, chunk(1, at(1, 2), &[10, 11], 0..7)), [accepted(1, 2)]);
     assert_eq!((cluster.terms(2), cluster.journal(2)), (vec![1, 1, 1], &[10, 11][..]));
+}
+
+#[test]
+fn e36_a_snapshot_counts_only_once_the_log_on_disk_begins_with_it() {
+    let mut cluster = with_follower_behind(&small());
+    cluster.node(3).disk.hung = true;
+    cluster.heal();
+    cluster.beat(1);
+    // Its file is there, and the log is still without it.
+    cluster.save_snapshots(3);
+    assert!(cluster.raft(3).last_index() > LogIndex(50), "it is installed");
+    cluster.rule(|flight| if matches!(flight.message, Message::SnapshotChunk(_)) { Fate::Drop } else { Fate::Deliver });
+    cluster.beat(1);
+    let lag = cluster.status(1).followers[1].lag;
+    assert!(lag > 50, "it has nothing on disk and vouches for {lag} less than all");
+    cluster.crash(3);
+    cluster.heal();
+    cluster.restart(3);
+    cluster.pass(5 * SECOND);
+    assert_eq!(cluster.journal(3), cluster.journal(1));
 }
 
 #[test]
@@ -504,6 +524,19 @@ fn a_state_that_is_too_long_for_a_snapshot_is_told() {
 }
 
 /// Each rule is broken once, and a test above notices.
+#[test]
+fn a_snapshot_that_cannot_be_read_is_tried_again_once_in_an_election_timeout() {
+    let mut cluster = with_follower_behind(&small());
+    let newest = cluster.node(1).disk.newest_snapshot();
+    cluster.node(1).disk.snapshots.drop_below(SnapshotId(newest.0 + 1));
+    cluster.heal();
+    cluster.pass(5 * SECOND);
+    // The next that is taken can be read.
+    propose_all(&mut cluster, 1, 100..200);
+    cluster.pass(5 * SECOND);
+    assert_eq!(cluster.journal(3), cluster.journal(1));
+}
+
 #[cfg(feature = "planted")]
 #[test]
 fn a_rule_of_snapshots_that_is_broken_is_noticed() {

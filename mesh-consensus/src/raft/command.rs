@@ -269,7 +269,8 @@ pub enum ChangeError {
     #[error(transparent)]
     Refused(#[from] ChangeRefused),
     /// New servers did not catch up within
-    /// [`catch_up_timeout`](super::RaftConfig::catch_up_timeout). The membership is as before.
+    /// [`catch_up_timeout`](super::RaftConfig::catch_up_timeout). The membership is as before, except that a
+    /// voter among them, which lost its disk meanwhile, learns.
     #[error("new servers did not catch up in time: {nodes:?}")]
     CatchUpTimedOut {
         /// Which ones.

@@ -572,6 +572,18 @@ impl Membership {
         Ok(())
     }
 
+    /// The same servers, but these do not vote: those with data learn, witnesses are left out.
+    pub(super) fn without_votes_of(&self, nodes: &[NodeId]) -> Self {
+        let mut fewer = self.clone();
+        for node in nodes {
+            if fewer.voters.remove(node) {
+                fewer.learners.insert(*node);
+            }
+            fewer.witnesses.remove(node);
+        }
+        fewer
+    }
+
     fn is_voter(&self, node: NodeId) -> bool {
         self.voters.contains(&node) || self.witnesses.contains(&node)
     }

@@ -4,7 +4,7 @@ use mesh_core::{Context, Instant, NodeId, StateMachine};
 
 use super::command::RaftEvent;
 use super::configuration::{Configuration, Member, ReplicaId};
-use super::message::{Message, NUMBER_MAX, RequestVote, Vote};
+use super::message::{Message, RequestVote, Vote};
 use super::progress::Progress;
 use super::record::Candidate;
 use super::{Raft, Role, Timer};
@@ -29,7 +29,7 @@ impl<S: StateMachine> Raft<S> {
                 self.hand_over_and_step_down(cx);
             }
             self.reset_election_timer(cx);
-        } else if stalled || !self.can_lead() || self.hard.term + 1 >= NUMBER_MAX {
+        } else if stalled || !self.can_lead() {
             self.reset_election_timer(cx);
         } else if self.config.pre_vote {
             self.become_pre_candidate(cx);

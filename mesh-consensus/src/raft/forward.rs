@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use mesh_core::{Bytes, Context, DecodeError, Instant, NodeId, Reader, RequestId, StateMachine, Wire, wire};
 
 use super::command::{ProposeError, RaftReply};
-use super::configuration::ReplicaId;
+use super::configuration::{MEMBERS_MAX, ReplicaId};
 use super::exactly_once::{Outcome, check_body, refusal};
 use super::message::{Forward, Forwarded, ForwardedAnswer, Message};
 use super::{Raft, Role, Timer};
@@ -139,6 +139,12 @@ impl Seen {
 }
 
 impl Forwards {
+    /// Numbers forwards from about here on. A node that starts draws the number, or an answer to a forward of
+    /// a disk that it has lost could pass for one to a forward of this disk.
+    pub(super) const fn number_from(&mut self, number: u64) {
+        self.last_id = number >> 1;
+    }
+
     /// A new term is led: what was forwarded in another does not count.
     pub(super) fn forget_seen(&mut self) {
         self.seen.clear();
@@ -246,15 +252,22 @@ impl<S: StateMachine> Raft<S> {
         let Forward { term, replica, epoch, id, kind, body } = forward;
         let origin = Origin { node: from, term, epoch, id };
         if self.role != Role::Leader || term != self.hard.term {
-            // It may be a late copy of one that was taken when this node led that term, and then it is
-            // not true that the proposal went nowhere.
-            if term == self.hard.term && self.hard.voted_for.is_none_or(|candidate| candidate.node != self.me) {
+            // It may be a late copy of one that was taken when this node led that term, perhaps with a
+            // disk that it has lost, and then it is not true that the proposal went nowhere.
+            let is_named = self.own_member().is_some_and(|member| member.replica == self.hard.replica);
+            let never_led = self.hard.voted_for.is_none_or(|candidate| candidate.node != self.me);
+            if term == self.hard.term && is_named && never_led {
                 origin.send(cx, Err(ProposeError::NotLeader { leader: self.leader }));
             }
             return;
         }
         if self.named_replica(from) != Some(replica) {
             return;
+        }
+        if self.forwards.seen.len() > 2 * MEMBERS_MAX {
+            // Those of disks that are no more: who answers as one after the other is not remembered for it.
+            let named: Vec<_> = self.configuration().members().filter_map(|m| self.named_replica(m.node)).collect();
+            self.forwards.seen.retain(|replica, _| named.contains(replica));
         }
         let (known, seen) = self.forwards.seen.entry(replica).or_insert((epoch, Seen::NONE));
         if epoch > *known {

@@ -13,6 +13,7 @@ use mesh_core::{Context, Instant, LogIndex, NodeId, RequestId, StateMachine, wir
 
 use super::command::{CatchingUp, ChangeError, ChangeStatus, Changed, RaftEvent, RaftReply};
 use super::configuration::{Configuration, Heard, Member, Membership, ReplicaId, Step};
+use super::message::NUMBER_MAX;
 use super::progress::Progress;
 use super::{Raft, Role};
 use crate::log::{Entries, Entry, EntryKind};
@@ -122,7 +123,8 @@ impl<S: StateMachine> Raft<S> {
         self.configuration().member(self.me)
     }
 
-    /// Whether this node could lead: a voter with data, on the disk that the configuration names.
+    /// Whether this node could lead: a voter with data, on the disk that the configuration names, and there
+    /// is a term after this one.
     ///
     /// As long as it is not known to be committed that this node votes no more, it may be the only one
     /// that can get it committed: then its voting in the configuration before is enough (thesis 4.2.2).
@@ -134,7 +136,8 @@ impl<S: StateMachine> Raft<S> {
         let before = || vote(self.configurations.at(self.configurations.newest_index().saturating_sub(1)));
         let may = vote(self.configuration()).is_some_and(|_| !self.is_replaced())
             || !self.configuration_is_committed() && before().is_some_and(|me| me.replica == self.hard.replica);
-        may && !self.halted && (!self.hard.witness || planted!(self, WitnessCampaigns))
+        let later_term = self.hard.term + 1 < NUMBER_MAX;
+        may && later_term && !self.halted && (!self.hard.witness || planted!(self, WitnessCampaigns))
     }
 
     /// Whether the disk of this node is another than the one that the configuration counts on.
@@ -314,8 +317,10 @@ impl<S: StateMachine> Raft<S> {
                 *waiting = nodes;
                 if late {
                     let nodes = std::mem::take(waiting);
-                    change.target = change.before.clone();
-                    change.given_up = Some(ChangeError::CatchUpTimedOut { nodes });
+                    // What voted before and is late itself, on a new disk, is not waited for again.
+                    change.target = change.before.without_votes_of(&nodes);
+                    change.before = change.target.clone();
+                    change.given_up.get_or_insert(ChangeError::CatchUpTimedOut { nodes });
                 }
             }
             Err(refused) => {

@@ -46,7 +46,7 @@ struct CatchUp {
     /// The last index when it began.
     goal: u64,
     began: Instant,
-    /// It once came as far as it had to in less than an election timeout.
+    /// The one before took less than an election timeout.
     done: bool,
 }
 
@@ -110,14 +110,14 @@ impl Progress {
     }
 
     /// Whether it has caught up: what the log had when a round began, it had within an election
-    /// timeout, so that counting on it does not hold up commits for longer (thesis 4.2.1).
+    /// timeout, so that counting on it does not hold up commits for longer (thesis 4.2.1). Only the last round
+    /// counts, and the one that runs must not take longer either: it may have fallen behind since.
     pub(super) fn catch_up(&mut self, now: Instant, last_index: u64, within: Duration) -> bool {
         let round = self.catching_up.get_or_insert(CatchUp { goal: last_index, began: now, done: false });
         if self.match_index >= round.goal {
-            let done = round.done || now.since(round.began) <= within;
-            *round = CatchUp { goal: last_index, began: now, done };
+            *round = CatchUp { goal: last_index, began: now, done: now.since(round.began) <= within };
         }
-        round.done && now.since(self.heard) <= within
+        round.done && now.since(round.began) <= within && now.since(self.heard) <= within
     }
 
     /// What it lacks of the round, as its match index and the index it has to reach.

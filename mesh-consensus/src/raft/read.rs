@@ -91,6 +91,8 @@ pub(super) struct Reads<Q> {
     /// the index is applied.
     fresh_as_of: Option<(u64, Instant)>,
     count: usize,
+    /// The timer is set that looks after them.
+    watched: bool,
 }
 
 impl<Q> Default for Reads<Q> {
@@ -104,6 +106,7 @@ impl<Q> Default for Reads<Q> {
             applying: VecDeque::new(),
             fresh_as_of: None,
             count: 0,
+            watched: false,
         }
     }
 }
@@ -179,9 +182,11 @@ impl<S: StateMachine> Raft<S> {
         (self.applied_index >= index).then(|| now.since(at))
     }
 
-    /// Reads are looked after until there are none.
-    fn watch_reads(&self, cx: &mut Context<'_, Self>) {
-        cx.set_timer(Timer::ReadDue, self.config.heartbeat_interval);
+    /// Reads are looked after until there are none. Those that come do not put that off.
+    fn watch_reads(&mut self, cx: &mut Context<'_, Self>) {
+        if !std::mem::replace(&mut self.reads.watched, true) {
+            cx.set_timer(Timer::ReadDue, self.config.heartbeat_interval);
+        }
     }
 
     /// The clock was looked at after the lease reads were taken.
@@ -274,6 +279,7 @@ impl<S: StateMachine> Raft<S> {
 
     /// Refuses what has waited too long, and asks again where an answer may have been lost.
     pub(super) fn on_read_due(&mut self, cx: &mut Context<'_, Self>) {
+        self.reads.watched = false;
         let (now, timeout) = (cx.now(), self.config.read_timeout);
         let late = |came: Instant| now.since(came) >= timeout;
         let mut refused = Vec::new();

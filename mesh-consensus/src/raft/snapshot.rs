@@ -318,8 +318,9 @@ impl<S: StateMachine> Raft<S> {
                     cx.send_volatile(peer.id, chunk);
                 }
                 Ok(_) => stream.rewind(),
-                // It is gone: begin again with the newest.
-                Err(_) => peer.probe_from(peer.next_index),
+                // Not at once, or a disk that lost it would be asked on and on: it counts as lost on the way,
+                // and is sent again, or a newer one, after an election timeout.
+                Err(_) => {}
             }
         }
     }
@@ -465,7 +466,8 @@ impl<S: StateMachine> Raft<S> {
         if self.log.term_at(last.index) == Some(last.term) || planted!(self, SnapshotKeepsConflict) {
             self.log.compact(last.index);
         } else {
-            self.log = Log::after(last);
+            // The log on disk is another until the checkpoint is there: nothing is vouched for before.
+            self.log = Log::after_undurable(last);
         }
     }
 

@@ -343,15 +343,20 @@ impl Cluster {
             && !(disk.waiting.is_empty() && disk.saving.is_empty() && disk.reading.is_empty())
         {
             let upto = disk.written_upto();
-            for (id, source) in std::mem::take(&mut disk.saving) {
-                let result = self.nodes[number - 1].disk.snapshots.save(id, source);
-                self.run(number, |raft, cx| raft.on_snapshot_saved(cx, id, result));
-            }
+            self.save_snapshots(number);
             self.sync_upto(number, upto);
             for SnapshotRead { id, offset, len } in std::mem::take(&mut self.nodes[number - 1].disk.reading) {
                 let result = self.nodes[number - 1].disk.snapshots.read(id, offset, len);
                 self.run(number, |raft, cx| raft.on_snapshot_read(cx, id, offset, result));
             }
+        }
+    }
+
+    /// The snapshots of a node become durable, and no records.
+    pub fn save_snapshots(&mut self, number: usize) {
+        for (id, source) in std::mem::take(&mut self.nodes[number - 1].disk.saving) {
+            let result = self.nodes[number - 1].disk.snapshots.save(id, source);
+            self.run(number, |raft, cx| raft.on_snapshot_saved(cx, id, result));
         }
     }
 
