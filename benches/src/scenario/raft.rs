@@ -1,8 +1,8 @@
 //! A Raft cluster with clients and an operator, in the simulator, under all faults.
 //!
-//! Each seed draws a mix ([`mix`]): the servers, their options, how often what goes wrong, and what an
+//! Each seed draws a mix (`mix`): the servers, their options, how often what goes wrong, and what an
 //! operator does meanwhile: membership, leadership, lost disks. Clients write and read registers, through
-//! the log and beside it, some of them in sessions, so that they may ask again. After every step the safety of Raft is checked ([`observer`]); then everything
+//! the log and beside it, some of them in sessions, so that they may ask again. After every step the safety of Raft is checked (`observer`); then everything
 //! is healed and the group must make progress within ten election timeouts; and in the end what the
 //! clients saw must be linearizable.
 
