@@ -50,6 +50,12 @@ fn id(data: &Path) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+/// Runs a client: its exit code, and all that it says.
+fn ask(nodes: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = output("kv", &[arguments, &["--nodes", nodes, "--timeout-s", "60"]].concat());
+    (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+}
+
 #[test]
 fn three_servers_answer_a_client_and_keep_what_they_were_told() {
     let data = tempfile::tempdir().unwrap();
@@ -61,10 +67,7 @@ fn three_servers_answer_a_client_and_keep_what_they_were_told() {
     let second = serve(&directories[1], &[at_first.clone(), ids[2].clone()]);
     let third = serve(&directories[2], &[at_first.clone(), ids[1].clone()]);
     let nodes = [&first, &second, &third].map(|server| server.clients.as_str()).join(",");
-    let kv = |arguments: &[&str]| {
-        let output = output("kv", &[arguments, &["--nodes", &nodes, "--timeout-s", "60"]].concat());
-        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
-    };
+    let kv = |arguments: &[&str]| ask(&nodes, arguments);
     assert_eq!(kv(&["put", "colour", "green"]), (Some(0), String::new()));
     assert_eq!(kv(&["put", "colour", "blue"]), (Some(0), "green\n".into()));
     assert_eq!(kv(&["get", "colour"]), (Some(0), "blue\n".into()));
@@ -98,29 +101,25 @@ fn a_server_is_replaced_by_another_and_leadership_is_handed_to_it() {
     let second = serve(&directories[1], &[at_first.clone(), ids[2].clone()]);
     let third = serve(&directories[2], &[at_first.clone(), ids[1].clone()]);
     let nodes = [&first, &second, &third].map(|server| server.clients.as_str()).join(",");
-    let kv = |nodes: &str, arguments: &[&str]| {
-        let output = output("kv", &[arguments, &["--nodes", nodes, "--timeout-s", "60"]].concat());
-        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
-    };
-    assert_eq!(kv(&nodes, &["put", "colour", "green"]), (Some(0), String::new()));
+    assert_eq!(ask(&nodes, &["put", "colour", "green"]), (Some(0), String::new()));
     // The third is gone for good; the fourth takes its place.
     drop(third);
     let fourth = serve_with(&directories[3], &[at_first, ids[1].clone()], &["--join"]);
     let nodes = [&first, &second, &fourth].map(|server| server.clients.as_str()).join(",");
     let voters = [&ids[0], &ids[1], &ids[3]].map(String::as_str).join(",");
-    let (code, members) = kv(&nodes, &["change", "--voters", &voters]);
+    let (code, members) = ask(&nodes, &["change", "--voters", &voters]);
     assert_eq!((code, members.lines().count()), (Some(0), 3), "{members}");
     assert!(members.contains(&format!("voter    {}", ids[3])), "{members}");
 
-    assert_eq!(kv(&fourth.clients, &["get", "colour"]), (Some(0), "green\n".into()));
-    assert_eq!(kv(&fourth.clients, &["get", "colour", "--stale-ms", "60000"]), (Some(0), "green\n".into()));
-    assert_eq!(kv(&nodes, &["transfer", "--to", &ids[3]]), (Some(0), format!("{}\n", ids[3])));
-    assert_eq!(kv(&fourth.clients, &["put", "colour", "blue"]), (Some(0), "green\n".into()));
+    assert_eq!(ask(&fourth.clients, &["get", "colour"]), (Some(0), "green\n".into()));
+    assert_eq!(ask(&fourth.clients, &["get", "colour", "--stale-ms", "60000"]), (Some(0), "green\n".into()));
+    assert_eq!(ask(&nodes, &["transfer", "--to", &ids[3]]), (Some(0), format!("{}\n", ids[3])));
+    assert_eq!(ask(&fourth.clients, &["put", "colour", "blue"]), (Some(0), "green\n".into()));
 
-    let (code, why) = kv(&nodes, &["change", "--voters", &ids[0], "--learners", &ids[0]]);
+    let (code, why) = ask(&nodes, &["change", "--voters", &ids[0], "--learners", &ids[0]]);
     assert_eq!(code, Some(1), "{why}");
     assert!(why.contains("is named twice"), "{why}");
-    let (code, why) = kv(&nodes, &["transfer", "--to", &ids[2]]);
+    let (code, why) = ask(&nodes, &["transfer", "--to", &ids[2]]);
     assert_eq!(code, Some(1), "{why}");
     assert!(why.contains("is not fit to lead"), "{why}");
 }

@@ -166,10 +166,7 @@ impl RaftScope {
             self.plant = Some(plant);
             return Ok(self);
         }
-        match super::raft::Scenario::plants() {
-            none if none.is_empty() => Err(format!("cannot plant {name}: build with --features planted")),
-            names => Err(format!("there is no bug {name} to plant, only: {}", names.join(", "))),
-        }
+        Err(super::raft::Scenario::cannot_plant(name))
     }
 
     /// Visits all worlds of the scope.

@@ -90,9 +90,14 @@ impl Scenario {
             self.plant = Some(plant);
             return Ok(self);
         }
+        Err(Self::cannot_plant(name))
+    }
+
+    /// Why there is no such bug to plant.
+    pub(super) fn cannot_plant(name: &str) -> String {
         match Self::plants() {
-            none if none.is_empty() => Err(format!("cannot plant {name}: build with --features planted")),
-            names => Err(format!("there is no bug {name} to plant, only: {}", names.join(", "))),
+            none if none.is_empty() => format!("cannot plant {name}: build with --features planted"),
+            names => format!("there is no bug {name} to plant, only: {}", names.join(", ")),
         }
     }
 

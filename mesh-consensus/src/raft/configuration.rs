@@ -102,6 +102,11 @@ impl Member {
         Self { witness: true, ..Self::new(node) }
     }
 
+    /// Whether what this replica of the server says counts: it is the one that is named, or none is.
+    pub(super) const fn counts(&self, replica: ReplicaId) -> bool {
+        !self.replica.is_known() || self.replica.0 == replica.0
+    }
+
     const fn without_replica(self) -> Self {
         Self { replica: ReplicaId::UNKNOWN, ..self }
     }

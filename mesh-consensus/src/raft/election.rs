@@ -129,8 +129,8 @@ impl<S: StateMachine> Raft<S> {
         let configuration = self.configuration();
         let vote = |member: &Member| {
             let counts = |ballot: &&Ballot| {
-                let named = !member.replica.is_known() || member.replica == ballot.replica;
-                ballot.voter == member.node && (named || planted!(self, CountReplacedReplica))
+                let counts = member.counts(ballot.replica) || planted!(self, CountReplacedReplica);
+                ballot.voter == member.node && counts
             };
             self.votes.iter().find(counts).map(|ballot| ballot.granted)
         };

@@ -142,8 +142,7 @@ impl<S: StateMachine> Raft<S> {
 
     /// Whether the disk of this node is another than the one that the configuration counts on.
     pub(super) fn is_replaced(&self) -> bool {
-        let other = |member: Member| member.replica.is_known() && member.replica != self.hard.replica;
-        self.own_member().is_some_and(other)
+        self.own_member().is_some_and(|member| !member.counts(self.hard.replica))
     }
 
     /// Adds entries to the log, in memory now and on disk soon.
@@ -231,11 +230,9 @@ impl<S: StateMachine> Raft<S> {
     /// lost its disk may have forgotten votes and entries that others rely on.
     pub(super) fn reached(&self, member: &Member, of: impl Fn(&Progress) -> u64, mine: u64) -> u64 {
         if member.node == self.me {
-            let named = !member.replica.is_known() || member.replica == self.hard.replica;
-            return if named { mine } else { 0 };
+            return if member.counts(self.hard.replica) { mine } else { 0 };
         }
-        let counts =
-            |peer: &&Progress| peer.id == member.node && (!member.replica.is_known() || peer.replica == member.replica);
+        let counts = |peer: &&Progress| peer.id == member.node && member.counts(peer.replica);
         self.peers.iter().find(counts).map_or(0, of)
     }
 

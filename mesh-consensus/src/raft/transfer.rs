@@ -70,7 +70,7 @@ impl<S: StateMachine> Raft<S> {
         if now.since(peer.heard) > self.config.election_timeout || !peer.replica.is_known() {
             return Some(Unfit::Silent);
         }
-        if member.replica.is_known() && member.replica != peer.replica {
+        if !member.counts(peer.replica) {
             return Some(Unfit::Replaced);
         }
         matches!(peer.state, State::Snapshot(_) | State::Lent(_)).then_some(Unfit::Behind)
