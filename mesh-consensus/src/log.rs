@@ -8,10 +8,11 @@
 //! The log also knows how much of itself is on disk. A write that finishes after its entries were
 //! replaced counts for nothing: see [`Log::truncate_after`].
 
-use std::collections::VecDeque;
+use std::collections::{VecDeque, vec_deque};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::ops::{Deref, RangeInclusive};
+use std::slice;
 use std::sync::Arc;
 
 use mesh_core::{Bytes, DecodeError, Lsn, Reader, Wire};
@@ -244,6 +245,9 @@ impl Wire for Entries {
     }
 }
 
+/// So many runs at the end are looked at before all of them are searched.
+const RUNS_NEAR_THE_END: usize = 3;
+
 #[derive(Clone, Debug, Hash)]
 struct Run {
     first: u64,
@@ -253,6 +257,36 @@ struct Run {
 impl Run {
     fn last(&self) -> u64 {
         self.first + self.entries.len() as u64 - 1
+    }
+}
+
+/// The entries of a range of a [`Log`], and their indexes.
+#[derive(Clone, Debug)]
+pub struct Range<'a> {
+    next: u64,
+    to: u64,
+    /// What is left of the run in which `next` is.
+    entries: slice::Iter<'a, Entry>,
+    /// Those after it.
+    runs: vec_deque::Iter<'a, Run>,
+}
+
+impl<'a> Iterator for Range<'a> {
+    type Item = (u64, &'a Entry);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.next > self.to {
+            return None;
+        }
+        let entry = loop {
+            match self.entries.next() {
+                Some(entry) => break entry,
+                None => self.entries = self.runs.next()?.entries.iter(),
+            }
+        };
+        let index = self.next;
+        self.next += 1;
+        Some((index, entry))
     }
 }
 
@@ -347,23 +381,19 @@ impl Log {
             return None;
         }
         // Nearly all look-ups are near the end.
-        match self.runs.back() {
-            Some(run) if run.first <= index => Some(self.runs.len() - 1),
-            _ => self.runs.partition_point(|run| run.first <= index).checked_sub(1),
-        }
+        let mut near = (1..=RUNS_NEAR_THE_END).map_while(|back| self.runs.len().checked_sub(back));
+        near.find(|at| self.runs[*at].first <= index)
+            .or_else(|| self.runs.partition_point(|run| run.first <= index).checked_sub(1))
     }
 
     /// The entries of a range, as far as they are held.
-    pub fn range(&self, range: RangeInclusive<u64>) -> impl Iterator<Item = (u64, &Entry)> {
+    pub fn range(&self, range: RangeInclusive<u64>) -> Range<'_> {
         let (from, to) = (*range.start(), *range.end());
         let start = self.run_of(from).unwrap_or(self.runs.len());
-        let numbered = |run: &Run| run.first;
-        self.runs.range(start..).take_while(move |run| run.first <= to).flat_map(move |run| {
-            let skip = from.saturating_sub(run.first) as usize;
-            let take = (to.min(run.last()) - run.first + 1) as usize;
-            let first = numbered(run);
-            run.entries[skip..take].iter().enumerate().map(move |(at, entry)| (first + (skip + at) as u64, entry))
-        })
+        let mut runs = self.runs.range(start..);
+        let first = runs.next();
+        let entries = first.map_or(&[][..], |run| &run.entries[(from - run.first) as usize..]).iter();
+        Range { next: from, to, entries, runs }
     }
 
     /// Entries from `from` on: at least one, if there is one, and no more than `size_max` together.

@@ -191,6 +191,8 @@ pub struct Raft<S: StateMachine> {
     // Elections.
     /// When the leader was last heard of.
     heard: Instant,
+    /// When the election timer was last set, unless it was cancelled.
+    election_timer_set: Option<Instant>,
     /// The votes of the poll of this node, in order of the voters.
     votes: Vec<Ballot>,
     /// Until when no vote is given to others than the leader.
@@ -203,6 +205,8 @@ pub struct Raft<S: StateMachine> {
     // Leadership.
     /// The other members, in order.
     peers: Vec<Progress>,
+    /// Their ids, when they were last sent the same.
+    followers: Arc<[NodeId]>,
     /// How many replication sessions were begun: the number of the last.
     sessions_begun: u64,
     /// The index of this leader's first entry.
@@ -278,11 +282,13 @@ impl<S: StateMachine> Raft<S> {
             halted: false,
             wrong_disk: false,
             heard: Instant::ZERO,
+            election_timer_set: None,
             votes: Vec::new(),
             promised_until: Instant::ZERO,
             own_vote: None,
             disk_waiting: false,
             peers: Vec::new(),
+            followers: Arc::default(),
             sessions_begun: 0,
             term_start: 0,
             proposals: Proposals::default(),
@@ -469,7 +475,7 @@ impl<S: StateMachine> Raft<S> {
             self.become_follower(cx, self.hard.term, Some(leader));
         }
         self.heard = cx.now();
-        self.reset_election_timer(cx);
+        self.postpone_election(cx);
         true
     }
 
@@ -628,7 +634,7 @@ impl<S: StateMachine> Protocol for Raft<S> {
         self.log.note_durable(upto);
         self.meter.durable(upto, cx.now());
         self.count_own_vote(cx);
-        if self.role == Role::Leader {
+        if self.role == Role::Leader && self.log.durable() > self.commit_index {
             self.advance_commit();
         }
     }

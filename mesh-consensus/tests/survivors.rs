@@ -54,7 +54,7 @@ fn with_witness() -> Cluster {
 fn a_witness_gets_nothing_that_no_server_with_data_has_on_disk() {
     let mut cluster = with_witness();
     let last = cluster.raft(3).last_index();
-    cluster.partition(&[&[1, 3], &[2]]);
+    cluster.crash(2);
     cluster.node(1).disk.hung = true;
     cluster.propose(1, 7);
     cluster.deliver();

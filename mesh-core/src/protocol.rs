@@ -40,6 +40,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -224,7 +225,7 @@ pub enum Recipients {
     /// One node.
     One(NodeId),
     /// Several; the message is encoded once.
-    Many(Vec<NodeId>),
+    Many(Arc<[NodeId]>),
 }
 
 impl Recipients {
@@ -459,8 +460,8 @@ impl<'a, P: Protocol> Context<'a, P> {
     }
 
     /// Sends to several, once everything persisted so far is durable; encoded once.
-    pub fn broadcast(&mut self, to: impl IntoIterator<Item = NodeId>, message: P::Message) {
-        self.outbox.send(Recipients::Many(to.into_iter().collect()), message);
+    pub fn broadcast(&mut self, to: impl Into<Arc<[NodeId]>>, message: P::Message) {
+        self.outbox.send(Recipients::Many(to.into()), message);
     }
 
     /// Sends at once. Only for messages that promise nothing about the log.
@@ -469,8 +470,8 @@ impl<'a, P: Protocol> Context<'a, P> {
     }
 
     /// Sends to several at once. Only for messages that promise nothing about the log.
-    pub fn broadcast_volatile(&mut self, to: impl IntoIterator<Item = NodeId>, message: P::Message) {
-        self.outbox.messages.push(Outgoing { to: Recipients::Many(to.into_iter().collect()), message });
+    pub fn broadcast_volatile(&mut self, to: impl Into<Arc<[NodeId]>>, message: P::Message) {
+        self.outbox.messages.push(Outgoing { to: Recipients::Many(to.into()), message });
     }
 
     /// Appends a record to the log. Returns at once with its number.

@@ -36,8 +36,8 @@ impl Small {
         self.calls.set(self.calls.get() + 1);
     }
 
-    fn peers(me: NodeId) -> impl Iterator<Item = NodeId> {
-        NODES.into_iter().filter(move |node| *node != me)
+    fn peers(me: NodeId) -> Vec<NodeId> {
+        NODES.into_iter().filter(|node| *node != me).collect()
     }
 }
 

@@ -29,7 +29,8 @@
 //!     }
 //!     fn on_timer(&mut self, cx: &mut Context<'_, Self>, _timer: ()) {
 //!         let me = cx.me();
-//!         cx.broadcast(self.peers.iter().copied().filter(|peer| *peer != me), self.largest);
+//!         let others: Vec<_> = self.peers.iter().copied().filter(|peer| *peer != me).collect();
+//!         cx.broadcast(others, self.largest);
 //!         self.on_start(cx);
 //!     }
 //!     fn on_command(&mut self, cx: &mut Context<'_, Self>, request: RequestId, number: u64) {

@@ -216,6 +216,9 @@ impl Configuration {
     /// A voter in both halves is asked about twice. No heap allocation is made up to 16 voters a half.
     pub fn commit_index(&self, mut reached: impl FnMut(&Member) -> u64) -> u64 {
         let mut incoming = Counted::of(self.voters.iter().map(&mut reached));
+        if self.outgoing.is_empty() {
+            return quorum::commit_index(incoming.as_mut_slice());
+        }
         let mut outgoing = Counted::of(self.outgoing.iter().map(&mut reached));
         quorum::joint_commit_index(incoming.as_mut_slice(), outgoing.as_mut_slice())
     }
@@ -511,6 +514,7 @@ struct Counted<T> {
 }
 
 impl<T: Copy + Default> Counted<T> {
+    #[inline]
     fn of(values: impl ExactSizeIterator<Item = T>) -> Self {
         let mut counted = Self { few: [T::default(); INLINE_VOTERS], many: Vec::new(), len: values.len() };
         if counted.len > INLINE_VOTERS {

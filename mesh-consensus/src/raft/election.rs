@@ -1,5 +1,7 @@
 //! Elections: pre-vote, vote, check-quorum and leader stickiness.
 
+use std::time::Duration;
+
 use mesh_core::{Context, Instant, NodeId, StateMachine};
 
 use super::command::RaftEvent;
@@ -9,6 +11,9 @@ use super::progress::Progress;
 use super::record::Candidate;
 use super::{Raft, Role, Timer};
 use crate::quorum::VoteResult;
+
+/// The election timer may be early by one in so many heartbeat intervals, at most, before it is set.
+const POSTPONED_UNSET: u32 = 4;
 
 /// A vote that was given or refused.
 #[derive(Clone, Copy, Debug, Hash)]
@@ -206,12 +211,27 @@ impl<S: StateMachine> Raft<S> {
     }
 
     /// Waits for a leader anew, for a time drawn from one to two election timeouts.
+    ///
+    /// Nearly: it is one from when the leader was last heard of, which may be a little after this.
     pub(super) fn reset_election_timer(&mut self, cx: &mut Context<'_, Self>) {
         let timeout = self.config.election_timeout;
         let wait = match self.role {
             Role::Leader => timeout,
-            _ => cx.rng().duration_between(timeout, 2 * timeout),
+            _ => cx.rng().duration_between(timeout + self.postponed_unset(), 2 * timeout),
         };
+        self.election_timer_set = Some(cx.now());
         cx.set_timer(Timer::ElectionDue, wait);
+    }
+
+    /// The leader was heard of. It may be heard of very often, so the timer is not set anew each time.
+    pub(super) fn postpone_election(&mut self, cx: &mut Context<'_, Self>) {
+        if self.election_timer_set.is_none_or(|set| cx.now().since(set) > self.postponed_unset()) {
+            self.reset_election_timer(cx);
+        }
+    }
+
+    /// For so long after it was set the election timer is left as it is when the leader is heard of.
+    fn postponed_unset(&self) -> Duration {
+        self.config.heartbeat_interval / POSTPONED_UNSET
     }
 }

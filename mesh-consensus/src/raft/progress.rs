@@ -7,6 +7,7 @@ use mesh_core::{Instant, NodeId};
 
 use super::config::RaftConfig;
 use super::configuration::ReplicaId;
+use super::message::Append;
 use super::stream::Stream;
 
 /// What the leader knows of a follower, and how it supplies it.
@@ -133,8 +134,29 @@ impl Progress {
         self.state = State::Probe { sent: false };
     }
 
+    /// Whether it lacks what another follower lacks, and may be sent it too.
+    pub(super) fn is_level_with(&self, other: &Self, config: &RaftConfig) -> bool {
+        let place = |peer: &Self| (peer.next_index, peer.commit_told, peer.session, peer.witness);
+        let streams = |peer: &Self| matches!(peer.state, State::Replicate) && peer.is_open(config);
+        place(self) == place(other) && streams(self) && streams(other)
+    }
+
+    /// Whether it has not been told of a commit that it can act on.
+    pub(super) fn lacks_commit(&self, commit: u64) -> bool {
+        commit.min(self.next_index - 1) > self.commit_told && !self.congested && matches!(self.state, State::Replicate)
+    }
+
+    /// Notes an append as sent.
+    pub(super) fn appended(&mut self, append: &Append) {
+        let last = append.prev.index + append.entries.len() as u64;
+        self.commit_told = self.commit_told.max(append.commit.min(last));
+        if !append.entries.is_empty() {
+            self.sent(last, append.entries.size());
+        }
+    }
+
     /// Notes entries as sent, up to and with `last`.
-    pub(super) fn sent(&mut self, last: u64, size: usize) {
+    fn sent(&mut self, last: u64, size: usize) {
         if let State::Probe { sent } = &mut self.state {
             // Where the logs agree is still to be told.
             *sent = true;

@@ -41,6 +41,7 @@ impl<S: StateMachine> Raft<S> {
         if self.config.quiesce_after.is_some() {
             self.quiescent = true;
             cx.cancel_timer(Timer::ElectionDue);
+            self.election_timer_set = None;
             cx.cancel_timer(Timer::HeartbeatDue);
         }
     }

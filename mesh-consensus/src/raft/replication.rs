@@ -1,6 +1,7 @@
 //! Replication: proposals, appends, conflict back-track, commit and apply.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::{Bytes, Context, Instant, LogIndex, NodeId, RequestId, StateMachine};
@@ -9,7 +10,7 @@ use super::command::{ProposeError, RaftEvent};
 use super::exactly_once;
 use super::forward::Asker;
 use super::message::{Accepted, Append, Intent, Message, Rejected};
-use super::progress::State;
+use super::progress::{Progress, State};
 use super::record::{EntriesRecord, Record};
 use super::{Raft, Role, Timer};
 use crate::log::{Entries, Entry, EntryKind, Position};
@@ -56,21 +57,16 @@ impl Proposals {
     }
 }
 
-/// Appends to send. Followers that lack the same are sent the same message, which is encoded once.
-#[derive(Debug)]
+/// Appends to followers that lack different things. Those that lack the same are sent the same message,
+/// which is encoded once.
+#[derive(Debug, Default)]
 struct Appends {
-    /// How many followers there are.
-    followers: usize,
     appends: Vec<(Append, Vec<NodeId>)>,
     /// Where the next one for this follower may stand: behind those it has, so that it gets them in order.
     from: usize,
 }
 
 impl Appends {
-    const fn new(followers: usize) -> Self {
-        Self { followers, appends: Vec::new(), from: 0 }
-    }
-
     fn next_follower(&mut self) {
         self.from = 0;
     }
@@ -80,12 +76,7 @@ impl Appends {
         let at = self.from + same.unwrap_or(self.appends.len() - self.from);
         match self.appends.get_mut(at) {
             Some((_, followers)) => followers.push(to),
-            None => {
-                // Most often all of them lack the same.
-                let mut followers = Vec::with_capacity(self.followers);
-                followers.push(to);
-                self.appends.push((append, followers));
-            }
+            None => self.appends.push((append, vec![to])),
         }
         self.from = at + 1;
     }
@@ -286,47 +277,86 @@ impl<S: StateMachine> Raft<S> {
 
     /// Sends what followers lack, as far as their windows allow.
     pub(super) fn replicate(&mut self, cx: &mut Context<'_, Self>) {
-        let (term, commit, round, lease) =
-            (self.hard.term, self.commit_index, self.rounds.newest(), self.lease_asked());
-        let intent = Intent::Replicate;
-        let mut appends = Appends::new(self.peers.len());
-        let for_witnesses = match self.peers.iter().any(|peer| peer.witness) {
-            true if planted!(self, WitnessBeforeDisk) => self.log.last().index,
-            // What only witnesses had would keep them from voting for any server that can lead, for ever.
-            true => {
-                let durable = self.log.durable();
-                self.configuration().data_index(|voter| self.reached(voter, |peer| peer.match_index, durable))
-            }
-            false => 0,
-        };
-        for peer in &mut self.peers {
+        let for_witnesses = self.sendable_to_witnesses();
+        while !self.append_to_all(cx, for_witnesses) {}
+        self.send_snapshots(cx);
+    }
+
+    /// Sends the next append that all followers lack, as most often they all lack the same; where they
+    /// do not, sends each of them what it lacks. Whether that is all.
+    fn append_to_all(&mut self, cx: &mut Context<'_, Self>, for_witnesses: u64) -> bool {
+        let Some((first, others)) = self.peers.split_first() else { return true };
+        if !others.iter().all(|peer| peer.is_level_with(first, &self.config)) {
+            self.append_to_each(cx, for_witnesses);
+            return true;
+        }
+        let Some(append) = self.next_append(first, for_witnesses) else { return true };
+        self.peers.iter_mut().for_each(|peer| peer.appended(&append));
+        match &self.peers[..] {
+            [only] => cx.send_volatile(only.id, Message::Append(append)),
+            _ => cx.broadcast_volatile(self.followers(), Message::Append(append)),
+        }
+        false
+    }
+
+    fn append_to_each(&mut self, cx: &mut Context<'_, Self>, for_witnesses: u64) {
+        let mut appends = Appends::default();
+        for at in 0..self.peers.len() {
             appends.next_follower();
-            let end = if peer.witness { for_witnesses } else { self.log.last().index };
-            while peer.is_open(&self.config) && peer.next_index <= end {
-                let Some(prev) = self.log.position(peer.next_index - 1) else { break };
-                let mut entries = self.log.slice(peer.next_index, self.config.max_append_bytes);
-                if peer.witness {
-                    entries = entries.first((end - prev.index) as usize).without_commands();
-                }
-                let last = prev.index + entries.len() as u64;
-                peer.sent(last, entries.size());
-                peer.commit_told = peer.commit_told.max(commit.min(last));
-                appends
-                    .add(peer.id, Append { term, prev, commit, session: peer.session, round, lease, intent, entries });
-            }
-            let told = commit.min(peer.next_index - 1);
-            if told > peer.commit_told
-                && !peer.congested
-                && matches!(peer.state, State::Replicate)
-                && let Some(prev) = self.log.position(peer.next_index - 1)
-            {
-                peer.commit_told = told;
-                let (session, entries) = (peer.session, Entries::default());
-                appends.add(peer.id, Append { term, prev, commit, session, round, lease, intent, entries });
+            while let Some(append) = self.next_append(&self.peers[at], for_witnesses) {
+                let peer = &mut self.peers[at];
+                peer.appended(&append);
+                appends.add(peer.id, append);
             }
         }
         appends.send(cx);
-        self.send_snapshots(cx);
+    }
+
+    /// The ids of the peers, which many messages share.
+    fn followers(&mut self) -> Arc<[NodeId]> {
+        if !self.followers.iter().eq(self.peers.iter().map(|peer| &peer.id)) {
+            self.followers = self.peers.iter().map(|peer| peer.id).collect();
+        }
+        Arc::clone(&self.followers)
+    }
+
+    /// Up to which entry witnesses are sent the log. What only witnesses had would keep them from voting
+    /// for any server that can lead, for ever.
+    fn sendable_to_witnesses(&self) -> u64 {
+        if planted!(self, WitnessBeforeDisk) || !self.peers.iter().any(|peer| peer.witness) {
+            return self.log.last().index;
+        }
+        let durable = self.log.durable();
+        self.configuration().data_index(|voter| self.reached(voter, |peer| peer.match_index, durable))
+    }
+
+    /// What to send to a follower next: the entries that it lacks, or else only how far is committed.
+    fn next_append(&self, peer: &Progress, for_witnesses: u64) -> Option<Append> {
+        let (last, commit, before) = (self.log.last().index, self.commit_index, peer.next_index - 1);
+        let end = if peer.witness { for_witnesses } else { last };
+        let lacks = before < end && peer.is_open(&self.config);
+        if !lacks && !peer.lacks_commit(commit) {
+            return None;
+        }
+        let prev = self.log.position(before)?;
+        let mut entries = Entries::default();
+        if lacks {
+            entries = self.log.slice(peer.next_index, self.config.max_append_bytes);
+            if peer.witness {
+                entries = entries.first(usize::try_from(end - before).unwrap_or(usize::MAX)).without_commands();
+            }
+        }
+        let (term, session, round) = (self.hard.term, peer.session, self.rounds.newest());
+        Some(Append {
+            term,
+            prev,
+            commit,
+            session,
+            round,
+            lease: self.lease_asked(),
+            intent: Intent::Replicate,
+            entries,
+        })
     }
 
     pub(super) fn on_append(&mut self, cx: &mut Context<'_, Self>, from: NodeId, append: Append) {
@@ -368,7 +398,9 @@ impl<S: StateMachine> Raft<S> {
         }
         if !entries.is_empty() {
             // Only here, at a real conflict: a late append must not take back what a later one brought.
-            self.truncate_after(cx, prev.index + known as u64);
+            if prev.index + (known as u64) < self.log.last().index {
+                self.truncate_after(cx, prev.index + known as u64);
+            }
             self.append(cx, entries);
         }
         // The log is known to be the leader's up to there and no further.

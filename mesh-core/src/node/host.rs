@@ -124,7 +124,7 @@ impl<P: Protocol> Host<P> {
                     let mut scratch = std::mem::take(&mut outputs.scratch);
                     lone_frame(&mut scratch, self.id, |out| message.encode(out));
                     let shared = (scratch.len() >= SHARED_LEN_MIN).then(|| Bytes::from(std::mem::take(&mut scratch)));
-                    for to in all {
+                    for to in all.iter().copied() {
                         let builder = outputs.builder(to);
                         let taken = match &shared {
                             Some(frame) => builder.push_frame(frame.clone()),
