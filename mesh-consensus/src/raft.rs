@@ -99,7 +99,7 @@ use mesh_core::{
     SavedSnapshot, SnapshotError, SnapshotId, StateMachine, Wire,
 };
 
-use crate::log::{Entry, EntryKind, Log};
+use crate::log::{Entry, EntryKind, Log, Position};
 use crate::session::{LogClock, Sessions};
 
 pub use command::{
@@ -109,8 +109,9 @@ pub use command::{
 pub use config::{ConfigError, RaftConfig};
 pub use configuration::{ChangeRefused, Configuration, Heard, MEMBERS_MAX, Member, Membership, ReplicaId, Step};
 pub use message::{
-    Accepted, Append, Forward, Forwarded, ForwardedAnswer, Intent, Message, ReadIndex, ReadIndexReply, Rejected,
-    RequestVote, SendSnapshot, SendingSnapshot, SnapshotChunk, SnapshotMeta, SnapshotReceived, TimeoutNow, Vote,
+    Accepted, Append, Forward, Forwarded, ForwardedAnswer, Intent, Message, NotMember, ReadIndex, ReadIndexReply,
+    Rejected, RequestVote, SendSnapshot, SendingSnapshot, SnapshotChunk, SnapshotMeta, SnapshotReceived, TimeoutNow,
+    Vote,
 };
 #[cfg(feature = "planted")]
 pub use plant::Plant;
@@ -218,6 +219,8 @@ pub struct Raft<S: StateMachine> {
     change: Option<Change>,
     /// Where the configuration stands that asks nothing more of this node: see [`Raft::is_settled`].
     settled: Option<u64>,
+    /// This node is no member in the configuration committed here, which its log does not reach.
+    removed_at: Option<Position>,
     transfer: Option<Transfer>,
     /// A successor was told to campaign in this term.
     successor_told: bool,
@@ -297,6 +300,7 @@ impl<S: StateMachine> Raft<S> {
             reads: Reads::default(),
             change: None,
             settled: None,
+            removed_at: None,
             transfer: None,
             successor_told: false,
             last_active: Instant::ZERO,
@@ -500,11 +504,9 @@ impl<S: StateMachine> Raft<S> {
         if self.is_settled() {
             return;
         }
+        self.removed_at.take_if(|committed| self.log.last() >= *committed);
         self.settle();
-        let removed = self.configuration_is_committed()
-            && !self.configuration().is_empty()
-            && !self.configuration().is_member(self.me)
-            && self.hard.replica.is_known();
+        let removed = self.is_removed();
         if removed && !self.removed_told {
             cx.emit(RaftEvent::Removed);
         }
@@ -557,10 +559,11 @@ impl<S: StateMachine> Protocol for Raft<S> {
         }
         // Any node may be a member of a configuration that is not known here yet, so all are heard;
         // answers count by what was asked of whom.
-        if matches!(message, Message::RequestVote(RequestVote { pre: false, transfer: false, .. }))
-            && self.keeps_to_leader(cx, from)
-        {
-            return;
+        if let Message::RequestVote(RequestVote { pre, transfer, .. }) = message {
+            self.tell_if_not_member(cx, from);
+            if !pre && !transfer && self.keeps_to_leader(cx, from) {
+                return;
+            }
         }
         if message.term() > self.hard.term && !message.is_hypothetical() {
             // A higher term always wins (Raft 5.1).
@@ -576,6 +579,7 @@ impl<S: StateMachine> Protocol for Raft<S> {
             Message::SnapshotReceived(received) => self.on_snapshot_received(cx, from, &received),
             Message::SendSnapshot(ask) => self.on_send_snapshot(cx, from, &ask),
             Message::SendingSnapshot(told) => self.on_sending_snapshot(cx, from, &told),
+            Message::NotMember(told) => self.on_not_member(cx, &told),
             Message::TimeoutNow(timeout_now) => self.on_timeout_now(cx, from, &timeout_now),
             Message::ReadIndex(question) => self.on_read_index(cx, from, &question),
             Message::ReadIndexReply(reply) => self.on_read_index_reply(&reply),
@@ -667,8 +671,12 @@ impl<S: StateMachine> Protocol for Raft<S> {
             PeerStatus::Congested => peer.congested = true,
             _ => peer.congested = false,
         }
+        if status == PeerStatus::Writable {
+            return;
+        }
         // Frames were lost, or the peer may be a new process: ask again where it stands.
-        if matches!(peer.state, State::Replicate) && status != PeerStatus::Writable {
+        peer.forget_catch_up();
+        if matches!(peer.state, State::Replicate) {
             peer.probe_from(peer.next_index);
         }
     }

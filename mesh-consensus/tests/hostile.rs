@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use mesh_consensus::log::{Entry, EntryKind, Position};
 use mesh_consensus::raft::{
-    Accepted, Append, Configuration, Forward, Forwarded, ForwardedAnswer, Intent, Membership, Message, ProposeError,
-    RaftCommand, RaftConfig, ReadIndex, ReadIndexReply, ReadPolicy, Rejected, ReplicaId, RequestVote, Role,
-    SendSnapshot, SendingSnapshot, SnapshotChunk, SnapshotMeta, SnapshotReceived, TimeoutNow, Timer, Vote,
+    Accepted, Append, Configuration, Forward, Forwarded, ForwardedAnswer, Intent, Membership, Message, NotMember,
+    ProposeError, RaftCommand, RaftConfig, ReadIndex, ReadIndexReply, ReadPolicy, Rejected, ReplicaId, RequestVote,
+    Role, SendSnapshot, SendingSnapshot, SnapshotChunk, SnapshotMeta, SnapshotReceived, TimeoutNow, Timer, Vote,
 };
 use mesh_core::{Bytes, Context, NodeId, PeerStatus, Protocol, RequestId, wire};
 use proptest::prelude::*;
@@ -153,6 +153,7 @@ fn message() -> impl Strategy<Value = Message> {
         (number(), place(), number(), session(), replica()).prop_map(|(term, last, received, session, replica)| {
             Message::SnapshotReceived(SnapshotReceived { term, last, received, session, replica })
         }),
+        (number(), place()).prop_map(|(term, committed)| Message::NotMember(NotMember { term, committed })),
         number().prop_map(|term| Message::TimeoutNow(TimeoutNow { term })),
         (number(), number()).prop_map(|(term, id)| Message::ReadIndex(ReadIndex { term, id })),
         (number(), number(), prop::option::of(number()))

@@ -8,7 +8,7 @@ use mesh_consensus::raft::{
     Accepted, ChangeError, ChangeRefused, Configuration, Member, Membership, Message, RaftConfig, RaftEvent, ReplicaId,
     RequestVote, Role, Vote,
 };
-use mesh_core::{LogIndex, NodeId};
+use mesh_core::{LogIndex, NodeId, PeerStatus, RequestId};
 use support::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -42,14 +42,30 @@ fn with_spares(config: &RaftConfig, count: usize, spares: usize) -> Cluster {
     cluster
 }
 
+/// Asks node 1 for a change, whose new voters say that they are there. The configurations that it then
+/// writes are held back.
+fn change_held(cluster: &mut Cluster, target: Membership) -> RequestId {
+    cluster.rule(|flight| if has_entries(flight) { Fate::Hold } else { Fate::Deliver });
+    let change = cluster.change(1, target);
+    cluster.deliver();
+    cluster.rule(|_| Fate::Drop);
+    change
+}
+
+/// The same, and nobody ever hears of them.
+fn change_unheard(cluster: &mut Cluster, target: Membership) -> RequestId {
+    let change = change_held(cluster, target);
+    cluster.held.clear();
+    change
+}
+
 /// The bug of single-server changes: two leaders change the same configuration in two directions.
 ///
 /// Leader 1 writes its change to itself only. Leader 2 is elected by nodes that did not hear of it,
 /// and makes its own with node 3 and, where it is new, node 6. Then node 1 is elected by nodes 4 and 5.
 fn two_leaders_change(one: &Membership, other: &Membership) {
     let mut cluster = with_spares(&plain(), 4, 2);
-    cluster.rule(|_| Fate::Drop);
-    cluster.change(1, one.clone());
+    change_unheard(&mut cluster, one.clone());
     assert!(!cluster.status(1).configuration_committed);
     cluster.rule(|flight| {
         let lost = has_entries(flight) && flight.to == id(4);
@@ -97,8 +113,8 @@ fn f46_two_leaders_that_remove_have_no_disjoint_majorities() {
 fn f47_a_configuration_is_in_force_as_soon_as_it_is_in_the_log() {
     let mut cluster = with_spares(&plain(), 3, 1);
     // It reaches the followers, and they say nothing.
-    cluster.rule(|flight| if flight.to == id(1) { Fate::Drop } else { Fate::Deliver });
-    let change = cluster.change(1, voters(&[1, 2, 3, 4]));
+    let change = change_held(&mut cluster, voters(&[1, 2, 3, 4]));
+    cluster.release();
     cluster.deliver();
     for number in 1..=4 {
         let status = cluster.status(number);
@@ -122,8 +138,7 @@ fn f47_a_configuration_is_in_force_as_soon_as_it_is_in_the_log() {
 fn f48_truncation_restores_the_configuration_before() {
     let mut cluster = with_spares(&plain(), 3, 1);
     let before = cluster.status(1).configuration;
-    cluster.rule(|_| Fate::Drop);
-    let change = cluster.change(1, voters(&[1, 2, 3, 4]));
+    let change = change_unheard(&mut cluster, voters(&[1, 2, 3, 4]));
     assert_eq!(cluster.status(1).configuration.voters().len(), 4);
     cluster.partition(&[&[2, 3]]);
     cluster.campaign(2);
@@ -145,8 +160,9 @@ fn f48_truncation_restores_the_configuration_before() {
 #[test]
 fn f48_a_new_leader_adopts_the_last_configuration_in_its_log() {
     let mut cluster = with_spares(&plain(), 3, 1);
-    cluster.rule(|flight| if flight.from == id(1) && flight.to == id(2) { Fate::Deliver } else { Fate::Drop });
-    cluster.change(1, voters(&[1, 2, 3, 4]));
+    change_held(&mut cluster, voters(&[1, 2, 3, 4]));
+    cluster.held.retain(|flight| flight.to == id(2));
+    cluster.release();
     cluster.deliver();
     assert!(!cluster.status(2).configuration_committed);
     cluster.crash(1);
@@ -166,9 +182,7 @@ fn f48_a_new_leader_adopts_the_last_configuration_in_its_log() {
 /// heard by anyone yet.
 fn in_joint() -> Cluster {
     let mut cluster = with_spares(&plain(), 3, 2);
-    cluster.rule(|_| Fate::Drop);
-    cluster.change(1, voters(&[1, 4, 5]));
-    cluster.take_network();
+    change_unheard(&mut cluster, voters(&[1, 4, 5]));
     let configuration = cluster.status(1).configuration;
     assert_eq!(voters_of(&configuration), [1, 4, 5].map(id));
     assert_eq!(configuration.outgoing().len(), 3);
@@ -320,6 +334,50 @@ fn f50_a_learner_that_fell_behind_since_it_caught_up_does_not_vote_before_it_has
     assert!(matches!(cluster.change_reply(1, change), Some(Ok(_))));
 }
 
+/// Or the group might need the vote of a disk that is gone for ever.
+#[test]
+fn f50_a_learner_whose_lost_disk_nobody_has_noticed_does_not_vote() {
+    for status in [None, Some(PeerStatus::Disconnected)] {
+        let mut cluster = with_spares(&config(), 1, 1);
+        let answers = |flight: &Flight| flight.from == id(2);
+        cluster.rule(move |flight| if answers(flight) { Fate::Hold } else { Fate::Deliver });
+        cluster.beat(1);
+        cluster.wipe(2);
+        if let Some(status) = status {
+            cluster.peer(1, 2, status);
+        }
+        let change = cluster.change(1, voters(&[1, 2]));
+        // What the old disk said arrives now.
+        cluster.release();
+        cluster.beat(1);
+        assert_eq!(voters_of(&cluster.status(1).configuration), [id(1)]);
+        assert!(cluster.serves(1, 7));
+        cluster.heal();
+        cluster.restart(2);
+        cluster.pass(SECOND);
+        let Some(Ok(changed)) = cluster.change_reply(1, change) else { panic!("the change is done") };
+        assert_eq!(changed.configuration.member(id(2)).unwrap().replica, cluster.raft(2).replica());
+    }
+}
+
+/// The same, and the change was asked for before: it waits for another server.
+#[test]
+fn f50_a_learner_that_was_lost_while_another_caught_up_does_not_vote_before_it_answers() {
+    let mut cluster = with_spares(&config(), 1, 2);
+    cluster.rule(|flight| if flight.from == id(3) { Fate::Hold } else { Fate::Deliver });
+    let change = cluster.change(1, voters(&[1, 2, 3]));
+    cluster.beat(1);
+    cluster.wipe(2);
+    cluster.peer(1, 2, PeerStatus::Disconnected);
+    cluster.heal();
+    cluster.release();
+    cluster.beat(1);
+    assert_eq!(voters_of(&cluster.status(1).configuration), [id(1)]);
+    cluster.restart(2);
+    cluster.pass(SECOND);
+    assert!(matches!(cluster.change_reply(1, change), Some(Ok(_))));
+}
+
 #[test]
 fn f50_a_new_server_learns_first_and_votes_once_it_has_caught_up() {
     let config = RaftConfig { max_append_bytes: 300, max_inflight_messages: 1, ..config() };
@@ -394,6 +452,88 @@ fn f51_a_removed_server_hears_of_it() {
     cluster.pass(10 * SECOND);
     assert_eq!((cluster.raft(3).role(), cluster.leader()), (Role::Follower, Some(1)));
     assert!(cluster.take_network().iter().all(|flight| flight.to != id(3)));
+}
+
+#[test]
+fn f51_a_server_that_was_away_when_it_was_removed_hears_of_it_from_whomever_it_asks_for_a_vote() {
+    for (config, target) in [
+        (config(), &[1, 2][..]),
+        // Of those that it knows only node 2 is left, which need not lead.
+        (config(), &[2, 4, 5]),
+        // It asks for votes in a term of its own, and a node that keeps to its leader does not answer that.
+        (RaftConfig { pre_vote: false, ..config() }, &[2, 4, 5]),
+    ] {
+        let mut cluster = Cluster::with(3, &config, 1).with_leader(1);
+        (4..=5).for_each(|_| _ = cluster.add_node());
+        cluster.partition(&[&[1, 2, 4, 5]]);
+        assert!(cluster.change_to(1, voters(target)).is_ok());
+        cluster.pass(10 * SECOND);
+        let leader = cluster.leader().unwrap();
+        assert!(cluster.serves(leader, 7) && cluster.raft(3).configuration().is_voter(id(3)));
+        for number in (1..=5).filter(|number| *number != 2 && *number != 3) {
+            cluster.crash(number);
+        }
+        cluster.heal();
+        cluster.pass(3 * SECOND);
+        let told = |cluster: &mut Cluster| cluster.node(3).events.iter().filter(|e| **e == RaftEvent::Removed).count();
+        assert_eq!((told(&mut cluster), cluster.raft(3).role()), (1, Role::Follower), "{target:?}");
+        // It lets the others alone.
+        let asks = |flight: &Flight| flight.from == id(3);
+        cluster.rule(move |flight| if asks(flight) { Fate::Hold } else { Fate::Deliver });
+        cluster.pass(20 * SECOND);
+        assert_eq!((told(&mut cluster), &cluster.held[..]), (1, &[][..]));
+        // Over a restart it asks once more.
+        cluster.heal();
+        cluster.crash(3);
+        cluster.restart(3);
+        cluster.pass(3 * SECOND);
+        assert_eq!((told(&mut cluster), cluster.raft(3).role()), (2, Role::Follower));
+    }
+}
+
+#[test]
+fn f51_a_server_that_did_not_hear_that_its_removal_is_committed_hears_it_when_it_asks() {
+    for (target, leader_is_removed) in [(&[1, 3][..], false), (&[3, 4, 5], true)] {
+        let mut cluster = Cluster::led(3);
+        (4..=5).for_each(|_| _ = cluster.add_node());
+        // Node 2 has the entry that removes it, and its leader is gone or tells it nothing any more.
+        let tells = |flight: &Flight| matches!(&flight.message, Message::Append(append) if append.entries.is_empty());
+        cluster.rule(move |flight| if tells(flight) && flight.to == id(2) { Fate::Drop } else { Fate::Deliver });
+        assert!(cluster.change_to(1, voters(target)).is_ok());
+        if leader_is_removed {
+            cluster.crash(1);
+        }
+        let status = cluster.status(2);
+        assert!(!status.configuration.is_member(id(2)) && !status.configuration_committed);
+        assert!(!cluster.node(2).events.contains(&RaftEvent::Removed));
+        cluster.pass(10 * SECOND);
+        assert!(cluster.node(2).events.contains(&RaftEvent::Removed));
+        // With another leader there are later entries, which it does not get.
+        assert_eq!(cluster.status(2).configuration_committed, !leader_is_removed);
+        let term = cluster.status(3).term;
+        cluster.pass(20 * SECOND);
+        assert_eq!((cluster.raft(2).role(), cluster.status(3).term), (Role::Follower, term));
+    }
+}
+
+#[test]
+fn f51_a_server_that_is_back_does_not_heed_that_it_was_removed_before() {
+    let mut cluster = Cluster::led(3);
+    cluster.partition(&[&[1, 2]]);
+    assert!(cluster.change_to(1, voters(&[1, 2])).is_ok());
+    cluster.pass(5 * SECOND);
+    cluster.rule(|flight| if matches!(flight.message, Message::NotMember(_)) { Fate::Hold } else { Fate::Deliver });
+    cluster.pass(3 * SECOND);
+    assert!(!cluster.held.is_empty());
+    assert!(cluster.change_to(1, voters(&[1, 2, 3])).is_ok());
+    cluster.beat(1);
+    cluster.heal();
+    cluster.release();
+    assert!(!cluster.node(3).events.contains(&RaftEvent::Removed));
+    // The group may need it to lead.
+    let transfer = cluster.transfer(1, Some(3));
+    cluster.deliver();
+    assert_eq!(cluster.transfer_reply(1, transfer), Some(&Ok(id(3))));
 }
 
 #[test]

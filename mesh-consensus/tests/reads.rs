@@ -355,6 +355,7 @@ fn g58_reads_in_a_joint_configuration_need_both_majorities() {
     assert!(cluster.change_to(1, with_learners(&[1, 2, 3], &[4, 5])).is_ok());
     cluster.rule(|flight| if has_entries(flight) { Fate::Drop } else { Fate::Deliver });
     cluster.change(1, voters(&[1, 4, 5]));
+    cluster.deliver();
     assert!(cluster.status(1).configuration.is_joint());
     for deaf in [[2, 3], [4, 5]] {
         cluster.rule(move |flight| {

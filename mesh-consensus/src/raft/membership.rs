@@ -13,7 +13,7 @@ use mesh_core::{Context, Instant, LogIndex, NodeId, RequestId, StateMachine, wir
 
 use super::command::{CatchingUp, ChangeError, ChangeStatus, Changed, RaftEvent, RaftReply};
 use super::configuration::{Configuration, Heard, Member, Membership, ReplicaId, Step};
-use super::message::NUMBER_MAX;
+use super::message::{Intent, Message, NUMBER_MAX, NotMember};
 use super::progress::Progress;
 use super::{Raft, Role};
 use crate::log::{Entries, Entry, EntryKind};
@@ -113,8 +113,10 @@ impl<S: StateMachine> Raft<S> {
     pub(super) fn settle(&mut self) {
         let configuration = self.configuration();
         let stays = !configuration.is_joint() && configuration.is_voter(self.me);
-        let settled =
-            stays && self.configuration_is_committed() && self.peers.iter().all(|peer| peer.leaving.is_none());
+        let settled = stays
+            && self.configuration_is_committed()
+            && self.removed_at.is_none()
+            && self.peers.iter().all(|peer| peer.leaving.is_none());
         self.settled = settled.then(|| self.configurations.newest_index());
     }
 
@@ -137,12 +139,53 @@ impl<S: StateMachine> Raft<S> {
         let may = vote(self.configuration()).is_some_and(|_| !self.is_replaced())
             || !self.configuration_is_committed() && before().is_some_and(|me| me.replica == self.hard.replica);
         let later_term = self.hard.term + 1 < NUMBER_MAX;
-        may && later_term && !self.halted && (!self.hard.witness || planted!(self, WitnessCampaigns))
+        may && later_term
+            && self.removed_at.is_none()
+            && !self.halted
+            && (!self.hard.witness || planted!(self, WitnessCampaigns))
     }
 
     /// Whether the disk of this node is another than the one that the configuration counts on.
     pub(super) fn is_replaced(&self) -> bool {
         self.own_member().is_some_and(|member| !member.counts(self.hard.replica))
+    }
+
+    /// Whether this node was a member of its group and is none any more, as far as it knows.
+    pub(super) fn is_removed(&self) -> bool {
+        let configuration = self.configuration();
+        let left = self.configuration_is_committed() && !configuration.is_empty() && !configuration.is_member(self.me);
+        (left || self.removed_at.is_some()) && self.hard.replica.is_known()
+    }
+
+    /// Answers a server that asks for a vote and is no member, as far as is committed here. It was away when
+    /// it was removed, and the leader does not send it anything any more.
+    pub(super) fn tell_if_not_member(&self, cx: &mut Context<'_, Self>, candidate: NodeId) {
+        let configuration = self.configurations.at(self.commit_index);
+        if let Some(committed) = self.log.position(self.commit_index)
+            && self.commit_index > 0
+            && !configuration.is_empty()
+            && !configuration.is_member(candidate)
+        {
+            cx.send_volatile(candidate, Message::NotMember(NotMember { term: self.hard.term, committed }));
+        }
+    }
+
+    /// Where this log ends before what is committed, this node cannot be elected, be it a member again by
+    /// now: to be silent holds up nobody. Where the log has it, the configuration there is in it, too.
+    pub(super) fn on_not_member(&mut self, cx: &mut Context<'_, Self>, told: &NotMember) {
+        let NotMember { committed, .. } = *told;
+        if self.role == Role::Leader {
+            return;
+        }
+        if self.log.term_at(committed.index) == Some(committed.term) {
+            self.commit_index = self.commit_index.max(committed.index);
+        } else if self.log.last() < committed {
+            self.removed_at = self.removed_at.max(Some(committed));
+            self.settled = None;
+        }
+        if !self.can_lead() {
+            self.become_follower(cx, self.hard.term, self.leader);
+        }
     }
 
     /// Adds entries to the log, in memory now and on disk soon.
@@ -252,6 +295,7 @@ impl<S: StateMachine> Raft<S> {
             return cx.reply_volatile(request, RaftReply::MembershipChanged(Err(error)));
         }
         let before = Membership::of(self.configuration());
+        self.peers.iter_mut().for_each(Progress::forget_catch_up);
         self.change = Some(Change { request, target, before, waiting: None, given_up: None });
     }
 
@@ -283,7 +327,7 @@ impl<S: StateMachine> Raft<S> {
         let Some(mut change) = self.change.take() else { return };
         let (now, last, within) = (cx.now(), self.log.last().index, self.config.election_timeout);
         let configuration = Arc::clone(self.configurations.newest());
-        let me = (self.me, self.hard.replica);
+        let (me, newest) = ((self.me, self.hard.replica), self.rounds.newest());
         let peers = &mut self.peers;
         let step = configuration.step_toward(&change.target, |node| {
             if node == me.0 {
@@ -291,7 +335,7 @@ impl<S: StateMachine> Raft<S> {
             }
             let peer = peers.iter_mut().find(|peer| peer.id == node && peer.leaving.is_none());
             let Some(peer) = peer else { return Heard::default() };
-            let caught_up = peer.catch_up(now, last, within) || planted!(self, PromoteBeforeCaughtUp);
+            let caught_up = peer.catch_up(now, last, newest, within) || planted!(self, PromoteBeforeCaughtUp);
             Heard { replica: peer.replica, caught_up }
         });
         match step {
@@ -309,6 +353,10 @@ impl<S: StateMachine> Raft<S> {
                 self.append_configuration(cx, &next);
             }
             Ok(Step::CatchUp(nodes)) => {
+                if change.waiting.is_none() {
+                    // They need not wait for the next heartbeat to show that they are there.
+                    self.begin_round(cx, Intent::Heartbeat);
+                }
                 let (since, waiting) = change.waiting.get_or_insert((now, Vec::new()));
                 let late = now.since(*since) >= self.config.catch_up_timeout;
                 *waiting = nodes;

@@ -72,6 +72,8 @@ pub enum Message {
     SendSnapshot(SendSnapshot),
     /// How far that follower is with it.
     SendingSnapshot(SendingSnapshot),
+    /// Who asks for a vote is told that it was removed.
+    NotMember(NotMember),
 }
 
 /// A candidate asks for a vote, or, before that, whether it would get one.
@@ -346,6 +348,15 @@ pub struct SendingSnapshot {
     pub received: Option<u64>,
 }
 
+/// Who asks for a vote is told that it is no member: it may have been away when it was removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotMember {
+    /// The term of who tells.
+    pub term: u64,
+    /// What is committed up to here; the configuration in force there does not have the candidate.
+    pub committed: Position,
+}
+
 wire_struct!(RequestVote { pre, term, last, transfer, expects, candidate });
 wire_struct!(Vote { pre, term, granted, replica, candidate });
 wire_struct!(Append { term, prev, commit, session, round, lease, intent, entries });
@@ -376,6 +387,7 @@ impl Wire for Forwarded {
 }
 wire_struct!(SendSnapshot { term, session, to, base });
 wire_struct!(SendingSnapshot { term, session, to, received });
+wire_struct!(NotMember { term, committed });
 
 impl Wire for SnapshotChunk {
     fn encode(&self, out: &mut Vec<u8>) {
@@ -459,6 +471,10 @@ impl Wire for Message {
                 begin(13);
                 told.encode(out);
             }
+            Self::NotMember(told) => {
+                begin(14);
+                told.encode(out);
+            }
         }
     }
 
@@ -482,6 +498,7 @@ impl Wire for Message {
             11 => Self::Forwarded(Wire::decode(reader)?),
             12 => Self::SendSnapshot(Wire::decode(reader)?),
             13 => Self::SendingSnapshot(Wire::decode(reader)?),
+            14 => Self::NotMember(Wire::decode(reader)?),
             variant => return Err(DecodeError::UnknownVariant { type_name: "Message", variant: variant.into() }),
         };
         if version > VERSION {
@@ -508,7 +525,8 @@ impl Message {
             | Self::Forward(Forward { term, .. })
             | Self::Forwarded(Forwarded { term, .. })
             | Self::SendSnapshot(SendSnapshot { term, .. })
-            | Self::SendingSnapshot(SendingSnapshot { term, .. }) => *term,
+            | Self::SendingSnapshot(SendingSnapshot { term, .. })
+            | Self::NotMember(NotMember { term, .. }) => *term,
         }
     }
 
@@ -576,6 +594,7 @@ impl Message {
             Self::SnapshotReceived(received) => possible(received.last),
             Self::TimeoutNow(_) | Self::ReadIndex(_) | Self::SendingSnapshot(_) => true,
             Self::SendSnapshot(ask) => ask.base < NUMBER_MAX,
+            Self::NotMember(told) => possible(told.committed) && told.committed.index > 0,
             Self::ReadIndexReply(reply) => reply.index.is_none_or(|index| index < NUMBER_MAX),
             Self::Forward(forward) => forward.kind.is_proposed() && forward.replica.is_known(),
             Self::Forwarded(forwarded) => {

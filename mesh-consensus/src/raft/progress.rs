@@ -41,11 +41,13 @@ pub(super) struct Progress {
     inflight: Inflight,
 }
 
-/// What a new server has to catch up with at a time (thesis 4.2.1).
+/// What a new server has to catch up with at a time (thesis 4.2.1): a log, and a question whether it is there.
 #[derive(Clone, Copy, Debug, Hash)]
 struct CatchUp {
     /// The last index when it began.
     goal: u64,
+    /// The newest round that followers had been asked to answer when it began.
+    after: u64,
     began: Instant,
     /// The one before took less than an election timeout.
     done: bool,
@@ -110,20 +112,28 @@ impl Progress {
         self.probe_from(last_index + 1);
     }
 
-    /// Whether it has caught up: what the log had when a round began, it had within an election
-    /// timeout, so that counting on it does not hold up commits for longer (thesis 4.2.1). Only the last round
-    /// counts, and the one that runs must not take longer either: it may have fallen behind since.
-    pub(super) fn catch_up(&mut self, now: Instant, last_index: u64, within: Duration) -> bool {
-        let round = self.catching_up.get_or_insert(CatchUp { goal: last_index, began: now, done: false });
-        if self.match_index >= round.goal {
-            *round = CatchUp { goal: last_index, began: now, done: now.since(round.began) <= within };
+    /// Whether it has caught up with a log that ends at `last_index`, while the leader's newest round is
+    /// `newest`: what the log had at one time it had within an election timeout, so that counting on it does
+    /// not hold up commits for longer (thesis 4.2.1), and it answered to something that it was asked
+    /// since. Only the last time counts, and the one that runs must not take longer either: it
+    /// may have fallen behind since.
+    pub(super) fn catch_up(&mut self, now: Instant, last_index: u64, newest: u64, within: Duration) -> bool {
+        let next = CatchUp { goal: last_index, after: newest, began: now, done: false };
+        let current = self.catching_up.get_or_insert(next);
+        if self.match_index >= current.goal && self.round > current.after {
+            *current = CatchUp { done: now.since(current.began) <= within, ..next };
         }
-        round.done && now.since(round.began) <= within && now.since(self.heard) <= within
+        current.done && now.since(current.began) <= within
     }
 
-    /// What it lacks of the round, as its match index and the index it has to reach.
+    /// From here on it has to show again that it has caught up: what it showed before may be its past.
+    pub(super) const fn forget_catch_up(&mut self) {
+        self.catching_up = None;
+    }
+
+    /// What it lacks, as its match index and the index it has to reach.
     pub(super) fn catching_up(&self) -> (u64, u64) {
-        (self.match_index, self.catching_up.map_or(0, |round| round.goal))
+        (self.match_index, self.catching_up.map_or(0, |current| current.goal))
     }
 
     /// Goes back to asking where the logs agree.
@@ -243,19 +253,35 @@ mod tests {
     }
 
     #[test]
-    fn a_server_has_caught_up_once_a_round_is_shorter_than_an_election_timeout() {
+    fn a_server_has_caught_up_once_that_takes_less_than_an_election_timeout() {
         let second = Duration::from_secs(1);
         let mut progress = Progress::new(NodeId(2));
+        // The leader begins a round every second, and this one is answered.
         let mut at = |seconds: u64, match_index, last_index| {
-            progress.heard = Instant::ZERO + second * seconds as u32;
+            progress.round = seconds;
             progress.accepted(match_index);
-            progress.catch_up(progress.heard, last_index, second)
+            progress.catch_up(Instant::ZERO + second * seconds as u32, last_index, seconds, second)
         };
-        assert!(!at(0, 0, 1000), "the first round begins");
+        assert!(!at(0, 0, 1000), "it begins");
         assert!(!at(10, 900, 2000));
         assert!(!at(20, 1000, 3000), "it took twenty seconds");
         assert!(!at(22, 3000, 3100), "it took two");
         assert!(at(23, 3100, 3200), "it took one");
+        assert!(!at(25, 3100, 3300), "it has not had the rest for two");
+    }
+
+    #[test]
+    fn a_server_has_not_caught_up_before_it_answers_what_it_was_asked_since() {
+        let (second, now) = (Duration::from_secs(1), Instant::ZERO);
+        let mut progress = Progress::new(NodeId(2));
+        progress.accepted(9);
+        progress.round = 5;
+        assert!(!progress.catch_up(now, 9, 5, second), "it has everything, and may be gone");
+        assert!(!progress.catch_up(now, 9, 6, second));
+        progress.round = 6;
+        assert!(progress.catch_up(now, 9, 6, second));
+        progress.forget_catch_up();
+        assert!(!progress.catch_up(now, 9, 6, second));
     }
 
     #[test]

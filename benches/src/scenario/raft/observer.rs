@@ -423,14 +423,11 @@ impl Observer {
         }
     }
 
-    /// Whether the group would still have a majority if it were of these: not so many have lost their
-    /// disk. Of one that has not come back since, a leader may still believe that it is caught up.
+    /// Whether the group would still have a majority if it were of these: not so many have lost their disk.
     pub(super) fn is_sound(&self, target: &Membership) -> bool {
         let lost = |node: &&NodeId| {
-            let named = self.configuration().and_then(|now| now.member(**node)).map(|member| member.replica);
-            let named = named.filter(|replica| replica.is_known());
-            let differs = |held: ReplicaId| !held.is_known() || named.is_some_and(|named| named != held);
-            self.nodes.iter().any(|known| known.id == **node && differs(known.replica))
+            let voter = self.configuration().and_then(|now| now.member(**node)).filter(|now| now.replica.is_known());
+            voter.is_some_and(|voter| self.nodes.iter().any(|n| n.id == voter.node && n.replica != voter.replica))
         };
         let voters = || target.voters.iter().chain(&target.witnesses);
         2 * voters().filter(lost).count() < voters().count()

@@ -58,6 +58,7 @@ fn samples() -> Vec<Message> {
         Message::Forwarded(Forwarded { term: 3, epoch: 9, id: 300, result: Err(ProposeError::Overloaded) }),
         Message::SendSnapshot(SendSnapshot { term: 3, session: 4, to: NodeId(2), base: 250 }),
         Message::SendingSnapshot(SendingSnapshot { term: 3, session: 4, to: NodeId(2), received: Some(9) }),
+        Message::NotMember(NotMember { term: 3, committed: Position { term: 2, index: 9 } }),
     ]
 }
 
