@@ -127,6 +127,11 @@ impl<P: Protocol> Harness<P> {
         self.now = end;
     }
 
+    /// Time passes, and nothing runs: timers that come due fire when it does again.
+    pub fn stall(&mut self, time: Duration) {
+        self.now += time;
+    }
+
     /// Everything in the log, and every snapshot, becomes durable, and what was to be read is.
     pub fn sync(&mut self) {
         self.sync_to(self.outbox.appended());

@@ -1,1 +1,3 @@
-//! Membership, failure detection and shared state for mesh.
+//! Membership, failure detection and shared state for mesh, without a leader.
+
+pub mod heartbeat;
