@@ -1,5 +1,5 @@
 //! Clients that follow the leader, give up after a while, and remember what they saw. Those that keep a
-//! session ask again instead of giving up.
+//! session ask for several commands at a time, and ask again instead of giving up.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -53,14 +53,22 @@ struct Asking {
     until: Instant,
 }
 
+/// A command of a session that is to be asked for until it is answered.
+#[derive(Clone, Copy)]
+struct Unanswered {
+    call: CallId,
+    serial: u64,
+    command: Command,
+}
+
 struct Client {
     target: NodeId,
     idle_until: Instant,
-    asking: Option<Asking>,
+    asking: Vec<Asking>,
     keeps_session: bool,
     session: Option<ClientSession>,
-    /// The command of the session that is to be asked for until it is answered, by serial number.
-    unanswered: Option<(CallId, u64, Command)>,
+    /// The commands of the session without an answer, in order.
+    unanswered: Vec<Unanswered>,
 }
 
 impl Client {
@@ -68,16 +76,45 @@ impl Client {
         Self {
             target: NodeId(1),
             idle_until: Instant::ZERO,
-            asking: None,
+            asking: Vec::new(),
             keeps_session,
             session: None,
-            unanswered: None,
+            unanswered: Vec::new(),
         }
     }
 
     fn lose_session(&mut self) {
         self.session = None;
-        self.unanswered = None;
+        self.unanswered.clear();
+    }
+
+    /// The session, where this is the one.
+    fn session(&mut self, id: SessionId) -> Option<&mut ClientSession> {
+        self.session.as_mut().filter(|session| session.id() == id)
+    }
+
+    /// The first command without an answer that it is not asking for now.
+    fn to_ask_again(&self) -> Option<Unanswered> {
+        let asks = |unanswered: &Unanswered| {
+            let same = |asked| matches!(asked, Asked::Once(call, ..) if call == unanswered.call);
+            self.asking.iter().any(|asking| same(asking.asked))
+        };
+        self.unanswered.iter().find(|unanswered| !asks(unanswered)).copied()
+    }
+
+    /// Whether it may ask for something more: one thing at a time, but for the commands of a session.
+    fn is_free(&self, depth: usize) -> bool {
+        let in_session = |asking: &Asking| matches!(asking.asked, Asked::Once(..));
+        let pipelines = self.session.is_some() && self.asking.len() < depth && self.asking.iter().all(in_session);
+        self.asking.is_empty() || pipelines
+    }
+
+    /// The answer to a command of the session came, or is wanted no more.
+    fn settle(&mut self, id: SessionId, serial: u64) {
+        if let Some(session) = self.session(id) {
+            session.answered(serial);
+            self.unanswered.retain(|unanswered| unanswered.serial != serial);
+        }
     }
 }
 
@@ -144,19 +181,19 @@ impl Clients {
 
     /// Whether every call came to an end.
     pub(super) fn are_done(&self) -> bool {
-        self.late.is_empty() && self.clients.iter().all(|client| client.asking.is_none() && client.unanswered.is_none())
+        self.late.is_empty()
+            && self.clients.iter().all(|client| client.asking.is_empty() && client.unanswered.is_empty())
     }
 
     /// Takes answers and makes calls that are due.
     pub(super) fn act(&mut self, sim: &Simulation, mix: &Mix, observer: &Observer) -> Result<(), String> {
         let mut clients = std::mem::take(&mut self.clients);
-        let result = clients.iter_mut().try_for_each(|client| {
-            match client.asking.take() {
-                Some(asking) => return self.listen(client, asking, sim, mix, observer),
-                None if sim.now() >= client.idle_until && (!self.stopped || client.unanswered.is_some()) => {
-                    self.ask(client, sim, mix, observer);
-                }
-                None => {}
+        let result: Result<(), String> = clients.iter_mut().try_for_each(|client| {
+            let asking = std::mem::take(&mut client.asking);
+            asking.into_iter().try_for_each(|asking| self.listen(client, asking, sim, mix, observer))?;
+            let wants = !self.stopped || client.to_ask_again().is_some();
+            if sim.now() >= client.idle_until && client.is_free(mix.session_depth) && wants {
+                self.ask(client, sim, mix, observer);
             }
             Ok(())
         });
@@ -180,11 +217,13 @@ impl Clients {
 
     fn ask(&mut self, client: &mut Client, sim: &Simulation, mix: &Mix, observer: &Observer) {
         let now = sim.now();
-        client.idle_until = now + self.rng.duration_between(Duration::ZERO, Duration::from_millis(40));
+        let idle_max = Duration::from_millis(40) / if client.session.is_some() { mix.session_depth as u32 } else { 1 };
+        client.idle_until = now + self.rng.duration_between(Duration::ZERO, idle_max);
         if !sim.is_up(client.target) {
             return self.try_another(client, mix, observer);
         }
-        let in_session = client.keeps_session && (client.unanswered.is_some() || self.rng.chance(3, 4));
+        let begun = !client.asking.is_empty() || !client.unanswered.is_empty();
+        let in_session = client.keeps_session && (begun || self.rng.chance(3, 4));
         let (asked, command) = if in_session {
             self.in_session(client, now, mix)
         } else if self.rng.chance(mix.writes, 10) {
@@ -200,7 +239,7 @@ impl Clients {
         let call = sim.handle(node).call(command);
         let patience_min = if in_session { 20 } else { 200 };
         let patience = self.rng.duration_between(Duration::from_millis(patience_min), Duration::from_secs(2));
-        client.asking = Some(Asking { call, asked, node, since: now, until: now + patience });
+        client.asking.push(Asking { call, asked, node, since: now, until: now + patience });
     }
 
     fn key(&mut self) -> u8 {
@@ -212,28 +251,32 @@ impl Clients {
         Command::Write { key: self.key(), value: self.values }
     }
 
-    /// The next thing to ask of a session, or what was asked before and not answered.
+    /// What was asked of a session before and not answered, or the next thing to ask.
     fn in_session(&mut self, client: &mut Client, now: Instant, mix: &Mix) -> (Asked, RaftCommand<super::Registers>) {
         let open = (Asked::OpenSession, RaftCommand::OpenSession { ttl: mix.session_ttl });
+        let again = client.to_ask_again();
         let Some(session) = &mut client.session else { return open };
         let id = session.id();
-        if let Some((call, serial, command)) = client.unanswered
+        if let Some(Unanswered { call, serial, command }) = again
             && let Some(request) = session.again(serial)
         {
             return (Asked::Once(call, id, serial), RaftCommand::ProposeOnce { request, command });
         }
         match self.rng.below(20) {
-            0 => (Asked::KeepSession, RaftCommand::KeepSession { session: id }),
-            1 => {
+            0 if client.asking.is_empty() => {
                 client.session = None;
                 (Asked::CloseSession, RaftCommand::CloseSession { session: id })
             }
-            _ => {
-                let Some(request) = session.next() else { return open };
+            any => {
+                // Where the first of many has no answer yet there may be no number for another.
+                let next = if any == 1 { None } else { session.next() };
+                let Some(request) = next else {
+                    return (Asked::KeepSession, RaftCommand::KeepSession { session: id });
+                };
                 let command =
                     if self.rng.chance(mix.writes, 10) { self.write() } else { Command::Read { key: self.key() } };
                 let call = self.history.call(now, command);
-                client.unanswered = Some((call, request.serial, command));
+                client.unanswered.push(Unanswered { call, serial: request.serial, command });
                 (Asked::Once(call, id, request.serial), RaftCommand::ProposeOnce { request, command })
             }
         }
@@ -265,11 +308,11 @@ impl Clients {
     ) -> Result<(), String> {
         let Some(answer) = poll(&mut asking.call) else {
             if sim.now() >= asking.until {
-                self.give_up_sometimes(client);
+                self.give_up_sometimes(client, asking.asked);
                 self.late.push(asking);
                 self.try_another(client, mix, observer);
             } else {
-                client.asking = Some(asking);
+                client.asking.push(asking);
             }
             return Ok(());
         };
@@ -277,7 +320,7 @@ impl Clients {
             self.check_read(&asking, read, sim, observer)?;
         }
         self.check_once(asking.asked, &answer)?;
-        Self::note_session(client, asking.asked, &answer);
+        Self::note_session(client, asking.asked, &answer)?;
         match self.answered_with(asking.asked, answer, sim.now()) {
             Ok(()) => {}
             Err(Some(leader)) => client.target = leader,
@@ -287,33 +330,37 @@ impl Clients {
     }
 
     /// A client may want the answer to a command of its session no more.
-    fn give_up_sometimes(&mut self, client: &mut Client) {
-        if let (Some(session), Some((_, serial, _))) = (&mut client.session, client.unanswered)
+    fn give_up_sometimes(&mut self, client: &mut Client, asked: Asked) {
+        if let Asked::Once(_, session, serial) = asked
             && self.rng.chance(1, 20)
         {
-            session.answered(serial);
-            client.unanswered = None;
+            client.settle(session, serial);
         }
     }
 
     /// What an answer means for the session of a client.
-    fn note_session(client: &mut Client, asked: Asked, answer: &Result<Reply, CallError>) {
-        use ProposeError::SessionExpired;
+    fn note_session(client: &mut Client, asked: Asked, answer: &Result<Reply, CallError>) -> Result<(), String> {
+        use ProposeError::{SessionExpired, SessionStale};
         match (asked, answer) {
             (Asked::OpenSession, Ok(RaftReply::SessionOpened(Ok(id)))) => {
                 client.session = Some(ClientSession::new(*id))
             }
             // An earlier attempt may have been applied all the same.
-            (Asked::Once(..), Ok(RaftReply::Proposed(Err(SessionExpired))))
-            | (Asked::KeepSession, Ok(RaftReply::SessionKept(Err(SessionExpired)))) => client.lose_session(),
-            (Asked::Once(_, _, serial), Ok(RaftReply::Proposed(Ok(_)))) => {
-                if let Some(session) = &mut client.session {
-                    session.answered(serial);
-                }
-                client.unanswered = None;
+            (Asked::Once(_, session, _), Ok(RaftReply::Proposed(Err(SessionExpired))))
+                if client.session(session).is_some() =>
+            {
+                client.lose_session();
             }
+            (Asked::KeepSession, Ok(RaftReply::SessionKept(Err(SessionExpired)))) => client.lose_session(),
+            (Asked::Once(_, session, serial), Ok(RaftReply::Proposed(Err(SessionStale))))
+                if client.session(session).is_some_and(|session| session.again(serial).is_some()) =>
+            {
+                return Err(format!("{serial} of {session:?} is said to be answered, and has no answer"));
+            }
+            (Asked::Once(_, session, serial), Ok(RaftReply::Proposed(Ok(_)))) => client.settle(session, serial),
             _ => {}
         }
+        Ok(())
     }
 
     /// A command of a session has one answer, however often it is asked for.
@@ -329,7 +376,7 @@ impl Clients {
                     ));
                 }
             }
-            // It waits for one at a time.
+            // It has never more without an answer than there is room for, and all answers are short.
             Err(ProposeError::SessionWindowFull) => {
                 return Err(format!("there is no room for {serial} of {session:?}"));
             }

@@ -58,6 +58,8 @@ pub(super) struct Mix {
     pub(super) forwarders: BTreeSet<NodeId>,
     /// How many clients keep a session.
     pub(super) session_clients: usize,
+    /// How many commands of a session are on their way at a time, at most.
+    pub(super) session_depth: usize,
     /// For how long their sessions may go unused.
     pub(super) session_ttl: Duration,
 }
@@ -109,6 +111,7 @@ impl Mix {
             writes: 2 + rng.below(7),
             forwarders: if rng.chance(1, 2) { draw_some(rng, &nodes) } else { BTreeSet::new() },
             session_clients: if rng.chance(2, 3) { 1 + rng.below(4) as usize } else { 0 },
+            session_depth: 1 + rng.below(5) as usize,
             session_ttl: rng.duration_between(ms(1_000), ms(30_000)),
         }
     }
@@ -132,6 +135,8 @@ impl Mix {
             snapshot_log_bytes,
             trailing_log_bytes: rng.below(snapshot_log_bytes as u64) as usize,
             snapshot_chunk_bytes: *rng.choose(&[16, 1_000]).unwrap_or(&16),
+            // Enough for a snapshot to reach all followers while progress is demanded.
+            snapshot_bytes_per_s: rng.chance(1, 4).then(|| 4_000 + rng.below(36_000)),
             snapshot_from_followers: rng.chance(1, 3),
             max_sessions: 2 + rng.below(7) as u32,
             ..RaftConfig::default()
