@@ -217,8 +217,7 @@ impl Clients {
 
     fn ask(&mut self, client: &mut Client, sim: &Simulation, mix: &Mix, observer: &Observer) {
         let now = sim.now();
-        let idle_max = Duration::from_millis(40) / if client.session.is_some() { mix.session_depth as u32 } else { 1 };
-        client.idle_until = now + self.rng.duration_between(Duration::ZERO, idle_max);
+        client.idle_until = now + self.idle(client, mix);
         if !sim.is_up(client.target) {
             return self.try_another(client, mix, observer);
         }
@@ -240,6 +239,14 @@ impl Clients {
         let patience_min = if in_session { 20 } else { 200 };
         let patience = self.rng.duration_between(Duration::from_millis(patience_min), Duration::from_secs(2));
         client.asking.push(Asking { call, asked, node, since: now, until: now + patience });
+    }
+
+    /// How long a client waits before it asks for more. Those with sessions ask for several things at once,
+    /// but not more often: the slowest followers must be able to keep up.
+    fn idle(&mut self, client: &Client, mix: &Mix) -> Duration {
+        let at_once = if client.session.is_some() { mix.session_depth as u64 } else { 1 };
+        let idle = self.rng.duration_between(Duration::ZERO, at_once as u32 * Duration::from_millis(40));
+        if self.rng.chance(1, at_once) { idle } else { Duration::ZERO }
     }
 
     fn key(&mut self) -> u8 {

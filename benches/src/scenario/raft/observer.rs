@@ -24,8 +24,16 @@ struct Node {
     replica: ReplicaId,
     /// It founds the group and has not lost its disk: it will not let others found it again.
     remembers: bool,
+    /// The entries, as index and term, that it may have written in the moment it went down.
+    in_doubt: Vec<(u64, u64)>,
     /// What was last seen of it while it is up.
     seen: Option<Seen>,
+}
+
+impl Node {
+    const fn new(id: NodeId) -> Self {
+        Self { id, replica: ReplicaId::UNKNOWN, remembers: false, in_doubt: Vec::new(), seen: None }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -94,7 +102,7 @@ macro_rules! ensure {
 impl Observer {
     pub(super) fn new(mix: &Mix) -> Self {
         let jumps = mix.faults.kinds.contains(&FaultKind::ClockJump);
-        let node = |id| Node { id, replica: ReplicaId::UNKNOWN, remembers: mix.founders.contains(&id), seen: None };
+        let node = |id| Node { remembers: mix.founders.contains(&id), ..Node::new(id) };
         Self {
             nodes: mix.nodes().into_iter().map(node).collect(),
             leaders: BTreeMap::new(),
@@ -121,6 +129,8 @@ impl Observer {
             let mut seen = node.seen.take().unwrap_or_default();
             if is_new {
                 node.replica = raft.replica();
+                let in_doubt = std::mem::take(&mut node.in_doubt);
+                self.resolve_doubts(&in_doubt, raft.replica(), |index| raft.term_at(LogIndex(index)));
             }
             self.check_node(id, raft, &mut seen, sim)?;
             self.nodes[at].seen = Some(seen);
@@ -228,11 +238,29 @@ impl Observer {
         }
     }
 
-    /// A replica that went down may have written the end of its log just before.
-    fn note_held(&mut self, replica: ReplicaId, seen: &Seen) {
-        for (index, term) in (0..).zip(&seen.terms).skip(seen.durable as usize + 1) {
-            if let Some(known) = self.entries.get_mut(&(index, *term)) {
+    /// A replica that went down may have written the end of its log just before, and said so: the disk was
+    /// done with it, and the next write failed, all in one step.
+    fn note_held(&mut self, replica: ReplicaId, seen: &Seen) -> Vec<(u64, u64)> {
+        let unwritten = (0..).zip(seen.terms.iter().copied()).skip(seen.durable as usize + 1);
+        let mut in_doubt = Vec::new();
+        for place in unwritten {
+            if let Some(known) = self.entries.get_mut(&place)
+                && !known.holders.contains(&replica)
+            {
                 known.holders.push(replica);
+                in_doubt.push(place);
+            }
+        }
+        in_doubt
+    }
+
+    /// A replica is up again, with what its disk has: what is not there was never written.
+    fn resolve_doubts(&mut self, in_doubt: &[(u64, u64)], replica: ReplicaId, term_at: impl Fn(u64) -> Option<u64>) {
+        for place @ (index, term) in in_doubt {
+            if let Some(known) = self.entries.get_mut(place)
+                && term_at(*index) != Some(*term)
+            {
+                known.holders.retain(|holder| *holder != replica);
             }
         }
     }
@@ -415,11 +443,9 @@ impl Observer {
 
     /// A node went down, and may be up again before it is looked at.
     pub(super) fn note_down(&mut self, node: NodeId) {
-        if let Some(known) = self.nodes.iter_mut().find(|known| known.id == node)
-            && let Some(seen) = known.seen.take()
-        {
-            let replica = known.replica;
-            self.note_held(replica, &seen);
+        let Some(at) = self.nodes.iter().position(|known| known.id == node) else { return };
+        if let Some(seen) = self.nodes[at].seen.take() {
+            self.nodes[at].in_doubt = self.note_held(self.nodes[at].replica, &seen);
         }
     }
 
@@ -436,7 +462,7 @@ impl Observer {
     /// The disk of a node is lost.
     pub(super) fn note_lost(&mut self, node: NodeId) {
         for lost in self.nodes.iter_mut().filter(|known| known.id == node) {
-            *lost = Node { id: node, replica: ReplicaId::UNKNOWN, remembers: false, seen: None };
+            *lost = Node::new(node);
         }
     }
 
@@ -490,6 +516,29 @@ mod tests {
         let target = Membership { voters: voters.iter().copied().map(NodeId).collect(), ..Membership::default() };
         let joint = of(before).enter_joint(&target).expect("it is legal");
         joint.with_replicas(|node| Some(ReplicaId(node.0 as u64)))
+    }
+
+    /// The write of a replica may be done, and told of, in the same step in which the replica goes down:
+    /// nobody has seen it by then, and it counts.
+    #[test]
+    fn what_a_replica_was_writing_when_it_went_down_counts_until_its_disk_says_otherwise() {
+        let mut observer = Observer::new(&Mix::draw(&mut mesh_core::Rng64::from_seed(1, "observer")));
+        let (node, replica) = (observer.nodes[0].id, ReplicaId(7));
+        for index in 1..=3 {
+            let entry = Entry { term: 4, kind: EntryKind::Noop, payload: Bytes::new() };
+            let known = Known { prev_term: 4, entry, configuration: None, holders: Vec::new() };
+            observer.entries.insert((index, 4), known);
+        }
+        let holders = |observer: &Observer| [1, 2, 3].map(|index| observer.entries[&(index, 4)].holders.len());
+        let seen = Seen { durable: 1, last: (3, 4), terms: vec![u64::MAX, 4, 4, 4], ..Seen::default() };
+        observer.nodes[0] = Node { replica, seen: Some(seen), ..Node::new(node) };
+        observer.note_down(node);
+        assert_eq!(holders(&observer), [0, 1, 1]);
+        let in_doubt = observer.nodes[0].in_doubt.clone();
+        assert_eq!(in_doubt, [(2, 4), (3, 4)]);
+        // It comes back with one of the two.
+        observer.resolve_doubts(&in_doubt, replica, |index| (index <= 2).then_some(4));
+        assert_eq!(holders(&observer), [0, 1, 0]);
     }
 
     #[test]
