@@ -1,0 +1,379 @@
+//! What replicas say to each other and keep in their logs, and its wire form.
+//!
+//! A message is the version of whoever sent it, a kind and the fields of that kind in order. A later
+//! version may add kinds, and fields after those that are here: a node that is a version behind skips such
+//! fields, and drops and counts messages of kinds it does not know. A record is the same, but none of
+//! another version is read.
+
+use mesh_core::{DecodeError, NodeId, Reader, Wire};
+
+use super::entry::{Entry, Path, wire_struct};
+use crate::anti_entropy::{Range, Summary};
+use crate::crdt::HybridTime;
+
+/// The version of the message format.
+const VERSION: u8 = 1;
+
+/// The version of the record format.
+const RECORD_VERSION: u8 = 1;
+
+/// An entry and its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Its name.
+    pub path: Path,
+    /// What the sender knows of it: all, or what changed.
+    pub entry: Entry,
+}
+
+/// A fresh update on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// Over how many nodes it has come.
+    pub hops: u8,
+    /// The update.
+    pub named: Named,
+}
+
+/// How far tombstones are collected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Collected {
+    /// Up to here without waiting any longer for somebody who was away.
+    pub upto: HybridTime,
+    /// Until then everybody had been in touch.
+    pub in_touch: HybridTime,
+}
+
+/// A node's digest of all it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    /// The digest.
+    pub digest: u64,
+    /// The sender's time.
+    pub time: HybridTime,
+    /// Tombstones up to here are not part of the digest.
+    pub horizon: HybridTime,
+    /// What was collected without everybody.
+    pub collected: Collected,
+    /// Some of those who have been away for long, and up to when the sender has all that they had.
+    pub away: Vec<(NodeId, HybridTime)>,
+}
+
+/// The digests are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Equal {
+    /// The time of the digest that this answers.
+    pub asked: HybridTime,
+    /// The sender's time.
+    pub time: HybridTime,
+}
+
+/// The digests differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Differ {
+    /// The time of the digest that this answers.
+    pub asked: HybridTime,
+    /// The sender's time.
+    pub time: HybridTime,
+    /// Shows, with questions, that the asker gets what is sent to it.
+    pub token: u64,
+    /// Tombstones up to here are not compared.
+    pub horizon: HybridTime,
+    /// What was collected without everybody.
+    pub collected: Collected,
+}
+
+/// A question to a replica that differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// What is there in a range?
+    Summary(Range),
+    /// Send the entries whose names have these hashes.
+    Want(Vec<u64>),
+    /// Take these entries.
+    Give(Vec<Named>),
+}
+
+/// The answer to a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// What is there.
+    Summary(Summary),
+    /// The entries.
+    Entries(Vec<Named>),
+    /// The entries came.
+    Taken(Taken),
+}
+
+/// What became of entries that were given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Whether none was refused.
+    pub all: bool,
+    /// The hashes of the names of those that were deleted while the asker was away: it should drop them.
+    pub outdated: Vec<u64>,
+}
+
+/// A message between replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Fresh updates.
+    Push(Vec<Pushed>),
+    /// A digest, to be compared.
+    Root(Root),
+    /// They were the same.
+    Equal(Equal),
+    /// They were not.
+    Differ(Differ),
+    /// A question: the token, its number, what is asked.
+    Ask(u64, u32, Ask),
+    /// The answer to the question of that number.
+    Answer(u32, Answer),
+    /// All differences found since the digest of that time are settled, says its sender. With the token.
+    Done(u64, HybridTime),
+}
+
+/// One record of a replica's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// An entry, in place of what was there.
+    Entry(Named),
+    /// What the replica knows beside its entries.
+    State(State),
+    /// An entry is dropped without a trace.
+    Forgotten(Path),
+}
+
+/// What a replica knows beside its entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// When this replica began without memory.
+    pub start: u64,
+    /// Tombstones up to here are not compared.
+    pub horizon: HybridTime,
+    /// What was collected without everybody.
+    pub collected: Collected,
+}
+
+wire_struct!(Named { path, entry });
+wire_struct!(Pushed { hops, named });
+wire_struct!(Collected { upto, in_touch });
+wire_struct!(Root { digest, time, horizon, collected, away });
+wire_struct!(Taken { all, outdated });
+wire_struct!(Equal { asked, time });
+wire_struct!(Differ { asked, time, token, horizon, collected });
+wire_struct!(State { start, horizon, collected });
+
+impl Wire for Ask {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Summary(range) => {
+                out.push(0);
+                range.encode(out);
+            }
+            Self::Want(keys) => {
+                out.push(1);
+                keys.encode(out);
+            }
+            Self::Give(entries) => {
+                out.push(2);
+                entries.encode(out);
+            }
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(match u8::decode(reader)? {
+            0 => Self::Summary(Wire::decode(reader)?),
+            1 => Self::Want(Wire::decode(reader)?),
+            2 => Self::Give(Wire::decode(reader)?),
+            variant => return Err(DecodeError::UnknownVariant { type_name: "Ask", variant: variant.into() }),
+        })
+    }
+}
+
+impl Wire for Answer {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Summary(summary) => {
+                out.push(0);
+                summary.encode(out);
+            }
+            Self::Entries(entries) => {
+                out.push(1);
+                entries.encode(out);
+            }
+            Self::Taken(taken) => {
+                out.push(2);
+                taken.encode(out);
+            }
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(match u8::decode(reader)? {
+            0 => Self::Summary(Wire::decode(reader)?),
+            1 => Self::Entries(Wire::decode(reader)?),
+            2 => Self::Taken(Wire::decode(reader)?),
+            variant => return Err(DecodeError::UnknownVariant { type_name: "Answer", variant: variant.into() }),
+        })
+    }
+}
+
+impl Wire for Message {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let mut begin = |kind| out.extend_from_slice(&[VERSION, kind]);
+        match self {
+            Self::Push(updates) => {
+                begin(0);
+                updates.encode(out);
+            }
+            Self::Root(root) => {
+                begin(1);
+                root.encode(out);
+            }
+            Self::Equal(equal) => {
+                begin(2);
+                equal.encode(out);
+            }
+            Self::Differ(differ) => {
+                begin(3);
+                differ.encode(out);
+            }
+            Self::Ask(token, number, ask) => {
+                begin(4);
+                token.encode(out);
+                number.encode(out);
+                ask.encode(out);
+            }
+            Self::Answer(number, answer) => {
+                begin(5);
+                number.encode(out);
+                answer.encode(out);
+            }
+            Self::Done(token, time) => {
+                begin(6);
+                token.encode(out);
+                time.encode(out);
+            }
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let version = u8::decode(reader)?;
+        if version < VERSION {
+            return Err(DecodeError::Invalid("a store message of version 0"));
+        }
+        let message = match u8::decode(reader)? {
+            0 => Self::Push(Wire::decode(reader)?),
+            1 => Self::Root(Wire::decode(reader)?),
+            2 => Self::Equal(Wire::decode(reader)?),
+            3 => Self::Differ(Wire::decode(reader)?),
+            4 => Self::Ask(Wire::decode(reader)?, Wire::decode(reader)?, Wire::decode(reader)?),
+            5 => Self::Answer(Wire::decode(reader)?, Wire::decode(reader)?),
+            6 => Self::Done(Wire::decode(reader)?, Wire::decode(reader)?),
+            variant => return Err(DecodeError::UnknownVariant { type_name: "Message", variant: variant.into() }),
+        };
+        if version > VERSION {
+            reader.skip_rest();
+        }
+        Ok(message)
+    }
+}
+
+impl Wire for Record {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let mut begin = |kind| out.extend_from_slice(&[RECORD_VERSION, kind]);
+        match self {
+            Self::Entry(named) => {
+                begin(0);
+                named.encode(out);
+            }
+            Self::State(state) => {
+                begin(1);
+                state.encode(out);
+            }
+            Self::Forgotten(path) => {
+                begin(2);
+                path.encode(out);
+            }
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        if u8::decode(reader)? != RECORD_VERSION {
+            return Err(DecodeError::Invalid("a store record of another version"));
+        }
+        Ok(match u8::decode(reader)? {
+            0 => Self::Entry(Wire::decode(reader)?),
+            1 => Self::State(Wire::decode(reader)?),
+            2 => Self::Forgotten(Wire::decode(reader)?),
+            variant => return Err(DecodeError::UnknownVariant { type_name: "Record", variant: variant.into() }),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::{Bytes, wire};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn messages() -> Vec<Message> {
+        let path = Path { namespace: "a".to_owned(), key: Bytes::from_static(b"k"), tag: 1 };
+        let named = Named { path, entry: Entry::default() };
+        let (time, horizon, collected) = (HybridTime(5), HybridTime(3), Collected::default());
+        vec![
+            Message::Push(vec![Pushed { hops: 2, named: named.clone() }]),
+            Message::Root(Root { digest: 1, time, horizon, collected, away: vec![(NodeId(1), time)] }),
+            Message::Equal(Equal { asked: time, time }),
+            Message::Differ(Differ { asked: time, time, token: 9, horizon, collected }),
+            Message::Ask(1, 2, Ask::Summary(Range::ALL)),
+            Message::Ask(1, 2, Ask::Want(vec![7])),
+            Message::Ask(1, 2, Ask::Give(vec![named.clone()])),
+            Message::Answer(2, Answer::Summary(Summary::List(Vec::new()))),
+            Message::Answer(2, Answer::Entries(vec![named])),
+            Message::Answer(2, Answer::Taken(Taken { all: false, outdated: vec![7] })),
+            Message::Done(1, time),
+        ]
+    }
+
+    #[test]
+    fn fields_that_a_later_version_adds_are_skipped() {
+        for message in messages() {
+            let bytes = wire::to_bytes(&message);
+            assert_eq!(wire::from_bytes(&bytes), Ok(message.clone()));
+            let later = [&[VERSION + 1], &bytes[1..], b"more"].concat();
+            assert_eq!(wire::from_slice(&later), Ok(message));
+            let same = [&bytes[..], b"more"].concat();
+            assert!(wire::from_slice::<Message>(&same).is_err());
+        }
+    }
+
+    #[test]
+    fn unknown_kinds_and_version_0_are_refused() {
+        assert!(wire::from_slice::<Message>(&[VERSION, 7]).is_err());
+        assert!(wire::from_slice::<Message>(&[VERSION + 1, 7]).is_err());
+        assert!(wire::from_slice::<Message>(&[0, 2, 5, 5]).is_err());
+        assert!(wire::from_slice::<Record>(&[RECORD_VERSION + 1, 1, 0, 0, 0, 0]).is_err());
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        for message in messages() {
+            let bytes = wire::to_bytes(&message);
+            assert!((0..bytes.len()).all(|len| wire::from_slice::<Message>(&bytes[..len]).is_err()));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_or_are_refused(bytes: Vec<u8>, kind in 0..8_u8) {
+            let bytes = [&[VERSION, kind], &bytes[..]].concat();
+            if let Ok(message) = wire::from_slice::<Message>(&bytes) {
+                prop_assert_eq!(&wire::to_bytes(&message)[..], &bytes[..]);
+            }
+        }
+    }
+}

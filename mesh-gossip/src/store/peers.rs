@@ -1,0 +1,190 @@
+//! The other nodes that have the store, and how this one stands with each.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use mesh_core::{Instant, NodeId, Rng64};
+
+use crate::crdt::HybridTime;
+
+/// What this node knows of another.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Peer {
+    /// It was removed, and has not been heard of since.
+    pub(super) gone: bool,
+    /// All that this node had up to then, the peer had as well, and the other way round.
+    pub(super) in_touch: Option<HybridTime>,
+    /// All that the peer had up to then, this node had as well, be it by way of others.
+    pub(super) gave: HybridTime,
+    /// When that was last found out.
+    pub(super) equal_at: Option<Instant>,
+    /// What may be exchanged with it now.
+    budget: u64,
+    budget_at: Instant,
+}
+
+/// The other nodes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Peers {
+    known: BTreeMap<NodeId, Peer>,
+    /// Those that are not gone, in random order.
+    order: Vec<NodeId>,
+    /// Who is next.
+    turn: usize,
+}
+
+impl Peers {
+    /// Adds a peer that is there; whether it is new. With `max` peers, one that is gone makes room.
+    pub(super) fn add(&mut self, node: NodeId, max: usize, rng: &mut Rng64) -> bool {
+        if let Some(peer) = self.known.get_mut(&node) {
+            if !std::mem::take(&mut peer.gone) {
+                return false;
+            }
+        } else {
+            if self.known.len() >= max {
+                let Some(gone) = self.known.iter().find(|(_, peer)| peer.gone).map(|(node, _)| *node) else {
+                    return false;
+                };
+                self.known.remove(&gone);
+            }
+            self.known.insert(node, Peer::default());
+        }
+        let at = rng.below(self.order.len() as u64 + 1) as usize;
+        self.order.push(node);
+        let last = self.order.len() - 1;
+        self.order.swap(at, last);
+        true
+    }
+
+    /// Marks a peer as gone. When it was last in touch is remembered.
+    pub(super) fn remove(&mut self, node: NodeId) {
+        if let Some(peer) = self.known.get_mut(&node) {
+            peer.gone = true;
+            self.order.retain(|known| *known != node);
+        }
+    }
+
+    pub(super) fn get(&self, node: NodeId) -> Option<&Peer> {
+        self.known.get(&node)
+    }
+
+    /// Notes that this node and a peer had the same at `time`.
+    pub(super) fn note_in_touch(&mut self, node: NodeId, time: HybridTime, now: Instant) {
+        if let Some(peer) = self.known.get_mut(&node) {
+            peer.in_touch = peer.in_touch.max(Some(time));
+            peer.equal_at = Some(now);
+            peer.gave = peer.gave.max(time);
+        }
+    }
+
+    /// Notes that this node has all that a peer had at `time`.
+    pub(super) fn note_gave(&mut self, node: NodeId, time: HybridTime) {
+        if let Some(peer) = self.known.get_mut(&node) {
+            peer.gave = peer.gave.max(time);
+        }
+    }
+
+    /// All, those that are gone included.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (NodeId, &Peer)> {
+        self.known.iter().map(|(node, peer)| (*node, peer))
+    }
+
+    /// How many are there.
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// The next `count` in turn, so that each has its turn within a round.
+    pub(super) fn next(&mut self, count: usize, rng: &mut Rng64) -> Vec<NodeId> {
+        let count = count.min(self.order.len());
+        let mut next = Vec::with_capacity(count);
+        while next.len() < count {
+            if self.turn >= self.order.len() {
+                self.turn = 0;
+                rng.shuffle(&mut self.order);
+            }
+            if let Some(node) = self.order.get(self.turn)
+                && !next.contains(node)
+            {
+                next.push(*node);
+            }
+            self.turn += 1;
+        }
+        next
+    }
+
+    /// Any `count` of them.
+    pub(super) fn any(&self, count: usize, rng: &mut Rng64) -> Vec<NodeId> {
+        if count >= self.order.len() {
+            return self.order.clone();
+        }
+        let mut any = Vec::with_capacity(count);
+        while any.len() < count {
+            if let Some(node) = rng.choose(&self.order)
+                && !any.contains(node)
+            {
+                any.push(*node);
+            }
+        }
+        any
+    }
+
+    /// Whether `len` bytes more may be exchanged with a peer now, at `rate` bytes a second.
+    pub(super) fn spend(&mut self, node: NodeId, len: u64, rate: u64, now: Instant) -> bool {
+        let Some(peer) = self.known.get_mut(&node) else { return false };
+        let second = Duration::from_secs(1);
+        let passed = now.since(peer.budget_at).min(second).as_nanos();
+        let earned = u128::from(rate) * passed / second.as_nanos();
+        peer.budget = peer.budget.saturating_add(u64::try_from(earned).unwrap_or(u64::MAX)).min(rate);
+        peer.budget_at = now;
+        let enough = peer.budget >= len;
+        if enough {
+            peer.budget -= len;
+        }
+        enough
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peers(count: u128) -> (Peers, Rng64) {
+        let (mut peers, mut rng) = (Peers::default(), Rng64::from_seed(1, "peers"));
+        (1..=count).for_each(|id| assert!(peers.add(NodeId(id), 100, &mut rng)));
+        (peers, rng)
+    }
+
+    #[test]
+    fn everybody_has_a_turn() {
+        let (mut peers, mut rng) = peers(10);
+        let mut met: Vec<_> = (0..5).flat_map(|_| peers.next(2, &mut rng)).collect();
+        met.sort_unstable();
+        assert_eq!(met, (1..=10).map(NodeId).collect::<Vec<_>>());
+        assert_eq!(peers.next(20, &mut rng).len(), 10);
+        assert_eq!(peers.any(20, &mut rng).len(), 10);
+        assert_eq!(peers.any(3, &mut rng).len(), 3);
+    }
+
+    #[test]
+    fn who_is_gone_is_remembered_until_the_room_is_needed() {
+        let (mut peers, mut rng) = peers(100);
+        assert!(!peers.add(NodeId(101), 100, &mut rng));
+        peers.note_in_touch(NodeId(7), HybridTime(5), Instant::ZERO);
+        peers.remove(NodeId(7));
+        assert_eq!((peers.len(), peers.get(NodeId(7)).unwrap().in_touch), (99, Some(HybridTime(5))));
+        assert!(peers.add(NodeId(101), 100, &mut rng));
+        assert!(peers.get(NodeId(7)).is_none());
+    }
+
+    #[test]
+    fn no_more_is_spent_than_is_earned() {
+        let (mut peers, _) = peers(1);
+        let at = |millis| Instant::ZERO + Duration::from_millis(millis);
+        assert!(!peers.spend(NodeId(1), 1, 1_000, at(0)));
+        assert!(peers.spend(NodeId(1), 1_000, 1_000, at(90_000)));
+        assert!(!peers.spend(NodeId(1), 500, 1_000, at(90_400)));
+        assert!(peers.spend(NodeId(1), 500, 1_000, at(90_500)));
+        assert!(!peers.spend(NodeId(2), 1, 1_000, at(90_500)));
+    }
+}

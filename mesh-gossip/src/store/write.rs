@@ -1,0 +1,196 @@
+//! Writes of the application: from an operation to a change that merges.
+
+use std::collections::BTreeMap;
+
+use mesh_core::{Bytes, Context, DecodeError, wire};
+
+use super::Store;
+use super::accept::Lost;
+use super::command::{Expect, Op, Write, WriteError};
+use super::entry::{Deadline, Entry, Path};
+use crate::crdt::{Actor, Counter, Crdt, HybridTime, Map, Max, Min, Register, Set, Stamp, TypeError};
+
+/// A batch on its way into the table.
+#[derive(Default)]
+struct Batch {
+    /// The entries as they will be.
+    entries: BTreeMap<Path, Entry>,
+    /// What changes, to be merged by others.
+    changes: Vec<(Path, Entry)>,
+}
+
+impl Op {
+    /// The type it is for; `None` for any.
+    const fn tag(&self) -> Option<u16> {
+        Some(match self {
+            Self::Put(_) => Register::TAG,
+            Self::Add(_) => Counter::TAG,
+            Self::Insert(_) | Self::Remove(_) => Set::TAG,
+            Self::SetField(..) | Self::RemoveField(_) => Map::TAG,
+            Self::Max(_) => Max::TAG,
+            Self::Min(_) => Min::TAG,
+            Self::Merge { tag, .. } => *tag,
+            Self::Delete => return None,
+        })
+    }
+
+    /// The state that, merged into the present one, does it.
+    fn change(self, state: Option<&Bytes>, stamp: Stamp, actor: Actor) -> Result<Bytes, DecodeError> {
+        fn read<C: Crdt + Default>(state: Option<&Bytes>) -> Result<C, DecodeError> {
+            state.map_or_else(|| Ok(C::default()), wire::from_bytes)
+        }
+        Ok(match self {
+            Self::Put(value) => wire::to_bytes(&Register { stamp, value }),
+            Self::Add(amount) => wire::to_bytes(&read::<Counter>(state)?.add(actor, amount)),
+            Self::Insert(element) => wire::to_bytes(&read::<Set>(state)?.insert(element, stamp)),
+            Self::Remove(element) => wire::to_bytes(&read::<Set>(state)?.remove(&element)),
+            Self::SetField(field, value) => wire::to_bytes(&Map::set(field, Some(value), stamp)),
+            Self::RemoveField(field) => wire::to_bytes(&Map::set(field, None, stamp)),
+            Self::Max(number) => wire::to_bytes(&Max(number)),
+            Self::Min(number) => wire::to_bytes(&Min(number)),
+            Self::Merge { state, .. } => state,
+            Self::Delete => Bytes::new(),
+        })
+    }
+}
+
+impl Store {
+    /// Does a batch, or nothing of it.
+    pub(super) fn write(&mut self, cx: &mut Context<'_, Self>, writes: Vec<Write>) -> Result<Stamp, WriteError> {
+        let limit = self.config.batch_len_max;
+        if writes.len() > limit {
+            return Err(WriteError::Batch { len: writes.len(), limit });
+        }
+        let now = self.time_of_day(cx);
+        let time = self.clock.tick(now);
+        let stamp = Stamp { time, node: cx.me() };
+        let count = writes.len();
+        let mut batch = Batch::default();
+        for (at, write) in writes.into_iter().enumerate() {
+            self.check_names(&write)?;
+            if !self.is_expected(&batch, &write, now) {
+                return Err(WriteError::Unexpected { at });
+            }
+            self.stage(&mut batch, write, stamp, now)?;
+        }
+        self.check_room(&batch)?;
+        for (path, entry) in batch.entries {
+            self.put(cx, path, entry);
+        }
+        for (path, change) in batch.changes {
+            self.push_later(cx, 0, path, change);
+        }
+        self.meter.writes.add(count as u64);
+        Ok(stamp)
+    }
+
+    fn check_names(&self, write: &Write) -> Result<(), WriteError> {
+        let (len, limit) = (write.namespace.len(), self.config.namespace_len_max);
+        if len == 0 || len > limit {
+            return Err(WriteError::Namespace { len, limit });
+        }
+        let (len, limit) = (write.key.len(), self.config.key_len_max);
+        if len == 0 || len > limit {
+            return Err(WriteError::Key { len, limit });
+        }
+        Ok(())
+    }
+
+    /// The entries of a key, as the batch will have left them.
+    fn staged(&self, batch: &Batch, namespace: &str, key: &Bytes) -> BTreeMap<u16, Entry> {
+        let here = self.table.of_key(namespace, key).map(|(path, slot)| (path.tag, slot.entry.clone()));
+        let first = Path { namespace: namespace.to_owned(), key: key.clone(), tag: 0 };
+        let last = Path { tag: u16::MAX, ..first.clone() };
+        let staged = batch.entries.range(first..=last).map(|(path, entry)| (path.tag, entry.clone()));
+        here.chain(staged).collect()
+    }
+
+    fn is_expected(&self, batch: &Batch, write: &Write, now: HybridTime) -> bool {
+        let Some(expect) = write.expect else { return true };
+        let entries = self.staged(batch, &write.namespace, &write.key);
+        let found = entries.values().rfind(|entry| !entry.is_dead() && !entry.is_expired(now));
+        match expect {
+            Expect::Absent => found.is_none(),
+            Expect::Stamp(stamp) => found.is_some_and(|entry| entry.updated == stamp),
+        }
+    }
+
+    fn stage(&self, batch: &mut Batch, write: Write, stamp: Stamp, now: HybridTime) -> Result<(), WriteError> {
+        let Write { namespace, key, op, ttl, .. } = write;
+        let entries = self.staged(batch, &namespace, &key);
+        let Some(tag) = op.tag() else {
+            for (tag, entry) in entries.into_iter().filter(|(_, entry)| !entry.is_dead()) {
+                let change = Entry { updated: stamp, floor: stamp, ..Entry::default() };
+                let path = Path { namespace: namespace.clone(), key: key.clone(), tag };
+                self.stage_change(batch, path, entry, change)?;
+            }
+            return Ok(());
+        };
+        let is_alive = |entry: &Entry| !entry.is_dead() && !entry.is_expired(now);
+        let other = entries.iter().find(|(found, entry)| **found != tag && is_alive(entry));
+        if let Some((found, _)) = other {
+            return Err(WriteError::OtherType { found: *found, wanted: tag });
+        }
+        let mut entry =
+            entries.into_iter().find(|(found, _)| *found == tag).map(|(_, entry)| entry).unwrap_or_default();
+        if entry.is_expired(now) {
+            entry.expire(tag, &self.types)?;
+        }
+        let is_put = matches!(op, Op::Put(_));
+        let state = op.change(entry.state.as_ref(), stamp, self.actor(stamp.node)).map_err(TypeError::from)?;
+        // A state of the application's own may hold any stamps: the entry must not claim to be older.
+        let newest = self.types.newest(tag, &state)?;
+        let at = ttl.map(|ttl| now.after(ttl));
+        let deadline = if is_put || at.is_some() { Deadline { set: stamp, at } } else { entry.deadline };
+        let change = Entry { updated: stamp.max(newest), floor: entry.floor, deadline, state: Some(state) };
+        let path = Path { namespace, key, tag };
+        self.stage_change(batch, path, entry, change)
+    }
+
+    fn stage_change(&self, batch: &mut Batch, path: Path, mut entry: Entry, change: Entry) -> Result<(), WriteError> {
+        entry.merge(change.clone(), path.tag, &self.types)?;
+        let (len, limit) = (entry.state.as_ref().map_or(0, Bytes::len), self.config.value_len_max);
+        if len > limit {
+            return Err(WriteError::Value { len, limit });
+        }
+        batch.entries.insert(path.clone(), entry);
+        batch.changes.push((path, change));
+        Ok(())
+    }
+
+    /// Whether the limits on keys and bytes leave room for what is new.
+    fn check_room(&self, batch: &Batch) -> Result<(), WriteError> {
+        let mut added: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut bytes = self.table.bytes();
+        for (path, entry) in &batch.entries {
+            let here = self.table.get(path);
+            // What makes an entry shorter, such as a deletion, is allowed in a store that is full.
+            let len = wire::to_bytes(path).len() + wire::to_bytes(entry).len();
+            bytes = (bytes + len).saturating_sub(here.map_or(0, |slot| slot.len as usize));
+            if here.is_none() {
+                let added = added.entry(&path.namespace).or_default();
+                *added += 1;
+                if self.table.count(&path.namespace) + *added > self.config.keys_per_namespace_max {
+                    return Err(WriteError::NamespaceFull { limit: self.config.keys_per_namespace_max });
+                }
+            }
+        }
+        if bytes > self.config.bytes_max && bytes > self.table.bytes() {
+            return Err(WriteError::StoreFull { limit: self.config.bytes_max });
+        }
+        Ok(())
+    }
+
+    /// Whether there is room for an entry of a peer.
+    pub(super) fn has_room(&self, path: &Path, entry: &Entry) -> Result<(), Lost> {
+        let here = self.table.get(path);
+        if here.is_none() && self.table.count(&path.namespace) >= self.config.keys_per_namespace_max {
+            return Err(Lost::Full);
+        }
+        let len = entry.state.as_ref().map_or(0, Bytes::len) + path.key.len() + path.namespace.len();
+        if !entry.is_dead() && self.table.bytes().saturating_add(len) > self.config.bytes_max {
+            return Err(Lost::Full);
+        }
+        Ok(())
+    }
+}
