@@ -43,7 +43,8 @@ pub struct Suite {
 
 impl Suite {
     /// Every suite.
-    pub const ALL: [Self; 1] = [Self { name: "raft", prepare: prepare_raft }];
+    pub const ALL: [Self; 2] =
+        [Self { name: "raft", prepare: prepare_raft }, Self { name: "gossip", prepare: prepare_gossip }];
 
     /// The suite of this name.
     ///
@@ -71,6 +72,16 @@ fn prepare_raft(plant: Option<&str>) -> Result<RunSeed, String> {
             faults: outcome.faults.into_iter().map(|(kind, count)| (snake_case(&format!("{kind:?}")), count)).collect(),
             violation: outcome.violation,
         }
+    }))
+}
+
+fn prepare_gossip(plant: Option<&str>) -> Result<RunSeed, String> {
+    if let Some(plant) = plant {
+        return Err(format!("there is no bug {plant:?}: in gossip none can be planted"));
+    }
+    Ok(Box::new(|seed| {
+        let scenario::gossip::Outcome { simulated, frames, faults, violation } = scenario::gossip::run(seed);
+        Outcome { simulated, frames, faults, violation }
     }))
 }
 

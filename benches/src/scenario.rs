@@ -3,4 +3,5 @@
 //! A scenario is run by seed: by `campaign` in large numbers, and by `cargo test` in some hundreds.
 
 pub mod explore;
+pub mod gossip;
 pub mod raft;

@@ -2,6 +2,7 @@
 
 mod cost;
 mod durable;
+mod gossip;
 mod groups;
 mod matrix;
 mod sim;
@@ -22,7 +23,7 @@ pub struct Suite {
 
 impl Suite {
     /// Every suite, in the order `all` runs them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self { name: "sim", family: "sim", measure: sim::measure },
         Self { name: "wal", family: "wal", measure: wal::measure },
         Self { name: "tcp", family: "tcp", measure: tcp::measure },
@@ -30,6 +31,7 @@ impl Suite {
         Self { name: "cost", family: "raft", measure: cost::measure },
         Self { name: "durable", family: "raft", measure: durable::measure },
         Self { name: "groups", family: "raft", measure: groups::measure },
+        Self { name: "gossip", family: "gossip", measure: gossip::measure },
     ];
 
     /// The suites of these names or families, where `all` stands for every one.

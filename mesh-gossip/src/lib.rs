@@ -1,5 +1,8 @@
 //! Membership, failure detection and shared state for mesh, without a leader.
 //!
+//! [`membership`] tells every node who else there is and who is down; [`heartbeat`] watches few peers
+//! closely and lets a quorum confirm a failure; [`aggregation`] computes sums and averages over all.
+//!
 //! [`store`] is a key-value memory that all nodes share; [`crdt`] and [`anti_entropy`] are the parts it
 //! stands on, usable alone.
 
@@ -7,4 +10,5 @@ pub mod aggregation;
 pub mod anti_entropy;
 pub mod crdt;
 pub mod heartbeat;
+pub mod membership;
 pub mod store;

@@ -74,7 +74,7 @@ pub use latency::Latency;
 pub use link::LinkConfig;
 pub use trace::{Loss, TraceEvent, Transcript};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Debug};
 use std::future::Future;
 use std::pin::pin;
@@ -572,12 +572,14 @@ impl<H: 'static> Sim<H> {
         let mut listed: Vec<_> = groups.iter().flat_map(|group| group.iter().copied()).collect();
         listed.sort_unstable();
         listed.dedup();
-        let together = |a, b| groups.iter().any(|group| group.contains(a) && group.contains(b));
+        let sorted: Vec<BTreeSet<_>> = groups.iter().map(|group| group.iter().copied().collect()).collect();
+        let places: Vec<(usize, Vec<usize>)> = (listed.iter())
+            .map(|node| (self.at_index(*node), (0..sorted.len()).filter(|at| sorted[*at].contains(node)).collect()))
+            .collect();
         let mut pairs = Vec::new();
-        for from in &listed {
-            for to in listed.iter().filter(|to| *to != from && !together(from, to)) {
-                pairs.push((self.at_index(*from), self.at_index(*to)));
-            }
+        for (from, theirs) in &places {
+            let apart = |to: &&(usize, Vec<usize>)| to.0 != *from && !to.1.iter().any(|group| theirs.contains(group));
+            pairs.extend(places.iter().filter(apart).map(|(to, _)| (*from, *to)));
         }
         pairs
     }

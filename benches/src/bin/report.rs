@@ -22,7 +22,7 @@ use mesh_benches::suites::Suite;
 #[derive(Debug, Parser)]
 #[command(name = "report")]
 struct Args {
-    /// What to measure: sim, wal, tcp, raft (which is matrix, cost, durable and groups), or all.
+    /// What to measure: sim, wal, tcp, raft (which is matrix, cost, durable and groups), gossip, or all.
     #[arg(required = true, value_name = "SUITE")]
     suites: Vec<String>,
     /// Print one flat JSON object of named figures instead of tables.

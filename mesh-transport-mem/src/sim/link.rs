@@ -71,6 +71,8 @@ struct Link {
 #[derive(Debug)]
 pub(super) struct Network {
     nodes: usize,
+    /// How long a row is: at least as many links as there are nodes.
+    row_len: usize,
     /// One row a sender.
     links: Vec<Link>,
     settings: Vec<Setting>,
@@ -99,23 +101,26 @@ impl Link {
 
 impl Network {
     pub(super) fn new(default: LinkConfig) -> Self {
-        Self { nodes: 0, links: Vec::new(), settings: vec![Setting::new(default)] }
+        Self { nodes: 0, row_len: 0, links: Vec::new(), settings: vec![Setting::new(default)] }
     }
 
     pub(super) fn add_node(&mut self) {
-        let before = self.nodes;
         self.nodes += 1;
-        let mut links = Vec::with_capacity(self.nodes * self.nodes);
-        for row in self.links.chunks(before.max(1)) {
-            links.extend_from_slice(row);
-            links.push(Link::NEW);
+        if self.nodes > self.row_len {
+            // Rows twice as long, so that thousands of nodes are added in the time of a few copies.
+            let row_len = (self.row_len * 2).max(4);
+            let mut links = Vec::with_capacity(row_len * row_len);
+            for row in self.links.chunks(self.row_len.max(1)) {
+                links.extend_from_slice(row);
+                links.resize(links.len() + row_len - row.len(), Link::NEW);
+            }
+            (self.links, self.row_len) = (links, row_len);
         }
-        links.resize(self.nodes * self.nodes, Link::NEW);
-        self.links = links;
+        self.links.resize(self.nodes * self.row_len, Link::NEW);
     }
 
     fn link(&mut self, from: usize, to: usize) -> &mut Link {
-        &mut self.links[from * self.nodes + to]
+        &mut self.links[from * self.row_len + to]
     }
 
     /// What all links do that have no setting of their own.
@@ -154,7 +159,7 @@ impl Network {
     }
 
     pub(super) fn is_cut(&self, from: usize, to: usize) -> bool {
-        self.links[from * self.nodes + to].cuts > 0
+        self.links[from * self.row_len + to].cuts > 0
     }
 
     /// There is room again.
@@ -164,7 +169,7 @@ impl Network {
 
     /// Sends a frame of `len` bytes.
     pub(super) fn send(&mut self, from: usize, to: usize, len: usize, now: Instant, rng: &mut Rng64) -> Fate {
-        let link = &mut self.links[from * self.nodes + to];
+        let link = &mut self.links[from * self.row_len + to];
         let Setting { config, loss, duplicate, reorder } = &self.settings[link.setting as usize];
         if link.cuts > 0 {
             return Fate::Cut;

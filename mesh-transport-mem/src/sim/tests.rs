@@ -91,7 +91,7 @@ fn loss_duplication_and_reordering_reach_the_protocol() {
     }
     sim.run_for(SECOND);
     let heard = heard(&sim, B);
-    let distinct: std::collections::BTreeSet<_> = heard.iter().collect();
+    let distinct: BTreeSet<_> = heard.iter().collect();
     assert!((700..900).contains(&distinct.len()), "lost some: {}", distinct.len());
     assert!(heard.len() > distinct.len() + 100, "heard some twice: {}", heard.len());
     assert!(!heard.is_sorted());
@@ -429,7 +429,7 @@ fn the_same_seed_gives_the_same_run() {
     let here = digests(0..10);
     let there = std::thread::spawn(move || digests(0..10)).join().unwrap();
     assert_eq!(here, there);
-    let distinct: std::collections::BTreeSet<_> = here.iter().collect();
+    let distinct: BTreeSet<_> = here.iter().collect();
     assert_eq!(distinct.len(), 10);
 }
 

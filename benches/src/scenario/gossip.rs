@@ -1,0 +1,9 @@
+//! Members in the simulator: what is measured of them, and what must hold in every run.
+
+mod chaos;
+mod shell;
+mod world;
+
+pub use chaos::{Outcome, run};
+pub use shell::{Shell, Stall};
+pub use world::{Setup, World};

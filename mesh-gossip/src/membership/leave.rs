@@ -1,0 +1,113 @@
+//! Joining, leaving, and what a node says of itself.
+
+use mesh_core::{Instant, NodeId, RequestId};
+
+use super::command::{LeaveError, MembershipReply, SetProfileError};
+use super::member::EncodedProfile;
+use super::message::{Gossip, Kind, Message};
+use super::table::Table;
+use super::{Cx, Membership, MembershipEvent, Profile, Timer};
+
+/// Who leaves, or is shut down, says so at once to so many times as many as news are pushed to.
+const GOOD_BYES: usize = 2;
+
+/// After a sleep that was too long, so many of those that were members before are contacted.
+const RECALLED_MAX: usize = 16;
+
+/// Whether the node is a member.
+#[derive(Clone, Debug)]
+pub(super) enum Phase {
+    /// It is.
+    In,
+    /// It has said good-bye, and stays until then to answer who asks.
+    Leaving { until: Instant, request: RequestId },
+    /// It is not any more.
+    Out,
+}
+
+impl Phase {
+    pub(super) const fn is_in(&self) -> bool {
+        matches!(self, Self::In)
+    }
+
+    pub(super) const fn is_leaving(&self) -> bool {
+        matches!(self, Self::Leaving { .. })
+    }
+}
+
+impl Membership {
+    /// Takes part, again where the node had left.
+    pub(super) fn join(&mut self, cx: &mut Cx<'_>) {
+        if !self.phase.is_in() {
+            if let Phase::Leaving { request, .. } = std::mem::replace(&mut self.phase, Phase::In) {
+                cx.reply(request, MembershipReply::Left(Err(LeaveError::Joined)));
+            }
+            self.raise(cx, self.incarnation.saturating_add(1), true);
+            self.begin_to_probe(cx);
+        }
+        self.announce(cx);
+    }
+
+    pub(super) fn leave(&mut self, cx: &mut Cx<'_>, request: RequestId) {
+        if !self.phase.is_in() {
+            return cx.reply(request, MembershipReply::Left(Err(LeaveError::NotIn)));
+        }
+        let until = cx.now() + self.config.leave_linger;
+        self.phase = Phase::Leaving { until, request };
+        self.probe = None;
+        cx.cancel_timer(Timer::Probe);
+        cx.cancel_timer(Timer::Unanswered);
+        self.say_good_bye(cx);
+        self.publish(cx, self.me, false);
+        self.wake_tick(cx);
+    }
+
+    /// Tells some at once that the node leaves.
+    pub(super) fn say_good_bye(&mut self, cx: &mut Cx<'_>) {
+        if self.phase.is_in() {
+            self.phase = Phase::Out;
+        }
+        let targets = self.table.some_live(cx.rng(), GOOD_BYES * self.config.gossip_fanout, None);
+        if !targets.is_empty() {
+            let updates = vec![self.own_update(false)];
+            cx.broadcast(targets, Message(Kind::Gossip(Gossip { updates })));
+        }
+    }
+
+    /// Ends leaving, when it is time.
+    pub(super) fn linger(&mut self, cx: &mut Cx<'_>) {
+        if let Phase::Leaving { until, request } = self.phase
+            && cx.now() >= until
+        {
+            self.phase = Phase::Out;
+            cx.reply(request, MembershipReply::Left(Ok(())));
+        }
+    }
+
+    pub(super) fn set_profile(&mut self, cx: &mut Cx<'_>, profile: &Profile) -> Result<(), SetProfileError> {
+        profile.validate()?;
+        self.profile = EncodedProfile::of(profile);
+        if self.phase.is_in() {
+            self.raise(cx, self.incarnation.saturating_add(1), true);
+        }
+        Ok(())
+    }
+
+    /// The node slept for so long that what it knows may be forgotten by all others: it must not tell it.
+    pub(super) fn start_afresh(&mut self, cx: &mut Cx<'_>) {
+        let known: Vec<NodeId> =
+            self.table.iter().filter(|entry| entry.status.is_live()).map(|entry| entry.node).collect();
+        self.table = Table::new(cx.rng().next_u64());
+        self.suspicions.clear();
+        self.tombstones.clear();
+        self.news = super::News::default();
+        for node in known.iter().take(RECALLED_MAX) {
+            self.reconnect.recall(*node);
+        }
+        known.into_iter().for_each(|node| cx.emit(MembershipEvent::Forgotten { node }));
+        if self.phase.is_in() {
+            self.raise(cx, self.incarnation.saturating_add(1), true);
+            self.announce(cx);
+        }
+    }
+}

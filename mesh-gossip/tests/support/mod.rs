@@ -1,0 +1,239 @@
+//! Clusters of members on the simulator, and what is checked of them in every run.
+
+#![allow(dead_code, unreachable_pub, reason = "each test target uses a part of it")]
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use mesh_core::{Events, Handle, Metrics, NodeId, ProtocolId, Rng64};
+use mesh_gossip::membership::{Membership, MembershipConfig, MembershipEvent, Profile, Status};
+use mesh_transport_mem::{Latency, LinkConfig, Sim, SimConfig};
+
+pub const MEMBERS: ProtocolId = ProtocolId(1);
+
+pub const SECOND: Duration = Duration::from_secs(1);
+
+/// How often the views are looked at.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// What a node's construction gives back.
+pub struct Seat {
+    pub handle: Handle<Membership>,
+    pub metrics: Metrics,
+    events: RefCell<Events<MembershipEvent>>,
+}
+
+/// What happened, as the nodes told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Who declared whom down, where the other was up and could be reached.
+    pub false_downs: Vec<(NodeId, NodeId)>,
+    pub suspicions: usize,
+    pub downs: usize,
+    pub lefts: usize,
+    pub rejoins: usize,
+}
+
+/// Nodes and a network, with 1 to 50 ms one way.
+pub struct Cluster {
+    pub sim: Sim<Seat>,
+    pub ids: Vec<NodeId>,
+    pub config: MembershipConfig,
+    pub told: Told,
+    /// Those that are down, cut off or asleep on purpose: others may say so, and they of others.
+    pub excused: BTreeSet<NodeId>,
+    /// What each says of each: who is gone, and at which incarnation.
+    gone: BTreeMap<(NodeId, NodeId), u64>,
+}
+
+/// Names as long as real ones.
+pub fn name(seed: u64, at: usize) -> NodeId {
+    let mut rng = Rng64::from_seed(seed ^ (at as u64) << 32, "name");
+    NodeId(u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64()))
+}
+
+pub fn link(loss: f64) -> LinkConfig {
+    let latency = Latency::between(Duration::from_millis(1), Duration::from_millis(50));
+    LinkConfig { latency, loss, ..LinkConfig::default() }
+}
+
+impl Cluster {
+    /// A cluster of nobody.
+    pub fn empty(seed: u64, config: MembershipConfig) -> Self {
+        let mut sim_config = SimConfig::default();
+        (sim_config.link, sim_config.peer_notices) = (link(0.0), false);
+        Self {
+            sim: Sim::with_config(seed, sim_config),
+            ids: Vec::new(),
+            config,
+            told: Told::default(),
+            excused: BTreeSet::new(),
+            gone: BTreeMap::new(),
+        }
+    }
+
+    /// So many nodes that start within 100 ms, each with the first three as seeds.
+    pub fn boot(seed: u64, nodes: usize) -> Self {
+        let mut cluster = Self::empty(seed, MembershipConfig::lan());
+        let seeds: Vec<_> = (0..nodes.min(3)).map(|at| name(seed, at)).collect();
+        for _ in 0..nodes {
+            cluster.add(&seeds);
+            cluster.sim.run_for(Duration::from_millis(100) / nodes as u32);
+        }
+        cluster
+    }
+
+    /// So many nodes that know each other.
+    pub fn joined(seed: u64, nodes: usize) -> Self {
+        let mut cluster = Self::boot(seed, nodes);
+        cluster.until("all know all", 30 * SECOND, Self::all_agree);
+        cluster
+    }
+
+    /// Adds a node that joins through `seeds`.
+    pub fn add(&mut self, seeds: &[NodeId]) -> NodeId {
+        let node = name(self.sim.seed(), self.ids.len());
+        let address = (self.ids.len() as u32).to_le_bytes().into_iter().chain([1, 2]).collect::<Vec<_>>();
+        self.add_with(node, seeds, Profile { zone: 0, address: address.into(), metadata: Vec::new().into() });
+        node
+    }
+
+    pub fn add_with(&mut self, node: NodeId, seeds: &[NodeId], profile: Profile) {
+        let (config, seeds) = (self.config.clone(), seeds.to_vec());
+        self.ids.push(node);
+        self.sim.add_node(node, move |builder| {
+            let membership = Membership::new(config.clone()).expect("a valid configuration");
+            let membership = membership.profile(&profile).expect("a short profile").seeds(seeds.clone());
+            let metrics = builder.metrics().clone();
+            let handle = builder.host(MEMBERS, membership.metrics(&metrics));
+            let events = RefCell::new(handle.events());
+            Seat { handle, metrics, events }
+        });
+    }
+
+    pub fn members(&self, node: NodeId) -> Option<&Membership> {
+        self.sim.protocol(node, MEMBERS)
+    }
+
+    /// Those that are up.
+    pub fn up(&self) -> Vec<NodeId> {
+        self.ids.iter().copied().filter(|node| self.sim.is_up(*node)).collect()
+    }
+
+    pub fn status(&self, of: NodeId, node: NodeId) -> Option<Status> {
+        self.members(of)?.status_of(node)
+    }
+
+    /// Whether all that are up know each other as live, and nobody else.
+    pub fn all_agree(&self) -> bool {
+        self.agree(&self.up())
+    }
+
+    /// Whether `group` know each other as live, and nobody else.
+    pub fn agree(&self, group: &[NodeId]) -> bool {
+        group.iter().all(|of| {
+            self.members(*of).is_some_and(|members| {
+                members.live() + 1 == group.len()
+                    && group.iter().all(|node| node == of || members.status_of(*node).is_some_and(Status::is_live))
+            })
+        })
+    }
+
+    /// Whether all that are up have the same digest.
+    pub fn same_digest(&self) -> bool {
+        let mut digests = self.up().into_iter().filter_map(|node| self.members(node).map(Membership::digest));
+        digests.next().is_none_or(|first| digests.all(|digest| digest == first))
+    }
+
+    pub fn crash(&mut self, node: NodeId) {
+        self.excused.insert(node);
+        self.sim.crash(node);
+    }
+
+    /// Lets time pass, and checks what must hold all the time.
+    pub fn run(&mut self, time: Duration) {
+        let end = self.sim.now() + time;
+        while self.sim.now() < end {
+            self.sim.run_for(GLANCE.min(end - self.sim.now()));
+            self.look();
+        }
+    }
+
+    /// Lets time pass until `condition` holds; how long that was.
+    ///
+    /// # Panics
+    /// When it takes longer than `within`.
+    pub fn until(&mut self, what: &str, within: Duration, condition: impl Fn(&Self) -> bool) -> Duration {
+        let begin = self.sim.now();
+        while !condition(self) {
+            let passed = self.sim.now() - begin;
+            assert!(passed < within, "{what}: not within {within:?} (seed {})", self.sim.seed());
+            self.run(GLANCE);
+        }
+        self.sim.now() - begin
+    }
+
+    /// Takes what nodes told, and checks it.
+    fn look(&mut self) {
+        for at in 0..self.ids.len() {
+            let of = self.ids[at];
+            loop {
+                let next = self.sim.handle(of).events.borrow_mut().try_next();
+                let Some(event) = next else { break };
+                self.note(of, &event.expect("events are taken often enough"));
+            }
+        }
+    }
+
+    fn note(&mut self, of: NodeId, event: &MembershipEvent) {
+        let seed = self.sim.seed();
+        match event {
+            MembershipEvent::Suspected { .. } => self.told.suspicions += 1,
+            MembershipEvent::Down { node, incarnation } => {
+                self.told.downs += 1;
+                if !self.excused.contains(node) && !self.excused.contains(&of) {
+                    self.told.false_downs.push((of, *node));
+                }
+                self.gone.insert((of, *node), *incarnation);
+            }
+            MembershipEvent::Left { node, incarnation } => {
+                self.told.lefts += 1;
+                self.gone.insert((of, *node), *incarnation);
+            }
+            MembershipEvent::Rejoined(member) => {
+                self.told.rejoins += 1;
+                let gone = self.gone.remove(&(of, member.node));
+                assert!(gone.is_some(), "{of} says that {} rejoined, which was not gone (seed {seed})", member.node);
+                assert!(
+                    gone < Some(member.incarnation),
+                    "{of} brought {} back at the incarnation at which it was gone (seed {seed})",
+                    member.node
+                );
+            }
+            MembershipEvent::Joined(member) => {
+                let gone = self.gone.remove(&(of, member.node));
+                assert_eq!(gone, None, "{of} says that {} joined, which was gone (seed {seed})", member.node);
+            }
+            MembershipEvent::Forgotten { node } => {
+                self.gone.remove(&(of, *node));
+            }
+            _ => {}
+        }
+    }
+
+    /// Forgets what a node said before it was started again.
+    pub fn forget_words_of(&mut self, of: NodeId) {
+        self.look();
+        self.gone.retain(|(who, _), _| *who != of);
+    }
+
+    /// Frame bytes that all nodes handed to the network so far.
+    pub fn bytes_out(&self) -> u64 {
+        self.ids.iter().map(|node| self.sim.handle(*node).metrics.snapshot()["bytes_out"]).sum()
+    }
+
+    pub fn count(&self, name: &str) -> u64 {
+        self.ids.iter().map(|node| self.sim.handle(*node).metrics.snapshot()[name]).sum()
+    }
+}
