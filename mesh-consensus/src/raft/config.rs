@@ -36,6 +36,9 @@ pub struct RaftConfig {
     pub max_pending_reads: usize,
     /// Allows [`ReadPolicy::Lease`](super::ReadPolicy::Lease): followers promise the leader not to vote
     /// for others for an election timeout, and keep the promise over a restart. Default: off.
+    ///
+    /// This and `election_timeout` must not be changed node by node: a follower that starts again without it,
+    /// or with a shorter timeout, forgets a promise that a lease may rest on. Stop the whole group first.
     pub lease_reads: bool,
     /// By how much the clocks of two nodes may run apart, in millionths, for lease reads to be
     /// linearizable. Clocks that jump break any such bound. Default: 10,000, one in a hundred.

@@ -62,21 +62,23 @@ impl<S: StateMachine> Raft<S> {
         // Whoever doubts the leader must not hold others to it.
         self.leader = None;
         self.start_poll(cx);
-        for (to, expects) in self.other_voters() {
-            let (term, last) = (self.hard.term + 1, self.log.last());
-            let candidate = self.hard.replica;
-            let request = RequestVote { pre: true, term, last, transfer: false, expects, candidate };
-            cx.send_volatile(to, Message::RequestVote(request));
+        for (voter, request) in self.requests_of_votes(true, false) {
+            cx.send_volatile(voter, request);
         }
         self.count_vote(cx, self.me, self.hard.replica, true);
     }
 
-    /// The voters but this node, and the replicas that the configuration names.
-    fn other_voters(&self) -> Vec<(NodeId, ReplicaId)> {
+    /// What each voter but this node is asked: for its vote in this term, or before that (`pre`) whether it
+    /// would give it in the next.
+    fn requests_of_votes(&self, pre: bool, transfer: bool) -> Vec<(NodeId, Message)> {
+        let (term, last, candidate) = (self.hard.term + u64::from(pre), self.log.last(), self.hard.replica);
+        let request = |member: Member| {
+            let expects = member.replica;
+            (member.node, Message::RequestVote(RequestVote { pre, term, last, transfer, expects, candidate }))
+        };
         let configuration = self.configuration();
-        let others =
-            configuration.members().filter(|member| member.node != self.me && configuration.is_voter(member.node));
-        others.map(|member| (member.node, member.replica)).collect()
+        let voters = configuration.members().filter(|member| configuration.is_voter(member.node));
+        voters.filter(|voter| voter.node != self.me).map(request).collect()
     }
 
     /// Asks for votes; `transfer` when the leader asked for it.
@@ -91,10 +93,8 @@ impl<S: StateMachine> Raft<S> {
         // Gated: the request boasts of a log and of a vote for itself. Were they lost in a crash, a
         // delayed answer could elect a leader without a committed entry. Its own vote counts when it
         // is on disk, too, which it may be already.
-        for (to, expects) in self.other_voters() {
-            let (term, last, candidate) = (self.hard.term, self.log.last(), self.hard.replica);
-            let request = RequestVote { pre: false, term, last, transfer, expects, candidate };
-            cx.send(to, Message::RequestVote(request));
+        for (voter, request) in self.requests_of_votes(false, transfer) {
+            cx.send(voter, request);
         }
         self.own_vote = Some(self.persisted);
     }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use mesh_consensus::raft::{
-    ChangeError, Changed, Membership, RaftCommand, RaftReply, Read, ReadError, ReadPolicy, TransferError,
+    ChangeError, Changed, Configuration, Membership, RaftCommand, RaftConfig, RaftReply, Read, ReadError, ReadPolicy,
+    TransferError,
 };
 use mesh_core::{NodeId, RequestId};
 
@@ -17,6 +18,22 @@ pub fn voters(numbers: &[usize]) -> Membership {
 /// These nodes vote, and those learn.
 pub fn with_learners(numbers: &[usize], learners: &[usize]) -> Membership {
     Membership { learners: learners.iter().copied().map(id).collect(), ..voters(numbers) }
+}
+
+/// The nodes that vote.
+pub fn voters_of(configuration: &Configuration) -> Vec<NodeId> {
+    configuration.voters().iter().map(|member| member.node).collect()
+}
+
+/// Node 1 leads nodes 1 to `count`; as many more wait to be added, as learners that have caught up.
+pub fn with_spares(config: &RaftConfig, count: usize, spares: usize) -> Cluster {
+    let mut cluster = Cluster::with(count, config, 1).with_leader(1);
+    let spares: Vec<_> = (0..spares).map(|_| cluster.add_node()).collect();
+    let founders: Vec<_> = (1..=count).collect();
+    assert!(cluster.change_to(1, with_learners(&founders, &spares)).is_ok());
+    cluster.beat(1);
+    cluster.beat(1);
+    cluster
 }
 
 impl Cluster {

@@ -8,6 +8,8 @@ use mesh_consensus::raft::{
 };
 use mesh_core::wire;
 
+use super::Flight;
+
 /// A place: term, then index.
 pub const fn at(term: u64, index: u64) -> Position {
     Position { term, index }
@@ -78,4 +80,12 @@ pub fn without_names(mut message: Message) -> Message {
         _ => {}
     }
     message
+}
+
+pub const fn is_forward(flight: &Flight) -> bool {
+    matches!(flight.message, Message::Forward(_))
+}
+
+pub const fn is_forwarded(flight: &Flight) -> bool {
+    matches!(flight.message, Message::Forwarded(_))
 }

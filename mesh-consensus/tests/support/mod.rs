@@ -7,6 +7,7 @@ mod journal;
 mod messages;
 #[cfg(feature = "planted")]
 mod planting;
+mod sessions;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -27,6 +28,7 @@ pub use journal::*;
 pub use messages::*;
 #[cfg(feature = "planted")]
 pub use planting::*;
+pub use sessions::*;
 
 pub type Replica = Raft<Journal>;
 
@@ -193,6 +195,11 @@ pub fn config() -> RaftConfig {
         plant: planted(),
         ..RaftConfig::default()
     }
+}
+
+/// Elections at the test's word: no pre-vote, no stickiness.
+pub fn plain() -> RaftConfig {
+    RaftConfig { pre_vote: false, check_quorum: false, ..config() }
 }
 
 pub fn id(number: usize) -> NodeId {
