@@ -132,6 +132,12 @@ impl<P: Protocol> Harness<P> {
         self.now += time;
     }
 
+    /// Time passes while the node stands still: timers that come due meanwhile fire late, with the next
+    /// [`pass`](Self::pass).
+    pub fn sleep(&mut self, time: Duration) {
+        self.now += time;
+    }
+
     /// Everything in the log, and every snapshot, becomes durable, and what was to be read is.
     pub fn sync(&mut self) {
         self.sync_to(self.outbox.appended());

@@ -124,7 +124,9 @@ impl Membership {
     pub(super) fn on_sync(&mut self, cx: &mut Cx<'_>, from: NodeId, sync: &Sync) {
         self.on_updates(cx, from, &sync.updates);
         let (mut covered, mut more) = ([0; BUCKETS / 8], false);
-        let mut left = self.room() - covered.len();
+        // No more than twice what came, so that nobody can use this node to flood another.
+        let asked = 4 * BUCKETS + sync.updates.iter().map(Update::encoded_len).sum::<usize>();
+        let mut left = self.room().min(2 * asked).saturating_sub(covered.len());
         let mut updates = Vec::new();
         let mut add = |updates: &mut Vec<_>, update: Update| {
             let fits = update.encoded_len() <= left;
