@@ -59,7 +59,7 @@ impl Echoes {
         let mut builder = NodeBuilder::new(NodeId(1)).seed(1);
         let handles = (0..hosts as u32).map(|id| builder.host(ProtocolId(id), Echo::default())).collect();
         let mut node = builder.build();
-        node.start(Instant::ZERO);
+        node.start();
         node.flush(Instant::ZERO);
         Self { node, handles, next: 0, now: Instant::ZERO }
     }
@@ -69,7 +69,7 @@ impl Echoes {
         self.next = (self.next + 1) % self.handles.len();
         self.handles[self.next].cast(1).expect("the queue has room");
         assert!(self.node.has_commands());
-        self.node.handle_commands(self.now);
+        self.node.handle_commands();
         self.node.flush(self.now);
         while self.node.poll_transmit().is_some() {}
     }
@@ -92,7 +92,7 @@ impl Echoes {
 
     /// Takes a frame.
     pub fn take(&mut self, from: NodeId, frame: &Bytes) {
-        self.node.handle_frame(self.now, from, frame.clone());
+        self.node.handle_frame(from, frame.clone());
         self.node.flush(self.now);
     }
 }

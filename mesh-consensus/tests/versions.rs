@@ -78,15 +78,15 @@ fn messages_of_unknown_kinds_are_dropped_and_counted() {
     let raft = Raft::new(config(), [1, 2, 3].map(id), Journal::default()).unwrap();
     let raft = builder.host(ProtocolId(1), raft);
     let mut node = builder.build();
-    node.start(Instant::ZERO);
+    node.start();
     let mut frame = FrameBuilder::new(1000);
     let append = append_of_3(Vec::new(), at(0, 0), 0);
     for message in [&[3, 200, 1, 2, 3][..], &of_next_version(&append), &[200, 201], &[1, 0]] {
         assert!(frame.push(ProtocolId(1), message));
     }
-    node.handle_frame(Instant::ZERO, id(3), frame.pop().unwrap());
+    node.handle_frame(id(3), frame.pop().unwrap());
     let mut status = pin!(raft.status());
-    node.handle_commands(Instant::ZERO);
+    node.handle_commands();
     node.flush(Instant::ZERO);
     let Poll::Ready(Ok(status)) = status.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
         panic!("it is answered at once")

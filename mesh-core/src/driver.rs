@@ -1,8 +1,7 @@
 //! The async driver: one future a node, on any executor.
 //!
-//! It decides nothing. It waits for commands, the log, the next deadline and the network, taking turns
-//! where several have something; feeds what came to the [`NodeCore`] as one batch; and ships what that
-//! leaves.
+//! It decides nothing. It waits for commands, the log, the next deadline and the network; feeds all that
+//! has come to the [`NodeCore`] as one batch; and ships what that leaves.
 //! One node is one task, so no protocol code needs a lock; more cores are for more nodes.
 //!
 //! ```
@@ -58,36 +57,21 @@ const COMPLETIONS_PER_BATCH: usize = 1024;
 /// The peers' kernels feel it, and what a slow disk makes wait stays bounded.
 const WAL_BACKLOG_MAX: usize = 64 * 1024 * 1024;
 
-/// Where inputs come from.
-#[derive(Clone, Copy)]
-enum Source {
-    Commands,
-    Wal,
-    Deadline,
-    Network,
+/// What there is to do after a wait: all of it at once, so that a protocol has one turn where it has several
+/// inputs, and no source keeps the others waiting.
+#[derive(Default)]
+struct Ready {
+    stop: bool,
+    commands: bool,
+    deadline: bool,
+    wal: Option<Result<WalEvent, WalError>>,
+    network: Option<Result<(), TransportError>>,
 }
 
-impl Source {
-    /// All of them, the one after `self` first: a source that always has something must not keep the
-    /// others waiting for ever.
-    const fn others_first(self) -> [Self; 4] {
-        use Source::{Commands, Deadline, Network, Wal};
-        match self {
-            Network => [Commands, Wal, Deadline, Network],
-            Commands => [Wal, Deadline, Network, Commands],
-            Wal => [Deadline, Network, Commands, Wal],
-            Deadline => [Network, Commands, Wal, Deadline],
-        }
+impl Ready {
+    const fn is_any(&self) -> bool {
+        self.stop || self.commands || self.deadline || self.wal.is_some() || self.network.is_some()
     }
-}
-
-/// What ended a wait.
-enum Woken {
-    Commands,
-    Wal(Result<WalEvent, WalError>),
-    Deadline,
-    Network(Result<(), TransportError>),
-    Stop,
 }
 
 /// Runs a node until it is told to stop or something under it fails.
@@ -115,11 +99,10 @@ pub async fn run(
     node.recover(&mut *wal)?;
     let mut sender = transport.sender();
     let mut now = clock.now();
-    node.start(now);
+    node.start();
     let mut inbox = Vec::with_capacity(FRAMES_PER_BATCH);
     let mut batches = Vec::new();
     let mut stopping = false;
-    let mut last = Source::Network;
     loop {
         let received = {
             // Kept across wake-ups, so that a transport is asked again only when it has answered.
@@ -132,41 +115,37 @@ pub async fn run(
                 // After each batch the other tasks of the executor have their turn: a peer that shares the
                 // executor reads what was sent while it is still in the processor's cache.
                 yield_now().await;
-                let woken = if stopping {
-                    Woken::Wal(wal.completed().await)
-                } else {
-                    wait(&mut node, &*clock, &mut *wal, recv.as_mut(), last).await
+                let ready = match stopping {
+                    true => Ready { wal: Some(wal.completed().await), ..Ready::default() },
+                    false => wait(&mut node, &*clock, &mut *wal, recv.as_mut()).await,
                 };
                 // One time for the whole batch.
                 now = clock.now();
-                match woken {
-                    Woken::Commands => {
-                        last = Source::Commands;
-                        node.handle_commands(now);
-                    }
-                    Woken::Deadline => {
-                        last = Source::Deadline;
-                        node.handle_deadline(now);
-                    }
-                    Woken::Wal(event) => {
-                        last = Source::Wal;
-                        node.handle_wal(now, event?);
-                        take_completions(&mut node, now, &mut *wal)?;
-                    }
-                    Woken::Stop => {
-                        stopping = true;
-                        node.stop(now);
-                    }
-                    Woken::Network(received) => break received,
+                if ready.stop {
+                    stopping = true;
+                    node.stop();
+                    continue;
+                }
+                if let Some(event) = ready.wal {
+                    node.handle_wal(event?);
+                    take_completions(&mut node, &mut *wal)?;
+                }
+                if ready.deadline {
+                    node.handle_deadline(now);
+                }
+                if ready.commands {
+                    node.handle_commands();
+                }
+                if let Some(received) = ready.network {
+                    break received;
                 }
             }
         };
         received?;
-        last = Source::Network;
         for inbound in inbox.drain(..) {
             match inbound {
-                Inbound::Frame { from, frame } => node.handle_frame(now, from, frame),
-                Inbound::Peer { peer, status } => node.handle_peer(now, peer, status),
+                Inbound::Frame { from, frame } => node.handle_frame(from, frame),
+                Inbound::Peer { peer, status } => node.handle_peer(peer, status),
             }
         }
     }
@@ -183,7 +162,7 @@ fn ship(
     node.flush(now);
     let congested = hand_over(node, sender, wal, batches);
     if !congested.is_empty() {
-        congested.into_iter().for_each(|peer| node.handle_peer(now, peer, PeerStatus::Congested));
+        congested.into_iter().for_each(|peer| node.handle_peer(peer, PeerStatus::Congested));
         node.flush(now);
         // Once: a protocol that answers congestion with more for the same peer is not told again.
         hand_over(node, sender, wal, batches);
@@ -217,14 +196,14 @@ fn hand_over(
     congested
 }
 
+/// Waits until there is something to do, and says what all.
 async fn wait(
     // Exclusive, though only read: the future must be Send, and a node is not Sync.
     node: &mut NodeCore,
     clock: &dyn Clock,
     wal: &mut dyn Wal,
     mut recv: Pin<&mut (dyn Future<Output = Result<(), TransportError>> + Send)>,
-    last: Source,
-) -> Woken {
+) -> Ready {
     let signal = node.signal().clone();
     let reads_network = wal.backlog() <= WAL_BACKLOG_MAX;
     let mut completed = wal.completed();
@@ -232,32 +211,25 @@ async fn wait(
     let mut sleep = None;
     poll_fn(move |cx| {
         signal.register(cx);
-        if signal.is_stop_asked() {
-            return Poll::Ready(Woken::Stop);
+        let mut ready = Ready {
+            stop: signal.is_stop_asked(),
+            commands: node.has_commands(),
+            deadline: deadline.is_some_and(|deadline| deadline <= clock.now()),
+            ..Ready::default()
+        };
+        if let Poll::Ready(event) = completed.as_mut().poll(cx) {
+            ready.wal = Some(event);
         }
-        for source in last.others_first() {
-            match source {
-                Source::Commands if node.has_commands() => return Poll::Ready(Woken::Commands),
-                Source::Wal => {
-                    if let Poll::Ready(event) = completed.as_mut().poll(cx) {
-                        return Poll::Ready(Woken::Wal(event));
-                    }
-                }
-                Source::Deadline if deadline.is_some_and(|deadline| deadline <= clock.now()) => {
-                    return Poll::Ready(Woken::Deadline);
-                }
-                Source::Network if reads_network => {
-                    if let Poll::Ready(received) = recv.as_mut().poll(cx) {
-                        return Poll::Ready(Woken::Network(received));
-                    }
-                }
-                Source::Commands | Source::Deadline | Source::Network => {}
-            }
+        if reads_network && let Poll::Ready(received) = recv.as_mut().poll(cx) {
+            ready.network = Some(received);
+        }
+        if ready.is_any() {
+            return Poll::Ready(ready);
         }
         // Last: a sleep is only arranged where there is nothing to do before it.
         let Some(deadline) = deadline else { return Poll::Pending };
         let sleep = sleep.get_or_insert_with(|| clock.sleep_until(deadline));
-        sleep.as_mut().poll(cx).map(|()| Woken::Deadline)
+        sleep.as_mut().poll(cx).map(|()| Ready { deadline: true, ..Ready::default() })
     })
     .await
 }
@@ -276,10 +248,10 @@ async fn yield_now() {
 }
 
 /// Takes what else has become durable, without waiting for more.
-fn take_completions(node: &mut NodeCore, now: Instant, wal: &mut dyn Wal) -> Result<(), WalError> {
+fn take_completions(node: &mut NodeCore, wal: &mut dyn Wal) -> Result<(), WalError> {
     for _ in 1..COMPLETIONS_PER_BATCH {
         match futures::FutureExt::now_or_never(wal.completed()) {
-            Some(event) => node.handle_wal(now, event?),
+            Some(event) => node.handle_wal(event?),
             None => break,
         }
     }

@@ -211,6 +211,20 @@ impl<'a> Section<'a> {
         self.protocol
     }
 
+    /// Where in `frame`, of which it is a section, its messages are.
+    pub(crate) fn range_in(&self, frame: &Bytes) -> std::ops::Range<usize> {
+        let messages = self.messages.remaining();
+        let start = (messages.as_ptr() as usize).saturating_sub(frame.as_ptr() as usize);
+        start..start + messages.len()
+    }
+
+    /// The section of `protocol` whose messages are there in `frame`.
+    pub(crate) fn at(protocol: ProtocolId, frame: &'a Bytes, range: std::ops::Range<usize>) -> Option<Self> {
+        let mut reader = Reader::of_frame(frame);
+        reader.take(range.start).ok()?;
+        Some(Self { protocol, messages: reader.sub(range.len()).ok()? })
+    }
+
     /// Each message, as a reader over exactly its bytes. Ends after the first error.
     pub fn messages(&self) -> impl Iterator<Item = Result<Reader<'a>, FrameError>> + use<'a> {
         let mut left = self.messages.clone();

@@ -30,10 +30,10 @@
 //! let greeter = builder.host(ProtocolId(1), Greeter);
 //! let mut node = builder.build();
 //! node.recover(&mut MemWal::new())?;
-//! node.start(Instant::ZERO);
+//! node.start();
 //!
 //! greeter.cast(NodeId(2))?;
-//! node.handle_commands(Instant::ZERO);
+//! node.handle_commands();
 //! node.flush(Instant::ZERO);
 //! let (to, _frame) = node.poll_transmit().unwrap();
 //! assert_eq!(to, NodeId(2));
@@ -42,26 +42,29 @@
 
 mod handle;
 mod host;
+mod inputs;
 mod schedule;
 
 pub use handle::{Call, CallError, Events, Handle, Lagged, NodeHandle};
 
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::frame::{FRAME_LEN_MAX, FrameBuilder, sections};
+use crate::frame::{FRAME_LEN_MAX, FrameBuilder};
 use crate::id::{NodeId, ProtocolId, SnapshotId};
 use crate::metrics::{Counter, Metrics};
-use crate::protocol::{Protocol, RecoverError};
+use crate::protocol::{Outbox, Protocol, RecoverError};
 use crate::snapshot::SnapshotSource;
 use crate::time::Instant;
 use crate::transport::{PeerStatus, TransportError};
 use crate::wal::{Wal, WalBatch, WalError, WalEvent};
 use handle::{Announced, Signal};
 use host::{AnyHost, Host};
+use inputs::{Frames, Input, Inputs};
 use schedule::Schedule;
 
 /// How often, in one flush, links may pass events on before the rest waits for the next flush.
@@ -71,6 +74,9 @@ const LINK_ROUNDS_MAX: usize = 8;
 
 /// Commands taken in one batch, at most, so that a flood of them cannot keep the network waiting.
 const COMMANDS_PER_BATCH: usize = 1024;
+
+/// Inputs given to hosts in one round of a flush, about: those of one frame more at most.
+const INPUTS_PER_ROUND: usize = 4096;
 
 /// The buffer that messages to several peers are encoded in keeps this much room.
 const SCRATCH_LEN_KEPT: usize = 64 * 1024;
@@ -205,11 +211,13 @@ impl NodeBuilder {
             schedule: Schedule::new(hosts.len()),
             hosts,
             announced: Announced::default(),
+            inputs: Inputs::default(),
+            frames: Frames::default(),
             round: Vec::new(),
             signal: self.signal,
             counters: Counters::new(&self.metrics),
+            outputs: Outputs::new(&self.metrics),
             metrics: self.metrics,
-            outputs: Outputs::default(),
         };
         // Without a seed of its own a node must still draw other numbers than its neighbours.
         core.reseed(self.seed.unwrap_or(self.me.0 as u64));
@@ -240,8 +248,7 @@ impl Counters {
     }
 }
 
-/// What hosts leave for the world when they are flushed.
-#[derive(Debug)]
+/// What hosts leave for the world in their turns.
 struct Outputs {
     frame_len_max: usize,
     builders: BTreeMap<NodeId, FrameBuilder>,
@@ -250,12 +257,22 @@ struct Outputs {
     wal: VecDeque<WalRequest>,
     /// For messages to several peers, which are encoded once.
     scratch: Vec<u8>,
-    /// Whether records need not be encoded.
+    /// Whether the log keeps nothing.
     log_is_volatile: bool,
+    frames_malformed: Counter,
+    /// An outbox for each type of protocol, without contents: hosts are lent the room of its queues for
+    /// their turns, so that there is room for one of them and not for thousands.
+    rooms: Vec<Box<dyn Any + Send>>,
 }
 
-impl Default for Outputs {
-    fn default() -> Self {
+impl fmt::Debug for Outputs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outputs").field("ready", &self.ready).field("wal", &self.wal).finish_non_exhaustive()
+    }
+}
+
+impl Outputs {
+    fn new(metrics: &Metrics) -> Self {
         Self {
             frame_len_max: FRAME_LEN_MAX,
             builders: BTreeMap::new(),
@@ -263,11 +280,21 @@ impl Default for Outputs {
             wal: VecDeque::new(),
             scratch: Vec::new(),
             log_is_volatile: false,
+            frames_malformed: metrics.counter("frames_malformed"),
+            rooms: Vec::new(),
         }
     }
-}
 
-impl Outputs {
+    /// The outbox whose room is lent to protocols of this type.
+    fn room<P: Protocol>(&mut self) -> &mut Outbox<P> {
+        let known = self.rooms.iter().position(|room| room.is::<Outbox<P>>());
+        let at = known.unwrap_or_else(|| {
+            self.rooms.push(Box::new(Outbox::<P>::default()));
+            self.rooms.len() - 1
+        });
+        self.rooms[at].downcast_mut().expect("the room is of the type it was found or made by")
+    }
+
     fn builder(&mut self, to: NodeId) -> &mut FrameBuilder {
         let frame_len_max = self.frame_len_max;
         let builder = self.builders.entry(to).or_insert_with(|| FrameBuilder::new(frame_len_max));
@@ -293,8 +320,9 @@ impl Outputs {
 
 /// Several protocols behind one network, one clock and one log, without any of the three.
 ///
-/// Inputs are fed in batches: any number of `handle_*` calls with one `now`, then
-/// [`flush`](Self::flush), then all the `poll_*` until they answer `None`.
+/// Inputs are fed in batches: any number of `handle_*` calls, then [`flush`](Self::flush), then all the
+/// `poll_*` until they answer `None`. The calls only take note; at the flush each protocol that has
+/// inputs has its turn, in which it is given all of them.
 #[derive(Debug)]
 pub struct NodeCore {
     me: NodeId,
@@ -304,7 +332,9 @@ pub struct NodeCore {
     schedule: Schedule,
     /// What the handles have announced and is not in the schedule yet.
     announced: Announced,
-    /// The hosts being flushed: empty but for its room between flushes.
+    inputs: Inputs,
+    frames: Frames,
+    /// The hosts that have their turns: empty but for its room between flushes.
     round: Vec<usize>,
     signal: Arc<Signal>,
     counters: Counters,
@@ -361,43 +391,33 @@ impl NodeCore {
         Ok(())
     }
 
-    /// Starts the protocols, in the order of their numbers.
-    pub fn start(&mut self, now: Instant) {
-        self.tell_all(|host| host.on_start(now));
+    /// Starts the protocols, in the order of their numbers, at the next [`flush`](Self::flush).
+    pub fn start(&mut self) {
+        self.tell_all(|| Input::Start);
     }
 
     /// A frame arrived.
-    pub fn handle_frame(&mut self, now: Instant, from: NodeId, frame: Bytes) {
+    pub fn handle_frame(&mut self, from: NodeId, frame: Bytes) {
         self.counters.frames_in.increment();
         self.counters.bytes_in.add(frame.len() as u64);
-        let sections = match sections(&frame) {
-            Ok(sections) if from != self.me => sections,
-            _ => return self.counters.frames_malformed.increment(),
-        };
-        for section in sections {
-            let Ok(section) = section else {
-                return self.counters.frames_malformed.increment();
-            };
-            let Some(at) = place(&self.hosts, section.protocol()) else {
-                self.counters.sections_unknown.increment();
-                continue;
-            };
-            self.schedule.touch(at);
-            if self.hosts[at].1.on_section(now, from, &section).is_err() {
-                self.counters.frames_malformed.increment();
-            }
+        if from == self.me {
+            return self.counters.frames_malformed.increment();
         }
+        self.frames.push(from, frame);
+        // At once, so that hosts have their inputs in the order of arrival. What there is no room for in one
+        // round is opened in the flush.
+        self.open_frames();
     }
 
     /// The link to a peer changed.
-    pub fn handle_peer(&mut self, now: Instant, peer: NodeId, status: PeerStatus) {
-        self.tell_all(|host| host.on_peer(now, peer, status));
+    pub fn handle_peer(&mut self, peer: NodeId, status: PeerStatus) {
+        self.tell_all(|| Input::Peer(peer, status));
     }
 
     /// Takes commands from the handles, as far as the protocols have capacity.
     ///
     /// Takes no more than a batch's worth; the protocols have their turns one after the other.
-    pub fn handle_commands(&mut self, now: Instant) {
+    pub fn handle_commands(&mut self) {
         self.take_announced();
         let mut left = COMMANDS_PER_BATCH;
         for _ in 0..self.schedule.runnable() {
@@ -405,61 +425,60 @@ impl NodeCore {
                 break;
             }
             let Some(at) = self.schedule.pop_runnable() else { break };
-            let host = &mut self.hosts[at].1;
-            if host.on_commands(now, &mut left) {
-                self.schedule.await_turn(at, host.has_capacity());
-            }
+            let taken = self.hosts[at].1.waiting().min(left);
+            left -= taken;
+            self.inputs.push(self.schedule.touch(at), Input::Commands(taken));
         }
     }
 
     /// Fires the timers that are due.
     pub fn handle_deadline(&mut self, now: Instant) {
         while let Some(at) = self.schedule.pop_due(now) {
-            self.hosts[at].1.on_deadline(now);
+            self.inputs.push(self.schedule.touch(at), Input::Due);
         }
     }
 
     /// The log has done something that was asked of it.
-    pub fn handle_wal(&mut self, now: Instant, event: WalEvent) {
+    pub fn handle_wal(&mut self, event: WalEvent) {
         if let Some(at) = place(&self.hosts, event.protocol()) {
-            self.schedule.touch(at);
-            let host = &mut self.hosts[at].1;
-            match event {
-                WalEvent::Durable { upto, .. } => host.on_durable(now, upto),
-                WalEvent::SnapshotSaved { id, result, .. } => host.on_snapshot_saved(now, id, result),
-                WalEvent::SnapshotRead { id, offset, result, .. } => host.on_snapshot_read(now, id, offset, result),
-            }
+            self.inputs.push(self.schedule.touch(at), Input::Wal(event));
         }
     }
 
     /// Tells the protocols that the node is being shut down in good order.
-    pub fn stop(&mut self, now: Instant) {
-        self.tell_all(|host| host.on_stop(now));
+    pub fn stop(&mut self) {
+        self.tell_all(|| Input::Stop);
     }
 
-    /// Ends a batch of inputs: lets protocols send what it adds up to, passes events along links,
-    /// and turns all they left into frames and log batches. Protocols without an input are not
-    /// looked at.
+    /// Ends a batch of inputs: gives them to their protocols, lets these send what it adds up to, passes
+    /// events along links, and turns all they left into frames and log batches. Protocols without an input
+    /// are not looked at.
     pub fn flush(&mut self, now: Instant) {
         let mut round = std::mem::take(&mut self.round);
-        for _ in 0..LINK_ROUNDS_MAX {
+        let mut link_rounds = 0;
+        while link_rounds < LINK_ROUNDS_MAX {
+            if !self.open_frames() {
+                link_rounds += 1;
+            }
             self.take_announced();
             for id in self.announced.linked.drain(..) {
                 if let Some(at) = place(&self.hosts, id) {
-                    self.schedule.touch(at);
-                    self.hosts[at].1.on_linked(now);
+                    self.inputs.push(self.schedule.touch(at), Input::Linked);
                 }
             }
             self.schedule.take_touched(&mut round);
             if round.is_empty() {
                 break;
             }
-            for at in round.drain(..) {
-                let standing = self.hosts[at].1.flush(now, &mut self.outputs);
+            let mut inputs = self.inputs.by_turn();
+            for (turn, at) in round.drain(..).enumerate() {
+                let standing = self.hosts[at].1.turn(now, &mut inputs.of(turn), &self.frames, &mut self.outputs);
                 self.schedule.note(at, standing);
             }
         }
         self.round = round;
+        self.frames.clear();
+        self.inputs.give_room_back();
         self.outputs.scratch.clear();
         self.outputs.scratch.shrink_to(SCRATCH_LEN_KEPT);
     }
@@ -513,10 +532,34 @@ impl NodeCore {
         &self.signal
     }
 
-    fn tell_all(&mut self, mut tell: impl FnMut(&mut dyn AnyHost)) {
-        for (at, (_, host)) in self.hosts.iter_mut().enumerate() {
-            self.schedule.touch(at);
-            tell(&mut **host);
+    /// Gives hosts the sections of frames, as many as one round takes; whether there were any frames.
+    fn open_frames(&mut self) -> bool {
+        let mut any = false;
+        while self.inputs.len() < INPUTS_PER_ROUND
+            && let Some(frame) = self.frames.open_next()
+        {
+            any = true;
+            let Ok(sections) = frame.sections() else {
+                self.counters.frames_malformed.increment();
+                continue;
+            };
+            for section in sections {
+                let Ok(section) = section else {
+                    self.counters.frames_malformed.increment();
+                    break;
+                };
+                match place(&self.hosts, section.protocol()) {
+                    Some(at) => self.inputs.push(self.schedule.touch(at), Input::Section(frame.place_of(&section))),
+                    None => self.counters.sections_unknown.increment(),
+                }
+            }
+        }
+        any
+    }
+
+    fn tell_all(&mut self, input: impl Fn() -> Input) {
+        for at in 0..self.hosts.len() {
+            self.inputs.push(self.schedule.touch(at), input());
         }
     }
 

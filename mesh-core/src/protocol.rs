@@ -281,9 +281,12 @@ pub struct SnapshotRead {
     pub len: usize,
 }
 
-/// A queue that is empty between batches keeps room for this many items: thousands of protocols
-/// may share a node, and one that was busy for once must not hold on to memory.
+/// A queue that is empty keeps room for this many items: thousands of protocols may share a node, and one
+/// that was busy for once must not hold on to memory.
 pub(crate) const QUEUE_LEN_KEPT: usize = 16;
+
+/// The queues that are lent from protocol to protocol keep room for this many items.
+const LENT_LEN_KEPT: usize = 1024;
 
 /// What a protocol wants done, as plain data.
 ///
@@ -361,17 +364,49 @@ impl<P: Protocol> Outbox<P> {
         }
     }
 
-    /// Gives back the room of queues that were long for once.
-    pub(crate) fn give_room_back(&mut self) {
-        self.messages.shrink_to(QUEUE_LEN_KEPT);
-        self.replies.shrink_to(QUEUE_LEN_KEPT);
-        self.events.shrink_to(QUEUE_LEN_KEPT);
-        self.log.shrink_to(QUEUE_LEN_KEPT);
-        self.snapshots.shrink_to(QUEUE_LEN_KEPT);
-        self.reads.shrink_to(QUEUE_LEN_KEPT);
+    /// Takes the room of the queues of `lender`, all of which are empty, for its own, which are empty too
+    /// but for what is held.
+    pub(crate) fn borrow_room(&mut self, lender: &mut Self) {
+        self.swap_queues(lender);
         if self.held.is_empty() {
-            self.held.shrink_to(QUEUE_LEN_KEPT);
+            std::mem::swap(&mut self.held, &mut lender.held);
         }
+    }
+
+    /// Gives it back, and keeps nothing but what is held.
+    pub(crate) fn return_room(&mut self, lender: &mut Self) {
+        self.swap_queues(lender);
+        lender.messages.shrink_to(LENT_LEN_KEPT);
+        lender.replies.shrink_to(LENT_LEN_KEPT);
+        lender.events.shrink_to(LENT_LEN_KEPT);
+        lender.log.shrink_to(LENT_LEN_KEPT);
+        if self.held.is_empty() {
+            let room = std::mem::take(&mut self.held);
+            if room.capacity() > lender.held.capacity() {
+                lender.held = room;
+                lender.held.shrink_to(LENT_LEN_KEPT);
+            }
+        }
+    }
+
+    fn swap_queues(&mut self, other: &mut Self) {
+        std::mem::swap(&mut self.messages, &mut other.messages);
+        std::mem::swap(&mut self.replies, &mut other.replies);
+        std::mem::swap(&mut self.events, &mut other.events);
+        std::mem::swap(&mut self.log, &mut other.log);
+        std::mem::swap(&mut self.snapshots, &mut other.snapshots);
+        std::mem::swap(&mut self.reads, &mut other.reads);
+    }
+
+    /// Counts all that was asked of the log as done, because it keeps nothing. Returns the newest number,
+    /// if that is news.
+    pub(crate) fn forget_log(&mut self) -> Option<Lsn> {
+        if self.is_open() {
+            return None;
+        }
+        self.log.retain(|op| matches!(op, LogOp::DropSnapshotsBelow(_)));
+        self.set_durable(self.appended);
+        Some(self.appended)
     }
 
     const fn is_open(&self) -> bool {

@@ -81,8 +81,8 @@ pub trait Wal: Send + Debug + 'static {
     /// not reported durable may be relied on.
     async fn completed(&mut self) -> Result<WalEvent, WalError>;
 
-    /// Whether everything written is forgotten. Then records need not even be encoded: the batches
-    /// submitted have their numbers, and no bytes.
+    /// Whether everything written is forgotten. Then records are as durable as they will ever be when they
+    /// are asked for, and are neither encoded nor submitted; snapshots, and the word to drop them, are.
     fn is_volatile(&self) -> bool {
         false
     }

@@ -53,7 +53,7 @@ fn a_host_takes_a_few_hundred_bytes_and_gives_back_what_a_burst_took() {
     let handles: Vec<Handle<Busy>> = (0..HOSTS).map(|id| builder.host(ProtocolId(id as u32), Busy)).collect();
     let mut node = builder.build();
     node.recover(&mut MemWal::new()).unwrap();
-    node.start(Instant::ZERO);
+    node.start();
     node.flush(Instant::ZERO);
     let at_rest = bytes(&region) / HOSTS as isize;
     assert!((200..2_000).contains(&at_rest), "{at_rest} bytes a host");
@@ -63,12 +63,12 @@ fn a_host_takes_a_few_hundred_bytes_and_gives_back_what_a_burst_took() {
         (0..500).for_each(|number| drop(handle.call(number)));
     }
     while node.has_commands() {
-        node.handle_commands(Instant::ZERO);
+        node.handle_commands();
         node.flush(Instant::ZERO);
         while node.poll_transmit().is_some() {}
         while let Some(request) = node.poll_wal() {
             let WalRequest::Batch(batch) = request else { panic!("no snapshot was asked for") };
-            node.handle_wal(Instant::ZERO, WalEvent::Durable { protocol: batch.protocol, upto: batch.upto });
+            node.handle_wal(WalEvent::Durable { protocol: batch.protocol, upto: batch.upto });
         }
         node.flush(Instant::ZERO);
         while node.poll_transmit().is_some() {}

@@ -102,7 +102,7 @@ fn node(me: NodeId, hosts: u32) -> Node {
     let mut hosts: Vec<_> = (0..hosts).rev().map(|host| builder.host(id(host), Small::default())).collect();
     hosts.reverse();
     let mut core = builder.build();
-    core.start(Instant::ZERO);
+    core.start();
     core.flush(Instant::ZERO);
     Node { core, hosts }
 }
@@ -121,7 +121,7 @@ impl Node {
     }
 
     fn command(&mut self, now: Instant) {
-        self.core.handle_commands(now);
+        self.core.handle_commands();
         self.core.flush(now);
     }
 
@@ -151,13 +151,13 @@ fn a_command_to_one_host_of_a_thousand_touches_that_one_on_every_node() {
     assert_eq!((&mut call).now_or_never(), None);
     let Some(WalRequest::Batch(batch)) = nodes[0].core.poll_wal() else { panic!("nothing was logged") };
     assert_eq!((batch.protocol, nodes[0].core.poll_wal().is_none()), (id(500), true));
-    nodes[0].core.handle_wal(now, WalEvent::Durable { protocol: batch.protocol, upto: batch.upto });
+    nodes[0].core.handle_wal(WalEvent::Durable { protocol: batch.protocol, upto: batch.upto });
     nodes[0].core.flush(now);
     assert!(!nodes[0].core.is_persisting());
     assert_eq!(call.now_or_never(), Some(Ok(7)));
     for (to, frame) in nodes[0].frames() {
         let to = nodes.iter_mut().find(|node| node.core.me() == to).unwrap();
-        to.core.handle_frame(now, NODES[0], frame);
+        to.core.handle_frame(NODES[0], frame);
         to.core.flush(now);
     }
     for (node, before) in nodes.iter().zip(&before) {
@@ -187,7 +187,7 @@ fn a_host_at_rest_is_not_called_while_others_work_and_time_passes() {
     let at_rest = node.calls();
     for second in 7..10 {
         let now = Instant::ZERO + TICK * second;
-        node.core.handle_commands(now);
+        node.core.handle_commands();
         node.core.handle_deadline(now);
         node.core.flush(now);
     }
@@ -228,7 +228,7 @@ fn what_a_thousand_hosts_say_at_once_is_one_frame_a_peer() {
     assert_eq!(to, [NODES[1], NODES[2]]);
     for (to, frame) in frames {
         let node = nodes.iter_mut().find(|node| node.core.me() == to).unwrap();
-        node.core.handle_frame(due, NODES[0], frame);
+        node.core.handle_frame(NODES[0], frame);
         node.core.flush(due);
         assert!((0..HOSTS).all(|host| node.small(host).seen == [1]));
     }
@@ -267,7 +267,7 @@ fn commands_wait_for_capacity_and_go_on_once_an_input_has_given_it() {
     other.core.flush(Instant::ZERO + TICK);
     for (to, frame) in other.frames() {
         if to == NODES[0] {
-            node.core.handle_frame(Instant::ZERO, NODES[1], frame);
+            node.core.handle_frame(NODES[1], frame);
         }
     }
     node.core.flush(Instant::ZERO);

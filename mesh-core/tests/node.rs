@@ -70,13 +70,13 @@ fn node() -> (NodeCore, Handle<Diary>) {
     let mut builder = NodeBuilder::new(ME).seed(1).queue_len_max(4);
     let diary = builder.host(DIARY, Diary::default());
     let mut node = builder.build();
-    node.start(Instant::ZERO);
+    node.start();
     node.flush(Instant::ZERO);
     (node, diary)
 }
 
 fn command(node: &mut NodeCore) {
-    node.handle_commands(Instant::ZERO);
+    node.handle_commands();
     node.flush(Instant::ZERO);
 }
 
@@ -112,7 +112,7 @@ fn what_follows_a_record_waits_until_it_is_durable() {
     assert_eq!((&mut call).now_or_never(), None);
     assert!(node.is_persisting());
 
-    node.handle_wal(Instant::ZERO, WalEvent::Durable { protocol: DIARY, upto: Lsn(1) });
+    node.handle_wal(WalEvent::Durable { protocol: DIARY, upto: Lsn(1) });
     node.flush(Instant::ZERO);
     assert_eq!(sent(&mut node), [5]);
     assert_eq!(events.try_next(), Some(Ok(5)));
@@ -123,7 +123,7 @@ fn what_follows_a_record_waits_until_it_is_durable() {
 #[test]
 fn a_durable_point_beyond_the_log_releases_nothing_that_comes_later() {
     let (mut node, diary) = node();
-    node.handle_wal(Instant::ZERO, WalEvent::Durable { protocol: DIARY, upto: Lsn(100) });
+    node.handle_wal(WalEvent::Durable { protocol: DIARY, upto: Lsn(100) });
     diary.cast(5).unwrap();
     command(&mut node);
     assert_eq!(sent(&mut node), [1005]);
@@ -151,7 +151,7 @@ fn a_full_queue_refuses_and_a_protocol_without_capacity_leaves_commands_in_it() 
 fn a_reader_that_falls_behind_loses_the_oldest_events_and_is_told() {
     let (mut node, diary) = node();
     let mut events = diary.events();
-    node.handle_frame(Instant::ZERO, PEER, frame(DIARY, &[&[1], &[2], &[3], &[4], &[5], &[6]]));
+    node.handle_frame(PEER, frame(DIARY, &[&[1], &[2], &[3], &[4], &[5], &[6]]));
     node.flush(Instant::ZERO);
     assert_eq!(events.try_next().unwrap().unwrap_err().missed, 2);
     assert_eq!(events.try_next(), Some(Ok(3)));
@@ -168,7 +168,7 @@ fn a_link_turns_events_into_commands_within_the_batch() {
     let second = builder.host(DIARY, Diary { full: true, ..Diary::default() });
     first.link(&second, |page| (page % 2 == 0).then_some(page * 10));
     let mut node = builder.build();
-    node.handle_frame(Instant::ZERO, PEER, frame(ProtocolId(1), &[&[1], &[2], &[3], &[4]]));
+    node.handle_frame(PEER, frame(ProtocolId(1), &[&[1], &[2], &[3], &[4]]));
     node.flush(Instant::ZERO);
     // A link is not held up by has_capacity: the event has happened.
     assert_eq!(node.protocol::<Diary>(DIARY).unwrap().pages, [20, 40]);
@@ -180,10 +180,10 @@ fn protocols_linked_in_a_circle_do_not_keep_the_node_for_ever() {
     let diary = builder.host(DIARY, Diary::default());
     diary.link(&diary, |page| Some(page + 1));
     let mut node = builder.build();
-    node.handle_frame(Instant::ZERO, PEER, frame(DIARY, &[&[1]]));
+    node.handle_frame(PEER, frame(DIARY, &[&[1]]));
     for lsn in 1..=20 {
         node.flush(Instant::ZERO);
-        node.handle_wal(Instant::ZERO, WalEvent::Durable { protocol: DIARY, upto: Lsn(lsn) });
+        node.handle_wal(WalEvent::Durable { protocol: DIARY, upto: Lsn(lsn) });
     }
     assert_eq!(node.protocol::<Diary>(DIARY).unwrap().pages, (2..=21).collect::<Vec<_>>());
 }
@@ -228,8 +228,8 @@ fn a_cancelled_timer_leaves_no_deadline_to_wake_for() {
     let mut builder = NodeBuilder::new(ME).seed(1);
     builder.host(ProtocolId(1), Patience);
     let mut node = builder.build();
-    node.start(Instant::ZERO);
-    node.handle_frame(Instant::ZERO, PEER, frame(ProtocolId(1), &[b""]));
+    node.start();
+    node.handle_frame(PEER, frame(ProtocolId(1), &[b""]));
     let later = Instant::ZERO + Duration::from_secs(2);
     node.handle_deadline(later);
     assert_eq!(node.deadline(), None);
@@ -257,12 +257,12 @@ fn bad_frames_are_dropped_and_counted() {
     let (mut node, diary) = node();
     let mut events = diary.events();
     for bad in [&[][..], &[1], &[2, 7, 0, 0, 0, 255, 255, 255, 255], &[2, 7, 0, 0, 0, 4, 0, 0, 0, 9, 0, 0, 0]] {
-        node.handle_frame(Instant::ZERO, PEER, Bytes::copy_from_slice(bad));
+        node.handle_frame(PEER, Bytes::copy_from_slice(bad));
     }
-    node.handle_frame(Instant::ZERO, ME, frame(DIARY, &[&[1]])); // nobody is its own peer
-    node.handle_frame(Instant::ZERO, PEER, frame(ProtocolId(99), &[&[1]]));
+    node.handle_frame(ME, frame(DIARY, &[&[1]])); // nobody is its own peer
+    node.handle_frame(PEER, frame(ProtocolId(99), &[&[1]]));
     // One that does not decode, one with bytes left over, and a good one behind them.
-    node.handle_frame(Instant::ZERO, PEER, frame(DIARY, &[&[255], &[3, 3], &[4]]));
+    node.handle_frame(PEER, frame(DIARY, &[&[255], &[3, 3], &[4]]));
     node.flush(Instant::ZERO);
     assert_eq!((events.try_next(), events.try_next()), (Some(Ok(4)), None));
     let counted = node.metrics().snapshot();
@@ -323,12 +323,96 @@ fn a_log_that_makes_no_sense_stops_the_start() {
 }
 
 #[test]
-fn a_log_that_forgets_is_given_numbers_without_bytes() {
+fn a_log_that_forgets_is_asked_for_nothing_and_holds_nothing_up() {
     let (mut node, diary) = node();
     node.recover(&mut MemWal::new()).unwrap();
-    diary.cast(5).unwrap();
-    command(&mut node);
-    let Some(WalRequest::Batch(batch)) = node.poll_wal() else { panic!("nothing was logged") };
-    assert_eq!((batch.upto, batch.len(), batch.bytes_len()), (Lsn(1), 1, 0));
-    assert_eq!(sent(&mut node), [1005], "the rest waits for the log all the same");
+    for page in [5, 6] {
+        let call = diary.call(page);
+        command(&mut node);
+        assert!(node.poll_wal().is_none());
+        assert!(!node.is_persisting());
+        assert_eq!(sent(&mut node), [1000 + page, page]);
+        assert_eq!(call.now_or_never(), Some(Ok(page)));
+    }
+}
+
+/// Writes down its inputs, and where a batch of them ends.
+#[derive(Default)]
+struct Minutes(Vec<String>);
+
+impl Protocol for Minutes {
+    type Message = u64;
+    type Command = u64;
+    type Reply = ();
+    type Event = ();
+    type Timer = ();
+    type Record = u64;
+
+    fn on_start(&mut self, cx: &mut Context<'_, Self>) {
+        cx.persist(0);
+        cx.set_timer((), Duration::from_secs(1));
+    }
+    fn on_message(&mut self, _cx: &mut Context<'_, Self>, from: NodeId, number: u64) {
+        self.0.push(format!("{number} from {from}"));
+    }
+    fn on_timer(&mut self, _cx: &mut Context<'_, Self>, (): ()) {
+        self.0.push("timer".into());
+    }
+    fn on_command(&mut self, _cx: &mut Context<'_, Self>, _request: RequestId, number: u64) {
+        self.0.push(format!("command {number}"));
+    }
+    fn on_durable(&mut self, _cx: &mut Context<'_, Self>, upto: Lsn) {
+        self.0.push(format!("durable {upto}"));
+    }
+    fn on_flush(&mut self, _cx: &mut Context<'_, Self>) {
+        self.0.push("flush".into());
+    }
+}
+
+#[test]
+fn a_protocol_is_given_all_of_a_batch_in_one_turn_and_in_the_order_of_arrival() {
+    let ids = [ProtocolId(1), ProtocolId(2)];
+    let mut builder = NodeBuilder::new(ME).seed(1);
+    let handles = ids.map(|id| builder.host(id, Minutes::default()));
+    let mut node = builder.build();
+    node.start();
+    node.flush(Instant::ZERO);
+    handles[0].cast(7).unwrap();
+    for id in ids {
+        node.handle_wal(WalEvent::Durable { protocol: id, upto: Lsn(1) });
+    }
+    let now = Instant::ZERO + Duration::from_secs(1);
+    node.handle_deadline(now);
+    node.handle_commands();
+    for (from, number) in [(3, 1), (4, 2), (3, 3)] {
+        ids.iter().for_each(|id| node.handle_frame(NodeId(from), frame(*id, &[&[number]])));
+    }
+    node.flush(now);
+    let minutes = |id| node.protocol::<Minutes>(id).unwrap().0.join(", ");
+    let (three, four) = (NodeId(3), NodeId(4));
+    let messages = format!("1 from {three}, 2 from {four}, 3 from {three}, flush");
+    assert_eq!(minutes(ids[0]), format!("flush, durable 1, timer, command 7, {messages}"));
+    assert_eq!(minutes(ids[1]), format!("flush, durable 1, timer, {messages}"));
+}
+
+#[test]
+fn frames_with_more_sections_than_a_round_takes_are_read_to_their_end() {
+    let ids = [ProtocolId(1), ProtocolId(2)];
+    let mut builder = NodeBuilder::new(ME).seed(1);
+    let _handles = ids.map(|id| builder.host(id, Minutes::default()));
+    let mut node = builder.build();
+    for frame in 0..3_u64 {
+        let mut sections = FrameBuilder::new(1 << 20);
+        for section in 0..10_000_u64 {
+            let number = mesh_core::wire::to_bytes(&(frame * 10_000 + section));
+            assert!(sections.push(ids[(section % 2) as usize], &number));
+        }
+        node.handle_frame(PEER, sections.pop().unwrap());
+    }
+    node.flush(Instant::ZERO);
+    for (id, odd) in ids.into_iter().zip(0..) {
+        let expected = (0..30_000_u64).filter(|number| number % 2 == odd).map(|number| format!("{number} from {PEER}"));
+        let minutes = &node.protocol::<Minutes>(id).unwrap().0;
+        assert!(minutes.iter().filter(|line| *line != "flush").eq(expected.collect::<Vec<_>>().iter()));
+    }
 }

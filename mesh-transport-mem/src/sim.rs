@@ -393,9 +393,8 @@ impl<H: 'static> Sim<H> {
     /// Shuts a node down in good order: its protocols say good-bye, and what it persisted is durable.
     pub fn stop(&mut self, id: NodeId) {
         let at = self.at_index(id);
-        let shown = self.machines[at].clock.show(self.now);
         let Some(running) = &mut self.machines[at].running else { return };
-        running.core.stop(shown);
+        running.core.stop();
         self.settle(at);
         while let Some(running) = &mut self.machines[at].running
             && running.writing

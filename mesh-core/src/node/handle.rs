@@ -188,6 +188,11 @@ impl<P: Protocol> Mailbox<P> {
         Ok(())
     }
 
+    /// How many commands wait.
+    pub(super) fn len(&self) -> usize {
+        lock(&self.queues).commands.len()
+    }
+
     /// Takes some commands; whether there are more. If not, the next one is announced.
     pub(super) fn take_commands(&self, taken: &mut VecDeque<Asked<P>>) -> bool {
         let mut queues = lock(&self.queues);

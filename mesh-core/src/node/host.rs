@@ -8,19 +8,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::handle::{Asked, Handle, Mailbox, PendingReplies, Signal};
+use super::inputs::{Frames, Input};
 use super::schedule::Standing;
 use super::{Outputs, WalRequest};
 use crate::frame::{FRAME_OVERHEAD, FrameError, Section, lone_frame};
-use crate::id::{Lsn, NodeId, ProtocolId, RequestId, SnapshotId};
+use crate::id::{Lsn, NodeId, ProtocolId, RequestId};
 use crate::metrics::{Counter, Metrics};
 use crate::protocol::{
     Context, LogOp, Outbox, Outgoing, Protocol, QUEUE_LEN_KEPT, Recipients, RecoverError, Recovery, SnapshotRead,
 };
 use crate::rng::Rng64;
-use crate::snapshot::{SavedSnapshot, SnapshotError};
 use crate::time::Instant;
-use crate::transport::PeerStatus;
-use crate::wal::{RecoveredLog, Wal, WalBatch, WalEntryKind};
+use crate::wal::{RecoveredLog, Wal, WalBatch, WalEntryKind, WalEvent};
 use crate::wire::{self, Wire};
 
 /// From this length on, in bytes, a message for several peers is one frame that they share; below it
@@ -31,20 +30,17 @@ const SHARED_LEN_MIN: usize = 16 * 1024;
 pub(super) trait AnyHost: Any + Send + Debug {
     fn reseed(&mut self, seed: u64);
     fn recover(&mut self, wal: &mut dyn Wal, log: RecoveredLog) -> Result<(), RecoverError>;
-    fn on_start(&mut self, now: Instant);
-    fn on_section(&mut self, now: Instant, from: NodeId, section: &Section<'_>) -> Result<(), FrameError>;
-    fn on_peer(&mut self, now: Instant, peer: NodeId, status: PeerStatus);
-    /// Takes commands, `left` at most and taken off it; whether there are more.
-    fn on_commands(&mut self, now: Instant, left: &mut usize) -> bool;
-    fn on_linked(&mut self, now: Instant);
-    fn on_deadline(&mut self, now: Instant);
-    fn on_durable(&mut self, now: Instant, upto: Lsn);
-    fn on_snapshot_saved(&mut self, now: Instant, id: SnapshotId, result: Result<SavedSnapshot, SnapshotError>);
-    fn on_snapshot_read(&mut self, now: Instant, id: SnapshotId, offset: u64, result: Result<Bytes, SnapshotError>);
-    fn on_stop(&mut self, now: Instant);
+    /// How many commands wait.
+    fn waiting(&self) -> usize;
     fn has_capacity(&self) -> bool;
-    /// Moves what the protocol left into `outputs`.
-    fn flush(&mut self, now: Instant, outputs: &mut Outputs) -> Standing;
+    /// Gives the protocol its inputs, and moves what it leaves into `outputs`.
+    fn turn(
+        &mut self,
+        now: Instant,
+        inputs: &mut dyn Iterator<Item = Input>,
+        frames: &Frames,
+        outputs: &mut Outputs,
+    ) -> Standing;
 }
 
 pub(super) struct Host<P: Protocol> {
@@ -58,8 +54,6 @@ pub(super) struct Host<P: Protocol> {
     taken: VecDeque<Asked<P>>,
     requests: u64,
     pending: PendingReplies<P::Reply>,
-    /// Whether the protocol had an input since the last flush.
-    touched: bool,
     /// The newest record handed to the log.
     submitted: Lsn,
     messages_malformed: Counter,
@@ -86,7 +80,6 @@ impl<P: Protocol> Host<P> {
             taken: VecDeque::new(),
             requests: 0,
             pending: PendingReplies::default(),
-            touched: false,
             submitted: Lsn(0),
             messages_malformed: metrics.counter("messages_malformed"),
             messages_too_long: metrics.counter("messages_too_long"),
@@ -99,7 +92,6 @@ impl<P: Protocol> Host<P> {
     }
 
     fn with(&mut self, now: Instant, handler: impl FnOnce(&mut P, &mut Context<'_, P>)) {
-        self.touched = true;
         handler(&mut self.protocol, &mut Context::new(self.me, now, &mut self.rng, &mut self.outbox));
     }
 
@@ -110,6 +102,69 @@ impl<P: Protocol> Host<P> {
             self.pending.push(request, reply);
         }
         self.with(now, |protocol, cx| protocol.on_command(cx, request, asked.command));
+    }
+
+    fn on_section(&mut self, now: Instant, from: NodeId, section: &Section<'_>) -> Result<(), FrameError> {
+        for message in section.messages() {
+            let mut reader = message?;
+            match P::Message::decode(&mut reader) {
+                Ok(message) if reader.finish().is_ok() => {
+                    self.with(now, |protocol, cx| protocol.on_message(cx, from, message));
+                }
+                _ => self.messages_malformed.increment(),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes commands, `left` at most; whether there are more.
+    fn on_commands(&mut self, now: Instant, mut left: usize) -> bool {
+        let mut more = true;
+        while self.protocol.has_capacity() {
+            // Also where no more may be taken: only so is it known whether there are more.
+            if self.taken.is_empty() && more {
+                more = self.mailbox.take_commands(&mut self.taken);
+            }
+            if left == 0 {
+                break;
+            }
+            let Some(asked) = self.taken.pop_front() else { break };
+            left -= 1;
+            self.give(now, asked);
+        }
+        more || !self.taken.is_empty()
+    }
+
+    fn on_linked(&mut self, now: Instant) {
+        for command in self.mailbox.take_linked() {
+            self.give(now, Asked { command, reply: None });
+        }
+    }
+
+    fn on_deadline(&mut self, now: Instant) {
+        // A timer that its own handler sets to now waits for the next call.
+        for _ in 0..self.outbox.timers.len() {
+            match self.outbox.timers.pop_due(now) {
+                Some(timer) => self.with(now, |protocol, cx| protocol.on_timer(cx, timer)),
+                None => break,
+            }
+        }
+    }
+
+    fn on_wal(&mut self, now: Instant, event: WalEvent) {
+        match event {
+            WalEvent::Durable { upto, .. } => {
+                self.outbox.set_durable(upto);
+                let upto = self.outbox.durable();
+                self.with(now, |protocol, cx| protocol.on_durable(cx, upto));
+            }
+            WalEvent::SnapshotSaved { id, result, .. } => {
+                self.with(now, |protocol, cx| protocol.on_snapshot_saved(cx, id, result));
+            }
+            WalEvent::SnapshotRead { id, offset, result, .. } => {
+                self.with(now, |protocol, cx| protocol.on_snapshot_read(cx, id, offset, result));
+            }
+        }
     }
 
     fn flush_messages(&mut self, outputs: &mut Outputs) {
@@ -208,97 +263,64 @@ impl<P: Protocol> AnyHost for Host<P> {
         Ok(())
     }
 
-    fn on_start(&mut self, now: Instant) {
-        self.with(now, P::on_start);
-    }
-
-    fn on_section(&mut self, now: Instant, from: NodeId, section: &Section<'_>) -> Result<(), FrameError> {
-        for message in section.messages() {
-            let mut reader = message?;
-            match P::Message::decode(&mut reader) {
-                Ok(message) if reader.finish().is_ok() => {
-                    self.with(now, |protocol, cx| protocol.on_message(cx, from, message));
-                }
-                _ => self.messages_malformed.increment(),
-            }
-        }
-        Ok(())
-    }
-
-    fn on_peer(&mut self, now: Instant, peer: NodeId, status: PeerStatus) {
-        self.with(now, |protocol, cx| protocol.on_peer(cx, peer, status));
-    }
-
-    fn on_commands(&mut self, now: Instant, left: &mut usize) -> bool {
-        let mut more = true;
-        while *left > 0 && self.protocol.has_capacity() {
-            if self.taken.is_empty() && more {
-                more = self.mailbox.take_commands(&mut self.taken);
-            }
-            let Some(asked) = self.taken.pop_front() else { break };
-            *left -= 1;
-            self.give(now, asked);
-        }
-        more || !self.taken.is_empty()
-    }
-
-    fn on_linked(&mut self, now: Instant) {
-        for command in self.mailbox.take_linked() {
-            self.give(now, Asked { command, reply: None });
-        }
-    }
-
-    fn on_deadline(&mut self, now: Instant) {
-        // A timer that its own handler sets to now waits for the next call.
-        for _ in 0..self.outbox.timers.len() {
-            match self.outbox.timers.pop_due(now) {
-                Some(timer) => self.with(now, |protocol, cx| protocol.on_timer(cx, timer)),
-                None => break,
-            }
-        }
-    }
-
-    fn on_durable(&mut self, now: Instant, upto: Lsn) {
-        self.outbox.set_durable(upto);
-        let upto = self.outbox.durable();
-        self.with(now, |protocol, cx| protocol.on_durable(cx, upto));
-    }
-
-    fn on_snapshot_saved(&mut self, now: Instant, id: SnapshotId, result: Result<SavedSnapshot, SnapshotError>) {
-        self.with(now, |protocol, cx| protocol.on_snapshot_saved(cx, id, result));
-    }
-
-    fn on_snapshot_read(&mut self, now: Instant, id: SnapshotId, offset: u64, result: Result<Bytes, SnapshotError>) {
-        self.with(now, |protocol, cx| protocol.on_snapshot_read(cx, id, offset, result));
-    }
-
-    fn on_stop(&mut self, now: Instant) {
-        self.with(now, P::on_stop);
+    fn waiting(&self) -> usize {
+        self.taken.len() + self.mailbox.len()
     }
 
     fn has_capacity(&self) -> bool {
         self.protocol.has_capacity()
     }
 
-    fn flush(&mut self, now: Instant, outputs: &mut Outputs) -> Standing {
-        if std::mem::take(&mut self.touched) {
-            self.protocol.on_flush(&mut Context::new(self.me, now, &mut self.rng, &mut self.outbox));
-            self.flush_log(outputs);
-            self.flush_messages(outputs);
-            for (request, reply) in self.outbox.replies.drain(..) {
-                self.pending.answer(request, reply);
+    fn turn(
+        &mut self,
+        now: Instant,
+        inputs: &mut dyn Iterator<Item = Input>,
+        frames: &Frames,
+        outputs: &mut Outputs,
+    ) -> Standing {
+        self.outbox.borrow_room(outputs.room());
+        let mut has_commands = false;
+        for input in inputs {
+            match input {
+                Input::Start => self.with(now, P::on_start),
+                Input::Section(place) => {
+                    let section = frames.section(self.id, place);
+                    if section.is_none_or(|(from, section)| self.on_section(now, from, &section).is_err()) {
+                        outputs.frames_malformed.increment();
+                    }
+                }
+                Input::Peer(peer, status) => self.with(now, |protocol, cx| protocol.on_peer(cx, peer, status)),
+                Input::Commands(most) => has_commands = self.on_commands(now, most),
+                Input::Linked => self.on_linked(now),
+                Input::Due => self.on_deadline(now),
+                Input::Wal(event) => self.on_wal(now, event),
+                Input::Stop => self.with(now, P::on_stop),
             }
-            self.mailbox.publish(self.outbox.events.drain(..));
-            self.outbox.give_room_back();
-            self.pending.give_room_back();
-            if self.taken.is_empty() {
-                self.taken.shrink_to(QUEUE_LEN_KEPT);
-            }
+        }
+        self.with(now, P::on_flush);
+        if outputs.log_is_volatile
+            && let Some(upto) = self.outbox.forget_log()
+        {
+            self.submitted = upto;
+            self.with(now, |protocol, cx| protocol.on_durable(cx, upto));
+            self.with(now, P::on_flush);
+        }
+        self.flush_log(outputs);
+        self.flush_messages(outputs);
+        for (request, reply) in self.outbox.replies.drain(..) {
+            self.pending.answer(request, reply);
+        }
+        self.mailbox.publish(self.outbox.events.drain(..));
+        self.outbox.return_room(outputs.room());
+        self.pending.give_room_back();
+        if self.taken.is_empty() {
+            self.taken.shrink_to(QUEUE_LEN_KEPT);
         }
         Standing {
             deadline: self.outbox.timers.next_deadline(),
             is_persisting: self.outbox.durable() < self.submitted,
             has_capacity: self.protocol.has_capacity(),
+            has_commands,
         }
     }
 }

@@ -10,9 +10,9 @@ use crate::time::Instant;
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
     marks: Vec<Marks>,
-    /// Hosts that had an input since they were flushed, in the order of their first.
+    /// Hosts that have an input, in the order of their first.
     touched: Vec<usize>,
-    /// The earliest deadline of each host that has one, as of its last flush.
+    /// The earliest deadline of each host that has one, as of its last turn.
     deadlines: BTreeSet<(Instant, usize)>,
     /// Hosts that commands wait for and that have capacity; the one that waits longest first.
     runnable: VecDeque<usize>,
@@ -23,7 +23,8 @@ pub(super) struct Schedule {
 /// In which lists a host is.
 #[derive(Clone, Debug, Default)]
 struct Marks {
-    touched: bool,
+    /// Its place among the touched.
+    turn: Option<usize>,
     deadline: Option<Instant>,
     commands: Commands,
     persisting: bool,
@@ -40,12 +41,14 @@ enum Commands {
     Blocked,
 }
 
-/// What a host says of itself when it has been flushed.
+/// What a host says of itself at the end of its turn.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Standing {
     pub(super) deadline: Option<Instant>,
     pub(super) is_persisting: bool,
     pub(super) has_capacity: bool,
+    /// Whether it was to take commands and has left some.
+    pub(super) has_commands: bool,
 }
 
 impl Schedule {
@@ -53,20 +56,22 @@ impl Schedule {
         Self { marks: vec![Marks::default(); hosts], ..Self::default() }
     }
 
-    /// The host has had an input, so it is to be flushed.
-    pub(super) fn touch(&mut self, at: usize) {
-        if !std::mem::replace(&mut self.marks[at].touched, true) {
+    /// The host has an input, so it is to have a turn: which one.
+    pub(super) fn touch(&mut self, at: usize) -> usize {
+        *self.marks[at].turn.get_or_insert_with(|| {
             self.touched.push(at);
-        }
+            self.touched.len() - 1
+        })
     }
 
-    /// Puts the touched hosts into `round`, which is empty; the two lists change places.
+    /// Puts the touched hosts into `round`, which is empty, in the order of their turns; the two lists change
+    /// places.
     pub(super) fn take_touched(&mut self, round: &mut Vec<usize>) {
         std::mem::swap(&mut self.touched, round);
-        round.iter().for_each(|at| self.marks[*at].touched = false);
+        round.iter().for_each(|at| self.marks[*at].turn = None);
     }
 
-    /// Takes note of how a host stands after a flush.
+    /// Takes note of how a host stands after its turn.
     pub(super) fn note(&mut self, at: usize, standing: Standing) {
         let marks = &mut self.marks[at];
         if marks.deadline != standing.deadline {
@@ -83,8 +88,8 @@ impl Schedule {
             (true, false) => self.persisting -= 1,
             _ => {}
         }
-        if marks.commands == Commands::Blocked && standing.has_capacity {
-            self.await_turn(at, true);
+        if standing.has_commands || (marks.commands == Commands::Blocked && standing.has_capacity) {
+            self.await_turn(at, standing.has_capacity);
         }
     }
 
@@ -93,7 +98,7 @@ impl Schedule {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    /// Takes a host that is due, and touches it: its deadline is noted again when it is flushed.
+    /// Takes a host that is due: its deadline is noted again at the end of the turn that it must have.
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<usize> {
         let (deadline, at) = *self.deadlines.first()?;
         if deadline > now {
@@ -101,7 +106,6 @@ impl Schedule {
         }
         self.deadlines.pop_first();
         self.marks[at].deadline = None;
-        self.touch(at);
         Some(at)
     }
 
@@ -121,11 +125,10 @@ impl Schedule {
         self.runnable.len()
     }
 
-    /// Takes the host whose turn it is to take commands, and touches it.
+    /// Takes the host that is next to take commands.
     pub(super) fn pop_runnable(&mut self) -> Option<usize> {
         let at = self.runnable.pop_front()?;
         self.marks[at].commands = Commands::None;
-        self.touch(at);
         Some(at)
     }
 

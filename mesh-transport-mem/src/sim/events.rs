@@ -20,9 +20,8 @@ impl<H: 'static> Sim<H> {
         match machine.boot(seed, self.config.log.clone()) {
             Ok(()) => {
                 self.trace.add(self.now, TraceEvent::Started { node, incarnation: machine.incarnation });
-                let shown = machine.clock.show(self.now);
                 if let Some(running) = &mut machine.running {
-                    running.core.start(shown);
+                    running.core.start();
                 }
                 self.settle(at);
                 self.tell_others(at, PeerStatus::Connected);
@@ -93,10 +92,10 @@ impl<H: 'static> Sim<H> {
                 let at = node as usize;
                 if self.is_able(at, what) {
                     self.trace.add(self.now, TraceEvent::Commands { node: self.machines[at].id });
-                    self.with(at, |running, now, waker| {
+                    self.with(at, |running, _, waker| {
                         running.commands_scheduled = false;
                         running.core.register(&Context::from_waker(waker));
-                        running.core.handle_commands(now);
+                        running.core.handle_commands();
                     });
                 }
             }
@@ -161,7 +160,7 @@ impl<H: 'static> Sim<H> {
             self.stats.frames_delivered += 1;
             let len = frame.len() as u32;
             self.trace.add(self.now, TraceEvent::Delivered { from: sender, to: receiver.id, len, digest });
-            return self.with(to, |running, now, _| running.core.handle_frame(now, sender, frame));
+            return self.with(to, |running, _, _| running.core.handle_frame(sender, frame));
         };
         let to = receiver.id;
         self.lose(sender, to, why);
@@ -193,7 +192,7 @@ impl<H: 'static> Sim<H> {
         if self.is_able(at, what) {
             let (node, peer) = (self.machines[at].id, self.machines[peer].id);
             self.trace.add(self.now, TraceEvent::Peer { node, peer, status });
-            self.with(at, |running, now, _| running.core.handle_peer(now, peer, status));
+            self.with(at, |running, _, _| running.core.handle_peer(peer, status));
         }
     }
 
@@ -204,8 +203,8 @@ impl<H: 'static> Sim<H> {
             Ok(events) => {
                 self.stats.syncs += 1;
                 self.trace.add(self.now, TraceEvent::Synced { node: machine.id });
-                self.with(at, |running, now, _| {
-                    events.into_iter().for_each(|event| running.core.handle_wal(now, event));
+                self.with(at, |running, _, _| {
+                    events.into_iter().for_each(|event| running.core.handle_wal(event));
                 });
             }
             Err(error) => self.fail(at, error),
@@ -218,8 +217,8 @@ impl<H: 'static> Sim<H> {
         match running.complete_snapshot() {
             Ok(event) => {
                 self.trace.add(self.now, TraceEvent::Snapshot { node: machine.id });
-                self.with(at, |running, now, _| {
-                    event.into_iter().for_each(|event| running.core.handle_wal(now, event));
+                self.with(at, |running, _, _| {
+                    event.into_iter().for_each(|event| running.core.handle_wal(event));
                 });
             }
             Err(error) => self.fail(at, error),
