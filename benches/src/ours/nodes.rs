@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use futures::channel::oneshot;
 use futures::future::{join_all, poll_fn};
 use futures::task::LocalSpawnExt as _;
 use futures_executor::LocalPool;
@@ -105,7 +106,7 @@ impl Nodes {
         let ids: Vec<NodeId> = (1..=cell.nodes as u128).map(NodeId).collect();
         let (mut replicas, mut nodes) = (vec![(Vec::new(), Vec::new()); groups], Vec::new());
         for me in &ids {
-            let mut builder = NodeBuilder::new(*me);
+            let mut builder = NodeBuilder::new(*me).queue_len_max(cell.in_flight.max(4096));
             for (number, (rafts, applied)) in (1..).zip(&mut replicas) {
                 let tally = Tally::default();
                 applied.push(tally.entries());
@@ -145,20 +146,30 @@ impl Nodes {
         self.proposed += entries;
         let end = self.proposed;
         self.clock.go_on();
-        let watch = Stopwatch::start();
         let spawner = self.pool.spawner();
         let cell = self.cell;
+        // Making thousands of clients takes as long as some of their entries do: they are there before the
+        // time of the run begins, and wait for its start.
+        let (start, started) = oneshot::channel::<()>();
+        let started = started.shared();
         let clients = self.groups.iter().enumerate().flat_map(|(number, group)| {
             shares(cell, entries)
                 .enumerate()
                 .map(move |(client, share)| (group.leader.clone(), share, number + client == 0))
         });
         let clients = clients.map(|(leader, share, timed)| {
-            let client = client(leader, cell, share, timed);
+            let started = started.clone();
+            let client = async move {
+                started.await.expect("the run starts");
+                client(leader, cell, share, timed).await
+            };
             spawner.spawn_local_with_handle(client).expect("the pool takes tasks")
         });
         let clients = join_all(clients);
+        self.pool.run_until_stalled();
         let groups = &self.groups;
+        let watch = Stopwatch::start();
+        start.send(()).expect("the clients wait");
         let run = self.pool.run_until(async {
             let latencies = clients.await.concat();
             poll_fn(|cx| {

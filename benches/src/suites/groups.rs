@@ -1,8 +1,10 @@
 //! Many groups in one process: throughput beside one group, what they cost while nothing happens, and
 //! the memory of each.
 //!
-//! The one group keeps as much of its log as the many together. With as many proposals in flight in all,
-//! it has a batch of them where each of the many has one, so that figure shows what a batch saves.
+//! The one group keeps as much of its log as the many together. It is given two loads to compare with:
+//! as many proposals in flight as each of the many has, and as many as all of them together. With the
+//! second it makes one batch of what the many have one entry each of, so that figure shows what a batch
+//! saves; the first shows what an entry costs in one of many groups.
 
 use std::io;
 use std::time::Duration;
@@ -15,9 +17,13 @@ use crate::stopwatch::Stopwatch;
 
 const GROUPS: usize = 1000;
 
-/// Proposals in flight to each group, and to the one group that is compared: as many as to each of the
-/// groups, and as many as to all of them together.
-const LOADS: [(usize, usize); 2] = [(64, 64), (1, GROUPS)];
+/// Proposals in flight to each group, and to the one group that is compared, with what its figure is named
+/// after.
+const LOADS: [(usize, [(usize, &str); 2]); 2] =
+    [(64, [(64, "one"), (64 * GROUPS, "one_64000")]), (1, [(1, "one_1"), (GROUPS, "one")])];
+
+/// Entries that each client proposes in a run, at least: at its beginning and its end fewer are in flight.
+const ENTRIES_A_CLIENT: u64 = 8;
 
 /// After this long without proposals all groups are silent.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -27,27 +33,36 @@ pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), Su
         format!("Many groups: {GROUPS} groups of 3 nodes in one thread, 256 B, entries/s of all together"),
         ["in flight to each", "all groups", "one group", "in flight to it", "ratio"],
     );
-    for (each, alone) in LOADS {
+    for (each, loads) in LOADS {
         let cell = |in_flight| Cell { nodes: 3, payload: 256, in_flight };
         let mut many = Nodes::hosting(GROUPS, cell(each));
-        let mut one = Nodes::hosting(1, cell(alone));
+        let mut ones = loads.map(|(alone, _)| Nodes::hosting(1, cell(alone)));
         // Warm up, and tell how many entries a run of the wanted length has.
-        let seconds = settings.run_seconds() * 2.0;
-        let entries_each = (many.run_each(2 * each as u64).rate() * seconds / GROUPS as f64) as u64 + each as u64;
-        let entries = (one.run_each(10_000).rate() * seconds) as u64 + 1;
-        let (mut all, mut single) = (Vec::new(), Vec::new());
+        let entries = |nodes: &mut Nodes, groups: usize, in_flight: usize| {
+            let rate = nodes.run_each((10_000 / groups).max(in_flight) as u64).rate();
+            let entries = (rate * settings.run_seconds() * 2.0 / groups as f64) as u64;
+            entries.max(ENTRIES_A_CLIENT * in_flight as u64)
+        };
+        let entries_each = entries(&mut many, GROUPS, each);
+        let entries = [0, 1].map(|at| entries(&mut ones[at], 1, loads[at].0));
+        let (mut all, mut single) = (Vec::new(), [Vec::new(), Vec::new()]);
         for _ in 0..settings.runs() {
             all.push(many.run_each(entries_each).rate());
-            single.push(one.run_each(entries).rate());
+            for at in [0, 1] {
+                single[at].push(ones[at].run_each(entries[at]).rate());
+            }
         }
-        let name = format!("groups_{GROUPS}_{each}_entries_per_s");
-        table.row([
-            each.to_string(),
-            short(report.figure(&name, &all)),
-            short(crate::stats::median(&single)),
-            alone.to_string(),
-            short(report.figure(format!("groups_{GROUPS}_{each}_vs_one_entries_per_s"), &ratios(&all, &single))),
-        ]);
+        let rate = report.figure(format!("groups_{GROUPS}_{each}_entries_per_s"), &all);
+        for ((alone, name), single) in loads.iter().zip(&single) {
+            let ratio = ratios(&all, single);
+            table.row([
+                each.to_string(),
+                short(rate),
+                short(crate::stats::median(single)),
+                alone.to_string(),
+                short(report.figure(format!("groups_{GROUPS}_{each}_vs_{name}_entries_per_s"), &ratio)),
+            ]);
+        }
     }
     report.table(table);
     idle(settings, report)?;
