@@ -496,9 +496,7 @@ impl<S: StateMachine> Protocol for Raft<S> {
         self.wake(cx);
         self.last_active = cx.now();
         match command {
-            RaftCommand::Propose(command) => {
-                self.on_propose(cx, request, EntryKind::Command, |out| command.encode(out));
-            }
+            RaftCommand::Propose(command) => self.on_propose_command(cx, request, &command),
             RaftCommand::OpenSession { ttl } => {
                 self.on_propose(cx, request, EntryKind::OpenSession, |out| ttl.encode(out));
             }

@@ -58,6 +58,14 @@ pub trait Wire: Sized {
     /// # Errors
     /// [`DecodeError`] when the bytes are no encoding of this type.
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError>;
+
+    /// The encoding, where the value has it in a buffer already. Default: `None`.
+    ///
+    /// Who keeps or sends a long one then shares the buffer instead of copying out of it. [`Opaque`] has it;
+    /// a type that is encoded as its only field can pass on what that field says.
+    fn shared_encoding(&self) -> Option<Bytes> {
+        None
+    }
 }
 
 /// Why bytes are no encoding of a type.
@@ -208,11 +216,13 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The encoding of `value`.
+/// The encoding of `value`, shared with it where it has one.
 pub fn to_bytes<T: Wire>(value: &T) -> Bytes {
-    let mut out = Vec::new();
-    value.encode(&mut out);
-    Bytes::from(out)
+    value.shared_encoding().unwrap_or_else(|| {
+        let mut out = Vec::new();
+        value.encode(&mut out);
+        Bytes::from(out)
+    })
 }
 
 /// Decodes the whole of `bytes`, sharing it.
@@ -381,6 +391,37 @@ impl Wire for Bytes {
     }
 }
 
+/// Bytes that are their own encoding: no length stands before them, and decoding takes all that is left.
+///
+/// As the whole of a command they go into the log and to the state machine without being copied where they
+/// are long, and the buffer they are in is kept as long as the entry. As a part of something else they can
+/// only be the last.
+///
+/// ```
+/// use mesh_core::{Bytes, wire::{self, Opaque}};
+///
+/// let command = Opaque(Bytes::from_static(b"anything"));
+/// let bytes = wire::to_bytes(&command);
+/// assert_eq!(bytes.as_ptr(), command.0.as_ptr());
+/// assert_eq!(wire::from_bytes::<Opaque>(&bytes), Ok(command));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Opaque(pub Bytes);
+
+impl Wire for Opaque {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        reader.take_shared(reader.remaining().len()).map(Self)
+    }
+
+    fn shared_encoding(&self) -> Option<Bytes> {
+        Some(self.0.clone())
+    }
+}
+
 impl Wire for String {
     fn encode(&self, out: &mut Vec<u8>) {
         encode_u64(self.len() as u64, out);
@@ -536,6 +577,15 @@ mod tests {
         let frame = to_bytes(&Bytes::from_static(b"payload"));
         let payload = from_bytes::<Bytes>(&frame).unwrap();
         assert_eq!(payload.as_ptr(), frame[1..].as_ptr());
+    }
+
+    #[test]
+    fn opaque_bytes_are_their_own_encoding_and_take_all_that_is_left() {
+        let pair = (7u8, Opaque(Bytes::from_static(b"rest")));
+        let bytes = to_bytes(&pair);
+        assert_eq!(&bytes[..], b"\x07rest");
+        assert_eq!(from_bytes::<(u8, Opaque)>(&bytes), Ok(pair));
+        assert_eq!(from_slice::<Opaque>(b""), Ok(Opaque::default()));
     }
 
     #[test]

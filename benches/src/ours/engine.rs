@@ -11,6 +11,7 @@ use std::time::Duration;
 use mesh_consensus::raft::{Message, Raft, RaftCommand, RaftConfig, RaftReply};
 use mesh_core::frame::{FRAME_LEN_MAX, FrameBuilder, sections};
 use mesh_core::snapshot::MemSnapshots;
+use mesh_core::wire::Opaque;
 use mesh_core::{
     Context, Instant, NodeId, Outbox, Outgoing, Protocol, ProtocolId, RequestId, Rng64, SnapshotRead, Wire as _,
 };
@@ -219,7 +220,7 @@ impl Cluster for Engine {
             let window = (self.answered + self.cell.in_flight as u64).min(end);
             while self.proposed < window {
                 self.proposed += 1;
-                let (request, command) = (RequestId(self.proposed), RaftCommand::Propose(payload.clone()));
+                let (request, command) = (RequestId(self.proposed), RaftCommand::Propose(Opaque(payload.clone())));
                 self.replicas[0].with(|raft, cx| raft.on_command(cx, request, command));
             }
             followed = followed.or(Some(self.proposed));

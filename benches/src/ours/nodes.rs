@@ -12,6 +12,7 @@ use futures::future::{join_all, poll_fn};
 use futures::task::LocalSpawnExt as _;
 use futures_executor::LocalPool;
 use mesh_consensus::raft::{Raft, RaftConfig, RaftHandle as _, Role};
+use mesh_core::wire::Opaque;
 use mesh_core::{Clock, Handle, MemWal, NodeBuilder, NodeHandle, NodeId, ProtocolId, run};
 use mesh_transport_mem::MemNetwork;
 
@@ -38,7 +39,7 @@ pub(super) async fn client(raft: Handle<Raft<Tally>>, cell: Cell, entries: u64, 
     let mut latencies = Vec::with_capacity(if timed { entries as usize } else { 0 });
     let mut lap = Stopwatch::start();
     for _ in 0..entries {
-        raft.propose(payload.clone()).await.expect("the leader takes proposals");
+        raft.propose(Opaque(payload.clone())).await.expect("the leader takes proposals");
         if timed {
             latencies.push(lap.lap().as_nanos() as u64);
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use mesh_core::wire::Opaque;
 use mesh_core::{LogIndex, RestoreError, SnapshotSource, StateMachine};
 
 /// Counts entries and their bytes.
@@ -21,12 +22,12 @@ impl Tally {
 }
 
 impl StateMachine for Tally {
-    type Command = Bytes;
+    type Command = Opaque;
     type Output = ();
     type Query = ();
     type Answer = u64;
 
-    fn apply(&mut self, _index: LogIndex, command: Bytes) {
+    fn apply(&mut self, _index: LogIndex, Opaque(command): Opaque) {
         self.bytes += command.len() as u64;
         // One thread writes, so that no locked instruction is needed.
         self.entries.store(self.entries.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -59,7 +60,7 @@ mod tests {
     #[test]
     fn a_snapshot_restores_what_was_applied() {
         let mut tally = Tally::default();
-        tally.apply(LogIndex(1), Bytes::from_static(b"four"));
+        tally.apply(LogIndex(1), Opaque(Bytes::from_static(b"four")));
         let mut other = Tally::default();
         other.restore(&tally.snapshot().into_bytes().unwrap()).unwrap();
         assert_eq!((other.bytes, other.entries.load(Ordering::Relaxed)), (4, 1));

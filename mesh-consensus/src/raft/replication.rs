@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::{Bytes, Context, Instant, LogIndex, NodeId, RequestId, StateMachine};
+use mesh_core::{Bytes, Context, Instant, LogIndex, NodeId, RequestId, StateMachine, Wire as _};
 
 use super::command::{ProposeError, RaftEvent};
 use super::exactly_once;
@@ -23,6 +23,10 @@ const APPLY_BYTES_MAX: usize = 4 << 20;
 /// into a frame for each follower.
 const BATCH_BYTES_MAX: usize = 256 << 10;
 
+/// From this length on, in bytes, a command that is encoded already goes into the log as it is. Below it
+/// a copy beside the others of the batch costs less than a buffer more to keep.
+const SHARED_LEN_MIN: usize = 1 << 10;
+
 /// What an answer to a leader tells it beside the answer: what it is the answer to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked {
@@ -35,16 +39,27 @@ pub(super) struct Asked {
 /// Proposals of this leader that wait for their answer.
 #[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Proposals {
-    /// Encoded commands that are not in the log yet, end to end.
-    batch: Vec<u8>,
-    /// Where each of them ends, what it is, and who asked.
-    ends: Vec<(usize, EntryKind, Asker)>,
-    /// How long the batch before was: the next is likely to be as long.
-    batch_len_hint: usize,
+    /// Those that are not in the log yet: what they are, and who asked.
+    batch: Vec<(Payload, EntryKind, Asker)>,
+    /// Sizes of the entries that the batch will be.
+    batch_size: usize,
+    /// Their payloads end to end, but for those that are shared.
+    encoded: Vec<u8>,
+    /// How long that was in the batch before: the next is likely to be as long.
+    encoded_len_hint: usize,
     /// Those in the log, by index.
     waiting: VecDeque<(u64, EntryKind, Asker)>,
     /// Sizes of this term's entries that are not applied yet.
     unapplied: usize,
+}
+
+/// The payload of a proposal in a batch.
+#[derive(Clone, Debug, Hash)]
+enum Payload {
+    /// It ends here in what the batch has encoded, and begins where the one before ends.
+    Encoded { end: usize },
+    /// It came in a buffer of its own.
+    Shared(Bytes),
 }
 
 impl Proposals {
@@ -95,12 +110,22 @@ impl Appends {
 impl<S: StateMachine> Raft<S> {
     /// Whether more proposals are welcome in this batch; the rest wait for the next.
     pub(super) const fn batch_has_room(&self) -> bool {
-        self.has_room() && self.proposals.batch.len() < BATCH_BYTES_MAX
+        self.has_room() && self.proposals.batch_size < BATCH_BYTES_MAX
     }
 
     /// Whether more proposals are welcome.
     pub(super) const fn has_room(&self) -> bool {
         self.proposals.unapplied < self.config.max_uncommitted_bytes
+    }
+
+    /// The application proposes a command.
+    pub(super) fn on_propose_command(&mut self, cx: &mut Context<'_, Self>, request: RequestId, command: &S::Command) {
+        match command.shared_encoding() {
+            Some(body) if body.len() >= SHARED_LEN_MIN && self.role == Role::Leader => {
+                self.propose_shared(cx, Asker::Here(request), body);
+            }
+            _ => self.on_propose(cx, request, EntryKind::Command, |out| command.encode(out)),
+        }
     }
 
     /// The application proposes. `encode` writes what it asks for: see [`exactly_once`](super::exactly_once).
@@ -126,32 +151,62 @@ impl<S: StateMachine> Raft<S> {
         kind: EntryKind,
         encode: impl FnOnce(&mut Vec<u8>),
     ) {
-        if let Some(transfer) = &self.transfer {
-            let to = transfer.to();
-            return asker.refuse(cx, kind, ProposeError::Transferring { to });
-        }
-        if !self.has_room() {
-            return asker.refuse(cx, kind, ProposeError::Overloaded);
+        if let Some(error) = self.takes_no_proposals() {
+            return asker.refuse(cx, kind, error);
         }
         let proposals = &mut self.proposals;
-        if proposals.batch.capacity() == 0 {
-            proposals.batch.reserve(proposals.batch_len_hint);
+        if proposals.encoded.capacity() == 0 {
+            proposals.encoded.reserve(proposals.encoded_len_hint);
         }
-        let start = proposals.batch.len();
+        let start = proposals.encoded.len();
         if kind != EntryKind::Command {
             let time = self.log_clock.stamp(cx.now());
-            exactly_once::encode_stamp(kind, time, self.config.max_sessions, &mut proposals.batch);
+            exactly_once::encode_stamp(kind, time, self.config.max_sessions, &mut proposals.encoded);
         }
-        let body = proposals.batch.len();
-        encode(&mut proposals.batch);
-        let (len, limit) = (proposals.batch.len() - body, self.config.command_len_max);
+        let body = proposals.encoded.len();
+        encode(&mut proposals.encoded);
+        let end = proposals.encoded.len();
+        let (len, limit) = (end - body, self.config.command_len_max);
         if len > limit {
-            proposals.batch.truncate(start);
+            proposals.encoded.truncate(start);
             return asker.refuse(cx, kind, ProposeError::TooLarge { len, limit });
         }
-        proposals.unapplied += proposals.batch.len() - start + Entry::OVERHEAD;
-        proposals.ends.push((proposals.batch.len(), kind, asker));
-        if proposals.batch.len() >= self.config.max_append_bytes {
+        self.add_to_batch(cx, Payload::Encoded { end }, end - start, kind, asker);
+    }
+
+    /// Takes an encoded command into the batch of this leader, without copying it.
+    fn propose_shared(&mut self, cx: &mut Context<'_, Self>, asker: Asker, body: Bytes) {
+        let (kind, len, limit) = (EntryKind::Command, body.len(), self.config.command_len_max);
+        match self.takes_no_proposals() {
+            Some(error) => asker.refuse(cx, kind, error),
+            None if len > limit => asker.refuse(cx, kind, ProposeError::TooLarge { len, limit }),
+            None => self.add_to_batch(cx, Payload::Shared(body), len, kind, asker),
+        }
+    }
+
+    /// Why this leader takes no proposals at the moment, if so.
+    fn takes_no_proposals(&self) -> Option<ProposeError> {
+        match &self.transfer {
+            Some(transfer) => Some(ProposeError::Transferring { to: transfer.to() }),
+            None => (!self.has_room()).then_some(ProposeError::Overloaded),
+        }
+    }
+
+    fn add_to_batch(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        payload: Payload,
+        len: usize,
+        kind: EntryKind,
+        asker: Asker,
+    ) {
+        let proposals = &mut self.proposals;
+        let size = len + Entry::OVERHEAD;
+        proposals.unapplied += size;
+        proposals.batch_size += size;
+        proposals.batch.push((payload, kind, asker));
+        // With another like it the run would not fit into one append, and had to be cut.
+        if proposals.batch_size + size > self.config.max_append_bytes {
             self.append_batch(cx);
         }
     }
@@ -159,28 +214,31 @@ impl<S: StateMachine> Raft<S> {
     /// Moves the proposals of a batch into the log, as one run.
     pub(super) fn append_batch(&mut self, cx: &mut Context<'_, Self>) {
         let proposals = &mut self.proposals;
-        if proposals.ends.is_empty() {
+        if proposals.batch.is_empty() {
             return;
         }
-        proposals.batch_len_hint = proposals.batch.len();
-        let mut batch = std::mem::take(&mut proposals.batch);
+        proposals.encoded_len_hint = proposals.encoded.len();
+        let mut encoded = std::mem::take(&mut proposals.encoded);
         // The entries keep all of it, for as long as they are in the log.
-        if batch.capacity() > 2 * batch.len() {
-            batch.shrink_to_fit();
+        if encoded.capacity() > 2 * encoded.len() {
+            encoded.shrink_to_fit();
         }
-        let batch = Bytes::from(batch);
-        let mut start = 0;
-        let term = self.hard.term;
-        let entries = proposals.ends.iter().map(|(end, kind, _)| {
-            let payload = batch.slice(start..*end);
-            start = *end;
-            Entry { term, kind: *kind, payload }
+        let encoded = Bytes::from(encoded);
+        let (term, first) = (self.hard.term, self.log.last().index + 1);
+        let (mut start, mut index) = (0, first);
+        let waiting = &mut proposals.waiting;
+        let entries = proposals.batch.drain(..).map(|(payload, kind, asker)| {
+            waiting.push_back((index, kind, asker));
+            index += 1;
+            let payload = match payload {
+                Payload::Encoded { end } => encoded.slice(std::mem::replace(&mut start, end)..end),
+                Payload::Shared(payload) => payload,
+            };
+            Entry { term, kind, payload }
         });
         let entries: Entries = entries.collect();
-        let first = self.log.last().index + 1;
+        proposals.batch_size = 0;
         self.meter.proposed(entries.len(), first + entries.len() as u64 - 1, cx.now());
-        let asked = proposals.ends.drain(..).zip(first..).map(|((_, kind, asker), index)| (index, kind, asker));
-        proposals.waiting.extend(asked);
         self.append(cx, entries);
     }
 
@@ -196,12 +254,12 @@ impl<S: StateMachine> Raft<S> {
 
     /// Answers every proposal that waits: those that reached the log may yet be committed.
     pub(super) fn give_up_proposals(&mut self, cx: &mut Context<'_, Self>) {
-        let Proposals { ends, waiting, .. } = std::mem::take(&mut self.proposals);
+        let Proposals { batch, waiting, .. } = std::mem::take(&mut self.proposals);
         self.meter.gave_up(waiting.len());
         for (_, kind, asker) in waiting {
             asker.refuse(cx, kind, ProposeError::Unknown);
         }
-        for (_, kind, asker) in ends {
+        for (_, kind, asker) in batch {
             asker.refuse(cx, kind, ProposeError::NotLeader { leader: self.leader });
         }
     }
