@@ -64,7 +64,8 @@ impl Cluster for Durable {
     fn run(&mut self, entries: u64) -> Run {
         self.proposed += entries;
         let watch = Stopwatch::start();
-        let clients = shares(self.cell, entries).map(|share| client(self.leader.clone(), self.cell, share, true));
+        let payload = self.cell.payload();
+        let clients = shares(self.cell, entries).map(|share| client(self.leader.clone(), payload.clone(), share, true));
         let latencies = block_on(join_all(clients)).concat();
         while self.applied.iter().any(|entries| entries.load(Ordering::Relaxed) < self.proposed) {
             thread::sleep(Duration::from_micros(100));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::channel::oneshot;
 use futures::future::{join_all, poll_fn};
@@ -34,8 +35,7 @@ pub(super) async fn find_leader(rafts: &[Handle<Raft<Tally>>], clock: &impl Cloc
 }
 
 /// A client: proposes one entry after the other and returns how long each took, if it is timed.
-pub(super) async fn client(raft: Handle<Raft<Tally>>, cell: Cell, entries: u64, timed: bool) -> Vec<u64> {
-    let payload = cell.payload();
+pub(super) async fn client(raft: Handle<Raft<Tally>>, payload: Bytes, entries: u64, timed: bool) -> Vec<u64> {
     let mut latencies = Vec::with_capacity(if timed { entries as usize } else { 0 });
     let mut lap = Stopwatch::start();
     for _ in 0..entries {
@@ -148,7 +148,7 @@ impl Nodes {
         let end = self.proposed;
         self.clock.go_on();
         let spawner = self.pool.spawner();
-        let cell = self.cell;
+        let (cell, payload) = (self.cell, self.cell.payload());
         // Making thousands of clients takes as long as some of their entries do: they are there before the
         // time of the run begins, and wait for its start.
         let (start, started) = oneshot::channel::<()>();
@@ -159,10 +159,10 @@ impl Nodes {
                 .map(move |(client, share)| (group.leader.clone(), share, number + client == 0))
         });
         let clients = clients.map(|(leader, share, timed)| {
-            let started = started.clone();
+            let (started, payload) = (started.clone(), payload.clone());
             let client = async move {
                 started.await.expect("the run starts");
-                client(leader, cell, share, timed).await
+                client(leader, payload, share, timed).await
             };
             spawner.spawn_local_with_handle(client).expect("the pool takes tasks")
         });
