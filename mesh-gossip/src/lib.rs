@@ -5,10 +5,16 @@
 //!
 //! [`store`] is a key-value memory that all nodes share; [`crdt`] and [`anti_entropy`] are the parts it
 //! stands on, usable alone.
+//!
+//! [`overlay`] gives each node a few links of thousands, and brings messages to any node over others;
+//! [`broadcast`] brings what one node publishes to all, along a tree of those links.
 
 pub mod aggregation;
+mod allowance;
 pub mod anti_entropy;
+pub mod broadcast;
 pub mod crdt;
 pub mod heartbeat;
 pub mod membership;
+pub mod overlay;
 pub mod store;

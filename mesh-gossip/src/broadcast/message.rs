@@ -1,0 +1,219 @@
+//! What the nodes of a broadcast tree say to each other, and its wire form.
+//!
+//! A message is a version, a kind and fields. Of a newer version, fields after those known here are skipped,
+//! and unknown kinds do not decode: the host drops and counts them.
+
+use mesh_core::{Bytes, DecodeError, NodeId, Reader, Wire};
+
+use super::config::Class;
+
+/// The version of the message format.
+const VERSION: u8 = 1;
+
+/// The most ids in one announcement: they fit into a packet.
+pub const IDS_MAX: usize = 32;
+
+/// The messages of one life of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Stream {
+    /// Who sends them.
+    pub origin: NodeId,
+    /// Drawn when it started: tells its lives apart.
+    pub life: u32,
+}
+
+/// The name of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MessageId {
+    /// Whose.
+    pub stream: Stream,
+    /// Numbers those of a stream, from 1.
+    pub number: u64,
+}
+
+/// A message that the sender has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Have {
+    /// Which.
+    pub id: MessageId,
+    /// Over how many links it came to the sender.
+    pub hops: u8,
+}
+
+/// What a node says to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// A message, along the tree.
+    Push {
+        /// Which.
+        id: MessageId,
+        /// How urgent.
+        class: Class,
+        /// Over how many links it came to the sender.
+        hops: u8,
+        /// What it says.
+        payload: Bytes,
+    },
+    /// The sender has these: for who gets them no other way.
+    IHave {
+        /// Which.
+        haves: Vec<Have>,
+    },
+    /// The link belongs to the tree from now on.
+    Graft {
+        /// What is missing, if anything: to be pushed now.
+        id: Option<MessageId>,
+    },
+    /// The link does not belong to the tree any more.
+    Prune,
+}
+
+impl Wire for Stream {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.origin.encode(out);
+        self.life.encode(out);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { origin: Wire::decode(reader)?, life: Wire::decode(reader)? })
+    }
+}
+
+impl Wire for MessageId {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.stream.encode(out);
+        self.number.encode(out);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { stream: Wire::decode(reader)?, number: Wire::decode(reader)? })
+    }
+}
+
+impl Wire for Have {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.id.encode(out);
+        self.hops.encode(out);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { id: Wire::decode(reader)?, hops: Wire::decode(reader)? })
+    }
+}
+
+impl Wire for Class {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(*self as u8);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match u8::decode(reader)? {
+            0 => Ok(Self::Urgent),
+            1 => Ok(Self::Normal),
+            2 => Ok(Self::Bulk),
+            kind => Err(DecodeError::UnknownVariant { type_name: "broadcast::Class", variant: kind.into() }),
+        }
+    }
+}
+
+impl Wire for Message {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(VERSION);
+        match self {
+            Self::Push { id, class, hops, payload } => {
+                out.push(0);
+                id.encode(out);
+                class.encode(out);
+                hops.encode(out);
+                payload.encode(out);
+            }
+            Self::IHave { haves } => {
+                out.push(1);
+                haves.encode(out);
+            }
+            Self::Graft { id } => {
+                out.push(2);
+                id.encode(out);
+            }
+            Self::Prune => out.push(3),
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let version = u8::decode(reader)?;
+        if version < VERSION {
+            return Err(DecodeError::Invalid("a broadcast message of a version that never was"));
+        }
+        let message = match u8::decode(reader)? {
+            0 => Self::Push {
+                id: Wire::decode(reader)?,
+                class: Wire::decode(reader)?,
+                hops: Wire::decode(reader)?,
+                payload: Wire::decode(reader)?,
+            },
+            1 => {
+                let len = reader.take_len()?;
+                if len > IDS_MAX {
+                    return Err(DecodeError::Length { claimed: len as u64, limit: IDS_MAX });
+                }
+                Self::IHave { haves: (0..len).map(|_| Have::decode(reader)).collect::<Result<_, _>>()? }
+            }
+            2 => Self::Graft { id: Wire::decode(reader)? },
+            3 => Self::Prune,
+            kind => return Err(DecodeError::UnknownVariant { type_name: "broadcast::Message", variant: kind.into() }),
+        };
+        if version > VERSION {
+            reader.skip_rest();
+        }
+        Ok(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::wire;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id(number: u64) -> MessageId {
+        MessageId { stream: Stream { origin: NodeId(u128::MAX), life: u32::MAX }, number }
+    }
+
+    #[test]
+    fn s25_messages_come_back_as_they_were_and_what_a_later_version_adds_is_skipped() {
+        let have = Have { id: id(300), hops: 7 };
+        let push = |class| Message::Push { id: id(1), class, hops: 3, payload: Bytes::from_static(b"news") };
+        let graft = |id| Message::Graft { id };
+        let haves = |len| Message::IHave { haves: vec![have; len] };
+        let all = Class::ALL.map(push).into_iter().chain([haves(2), graft(None), graft(Some(id(9))), Message::Prune]);
+        for message in all {
+            let bytes = wire::to_bytes(&message);
+            assert_eq!(wire::from_bytes::<Message>(&bytes), Ok(message.clone()));
+            for len in 0..bytes.len() {
+                assert!(wire::from_bytes::<Message>(&bytes.slice(..len)).is_err(), "{message:?} cut to {len}");
+            }
+            let mut newer = bytes.to_vec();
+            newer[0] = VERSION + 1;
+            newer.extend_from_slice(b"later");
+            assert_eq!(wire::from_bytes::<Message>(&newer.into()), Ok(message));
+        }
+        assert!(wire::from_slice::<Message>(&[VERSION, 4]).is_err() && wire::from_slice::<Message>(&[0, 3]).is_err());
+        assert!(wire::from_bytes::<Message>(&wire::to_bytes(&haves(IDS_MAX))).is_ok());
+        assert!(wire::from_bytes::<Message>(&wire::to_bytes(&haves(IDS_MAX + 1))).is_err());
+        assert!(wire::to_bytes(&haves(IDS_MAX)).len() < 1200);
+    }
+
+    proptest! {
+        #[test]
+        fn s15_any_bytes_are_a_message_of_the_same_bytes_or_an_error(
+            kind in 0_u8..5,
+            rest in proptest::collection::vec(any::<u8>(), 0..80),
+        ) {
+            let bytes = Bytes::from([&[VERSION, kind][..], &rest].concat());
+            if let Ok(message) = wire::from_bytes::<Message>(&bytes) {
+                prop_assert_eq!(wire::to_bytes(&message), bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+use std::time::Duration;
+
+use mesh_core::harness::Harness;
+use mesh_core::{Bytes, NodeId};
+
+use super::*;
+
+const ME: NodeId = NodeId(1);
+const A: NodeId = NodeId(2);
+const B: NodeId = NodeId(3);
+const C: NodeId = NodeId(4);
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A node with the neighbours A, B and C, where the links to those in `lazy` are not in the tree.
+fn node(lazy: &[NodeId]) -> Harness<Broadcast> {
+    let mut node = Harness::new(ME, Broadcast::new(BroadcastConfig::default()).unwrap());
+    for peer in [A, B, C] {
+        node.command(BroadcastCommand::AddPeer(peer));
+    }
+    lazy.iter().for_each(|peer| node.receive(*peer, Message::Prune));
+    node.sent();
+    node
+}
+
+fn id(origin: u128, number: u64) -> MessageId {
+    MessageId { stream: Stream { origin: NodeId(origin), life: 1 }, number }
+}
+
+fn push(id: MessageId, hops: u8) -> Message {
+    Message::Push { id, class: Class::Normal, hops, payload: Bytes::from_static(b"news") }
+}
+
+fn ihave(ids: &[(MessageId, u8)]) -> Message {
+    Message::IHave { haves: ids.iter().map(|(id, hops)| Have { id: *id, hops: *hops }).collect() }
+}
+
+fn eager(node: &Harness<Broadcast>) -> Vec<NodeId> {
+    node.protocol.peers().filter(|(_, eager)| *eager).map(|(peer, _)| peer).collect()
+}
+
+fn delivered(node: &mut Harness<Broadcast>) -> Vec<MessageId> {
+    node.events().into_iter().map(|BroadcastEvent::Delivered { id, .. }| id).collect()
+}
+
+#[test]
+fn what_is_new_is_delivered_and_goes_on_and_what_is_not_prunes() {
+    let mut node = node(&[C]);
+    node.receive(A, push(id(9, 1), 3));
+    assert_eq!(node.sent(), [(B, push(id(9, 1), 4))]);
+    node.pass(100 * MS);
+    assert_eq!(node.sent(), [(C, ihave(&[(id(9, 1), 4)]))]);
+    node.receive(B, push(id(9, 1), 3));
+    assert_eq!(node.sent(), [(B, Message::Prune)]);
+    assert_eq!((delivered(&mut node), eager(&node)), (vec![id(9, 1)], vec![A]));
+    // Its own come back: not to its application.
+    node.command(BroadcastCommand::Publish { class: Class::Normal, payload: Bytes::from_static(b"mine") });
+    let (_, BroadcastReply::Published(Ok(mine))) = node.replies().pop().unwrap() else { panic!("it is published") };
+    node.receive(A, push(mine, 3));
+    assert_eq!((delivered(&mut node), eager(&node)), (vec![], vec![]));
+}
+
+#[test]
+fn what_is_announced_and_does_not_come_is_asked_for_in_turn_and_not_for_ever() {
+    let mut node = node(&[B, C]);
+    node.receive(B, ihave(&[(id(9, 1), 3)]));
+    node.receive(C, ihave(&[(id(9, 1), 3)]));
+    node.pass(199 * MS);
+    assert_eq!(node.sent(), [], "it may be on its way");
+    let graft = Message::Graft { id: Some(id(9, 1)) };
+    node.pass(MS);
+    assert_eq!((node.sent(), eager(&node)), (vec![(B, graft.clone())], vec![A, B]));
+    node.pass(200 * MS);
+    assert_eq!(node.sent(), [(C, graft.clone())], "no answer: the next is asked");
+    node.pass(10 * SECOND);
+    assert_eq!(node.sent().len(), 6, "eight times in all");
+    assert_eq!(node.protocol.load().2, 0);
+    // Announced anew, it is asked for anew; once it is there, no more.
+    node.receive(B, ihave(&[(id(9, 1), 3)]));
+    node.pass(200 * MS);
+    assert_eq!(node.sent(), [(B, graft)]);
+    node.receive(B, push(id(9, 1), 3));
+    node.sent();
+    node.pass(500 * MS);
+    assert_eq!(node.sent(), []);
+    node.receive(C, ihave(&[(id(9, 1), 3)]));
+    node.pass(500 * MS);
+    assert!(!node.sent().iter().any(|(_, message)| matches!(message, Message::Graft { .. })));
+}
+
+#[test]
+fn who_asks_gets_it_and_is_in_the_tree_but_not_without_end() {
+    let mut node = node(&[A, B, C]);
+    node.command(BroadcastCommand::Publish { class: Class::Bulk, payload: Bytes::from_static(b"mine") });
+    let (_, BroadcastReply::Published(Ok(mine))) = node.replies().pop().unwrap() else { panic!("it is published") };
+    node.sent();
+    let mut pushes = 0;
+    for _ in 0..100 {
+        node.receive(A, Message::Graft { id: Some(mine) });
+        pushes += node.sent().len();
+    }
+    assert_eq!((pushes, eager(&node)), (16, vec![A]));
+    // What it has not, it does not send.
+    node.receive(B, Message::Graft { id: Some(id(9, 9)) });
+    assert_eq!(node.sent(), []);
+    // After a while it is not kept any more.
+    node.pass(16 * SECOND);
+    assert_eq!(node.protocol.load(), (0, 0, 0));
+}
+
+#[test]
+fn a_message_is_announced_once_more_to_who_is_not_known_to_have_it() {
+    let mut node = node(&[C]);
+    node.receive(A, push(id(9, 1), 0));
+    node.receive(C, ihave(&[(id(9, 1), 2)]));
+    node.pass(500 * MS);
+    assert_eq!(node.sent(), [(B, push(id(9, 1), 1))], "C has it: no announcement");
+    node.pass(2 * SECOND);
+    assert_eq!(node.sent(), [(B, ihave(&[(id(9, 1), 1)]))], "the push to B may have been lost");
+    // A new neighbour hears of all that is kept.
+    node.command(BroadcastCommand::AddPeer(NodeId(5)));
+    node.pass(100 * MS);
+    assert_eq!(node.sent(), [(NodeId(5), ihave(&[(id(9, 1), 1)]))]);
+}
+
+#[test]
+fn a_way_that_is_much_shorter_is_taken_into_the_tree() {
+    let mut node = node(&[B]);
+    node.receive(A, push(id(9, 1), 11));
+    node.sent();
+    node.receive(B, ihave(&[(id(9, 1), 5)]));
+    assert_eq!(node.sent(), [], "not by so little");
+    node.receive(B, ihave(&[(id(9, 1), 4)]));
+    assert_eq!(node.sent(), [(B, Message::Graft { id: None }), (A, Message::Prune)]);
+    assert_eq!(eager(&node), [B, C]);
+}
+
+#[test]
+fn s15_nobody_else_is_heard_and_nobody_is_heard_without_end() {
+    let mut node = node(&[]);
+    for message in [push(id(9, 1), 0), ihave(&[(id(9, 1), 0)]), Message::Graft { id: None }, Message::Prune] {
+        node.receive(NodeId(99), message);
+    }
+    assert_eq!((node.sent(), delivered(&mut node)), (vec![], vec![]));
+    let long = Message::Push { id: id(9, 1), class: Class::Bulk, hops: 0, payload: Bytes::from(vec![0; 1025]) };
+    node.receive(A, long);
+    assert_eq!(delivered(&mut node), []);
+    // Ten thousand a second are taken.
+    (0..20_000).for_each(|number| node.receive(A, push(id(9, number), 255)));
+    assert_eq!(delivered(&mut node).len(), 10_000);
+    node.receive(B, push(id(8, 1), 0));
+    assert_eq!(delivered(&mut node), [id(8, 1)], "others have a budget of their own");
+    let (bytes, ..) = node.protocol.load();
+    assert!(bytes <= 4 << 20);
+    // Announcements of what is not there: a thousand at most are missing for a neighbour.
+    for first in (0..4_000).step_by(IDS_MAX) {
+        let ids: Vec<_> = (first..first + IDS_MAX as u64).map(|number| (id(7, number), 0)).collect();
+        node.receive(A, ihave(&ids));
+    }
+    assert_eq!(node.protocol.load().2, 1024);
+    node.pass(10 * SECOND);
+    assert_eq!(node.protocol.load().2, 0);
+}
+
+#[test]
+fn s15_made_up_origins_displace_only_what_the_same_neighbour_brought() {
+    let mut node = node(&[]);
+    node.receive(B, push(id(9, 1), 0));
+    for origin in 100..20_000 {
+        node.receive(A, push(id(origin, 1), 0));
+        node.pass(MS);
+    }
+    assert_eq!(node.protocol.load().1, 2048 + 1);
+    delivered(&mut node);
+    node.receive(A, push(id(9, 1), 0));
+    assert_eq!(delivered(&mut node), [], "it is remembered");
+    // A number far ahead does not put the true ones behind.
+    node.receive(A, push(id(9, u64::MAX), 0));
+    node.receive(B, push(id(9, 2), 0));
+    assert_eq!(delivered(&mut node), [id(9, 2)]);
+}

@@ -1,0 +1,150 @@
+//! Islands: parts of the overlay without a link between them. They are found, and joined again.
+//!
+//! Every island is flooded by a beacon now and then, whoever lights it, and each node remembers the last few it
+//! saw. A node now and then sends those to a random member that is no neighbour: if that one has seen none of
+//! them, the two are on different islands, and it asks for a link. Over that link the beacon of one island floods
+//! the other, so that a handful of links is made rather than one for each pair that compares.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use mesh_core::{Context, Instant, NodeId};
+
+use super::message::{Beacon, Message, Need, Peer};
+use super::{Overlay, Timer};
+
+/// How many beacons are remembered, and how many of them are compared.
+const REMEMBERED: usize = 4;
+const COMPARED: usize = 2;
+
+/// Of beacons lit within this time of each other, only that of the smallest origin goes on.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// What tells a node which island it is on.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Island {
+    /// The beacons seen last, the latest first.
+    beacons: VecDeque<Beacon>,
+    /// When the latest came.
+    seen: Instant,
+    /// The number of this node's last.
+    pub(super) number: u32,
+}
+
+impl Island {
+    /// Whether a beacon is news that should go on.
+    fn admits(&mut self, beacon: Beacon, now: Instant) -> bool {
+        if self.beacons.contains(&beacon) {
+            return false;
+        }
+        match self.beacons.front_mut() {
+            Some(latest) if now.since(self.seen) < ROUND => {
+                if latest.origin <= beacon.origin {
+                    return false;
+                }
+                *latest = beacon;
+            }
+            _ => {
+                self.beacons.truncate(REMEMBERED - 1);
+                self.beacons.push_front(beacon);
+                self.seen = now;
+            }
+        }
+        true
+    }
+
+    /// Whether somebody who saw these is elsewhere. Who has seen none cannot tell.
+    fn differs(&self, beacons: &[Beacon]) -> bool {
+        !beacons.is_empty() && !self.beacons.is_empty() && !beacons.iter().any(|beacon| self.beacons.contains(beacon))
+    }
+}
+
+impl Overlay {
+    /// Who lit the last beacon lights the next; if that one is gone, somebody else does.
+    pub(super) fn set_beacon_timer(&self, cx: &mut Context<'_, Self>, mine: bool) {
+        let period = self.config.beacon;
+        let delay = if mine { period } else { cx.rng().duration_between(period * 3 / 2, period * 5 / 2) };
+        cx.set_timer(Timer::BeaconDue, delay);
+    }
+
+    pub(super) fn on_beacon_due(&mut self, cx: &mut Context<'_, Self>) {
+        self.island.number = self.island.number.wrapping_add(1);
+        let beacon = Beacon { origin: cx.me(), number: self.island.number };
+        if self.island.admits(beacon, cx.now()) {
+            self.pass_on(cx, beacon, None);
+        }
+        self.set_beacon_timer(cx, true);
+    }
+
+    pub(super) fn on_beacon(&mut self, cx: &mut Context<'_, Self>, from: NodeId, beacon: Beacon) {
+        if beacon.origin == cx.me() || !self.may_flood(cx, from) || !self.island.admits(beacon, cx.now()) {
+            return;
+        }
+        self.pass_on(cx, beacon, Some(from));
+        self.set_beacon_timer(cx, false);
+    }
+
+    fn pass_on(&self, cx: &mut Context<'_, Self>, beacon: Beacon, from: Option<NodeId>) {
+        let to: Vec<_> = self.view.links.keys().copied().filter(|node| Some(*node) != from).collect();
+        if !to.is_empty() {
+            cx.broadcast(to, Message::Beacon(beacon));
+        }
+    }
+
+    /// Tells a new neighbour which island this is.
+    pub(super) fn show_beacon(&self, cx: &mut Context<'_, Self>, node: NodeId) {
+        if let Some(beacon) = self.island.beacons.front() {
+            cx.send(node, Message::Beacon(*beacon));
+        }
+    }
+
+    pub(super) fn on_compare_due(&mut self, cx: &mut Context<'_, Self>) {
+        let delay = cx.rng().duration_between(self.config.compare / 2, self.config.compare * 3 / 2);
+        cx.set_timer(Timer::CompareDue, delay);
+        let beacons: Vec<_> = self.island.beacons.iter().take(COMPARED).copied().collect();
+        if beacons.is_empty() {
+            return;
+        }
+        if let Some(member) = self.view.member(cx.rng(), |peer| self.view.is_free(peer.node)) {
+            cx.send(member.node, Message::Compare { beacons });
+        }
+    }
+
+    pub(super) fn on_compare(&mut self, cx: &mut Context<'_, Self>, from: NodeId, beacons: &[Beacon]) {
+        if !self.island.differs(beacons) || !self.view.is_free(from) || self.bridging > cx.now() {
+            return;
+        }
+        self.meter.islands.increment();
+        // One at a time: the next who compares knows more.
+        self.bridging = cx.now() + self.config.ping_timeout * 4;
+        let zone = self.view.zone_of(from).unwrap_or(self.config.zone);
+        let full = self.view.taken() >= self.view.limit(&self.config);
+        let instead_of = if full { self.view.victim(&self.config, zone, Need::Urgent) } else { None };
+        self.ask(cx, Peer { node: from, zone }, Need::Urgent, instead_of);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn beacon(origin: u128, number: u32) -> Beacon {
+        Beacon { origin: NodeId(origin), number }
+    }
+
+    #[test]
+    fn of_beacons_lit_at_once_the_smallest_stays_and_each_goes_on_once() {
+        let (mut island, mut now) = (Island::default(), Instant::ZERO + ROUND);
+        assert!(island.admits(beacon(5, 1), now) && !island.admits(beacon(5, 1), now));
+        assert!(!island.admits(beacon(6, 1), now), "a larger one stops here");
+        assert!(island.admits(beacon(4, 1), now), "a smaller one takes its place");
+        assert_eq!(island.beacons, [beacon(4, 1)]);
+        for number in 0..10 {
+            now += ROUND;
+            assert!(island.admits(beacon(9, number), now));
+        }
+        assert_eq!(island.beacons.len(), REMEMBERED);
+        assert!(island.differs(&[beacon(4, 1)]) && !island.differs(&[beacon(4, 1), beacon(9, 7)]));
+        assert!(!island.differs(&[]) && !Island::default().differs(&[beacon(4, 1)]));
+    }
+}

@@ -1,0 +1,288 @@
+use std::time::Duration;
+
+use mesh_core::harness::Harness;
+use mesh_core::{Bytes, NodeId, PeerStatus};
+
+use super::*;
+
+const ME: NodeId = NodeId(1);
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn ask(need: Need) -> Message {
+    Message::Ask { zone: 0, degree: 4, need, newcomer: false }
+}
+
+/// A node with links to the nodes 2 to `count + 1`, each of which has four, of the time when it began.
+fn with_links(count: u128) -> Harness<Overlay> {
+    let config = OverlayConfig { full_mesh: 2, ..OverlayConfig::default() };
+    let mut node = Harness::new(ME, Overlay::new(config).unwrap());
+    for peer in 2..2 + count {
+        node.receive(NodeId(peer), ask(Need::Spare));
+    }
+    assert_eq!(node.protocol.links().len(), count as usize);
+    node.sent();
+    node.events();
+    node
+}
+
+fn linked(node: &Harness<Overlay>) -> Vec<u128> {
+    node.protocol.links().map(|link| link.node.0).collect()
+}
+
+fn to(sent: &[(NodeId, Message)]) -> Vec<u128> {
+    sent.iter().map(|(to, _)| to.0).collect()
+}
+
+#[test]
+fn a_full_node_refuses_and_names_others_and_gives_a_link_to_who_needs_one() {
+    let mut node = with_links(5);
+    node.receive(NodeId(9), ask(Need::Spare));
+    let sent = node.sent();
+    assert!(matches!(&sent[..], [(NodeId(9), Message::Refuse { others })] if others.len() == 4), "{sent:?}");
+    // One neighbour says that it has five links: it can spare one.
+    node.receive(NodeId(4), Message::Alive { degree: 5 });
+    node.receive(NodeId(9), ask(Need::Required));
+    let sent = node.sent();
+    let given_up = Message::Unlink { leaving: false, instead: None };
+    assert!(sent.contains(&(NodeId(4), given_up)), "{sent:?}");
+    assert_eq!(linked(&node), [2, 3, 5, 6, 9]);
+}
+
+#[test]
+fn nobody_who_has_few_loses_a_link_but_for_who_has_none() {
+    let mut node = with_links(5);
+    (2..7).for_each(|peer| node.receive(NodeId(peer), Message::Alive { degree: 3 }));
+    node.receive(NodeId(9), ask(Need::Required));
+    assert!(!linked(&node).contains(&9));
+    node.receive(NodeId(9), ask(Need::Urgent));
+    assert!(linked(&node).contains(&9) && linked(&node).len() == 5);
+}
+
+#[test]
+fn a_link_is_up_when_the_other_accepts_and_the_place_is_kept_meanwhile() {
+    let mut node = with_links(4);
+    node.command(OverlayCommand::AddPeer { node: NodeId(9), zone: 7 });
+    node.pass(SECOND / 10);
+    let sent = node.sent();
+    let wants = |(to, message): &(NodeId, Message)| *to == NodeId(9) && matches!(message, Message::Ask { .. });
+    assert!(sent.iter().any(wants), "it is in another zone: {sent:?}");
+    // The last place is kept for it.
+    node.receive(NodeId(10), ask(Need::Spare));
+    assert!(!linked(&node).contains(&10));
+    node.receive(NodeId(9), Message::Accept { zone: 7, degree: 2, instead_of: None });
+    assert!(linked(&node).contains(&9));
+    // An acceptance that nobody asked for, or that is too late, is taken back.
+    node.sent();
+    node.receive(NodeId(11), Message::Accept { zone: 0, degree: 2, instead_of: None });
+    assert_eq!(node.sent(), [(NodeId(11), Message::Unlink { leaving: false, instead: None })]);
+    assert!(!linked(&node).contains(&11));
+}
+
+#[test]
+fn a_silent_neighbour_is_asked_a_few_times_and_then_given_up() {
+    let mut node = with_links(1);
+    node.pass(3400 * MS);
+    let pings = node.sent().into_iter().filter(|(_, message)| matches!(message, Message::Ping { .. })).count();
+    assert_eq!((pings, linked(&node)), (4, vec![2]));
+    // A single word, and all is well.
+    node.receive(NodeId(2), Message::Alive { degree: 4 });
+    node.pass(2400 * MS);
+    assert_eq!(linked(&node), [2]);
+    node.pass(2 * SECOND);
+    assert!(linked(&node).is_empty());
+    assert!(node.events().contains(&OverlayEvent::LinkDown { node: NodeId(2), cause: LinkDownCause::Silent }));
+    let mut node = with_links(2);
+    node.peer(NodeId(3), PeerStatus::Disconnected);
+    assert_eq!(linked(&node), [2]);
+}
+
+#[test]
+fn who_takes_this_node_for_a_neighbour_is_told_otherwise() {
+    let mut node = with_links(3);
+    node.receive(NodeId(9), Message::Alive { degree: 4 });
+    assert_eq!(node.sent(), [(NodeId(9), Message::Unlink { leaving: false, instead: None })]);
+    // What else it says does not count, and makes nobody send anything.
+    let sample = vec![Peer { node: NodeId(66), zone: 0 }; 6];
+    let route = Route::new([9, 1, 2].map(NodeId).to_vec()).unwrap();
+    let strange = [
+        Message::Walk { newcomer: sample[0], hops_left: 6 },
+        Message::Shuffle { origin: NodeId(77), hops_left: 0, sample: sample.clone() },
+        Message::Shuffled { sample },
+        Message::Beacon(Beacon { origin: NodeId(9), number: 1 }),
+        Message::Find { number: 1, target: NodeId(5), path: Route(vec![NodeId(9)]) },
+        Message::Relay { at: 1, route, cargo: Cargo::Delivered { number: 1 } },
+        Message::Pong { number: 1, degree: 0 },
+        Message::Refuse { others: vec![Peer { node: NodeId(66), zone: 0 }] },
+        Message::Unlink { leaving: false, instead: Some(Peer { node: NodeId(66), zone: 0 }) },
+    ];
+    strange.into_iter().for_each(|message| node.receive(NodeId(9), message));
+    assert_eq!(node.sent(), []);
+    assert_eq!((linked(&node).len(), node.protocol.passive().len()), (3, 0));
+}
+
+#[test]
+fn the_application_takes_peers_out() {
+    let mut node = with_links(3);
+    node.command(OverlayCommand::RemovePeer(NodeId(3)));
+    assert_eq!(linked(&node), [2, 4]);
+    assert!(node.events().contains(&OverlayEvent::LinkDown { node: NodeId(3), cause: LinkDownCause::Removed }));
+    node.step(|overlay, cx| overlay.on_stop(cx));
+    let leaving = Message::Unlink { leaving: true, instead: None };
+    let sent = node.sent();
+    assert_eq!(sent.iter().filter(|(_, message)| *message == leaving).count(), 2, "{sent:?}");
+}
+
+// Relaying.
+
+fn route(nodes: &[u128]) -> Route {
+    Route::new(nodes.iter().copied().map(NodeId).collect()).unwrap()
+}
+
+fn payload(number: u64) -> Cargo {
+    Cargo::Payload { number, payload: Bytes::from_static(b"hello") }
+}
+
+#[test]
+fn s15_one_frame_in_is_one_frame_out_and_only_over_links_and_in_place() {
+    let mut node = with_links(3);
+    let mut relay = |from: u128, at, nodes: &[u128], cargo: Cargo| {
+        node.receive(NodeId(from), Message::Relay { at, route: route(nodes), cargo });
+        node.sent()
+    };
+    assert_eq!(to(&relay(2, 1, &[2, 1, 3, 9], payload(1))), [3]);
+    // The next has no link: the sender is told, once; what is no payload is dropped.
+    let back = Message::Relay { at: 1, route: route(&[1, 2]), cargo: Cargo::Broken { number: 1 } };
+    assert_eq!(relay(2, 1, &[2, 1, 9], payload(1)), [(NodeId(2), back)]);
+    assert_eq!(relay(2, 1, &[2, 1, 9], Cargo::Broken { number: 1 }), []);
+    // Not where the route says, not from whom it says, or past its end.
+    for (from, at) in [(2, 2), (3, 1), (2, 0), (2, 200)] {
+        assert_eq!(relay(from, at, &[2, 1, 4, 9], payload(1)), [], "{from} {at}");
+    }
+    let long = Cargo::Payload { number: 1, payload: Bytes::from(vec![0; 1025]) };
+    assert_eq!(relay(2, 1, &[2, 1, 3], long), []);
+    let far: Vec<_> = [2, 1, 3].into_iter().chain(10..40).take(18).collect();
+    assert_eq!(relay(2, 1, &far, payload(1)), [], "more hops than there may be");
+}
+
+#[test]
+fn s15_a_neighbour_has_a_budget_each_second() {
+    let mut node = with_links(5);
+    let (mut searches, mut relays) = (0, 0);
+    for number in 0..5_000 {
+        node.receive(NodeId(2), Message::Find { number, target: NodeId(99), path: Route(vec![NodeId(2)]) });
+        searches += node.sent().len();
+        node.receive(NodeId(2), Message::Relay { at: 1, route: route(&[2, 1, 3]), cargo: payload(number) });
+        relays += node.sent().len();
+    }
+    assert_eq!((searches, relays), (64 * 4, 2_000));
+    // That does not touch what others may.
+    node.receive(NodeId(3), Message::Find { number: 1, target: NodeId(99), path: Route(vec![NodeId(3)]) });
+    assert_eq!(node.sent().len(), 4);
+    node.pass(SECOND);
+    node.sent();
+    node.receive(NodeId(2), Message::Find { number: 9_999, target: NodeId(99), path: Route(vec![NodeId(2)]) });
+    assert_eq!(node.sent().len(), 4);
+}
+
+#[test]
+fn a_search_is_passed_on_once_and_answered_a_few_times() {
+    let mut node = with_links(5);
+    let find = |target, path: &[u128]| Message::Find {
+        number: 7,
+        target: NodeId(target),
+        path: Route(path.iter().copied().map(NodeId).collect()),
+    };
+    node.receive(NodeId(2), find(99, &[50, 2]));
+    assert_eq!(to(&node.sent()), [3, 4, 5, 6]);
+    node.receive(NodeId(3), find(99, &[50, 3]));
+    assert_eq!(node.sent(), [], "it was passed on already");
+    node.receive(NodeId(3), find(99, &[51, 1, 3]));
+    node.receive(NodeId(3), find(99, &[51, 4]));
+    assert_eq!(node.sent(), [], "in circles, or not from the last on the path");
+    // A neighbour is told alone.
+    node.receive(NodeId(2), find(4, &[52, 2]));
+    assert_eq!(to(&node.sent()), [4]);
+    let mut answers = 0;
+    for from in 2..7 {
+        node.receive(NodeId(from), find(1, &[50, from]));
+        let sent = node.sent();
+        let found = |(to, message): &(NodeId, Message)| {
+            let back = route(&[1, from, 50]);
+            *to == NodeId(from) && *message == Message::Relay { at: 1, route: back, cargo: Cargo::Found { number: 7 } }
+        };
+        assert!(sent.iter().all(found), "{sent:?}");
+        answers += sent.len();
+    }
+    assert_eq!(answers, 3);
+}
+
+/// The number of the search that was sent last.
+fn search(sent: &[(NodeId, Message)]) -> u64 {
+    let number = |(_, message): &(NodeId, Message)| match message {
+        Message::Find { number, .. } => Some(*number),
+        _ => None,
+    };
+    sent.iter().rev().find_map(number).expect("somebody is looked for")
+}
+
+/// Where payloads were sent, and along which routes.
+fn payloads(sent: &[(NodeId, Message)]) -> Vec<Vec<u128>> {
+    let along = |(_, message): &(NodeId, Message)| match message {
+        Message::Relay { route, cargo: Cargo::Payload { .. }, .. } => {
+            Some(route.nodes().iter().map(|node| node.0).collect())
+        }
+        _ => None,
+    };
+    sent.iter().filter_map(along).collect()
+}
+
+#[test]
+fn what_is_not_confirmed_or_comes_to_a_broken_link_goes_another_way() {
+    let mut node = with_links(3);
+    let request = node.command(OverlayCommand::Send { to: NodeId(99), payload: Bytes::from_static(b"hello") });
+    let number = search(&node.sent());
+    let found = |node: &mut Harness<Overlay>, number, nodes: &[u128]| {
+        let cargo = Cargo::Found { number };
+        node.receive(
+            NodeId(nodes[nodes.len() - 2]),
+            Message::Relay { at: nodes.len() as u8 - 1, route: route(nodes), cargo },
+        );
+        payloads(&node.sent())
+    };
+    // It goes along the first that is found; others are kept. Nobody else's word counts.
+    assert_eq!(found(&mut node, number, &[98, 2, 1]), Vec::<Vec<u128>>::new());
+    assert_eq!(found(&mut node, number, &[99, 20, 2, 1]), [[1, 2, 20, 99]]);
+    assert_eq!(found(&mut node, number, &[99, 30, 3, 1]), Vec::<Vec<u128>>::new());
+    let broken = Message::Relay { at: 1, route: route(&[2, 1]), cargo: Cargo::Broken { number: number - 1 } };
+    node.receive(NodeId(2), broken);
+    let sent = node.sent();
+    assert_eq!(payloads(&sent), [[1, 3, 30, 99]]);
+    // No word: they are looked for anew.
+    node.pass(SECOND);
+    let sent = node.sent();
+    assert_ne!(search(&sent), number);
+    // A confirmation of somebody else does not end it, that of the receiver does.
+    let mut confirm = |nodes: &[u128]| {
+        let cargo = Cargo::Delivered { number: number - 1 };
+        let (from, at) = (NodeId(nodes[nodes.len() - 2]), nodes.len() as u8 - 1);
+        node.receive(from, Message::Relay { at, route: route(nodes), cargo });
+        node.replies()
+    };
+    assert_eq!(confirm(&[98, 3, 1]), []);
+    assert_eq!(confirm(&[99, 30, 3, 1]), [(request, OverlayReply::Sent(Ok(())))]);
+    assert_eq!(confirm(&[99, 30, 3, 1]), []);
+}
+
+#[test]
+fn a_payload_that_comes_again_is_confirmed_again_and_delivered_once() {
+    let mut node = with_links(3);
+    for (from, nodes) in [(2, [50, 2, 1]), (3, [50, 3, 1]), (2, [50, 2, 1])] {
+        node.receive(NodeId(from), Message::Relay { at: 2, route: route(&nodes), cargo: payload(1) });
+        let back: Vec<_> = nodes.into_iter().rev().collect();
+        let confirmed = Message::Relay { at: 1, route: route(&back), cargo: Cargo::Delivered { number: 1 } };
+        assert_eq!(node.sent(), [(NodeId(from), confirmed)]);
+    }
+    let delivered = OverlayEvent::Delivered { origin: NodeId(50), payload: Bytes::from_static(b"hello") };
+    assert_eq!(node.events(), [delivered]);
+}

@@ -1,0 +1,287 @@
+//! What a node knows of others: its links, those it asks for one, and those it could ask.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use mesh_core::{Instant, NodeId, Rng64};
+
+use super::config::OverlayConfig;
+use super::message::{Need, Peer};
+use crate::allowance::Allowance;
+
+/// How many nodes are remembered that are better not asked for a while.
+const RESTING_MAX: usize = 64;
+
+/// How often a random member is drawn before all are looked through.
+const DRAWS: usize = 8;
+
+/// A neighbour.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Link {
+    pub(super) zone: u16,
+    /// How many links it has, as it said last.
+    pub(super) degree: u8,
+    /// When it was last heard of.
+    pub(super) heard: Instant,
+    /// How many questions it has not answered.
+    pub(super) pings: u32,
+    pub(super) round_trip: Option<Duration>,
+    /// Whether it was chosen for being near.
+    pub(super) near: bool,
+    pub(super) floods: Allowance,
+    pub(super) relays: Allowance,
+}
+
+impl Link {
+    /// Takes one more round trip into account.
+    pub(super) fn measured(&mut self, round_trip: Duration) {
+        self.round_trip = Some(self.round_trip.map_or(round_trip, |before| (before * 3 + round_trip) / 4));
+    }
+}
+
+/// Somebody who is asked for a link.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asking {
+    pub(super) zone: u16,
+    pub(super) at: Instant,
+    /// The link that is given up for this one.
+    pub(super) instead_of: Option<NodeId>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    zone: u16,
+    /// Its place among the ids.
+    at: usize,
+}
+
+/// What a node knows of others.
+#[derive(Clone, Debug, Default)]
+pub(super) struct View {
+    pub(super) links: BTreeMap<NodeId, Link>,
+    pub(super) asking: BTreeMap<NodeId, Asking>,
+    /// Heard of, for when a link is to be replaced.
+    passive: Vec<Peer>,
+    /// Named by the application.
+    members: BTreeMap<NodeId, Member>,
+    /// Their ids, to choose from.
+    ids: Vec<NodeId>,
+    /// How many of them are in other zones.
+    far_members: usize,
+    /// Who did not answer or had no room, and until when not to ask again.
+    resting: VecDeque<(NodeId, Instant)>,
+    zone: u16,
+}
+
+impl View {
+    pub(super) fn new(zone: u16) -> Self {
+        Self { zone, ..Self::default() }
+    }
+
+    /// Adds a member, or changes its zone; false where there are too many.
+    pub(super) fn add_member(&mut self, Peer { node, zone }: Peer, members_max: usize) -> bool {
+        self.passive.iter_mut().filter(|peer| peer.node == node).for_each(|peer| peer.zone = zone);
+        let (at, before) = match self.members.get(&node) {
+            Some(member) => (member.at, member.zone),
+            None if self.ids.len() >= members_max => return false,
+            None => {
+                self.ids.push(node);
+                (self.ids.len() - 1, self.zone)
+            }
+        };
+        self.far_members += usize::from(zone != self.zone);
+        self.far_members -= usize::from(before != self.zone);
+        self.members.insert(node, Member { zone, at });
+        true
+    }
+
+    pub(super) fn remove_member(&mut self, node: NodeId) {
+        self.passive.retain(|peer| peer.node != node);
+        let Some(Member { zone, at }) = self.members.remove(&node) else { return };
+        self.far_members -= usize::from(zone != self.zone);
+        self.ids.swap_remove(at);
+        if let Some(moved) = self.ids.get(at).and_then(|moved| self.members.get_mut(moved)) {
+            moved.at = at;
+        }
+    }
+
+    /// Remembers somebody to replace links with, if need be instead of another.
+    pub(super) fn remember(&mut self, peer: Peer, passive_max: usize, rng: &mut Rng64) {
+        if self.passive.iter().any(|known| known.node == peer.node) {
+            return;
+        }
+        if self.passive.len() >= passive_max {
+            self.passive.swap_remove(rng.below(self.passive.len() as u64) as usize);
+        }
+        self.passive.push(peer);
+    }
+
+    pub(super) fn forget(&mut self, node: NodeId) {
+        self.passive.retain(|peer| peer.node != node);
+    }
+
+    pub(super) fn passive(&self) -> &[Peer] {
+        &self.passive
+    }
+
+    /// Leaves a node alone until a time.
+    pub(super) fn rest(&mut self, node: NodeId, until: Instant) {
+        self.resting.retain(|(resting, _)| *resting != node);
+        if self.resting.len() >= RESTING_MAX {
+            self.resting.pop_front();
+        }
+        self.resting.push_back((node, until));
+    }
+
+    /// How many other nodes there are, as far as is known; counted up to `enough` at least.
+    fn others(&self, enough: usize) -> usize {
+        let is_new = |node: NodeId| !self.members.contains_key(&node);
+        if self.members.len() >= enough {
+            return self.members.len();
+        }
+        let passive = self.passive.iter().filter(|peer| is_new(peer.node)).count();
+        let in_passive = |node: NodeId| self.passive.iter().any(|peer| peer.node == node);
+        self.members.len() + passive + self.links.keys().filter(|node| is_new(**node) && !in_passive(**node)).count()
+    }
+
+    /// How many links to look for.
+    pub(super) fn target(&self, config: &OverlayConfig) -> usize {
+        let others = self.others(config.full_mesh);
+        if others < config.full_mesh { others } else { config.degree }
+    }
+
+    /// The most links.
+    pub(super) fn limit(&self, config: &OverlayConfig) -> usize {
+        if self.others(config.full_mesh) < config.full_mesh {
+            config.degree_max.max(config.full_mesh - 1)
+        } else {
+            config.degree_max
+        }
+    }
+
+    /// Links, and those asked for: a place is kept for each.
+    pub(super) fn taken(&self) -> usize {
+        let swaps = self.asking.values().filter(|asking| asking.instead_of.is_some()).count();
+        self.links.len() + self.asking.len() - swaps
+    }
+
+    fn is_far(&self, zone: u16) -> bool {
+        zone != self.zone
+    }
+
+    /// Whether there are other zones, and no link to any.
+    pub(super) fn wants_far(&self) -> bool {
+        let known = self.far_members > 0 || self.passive.iter().any(|peer| self.is_far(peer.zone));
+        known && !self.links.values().any(|link| self.is_far(link.zone))
+    }
+
+    /// Where a node is, as far as is known.
+    pub(super) fn zone_of(&self, node: NodeId) -> Option<u16> {
+        let heard_of = || self.passive.iter().find(|peer| peer.node == node).map(|peer| peer.zone);
+        self.members.get(&node).map(|member| member.zone).or_else(heard_of)
+    }
+
+    /// Whether this is the only link to another zone.
+    pub(super) fn is_bridge(&self, node: NodeId) -> bool {
+        let far = |link: &Link| self.is_far(link.zone);
+        self.links.get(&node).is_some_and(far) && self.links.values().filter(|link| far(link)).count() == 1
+    }
+
+    /// The link to give up for somebody who asks, if any.
+    pub(super) fn victim(&self, config: &OverlayConfig, zone: u16, need: Need) -> Option<NodeId> {
+        if need < Need::Required {
+            return None;
+        }
+        let expendable = |node: &NodeId| !self.is_bridge(*node) || self.is_far(zone);
+        let mut links: Vec<_> = self.links.iter().filter(|(node, _)| expendable(node)).collect();
+        links.sort_by_key(|(_, link)| (link.degree, link.round_trip));
+        let (node, link) = links.pop()?;
+        (usize::from(link.degree) > config.degree_min || need == Need::Urgent).then_some(*node)
+    }
+
+    /// Somebody to ask for a link: as often one heard of as one that the application named.
+    pub(super) fn candidate(&mut self, now: Instant, rng: &mut Rng64) -> Option<Peer> {
+        self.resting.retain(|(_, until)| *until > now);
+        let far = self.wants_far();
+        let wanted = |peer: &Peer| self.is_free(peer.node) && (!far || self.is_far(peer.zone));
+        let heard_of: Vec<_> = self.passive.iter().filter(|peer| wanted(peer)).copied().collect();
+        if rng.chance(1, 2)
+            && let Some(peer) = rng.choose(&heard_of)
+        {
+            return Some(*peer);
+        }
+        self.member(rng, wanted).or_else(|| rng.choose(&heard_of).copied()).or_else(|| {
+            let free: Vec<_> = self.passive.iter().filter(|peer| self.is_free(peer.node)).copied().collect();
+            rng.choose(&free).copied().or_else(|| self.member(rng, |peer| self.is_free(peer.node)))
+        })
+    }
+
+    /// A random member of those wanted.
+    pub(super) fn member(&self, rng: &mut Rng64, wanted: impl Fn(&Peer) -> bool) -> Option<Peer> {
+        let peer = |node: &NodeId| Some(Peer { node: *node, zone: self.members.get(node)?.zone });
+        let drawn = (0..DRAWS).find_map(|_| rng.choose(&self.ids).and_then(peer).filter(&wanted));
+        drawn.or_else(|| {
+            let start = rng.below(self.ids.len() as u64) as usize;
+            let (before, after) = self.ids.split_at(start);
+            after.iter().chain(before).filter_map(peer).find(&wanted)
+        })
+    }
+
+    /// Whether a node is neither linked nor asked, and may be.
+    pub(super) fn is_free(&self, node: NodeId) -> bool {
+        let rests = self.resting.iter().any(|(resting, _)| *resting == node);
+        !self.links.contains_key(&node) && !self.asking.contains_key(&node) && !rests
+    }
+
+    /// Some nodes of the view, at random.
+    pub(super) fn sample(&self, rng: &mut Rng64, len: usize, but: NodeId) -> Vec<Peer> {
+        let linked = self.links.iter().map(|(node, link)| Peer { node: *node, zone: link.zone });
+        let mut all: Vec<_> = linked.chain(self.passive.iter().copied()).filter(|peer| peer.node != but).collect();
+        rng.shuffle(&mut all);
+        all.truncate(len);
+        all
+    }
+
+    /// A random neighbour but one.
+    pub(super) fn neighbour(&self, rng: &mut Rng64, but: NodeId) -> Option<NodeId> {
+        let others: Vec<_> = self.links.keys().copied().filter(|node| *node != but).collect();
+        rng.choose(&others).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(node: u128, zone: u16) -> Peer {
+        Peer { node: NodeId(node), zone }
+    }
+
+    #[test]
+    fn members_are_found_again_however_they_come_and_go() {
+        let (mut view, mut rng) = (View::new(0), Rng64::from_seed(1, "view"));
+        for round in 0..500 {
+            let node = 1 + u128::from(rng.below(20));
+            if rng.chance(1, 2) {
+                assert!(view.add_member(peer(node, (round % 3) as u16), 100));
+            } else {
+                view.remove_member(NodeId(node));
+            }
+            let at = |(at, node): (usize, &NodeId)| view.members[node].at == at;
+            assert!(view.ids.len() == view.members.len() && view.ids.iter().enumerate().all(at));
+            assert_eq!(view.far_members, view.members.values().filter(|member| member.zone != 0).count());
+        }
+        let mut full = View::new(0);
+        assert!(full.add_member(peer(1, 0), 1) && !full.add_member(peer(2, 0), 1) && full.add_member(peer(1, 5), 1));
+    }
+
+    #[test]
+    fn the_passive_view_and_the_resting_are_bounded() {
+        let (mut view, mut rng) = (View::new(0), Rng64::from_seed(1, "view"));
+        for node in 0..1_000 {
+            view.remember(peer(node, 0), 30, &mut rng);
+            view.rest(NodeId(node), Instant::MAX);
+        }
+        assert_eq!((view.passive.len(), view.resting.len()), (30, RESTING_MAX));
+    }
+}
