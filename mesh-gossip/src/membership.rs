@@ -73,7 +73,7 @@ use meter::Meter;
 use probe::{Probe, Relays};
 use reconnect::Reconnect;
 use suspicion::Suspicion;
-use table::{Entry, Table};
+use table::{Entry, Table, Told};
 
 type Cx<'a> = Context<'a, Membership>;
 
@@ -189,17 +189,17 @@ impl Membership {
 
     /// All others that are known, those that are down or have left included, in no order.
     pub fn members(&self) -> impl Iterator<Item = Member> {
-        self.table.iter().filter(|entry| !entry.expired).map(member_of)
+        self.table.iter().filter(|entry| entry.told != Told::Nobody).map(member_of)
     }
 
     /// What is known of another.
     pub fn member(&self, node: NodeId) -> Option<Member> {
-        self.table.get(node).filter(|entry| !entry.expired).map(member_of)
+        self.table.get(node).filter(|entry| entry.told != Told::Nobody).map(member_of)
     }
 
     /// How things are with another, where it is known.
     pub fn status_of(&self, node: NodeId) -> Option<Status> {
-        self.table.get(node).filter(|entry| !entry.expired).map(|entry| entry.status)
+        self.table.get(node).filter(|entry| entry.told != Told::Nobody).map(|entry| entry.status)
     }
 
     /// The incarnation of another, where it is known.

@@ -10,7 +10,7 @@ use mesh_core::NodeId;
 use super::member::EncodedProfile;
 use super::message::{Claim, Update};
 use super::meter::Count;
-use super::table::Entry;
+use super::table::{Entry, Told};
 use super::{Cx, Membership, MembershipEvent, Status, member_of, seconds};
 
 /// No member of whom nothing is known has a higher incarnation: there is room above for it to refute what
@@ -86,6 +86,7 @@ impl Membership {
         }
         let mut entry = Entry::new(node, incarnation, status, EncodedProfile::default());
         entry.since_s = seconds(cx.now()).saturating_sub(age);
+        entry.told = Told::Others;
         self.tombstones.insert((entry.since_s, node));
         self.table.insert(entry);
         self.sync.learned(node);
@@ -94,7 +95,7 @@ impl Membership {
     /// A member lives, at this incarnation or since.
     fn on_alive(&mut self, cx: &mut Cx<'_>, node: NodeId, incarnation: u64, profile: &EncodedProfile) {
         let Some(known) = self.table.get(node) else { return };
-        let (before, since_s) = (known.status, known.since_s);
+        let (before, since_s, was_told) = (known.status, known.since_s, known.told);
         let is_newer = incarnation > known.incarnation;
         let is_other = known.profile != *profile;
         // Of two profiles at one incarnation all believe in the same. The node itself will settle it.
@@ -109,7 +110,7 @@ impl Membership {
         self.table.change(node, |entry| {
             (entry.incarnation, entry.status) = (incarnation, status);
             entry.profile = profile.clone();
-            entry.expired = false;
+            entry.told = Told::All;
             if !before.is_live() {
                 // Who comes and goes is given more time each time, and less again for each quiet while.
                 let quiet = now_s.saturating_sub(since_s) / FLAP_MEMORY_S;
@@ -125,7 +126,10 @@ impl Membership {
         if let Some(entry) = self.table.get(node) {
             if !before.is_live() {
                 self.tombstones.remove(&(since_s, node));
-                cx.emit(MembershipEvent::Rejoined(member_of(entry)));
+                cx.emit(match was_told {
+                    Told::All => MembershipEvent::Rejoined(member_of(entry)),
+                    Told::Others | Told::Nobody => MembershipEvent::Joined(member_of(entry)),
+                });
             } else if is_other {
                 cx.emit(MembershipEvent::Updated(member_of(entry)));
             }
@@ -165,7 +169,10 @@ impl Membership {
         self.tombstones.remove(&(before_s, node));
         self.tombstones.insert((since_s, node));
         self.table.change(node, |entry| {
-            (entry.incarnation, entry.since_s, entry.expired) = (incarnation, since_s, false);
+            (entry.incarnation, entry.since_s) = (incarnation, since_s);
+            if entry.told == Told::Nobody {
+                entry.told = Told::Others;
+            }
         });
         self.sync.learned(node);
     }
@@ -215,11 +222,14 @@ impl Membership {
         let fresh = now_s.saturating_sub(time_s.saturating_sub(1));
         let expiring: Vec<_> = (self.tombstones.range(..(fresh, NodeId(0))))
             .rev()
-            .map_while(|(_, node)| self.table.get(*node).filter(|entry| !entry.expired).map(|entry| entry.node))
+            .map_while(|(_, node)| self.table.get(*node).filter(|entry| entry.told != Told::Nobody))
+            .map(|entry| (entry.node, entry.told))
             .collect();
-        for node in expiring {
-            self.table.change(node, |entry| entry.expired = true);
-            cx.emit(MembershipEvent::Forgotten { node });
+        for (node, told) in expiring {
+            self.table.change(node, |entry| entry.told = Told::Nobody);
+            if told == Told::All {
+                cx.emit(MembershipEvent::Forgotten { node });
+            }
         }
     }
 

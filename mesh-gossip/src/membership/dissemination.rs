@@ -9,7 +9,7 @@ use mesh_core::{Instant, NodeId};
 
 use super::message::{Claim, Gossip, Kind, Message, Update};
 use super::meter::Count;
-use super::table::Entry;
+use super::table::{Entry, Told};
 use super::{Cx, MESSAGE_OVERHEAD, Membership, Status, seconds};
 
 /// The bit of [`Entry::news`] that says that the profile is news.
@@ -145,7 +145,7 @@ impl Membership {
     pub(super) fn update_from(&self, now: Instant, entry: &Entry, in_full: bool) -> Option<Update> {
         let age = seconds(now).saturating_sub(entry.since_s);
         let claim = match entry.status {
-            _ if entry.expired => return None,
+            _ if entry.told == Told::Nobody => return None,
             Status::Alive if in_full => Claim::Alive(entry.profile.clone()),
             Status::Alive => Claim::Refuted(entry.profile.check()),
             Status::Suspect => self.suspicions.get(&entry.node)?.claim(),

@@ -9,6 +9,17 @@ use mesh_core::{NodeId, Rng64};
 use super::digest::{BUCKETS, Sums, bucket_of};
 use super::member::{EncodedProfile, Status, hash_of, mix};
 
+/// Who hears of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// The application and others.
+    All,
+    /// Others: it was down or gone before the application could hear of it.
+    Others,
+    /// Nobody: it has been down or gone for long.
+    Nobody,
+}
+
 /// A member as it is kept.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
@@ -20,20 +31,19 @@ pub(super) struct Entry {
     pub(super) news: u8,
     /// How often it came back lately.
     pub(super) flaps: u8,
-    /// Whether it has been down or gone for so long that it is not told any more.
-    pub(super) expired: bool,
+    pub(super) told: Told,
     /// When it went down or left, or came back, in seconds of the node's clock.
     pub(super) since_s: u32,
 }
 
 impl Entry {
     pub(super) fn new(node: NodeId, incarnation: u64, status: Status, profile: EncodedProfile) -> Self {
-        Self { node, incarnation, profile, status, news: 0, flaps: 0, expired: false, since_s: 0 }
+        Self { node, incarnation, profile, status, news: 0, flaps: 0, told: Told::All, since_s: 0 }
     }
 
     /// What the entry adds to the digest. Suspicion does not count: it passes.
     pub(super) fn digest(&self) -> u64 {
-        if self.expired {
+        if self.told == Told::Nobody {
             return 0;
         }
         let state = if self.status.is_live() { u64::from(self.profile.check()) << 1 } else { 1 };
@@ -353,7 +363,7 @@ mod tests {
             |entry| {
                 entry.profile = EncodedProfile::of(&super::super::member::Profile { zone: 1, ..Default::default() })
             },
-            |entry| entry.expired = true,
+            |entry| entry.told = Told::Nobody,
         ];
         for change in changes {
             let mut changed = one.clone();

@@ -383,3 +383,15 @@ fn who_leaves_says_so_and_may_come_back_at_a_higher_incarnation() {
     node.command(MembershipCommand::Join { seeds: Vec::new() });
     assert_eq!((node.protocol.own().incarnation, node.protocol.own().status), (1, Status::Alive));
 }
+
+#[test]
+fn who_was_gone_before_it_was_heard_of_joins_and_does_not_rejoin() {
+    let mut node = with_three();
+    let other = NodeId(9);
+    node.receive(A, says(other, 3, Claim::Down(7)));
+    assert_eq!((status(&node, other), node.events().len()), (Some(Status::Down), 0));
+    node.receive(A, alive(other, 3));
+    assert_eq!(status(&node, other), Some(Status::Down));
+    node.receive(A, alive(other, 4));
+    assert!(matches!(&node.events()[..], [MembershipEvent::Joined(member)] if member.node == other));
+}
