@@ -153,7 +153,7 @@ fn a_node_refutes_what_is_said_of_it_and_nothing_else() {
         node.receive(A, claim);
         assert_eq!(node.protocol.own().incarnation, incarnation);
     }
-    node.receive(A, suspect(ME, 9, &[1]));
+    node.receive(A, suspect(ME, 5, &[1]));
     assert_eq!(node.protocol.own().incarnation, 10, "what is out of date is answered, no more");
     let answers = node.sent().into_iter().filter(|(to, message)| {
         let mine = |update: &Update| update.node == ME && update.incarnation == 10;
