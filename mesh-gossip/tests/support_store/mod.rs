@@ -104,6 +104,12 @@ impl Cluster {
         self.update(node, key, Op::Put(Bytes::from(value.to_owned()))).expect("the write is done");
     }
 
+    /// Puts the same to many keys at once.
+    pub fn put_all(&mut self, node: NodeId, numbers: std::ops::Range<u32>, value: &str) {
+        let put = |number| Write::new("test", format!("key{number}"), Op::Put(Bytes::from(value.to_owned())));
+        self.write(node, numbers.map(put).collect()).expect("the batch is done");
+    }
+
     pub fn delete(&mut self, node: NodeId, key: &str) {
         self.update(node, key, Op::Delete).expect("the deletion is done");
     }
