@@ -6,6 +6,7 @@ mod gossip;
 mod groups;
 mod matrix;
 mod sim;
+mod store;
 mod tcp;
 mod wal;
 
@@ -23,7 +24,7 @@ pub struct Suite {
 
 impl Suite {
     /// Every suite, in the order `all` runs them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self { name: "sim", family: "sim", measure: sim::measure },
         Self { name: "wal", family: "wal", measure: wal::measure },
         Self { name: "tcp", family: "tcp", measure: tcp::measure },
@@ -32,6 +33,7 @@ impl Suite {
         Self { name: "durable", family: "raft", measure: durable::measure },
         Self { name: "groups", family: "raft", measure: groups::measure },
         Self { name: "gossip", family: "gossip", measure: gossip::measure },
+        Self { name: "store", family: "gossip", measure: store::measure },
     ];
 
     /// The suites of these names or families, where `all` stands for every one.

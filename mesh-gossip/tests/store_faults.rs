@@ -43,7 +43,8 @@ fn what_was_acknowledged_survives_crashes_where_it_is_durable() {
     for (seed, nodes) in (0..6).map(|seed| (seed, 5)).chain([(6, 16), (7, 16)]) {
         let mut cluster = Cluster::new(seed, nodes, durable());
         cluster.sim.set_links(bad_links());
-        let kinds = [FaultKind::Crash, FaultKind::Kill, FaultKind::Pause, FaultKind::Partition, FaultKind::Cut].to_vec();
+        let kinds =
+            [FaultKind::Crash, FaultKind::Kill, FaultKind::Pause, FaultKind::Partition, FaultKind::Cut].to_vec();
         let mut swarm = SwarmConfig::default();
         (swarm.kinds, swarm.lasts_max) = (kinds, s(3));
         let schedule = FaultSchedule::swarm(seed, &cluster.ids, &swarm);

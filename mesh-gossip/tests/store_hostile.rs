@@ -6,8 +6,8 @@ use mesh_core::{Bytes, Harness, NodeId, Rng64, wire};
 use mesh_gossip::anti_entropy::Range;
 use mesh_gossip::crdt::{HybridTime, Register, Stamp};
 use mesh_gossip::store::{
-    Answer, Ask, Collected, Differ, Entry, Equal, Message, Named, Path, Pushed, Root, Store, StoreCommand, StoreConfig,
-    StoreReply, StoreStatus, Op, Write,
+    Answer, Ask, Collected, Differ, Entry, Equal, Message, Named, Op, Path, Pushed, Root, Store, StoreCommand,
+    StoreConfig, StoreReply, StoreStatus, Write,
 };
 use proptest::prelude::*;
 use support_store::{config, ms, s};
@@ -165,9 +165,8 @@ fn any_message() -> impl Strategy<Value = Message> {
         (time.clone(), any::<u64>(), time.clone(), collected).prop_map(|(asked, token, horizon, collected)| {
             Message::Differ(Differ { asked, time: asked, token, horizon, collected })
         }),
-        (any::<u64>(), any::<u32>(), named.clone()).prop_map(|(token, number, named)| {
-            Message::Ask(token, number, Ask::Give(vec![named]))
-        }),
+        (any::<u64>(), any::<u32>(), named.clone())
+            .prop_map(|(token, number, named)| { Message::Ask(token, number, Ask::Give(vec![named])) }),
         (0..4_u32, named).prop_map(|(number, named)| Message::Answer(number, Answer::Entries(vec![named]))),
         (any::<u64>(), time).prop_map(|(token, time)| Message::Done(token, time)),
     ]
