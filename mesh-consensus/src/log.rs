@@ -437,6 +437,13 @@ impl Log {
         }
     }
 
+    /// Keeps no room for more entries than there are.
+    pub fn release_room(&mut self) {
+        self.runs.shrink_to_fit();
+        self.terms.shrink_to_fit();
+        self.writing.shrink_to_fit();
+    }
+
     /// Notes that the log as it is now is durable once the record `lsn` is.
     pub fn note_write(&mut self, lsn: Lsn) {
         self.writing.push_back((lsn, self.last.index));

@@ -105,7 +105,8 @@ fn main() -> ExitCode {
             let cell = Cell { nodes: 3, payload: 256, in_flight: 1 };
             let region = Region::new(ALLOCATOR);
             let mut nodes = Nodes::hosting(groups, cell);
-            nodes.idle(Duration::from_secs(1));
+            // Long enough for the groups to fall silent.
+            nodes.idle(Duration::from_secs(3));
             let change = region.change();
             let bytes =
                 (change.bytes_allocated - change.bytes_deallocated).saturating_add_signed(change.bytes_reallocated);

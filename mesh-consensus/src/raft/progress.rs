@@ -198,6 +198,11 @@ impl Progress {
         news
     }
 
+    /// Keeps no room for appends on their way.
+    pub(super) fn release_room(&mut self) {
+        self.inflight.sizes.shrink_to_fit();
+    }
+
     /// Streams from here on.
     pub(super) fn replicate(&mut self) {
         if !matches!(self.state, State::Replicate) {

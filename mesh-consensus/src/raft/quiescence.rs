@@ -36,10 +36,15 @@ impl<S: StateMachine> Raft<S> {
         idle
     }
 
-    /// Sets no timer until something happens.
+    /// Sets no timer until something happens, and keeps no room for what may come.
     pub(super) fn fall_silent(&mut self, cx: &mut Context<'_, Self>) {
         if self.config.quiesce_after.is_some() {
             self.quiescent = true;
+            self.log.release_room();
+            self.proposals.release_room();
+            self.rounds.release_room();
+            self.votes.shrink_to_fit();
+            self.peers.iter_mut().for_each(Progress::release_room);
             cx.cancel_timer(Timer::ElectionDue);
             self.election_timer_set = None;
             cx.cancel_timer(Timer::HeartbeatDue);

@@ -63,6 +63,13 @@ enum Payload {
 }
 
 impl Proposals {
+    /// Keeps no room for more.
+    pub(super) fn release_room(&mut self) {
+        self.batch.shrink_to_fit();
+        self.encoded.shrink_to_fit();
+        self.waiting.shrink_to_fit();
+    }
+
     fn take(&mut self, index: u64) -> Option<Asker> {
         let (waiting, ..) = *self.waiting.front()?;
         if waiting != index {

@@ -35,6 +35,12 @@ impl Rounds {
         self.began.clear();
     }
 
+    /// Forgets all rounds but the last, which may still be answered, and keeps no room for more.
+    pub(super) fn release_room(&mut self) {
+        self.began.drain(..self.began.len().saturating_sub(1));
+        self.began.shrink_to_fit();
+    }
+
     pub(super) const fn newest(&self) -> u64 {
         self.newest
     }
