@@ -1,5 +1,6 @@
 //! The suites of the `report` program.
 
+mod broadcast;
 mod cost;
 mod durable;
 mod gossip;
@@ -24,7 +25,7 @@ pub struct Suite {
 
 impl Suite {
     /// Every suite, in the order `all` runs them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self { name: "sim", family: "sim", measure: sim::measure },
         Self { name: "wal", family: "wal", measure: wal::measure },
         Self { name: "tcp", family: "tcp", measure: tcp::measure },
@@ -34,6 +35,7 @@ impl Suite {
         Self { name: "groups", family: "raft", measure: groups::measure },
         Self { name: "gossip", family: "gossip", measure: gossip::measure },
         Self { name: "store", family: "gossip", measure: store::measure },
+        Self { name: "broadcast", family: "gossip", measure: broadcast::measure },
     ];
 
     /// The suites of these names or families, where `all` stands for every one.
