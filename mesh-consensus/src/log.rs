@@ -15,7 +15,7 @@ use std::ops::{Deref, RangeInclusive};
 use std::slice;
 use std::sync::Arc;
 
-use mesh_core::{Bytes, DecodeError, Lsn, Reader, Wire};
+use mesh_core::{Bytes, DecodeError, Lsn, Reader, Wire, wire_struct};
 
 /// A place in a log: an index, and the term of the entry there.
 ///
@@ -29,16 +29,7 @@ pub struct Position {
     pub index: u64,
 }
 
-impl Wire for Position {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.term.encode(out);
-        self.index.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { term: u64::decode(reader)?, index: u64::decode(reader)? })
-    }
-}
+wire_struct!(Position { term, index });
 
 /// What an entry is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -124,17 +115,7 @@ impl Entry {
     }
 }
 
-impl Wire for Entry {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.kind.encode(out);
-        self.term.encode(out);
-        self.payload.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { kind: Wire::decode(reader)?, term: Wire::decode(reader)?, payload: Wire::decode(reader)? })
-    }
-}
+wire_struct!(Entry { kind, term, payload });
 
 /// A run of consecutive entries, immutable and shared. Cloning and slicing copy no entry.
 #[derive(Clone, Default)]

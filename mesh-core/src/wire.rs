@@ -277,6 +277,33 @@ fn decode_u64(reader: &mut Reader<'_>, type_name: &'static str) -> Result<u64, D
     if value > shorter_max { Ok(value) } else { Err(DecodeError::NotCanonical) }
 }
 
+/// Implements [`Wire`] for structs: their fields in the order in which they are named.
+///
+/// ```
+/// use mesh_core::{wire, wire_struct};
+///
+/// #[derive(Debug, PartialEq)]
+/// struct Deposit { account: u64, cents: i64 }
+///
+/// wire_struct!(Deposit { account, cents });
+///
+/// assert_eq!(&wire::to_bytes(&Deposit { account: 7, cents: -1 })[..], [7, 1]);
+/// ```
+#[macro_export]
+macro_rules! wire_struct {
+    ($name:ident { $($field:ident),* $(,)? }) => {
+        impl $crate::Wire for $name {
+            fn encode(&self, out: &mut ::std::vec::Vec<u8>) {
+                $($crate::Wire::encode(&self.$field, out);)*
+            }
+
+            fn decode(reader: &mut $crate::Reader<'_>) -> ::std::result::Result<Self, $crate::DecodeError> {
+                ::std::result::Result::Ok(Self { $($field: $crate::Wire::decode(reader)?),* })
+            }
+        }
+    };
+}
+
 macro_rules! wire_unsigned {
     ($($int:ty),*) => {$(
         impl Wire for $int {

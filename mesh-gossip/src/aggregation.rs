@@ -156,12 +156,13 @@ impl Aggregation {
     /// The mass that this node holds, with what is on its way to others.
     pub fn held(&self) -> Mass {
         let mut held = self.mass.clone();
-        self.shares_pending().for_each(|share| held.add(&share.mass));
+        self.shares_pending().for_each(|(_, share)| held.add(&share.mass));
         held
     }
 
-    fn shares_pending(&self) -> impl Iterator<Item = &Share> {
-        self.pending.iter().filter_map(|peer| self.peers.get(peer)?.pending.as_deref())
+    /// The shares on their way, and to whom.
+    fn shares_pending(&self) -> impl Iterator<Item = (NodeId, &Share)> {
+        self.pending.iter().filter_map(|peer| Some((*peer, self.peers.get(peer)?.pending.as_deref()?)))
     }
 
     /// What the last epoch ended with; while the first runs, what is known so far.
@@ -263,8 +264,8 @@ impl Aggregation {
             self.end_epoch(cx, self.epoch + 1);
         }
         // What was sent in a round before and not taken was lost, or its receiver is slow.
-        for share in self.pending.iter().filter_map(|peer| Some((*peer, self.peers.get(peer)?.pending.as_deref()?))) {
-            cx.send(share.0, Message::Share(share.1.clone()));
+        for (to, share) in self.shares_pending() {
+            cx.send(to, Message::Share(share.clone()));
         }
         self.rounds += 1;
         let mut receivers: Vec<NodeId> = Vec::new();

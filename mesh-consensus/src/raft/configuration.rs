@@ -31,9 +31,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use mesh_core::{DecodeError, NodeId, Reader, Wire};
+use mesh_core::{DecodeError, NodeId, Reader, Wire, wire_struct};
 
-use super::message::wire_struct;
 use crate::quorum::{self, VoteResult};
 
 /// The most servers a configuration may name, those of both halves and learners together.

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::{Bytes, DecodeError, NodeId, Reader, Wire, wire};
+use mesh_core::{Bytes, DecodeError, NodeId, Reader, Wire, wire, wire_struct};
 
 use super::command::ProposeError;
 use super::configuration::{Configuration, ReplicaId};
@@ -24,22 +24,6 @@ const OLDEST_VERSION: u8 = 2;
 /// Terms and indexes from here on are nonsense: a cluster does not live to see them, and below them
 /// arithmetic cannot overflow.
 pub(super) const NUMBER_MAX: u64 = 1 << 62;
-
-/// Implements `Wire` for a struct, field by field.
-macro_rules! wire_struct {
-    ($name:ident { $($field:ident),* }) => {
-        impl Wire for $name {
-            fn encode(&self, out: &mut Vec<u8>) {
-                $(self.$field.encode(out);)*
-            }
-
-            fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-                Ok(Self { $($field: Wire::decode(reader)?),* })
-            }
-        }
-    };
-}
-pub(super) use wire_struct;
 
 /// A message between replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]

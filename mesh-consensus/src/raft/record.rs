@@ -5,12 +5,14 @@
 
 use std::sync::Arc;
 
-use mesh_core::{DecodeError, NodeId, Reader, RecoverError, Recovery, SnapshotId, StateMachine, Wire, wire};
+use mesh_core::{
+    DecodeError, NodeId, Reader, RecoverError, Recovery, SnapshotId, StateMachine, Wire, wire, wire_struct,
+};
 
 use super::Raft;
 use super::configuration::{Configuration, ReplicaId};
 use super::membership::Configurations;
-use super::message::{SnapshotMeta, wire_struct};
+use super::message::SnapshotMeta;
 use super::snapshot::Snapshot;
 use crate::log::{Entries, EntryKind, Log, Position};
 

@@ -3,7 +3,7 @@
 //! A message is a version, a kind and fields. Of a newer version, fields after those known here are skipped,
 //! and unknown kinds do not decode: the host drops and counts them.
 
-use mesh_core::{Bytes, DecodeError, NodeId, Reader, Wire};
+use mesh_core::{Bytes, DecodeError, NodeId, Reader, Wire, wire_struct};
 
 use super::config::Class;
 
@@ -68,38 +68,11 @@ pub enum Message {
     Prune,
 }
 
-impl Wire for Stream {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.origin.encode(out);
-        self.life.encode(out);
-    }
+wire_struct!(Stream { origin, life });
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { origin: Wire::decode(reader)?, life: Wire::decode(reader)? })
-    }
-}
+wire_struct!(MessageId { stream, number });
 
-impl Wire for MessageId {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.stream.encode(out);
-        self.number.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { stream: Wire::decode(reader)?, number: Wire::decode(reader)? })
-    }
-}
-
-impl Wire for Have {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.id.encode(out);
-        self.hops.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { id: Wire::decode(reader)?, hops: Wire::decode(reader)? })
-    }
-}
+wire_struct!(Have { id, hops });
 
 impl Wire for Class {
     fn encode(&self, out: &mut Vec<u8>) {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use mesh_core::{DecodeError, NodeId, Reader, Wire};
+use mesh_core::{DecodeError, NodeId, Reader, Wire, wire_struct};
 
 /// Bits of a stamp's time that count events within a millisecond.
 const LOGICAL_BITS: u32 = 16;
@@ -72,16 +72,7 @@ impl fmt::Debug for Stamp {
     }
 }
 
-impl Wire for Stamp {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.time.encode(out);
-        self.node.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { time: Wire::decode(reader)?, node: Wire::decode(reader)? })
-    }
-}
+wire_struct!(Stamp { time, node });
 
 /// A stamp lies too far in the future: the clock of whoever made it runs ahead, or this one is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

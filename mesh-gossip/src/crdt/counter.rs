@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_core::{DecodeError, NodeId, Reader, Wire};
+use mesh_core::{NodeId, wire_struct};
 
 use super::Crdt;
 
@@ -17,16 +17,7 @@ pub struct Actor {
     pub start: u64,
 }
 
-impl Wire for Actor {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.node.encode(out);
-        self.start.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { node: Wire::decode(reader)?, start: Wire::decode(reader)? })
-    }
-}
+wire_struct!(Actor { node, start });
 
 /// A sum of what each actor added and took away.
 ///
@@ -66,12 +57,4 @@ impl Crdt for Counter {
     }
 }
 
-impl Wire for Counter {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.parts.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { parts: Wire::decode(reader)? })
-    }
-}
+wire_struct!(Counter { parts });

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_core::{Bytes, DecodeError, Reader, Wire};
+use mesh_core::{Bytes, wire_struct};
 
 use super::{Crdt, Stamp};
 
@@ -54,12 +54,4 @@ impl Crdt for Map {
     }
 }
 
-impl Wire for Map {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.fields.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { fields: Wire::decode(reader)? })
-    }
-}
+wire_struct!(Map { fields });

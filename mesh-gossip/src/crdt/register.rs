@@ -1,6 +1,6 @@
 //! A register: the last writer wins.
 
-use mesh_core::{Bytes, DecodeError, Reader, Wire};
+use mesh_core::{Bytes, wire_struct};
 
 use super::{Crdt, Stamp};
 
@@ -31,13 +31,4 @@ impl Crdt for Register {
     }
 }
 
-impl Wire for Register {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.stamp.encode(out);
-        self.value.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { stamp: Wire::decode(reader)?, value: Wire::decode(reader)? })
-    }
-}
+wire_struct!(Register { stamp, value });

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use mesh_core::{DecodeError, NodeId, Reader, Wire};
+use mesh_core::{DecodeError, NodeId, Reader, Wire, wire_struct};
 
 /// The version of the message format.
 const VERSION: u8 = 1;
@@ -52,27 +52,9 @@ pub struct Heard {
     pub ago: Duration,
 }
 
-impl Wire for Heard {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.beat.encode(out);
-        self.ago.encode(out);
-    }
+wire_struct!(Heard { beat, ago });
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { beat: Wire::decode(reader)?, ago: Wire::decode(reader)? })
-    }
-}
-
-impl Wire for Beat {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.life.encode(out);
-        self.sequence.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { life: Wire::decode(reader)?, sequence: Wire::decode(reader)? })
-    }
-}
+wire_struct!(Beat { life, sequence });
 
 impl Wire for Message {
     fn encode(&self, out: &mut Vec<u8>) {

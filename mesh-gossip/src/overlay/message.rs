@@ -4,7 +4,7 @@
 //! and unknown kinds do not decode: the host drops and counts them. Lists have limits, so that what decodes is
 //! small.
 
-use mesh_core::{Bytes, DecodeError, NodeId, Reader, Wire};
+use mesh_core::{Bytes, DecodeError, NodeId, Reader, Wire, wire_struct};
 
 /// The version of the message format.
 const VERSION: u8 = 1;
@@ -224,27 +224,9 @@ impl Wire for Route {
     }
 }
 
-impl Wire for Peer {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.node.encode(out);
-        self.zone.encode(out);
-    }
+wire_struct!(Peer { node, zone });
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { node: Wire::decode(reader)?, zone: Wire::decode(reader)? })
-    }
-}
-
-impl Wire for Beacon {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.origin.encode(out);
-        self.number.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { origin: Wire::decode(reader)?, number: Wire::decode(reader)? })
-    }
-}
+wire_struct!(Beacon { origin, number });
 
 impl Wire for Need {
     fn encode(&self, out: &mut Vec<u8>) {

@@ -1,24 +1,8 @@
 //! One entry of the store, and how two versions of it become one.
 
-use mesh_core::{Bytes, DecodeError, Reader, Wire};
+use mesh_core::{Bytes, wire_struct};
 
 use crate::crdt::{HybridTime, Stamp, TypeError, Types};
-
-/// Implements `Wire` for a struct, field by field.
-macro_rules! wire_struct {
-    ($name:ident { $($field:ident),* }) => {
-        impl Wire for $name {
-            fn encode(&self, out: &mut Vec<u8>) {
-                $(self.$field.encode(out);)*
-            }
-
-            fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-                Ok(Self { $($field: Wire::decode(reader)?),* })
-            }
-        }
-    };
-}
-pub(super) use wire_struct;
 
 /// The name of an entry: a key has one for each type that was written to it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,9 +5,9 @@
 //! fields, and drops and counts messages of kinds it does not know. A record is the same, but none of
 //! another version is read.
 
-use mesh_core::{DecodeError, NodeId, Reader, Wire};
+use mesh_core::{DecodeError, NodeId, Reader, Wire, wire_struct};
 
-use super::entry::{Entry, Path, wire_struct};
+use super::entry::{Entry, Path};
 use crate::anti_entropy::{Range, Summary};
 use crate::crdt::HybridTime;
 
