@@ -227,6 +227,8 @@ pub struct Raft<S: StateMachine> {
     last_active: Instant,
     quiescent: bool,
 
+    /// The application wants no writes here.
+    read_only: bool,
     /// Proposals handed on by this node, and to it.
     forwards: Forwards,
 
@@ -304,6 +306,7 @@ impl<S: StateMachine> Raft<S> {
             successor_told: false,
             last_active: Instant::ZERO,
             quiescent: false,
+            read_only: false,
             forwards: Forwards::default(),
             told: (Role::Follower, 0, None),
             removed_told: false,
@@ -490,8 +493,13 @@ impl<S: StateMachine> Protocol for Raft<S> {
     }
 
     fn on_command(&mut self, cx: &mut Context<'_, Self>, request: RequestId, command: RaftCommand<S>) {
-        if matches!(command, RaftCommand::Status) {
-            return cx.reply_volatile(request, RaftReply::Status(self.status(cx.now())));
+        match command {
+            RaftCommand::Status => return cx.reply_volatile(request, RaftReply::Status(self.status(cx.now()))),
+            RaftCommand::SetReadOnly(read_only) => {
+                self.read_only = read_only;
+                return cx.reply_volatile(request, RaftReply::ReadOnlySet);
+            }
+            _ => {}
         }
         self.wake(cx);
         self.last_active = cx.now();
@@ -516,7 +524,7 @@ impl<S: StateMachine> Protocol for Raft<S> {
             RaftCommand::Read(query, policy) => self.on_read(cx, request, query, policy),
             RaftCommand::ChangeMembership(target) => self.on_change_membership(cx, request, target),
             RaftCommand::Transfer(to) => self.on_transfer(cx, request, to),
-            RaftCommand::Status => {}
+            RaftCommand::Status | RaftCommand::SetReadOnly(_) => {}
         }
     }
 

@@ -18,3 +18,4 @@ pub mod heartbeat;
 pub mod membership;
 pub mod overlay;
 pub mod store;
+mod wiring;

@@ -43,6 +43,8 @@ pub enum RaftCommand<S: StateMachine> {
         /// Which one.
         session: SessionId,
     },
+    /// Take no writes until told otherwise, or take them again: see [`ProposeError::ReadOnly`].
+    SetReadOnly(bool),
     /// Tell how things are.
     Status,
 }
@@ -60,6 +62,7 @@ impl<S: StateMachine> fmt::Debug for RaftCommand<S> {
             }
             Self::KeepSession { session } => f.debug_struct("KeepSession").field("session", session).finish(),
             Self::CloseSession { session } => f.debug_struct("CloseSession").field("session", session).finish(),
+            Self::SetReadOnly(read_only) => write!(f, "SetReadOnly({read_only})"),
             Self::Status => f.write_str("Status"),
         }
     }
@@ -83,6 +86,8 @@ pub enum RaftReply<O, A> {
     MembershipChanged(Result<Changed, ChangeError>),
     /// To [`RaftCommand::Transfer`]: who leads now.
     Transferred(Result<NodeId, TransferError>),
+    /// To [`RaftCommand::SetReadOnly`].
+    ReadOnlySet,
     /// To [`RaftCommand::Status`].
     Status(RaftStatus),
 }
@@ -130,6 +135,11 @@ pub enum ProposeError {
         /// To whom.
         to: NodeId,
     },
+    /// This node, or the leader that it was forwarded to, was told to take no writes: it is on the wrong side
+    /// of a partition, as [`RaftCommand::SetReadOnly`] said. The command went nowhere. Propose on the other side,
+    /// or when the partition has healed.
+    #[error("this node is read-only")]
+    ReadOnly,
     /// There is no such session any more: it was not used for too long, had to make room for others, or was
     /// closed. Whether the command was applied by an earlier attempt is unknown; this one did nothing.
     #[error("the session has expired or was closed")]
@@ -424,6 +434,8 @@ pub struct RaftStatus {
     pub halted: bool,
     /// Whether the disk is that of a witness, which keeps no data.
     pub witness: bool,
+    /// Whether this node was told to take no writes.
+    pub read_only: bool,
     /// Messages dropped because they made no sense.
     pub misbehaved: u64,
 }
@@ -619,6 +631,15 @@ pub trait RaftHandle<S: StateMachine> {
     /// Closes a client session. It is no error if there is none.
     fn close_session(&self, session: SessionId) -> impl Future<Output = Result<(), ProposeError>> + Send + 'static;
 
+    /// Takes no writes at this node until told otherwise, or takes them again.
+    ///
+    /// While it is so, proposals and calls of sessions asked of this node, or forwarded to it while it leads, are
+    /// refused with [`ProposeError::ReadOnly`]. Reads, elections, replication and changes of the membership go
+    /// on: what was taken before may yet be applied. It is not kept over a restart.
+    ///
+    /// Meant to be linked to a partition handler, such as `mesh_gossip::partition`.
+    fn set_read_only(&self, read_only: bool) -> impl Future<Output = Result<(), CallError>> + Send + 'static;
+
     /// Asks how things are.
     fn status(&self) -> impl Future<Output = Result<RaftStatus, CallError>> + Send + 'static;
 }
@@ -686,6 +707,14 @@ impl<S: StateMachine> RaftHandle<S> for Handle<Raft<S>> {
     fn transfer(&self, to: Option<NodeId>) -> impl Future<Output = Result<NodeId, TransferError>> + Send + 'static {
         let call = self.call(RaftCommand::Transfer(to));
         async move { reply!(call, Transferred) }
+    }
+
+    fn set_read_only(&self, read_only: bool) -> impl Future<Output = Result<(), CallError>> + Send + 'static {
+        let call = self.call(RaftCommand::SetReadOnly(read_only));
+        async move {
+            let RaftReply::ReadOnlySet = call.await? else { unreachable!("a command is answered by the reply to it") };
+            Ok(())
+        }
     }
 
     fn status(&self) -> impl Future<Output = Result<RaftStatus, CallError>> + Send + 'static {

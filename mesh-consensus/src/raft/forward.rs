@@ -176,6 +176,9 @@ impl<S: StateMachine> Raft<S> {
     ) {
         let refuse = |cx: &mut Context<'_, Self>, error| cx.reply_volatile(request, refusal(kind, error));
         let may = self.role == Role::Follower && self.config.forward_proposals && !self.is_witness();
+        if self.read_only {
+            return refuse(cx, ProposeError::ReadOnly);
+        }
         let leader = self.leader.filter(|_| may);
         let Some(leader) = leader else {
             return refuse(cx, ProposeError::NotLeader { leader: self.leader });
@@ -333,6 +336,7 @@ impl Wire for ProposeError {
             Self::Busy => out.push(7),
             Self::Stopped => out.push(8),
             Self::Transferring { to } => (9u8, *to).encode(out),
+            Self::ReadOnly => out.push(10),
         }
     }
 
@@ -350,6 +354,7 @@ impl Wire for ProposeError {
             7 => Self::Busy,
             8 => Self::Stopped,
             9 => Self::Transferring { to: Wire::decode(reader)? },
+            10 => Self::ReadOnly,
             variant => return Err(DecodeError::UnknownVariant { type_name, variant: variant.into() }),
         })
     }

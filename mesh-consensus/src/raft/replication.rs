@@ -193,6 +193,9 @@ impl<S: StateMachine> Raft<S> {
 
     /// Why this leader takes no proposals at the moment, if so.
     fn takes_no_proposals(&self) -> Option<ProposeError> {
+        if self.read_only {
+            return Some(ProposeError::ReadOnly);
+        }
         match &self.transfer {
             Some(transfer) => Some(ProposeError::Transferring { to: transfer.to() }),
             None => (!self.has_room()).then_some(ProposeError::Overloaded),

@@ -122,6 +122,7 @@ impl<S: StateMachine> Raft<S> {
             quiescent: self.quiescent,
             halted: self.halted,
             witness: self.hard.witness,
+            read_only: self.read_only,
             misbehaved: self.misbehaved.count,
         }
     }
