@@ -12,6 +12,7 @@ pub mod frame;
 pub mod harness;
 pub mod id;
 pub mod identity;
+pub mod keyring;
 pub mod metrics;
 pub mod node;
 pub mod protocol;
@@ -30,6 +31,7 @@ pub use driver::run;
 #[cfg(any(test, feature = "testing"))]
 pub use harness::Harness;
 pub use id::{LogIndex, Lsn, NodeId, ProtocolId, RequestId, SnapshotId};
+pub use keyring::{ClusterKey, KeyId, Keyring, KeyringError};
 pub use metrics::{Counter, Histogram, HistogramSnapshot, Metrics};
 pub use node::{Call, CallError, Events, Handle, Lagged, NodeBuilder, NodeCore, NodeError, NodeHandle, WalRequest};
 pub use protocol::{

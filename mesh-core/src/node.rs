@@ -56,6 +56,7 @@ use bytes::Bytes;
 
 use crate::frame::{FRAME_LEN_MAX, FrameBuilder};
 use crate::id::{NodeId, ProtocolId, SnapshotId};
+use crate::keyring::{Keyring, SEAL_LEN, Seal};
 use crate::metrics::{Counter, Metrics};
 use crate::protocol::{Outbox, Protocol, RecoverError};
 use crate::snapshot::SnapshotSource;
@@ -151,6 +152,7 @@ pub struct NodeBuilder {
     queue_len_max: usize,
     signal: Arc<Signal>,
     metrics: Metrics,
+    seal: Option<Seal>,
     hosts: BTreeMap<ProtocolId, Box<dyn AnyHost>>,
 }
 
@@ -163,6 +165,7 @@ impl NodeBuilder {
             queue_len_max: 4096,
             signal: Arc::default(),
             metrics: Metrics::default(),
+            seal: None,
             hosts: BTreeMap::new(),
         }
     }
@@ -179,6 +182,11 @@ impl NodeBuilder {
     pub const fn queue_len_max(mut self, len: usize) -> Self {
         self.queue_len_max = if len == 0 { 1 } else { len };
         self
+    }
+
+    /// Seals all frames under the keys of `keyring`, and takes none that is not: see [`keyring`](crate::keyring).
+    pub fn seal(&mut self, keyring: Keyring) {
+        self.seal = Some(Seal::new(keyring));
     }
 
     /// This node.
@@ -217,8 +225,10 @@ impl NodeBuilder {
             signal: self.signal,
             counters: Counters::new(&self.metrics),
             outputs: Outputs::new(&self.metrics),
+            seal: self.seal,
             metrics: self.metrics,
         };
+        core.set_frame_len_max(FRAME_LEN_MAX);
         // Without a seed of its own a node must still draw other numbers than its neighbours.
         core.reseed(self.seed.unwrap_or(self.me.0 as u64));
         core
@@ -232,6 +242,7 @@ struct Counters {
     bytes_in: Counter,
     bytes_out: Counter,
     frames_malformed: Counter,
+    frames_unsealed: Counter,
     sections_unknown: Counter,
 }
 
@@ -243,6 +254,7 @@ impl Counters {
             bytes_in: metrics.counter("bytes_in"),
             bytes_out: metrics.counter("bytes_out"),
             frames_malformed: metrics.counter("frames_malformed"),
+            frames_unsealed: metrics.counter("frames_unsealed"),
             sections_unknown: metrics.counter("sections_unknown"),
         }
     }
@@ -340,6 +352,7 @@ pub struct NodeCore {
     counters: Counters,
     metrics: Metrics,
     outputs: Outputs,
+    seal: Option<Seal>,
 }
 
 impl NodeCore {
@@ -372,7 +385,7 @@ impl NodeCore {
 
     /// Says how long a frame the transport carries, in bytes.
     pub fn set_frame_len_max(&mut self, len: usize) {
-        self.outputs.frame_len_max = len;
+        self.outputs.frame_len_max = len.saturating_sub(if self.seal.is_some() { SEAL_LEN } else { 0 });
         self.outputs.builders.clear();
         self.outputs.ready.clear();
     }
@@ -403,6 +416,13 @@ impl NodeCore {
         if from == self.me {
             return self.counters.frames_malformed.increment();
         }
+        let frame = match &mut self.seal {
+            Some(seal) => match seal.open(from, self.me, &frame) {
+                Some(frame) => frame,
+                None => return self.counters.frames_unsealed.increment(),
+            },
+            None => frame,
+        };
         self.frames.push(from, frame);
         // At once, so that hosts have their inputs in the order of arrival. What there is no room for in one
         // round is opened in the flush.
@@ -487,6 +507,10 @@ impl NodeCore {
     #[must_use]
     pub fn poll_transmit(&mut self) -> Option<(NodeId, Bytes)> {
         let (to, frame) = self.outputs.poll_frame()?;
+        let frame = match &mut self.seal {
+            Some(seal) => seal.close(self.me, to, &frame),
+            None => frame,
+        };
         self.counters.frames_out.increment();
         self.counters.bytes_out.add(frame.len() as u64);
         Some((to, frame))

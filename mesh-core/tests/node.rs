@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use mesh_core::frame::{FrameBuilder, sections};
+use mesh_core::keyring::SEAL_LEN;
 use mesh_core::wal::WalEntryKind;
 use mesh_core::{
-    Bytes, CallError, Context, Handle, Instant, Lsn, MemWal, NodeBuilder, NodeCore, NodeId, Protocol, ProtocolId,
-    RecoverError, Recovered, RecoveredLog, Recovery, RequestId, SnapshotId, SnapshotSource, Wal, WalBatch, WalError,
-    WalEvent, WalRequest,
+    Bytes, CallError, ClusterKey, Context, Handle, Instant, Keyring, Lsn, MemWal, NodeBuilder, NodeCore, NodeId,
+    Protocol, ProtocolId, RecoverError, Recovered, RecoveredLog, Recovery, RequestId, SnapshotId, SnapshotSource, Wal,
+    WalBatch, WalError, WalEvent, WalRequest,
 };
 
 const ME: NodeId = NodeId(1);
@@ -267,6 +268,54 @@ fn bad_frames_are_dropped_and_counted() {
     assert_eq!((events.try_next(), events.try_next()), (Some(Ok(4)), None));
     let counted = node.metrics().snapshot();
     assert_eq!((counted["frames_malformed"], counted["sections_unknown"], counted["messages_malformed"]), (5, 1, 2));
+}
+
+fn sealed_node(me: NodeId, keyring: Option<&Keyring>) -> (NodeCore, Handle<Diary>) {
+    let mut builder = NodeBuilder::new(me);
+    keyring.into_iter().for_each(|keyring| builder.seal(keyring.clone()));
+    let diary = builder.host(DIARY, Diary::default());
+    let mut node = builder.build();
+    node.start();
+    node.flush(Instant::ZERO);
+    (node, diary)
+}
+
+#[test]
+fn a_node_with_cluster_keys_takes_only_what_is_sealed_and_seals_all() {
+    let keyring = Keyring::new(ClusterKey::from_bytes([1; 32]));
+    let ((mut node, diary), (mut peer, peer_diary)) =
+        (sealed_node(ME, Some(&keyring)), sealed_node(PEER, Some(&keyring)));
+    let (mut plain, plain_diary) = sealed_node(PEER, None);
+    let mut events = peer_diary.events();
+    diary.cast(5).unwrap();
+    command(&mut node);
+    let (to, sealed) = node.poll_transmit().unwrap();
+    assert_eq!((to, sealed[0]), (PEER, mesh_core::keyring::SEALED_VERSION));
+    peer.handle_frame(ME, sealed.clone());
+    peer.flush(Instant::ZERO);
+    assert_eq!((events.try_next(), events.try_next()), (Some(Ok(1005)), None));
+    // A node without the keys takes nothing that is sealed, and is not heard by those that have them.
+    let mut plain_events = plain_diary.events();
+    plain.handle_frame(ME, sealed);
+    plain.flush(Instant::ZERO);
+    assert_eq!(plain_events.try_next(), None);
+    peer.handle_frame(ME, frame(DIARY, &[&[4]]));
+    peer.flush(Instant::ZERO);
+    assert_eq!((events.try_next(), peer.metrics().snapshot()["frames_unsealed"]), (None, 1));
+}
+
+#[test]
+fn a_sealed_frame_is_no_longer_than_the_transport_carries() {
+    let (mut node, diary) = sealed_node(ME, Some(&Keyring::new(ClusterKey::from_bytes([1; 32]))));
+    node.set_frame_len_max(SEAL_LEN + mesh_core::frame::FRAME_OVERHEAD + 1);
+    diary.cast(5).unwrap();
+    command(&mut node);
+    assert!(node.poll_transmit().is_none()); // 1005 takes three bytes
+    node.set_frame_len_max(SEAL_LEN + mesh_core::frame::FRAME_OVERHEAD + 3);
+    diary.cast(6).unwrap();
+    command(&mut node);
+    assert_eq!(node.poll_transmit().unwrap().1.len(), SEAL_LEN + mesh_core::frame::FRAME_OVERHEAD + 3);
+    node.set_frame_len_max(0);
 }
 
 #[test]
