@@ -8,6 +8,8 @@
 //!
 //! [`overlay`] gives each node a few links of thousands, and brings messages to any node over others;
 //! [`broadcast`] brings what one node publishes to all, along a tree of those links.
+//!
+//! [`reputation`] judges peers by what they do, and picks among them.
 
 pub mod aggregation;
 mod allowance;
@@ -17,5 +19,6 @@ pub mod crdt;
 pub mod heartbeat;
 pub mod membership;
 pub mod overlay;
+pub mod reputation;
 pub mod store;
 mod wiring;
