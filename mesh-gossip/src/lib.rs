@@ -9,13 +9,15 @@
 //! [`overlay`] gives each node a few links of thousands, and brings messages to any node over others;
 //! [`broadcast`] brings what one node publishes to all, along a tree of those links.
 //!
-//! [`reputation`] judges peers by what they do, and picks among them.
+//! [`discovery`] finds peers through seeds and signed announcements; [`reputation`] judges them by what they
+//! do, and picks among them.
 
 pub mod aggregation;
 mod allowance;
 pub mod anti_entropy;
 pub mod broadcast;
 pub mod crdt;
+pub mod discovery;
 pub mod heartbeat;
 pub mod membership;
 pub mod overlay;
