@@ -11,6 +11,10 @@
 //!
 //! [`discovery`] finds peers through seeds and signed announcements; [`reputation`] judges them by what they
 //! do, and picks among them.
+//!
+//! [`partition`] tells on which side of a partition the application may go on, and when it has healed.
+//!
+//! A node hosts those it needs, and links them: `members.link(&overlay, OverlayCommand::of_member)`, and so on.
 
 pub mod aggregation;
 mod allowance;
@@ -21,6 +25,7 @@ pub mod discovery;
 pub mod heartbeat;
 pub mod membership;
 pub mod overlay;
+pub mod partition;
 pub mod reputation;
 pub mod store;
 mod wiring;

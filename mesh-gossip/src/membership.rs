@@ -54,6 +54,7 @@ pub use command::{
     SetProfileError,
 };
 pub use config::{ConfigError, MembershipConfig, PACKET_LEN_MIN};
+pub(crate) use member::hash_of;
 pub use member::{ADDRESS_LEN_MAX, METADATA_LEN_MAX, Member, Profile, ProfileTooLong, Status};
 pub use message::{CONFIRMATIONS_MAX, Message};
 

@@ -10,6 +10,7 @@ use crate::broadcast::BroadcastCommand;
 use crate::heartbeat::HeartbeatCommand;
 use crate::membership::MembershipEvent;
 use crate::overlay::OverlayCommand;
+use crate::partition::PartitionCommand;
 use crate::store::StoreCommand;
 
 /// What became of a member.
@@ -90,5 +91,16 @@ impl HeartbeatCommand {
             Change::Down(_) => None,
             Change::Gone(node) => Some(Self::RemovePeer(node)),
         }
+    }
+}
+
+impl PartitionCommand {
+    /// What a partition handler is told when members come and go: for [`Handle::link`](mesh_core::Handle::link).
+    pub fn of_member(event: &MembershipEvent) -> Option<Self> {
+        Change::of(event).map(|change| match change {
+            Change::Up(node) => Self::AddPeer(node),
+            Change::Down(node) => Self::Unreachable(node),
+            Change::Gone(node) => Self::RemovePeer(node),
+        })
     }
 }

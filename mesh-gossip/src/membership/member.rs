@@ -184,7 +184,7 @@ pub(super) const fn mix(number: u64) -> u64 {
 }
 
 /// A number that stands for a node.
-pub(super) const fn hash_of(node: NodeId) -> u64 {
+pub(crate) const fn hash_of(node: NodeId) -> u64 {
     mix(mix(node.0 as u64) ^ (node.0 >> 64) as u64)
 }
 

@@ -1,0 +1,162 @@
+//! Stories of one node.
+
+use std::time::Duration;
+
+use mesh_core::{Harness, NodeId};
+
+use super::*;
+
+const A: NodeId = NodeId(1);
+const B: NodeId = NodeId(2);
+const C: NodeId = NodeId(3);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Node `me` of three, a while after it started.
+fn node(me: NodeId, strategy: Strategy) -> Harness<Partition> {
+    let peers = [A, B, C].into_iter().filter(|node| *node != me);
+    let mut node = Harness::new(me, Partition::new(PartitionConfig::with_strategy(strategy), peers).unwrap());
+    assert_eq!(node.events(), [PartitionEvent::ModeChanged(Mode::ReadOnly)]);
+    node.pass(10 * SECOND);
+    node.sent();
+    node
+}
+
+fn quorum_of_two() -> Strategy {
+    Strategy::StaticQuorum { quorum: 2 }
+}
+
+fn claim(term: u64) -> Claim {
+    Claim { term, sent: 77, configuration: None, promised: 0, valid: Duration::ZERO }
+}
+
+/// The promises among what a node sent.
+fn promises(node: &mut Harness<Partition>) -> Vec<(NodeId, Promise)> {
+    let promise = |(to, message)| if let Message::Promise(promise) = message { Some((to, promise)) } else { None };
+    node.sent().into_iter().filter_map(promise).collect()
+}
+
+#[test]
+fn a_node_promises_nothing_for_a_lease_after_it_started() {
+    let config = PartitionConfig::with_strategy(quorum_of_two());
+    let mut node = Harness::new(C, Partition::new(config, [A, B]).unwrap());
+    node.pass(9 * SECOND);
+    node.receive(A, Message::Claim(claim(1)));
+    assert_eq!(node.sent(), []);
+    node.pass(SECOND);
+    node.sent();
+    node.receive(A, Message::Claim(claim(5)));
+    assert_eq!(promises(&mut node).len(), 1);
+}
+
+#[test]
+fn a_promise_is_kept_for_a_lease_and_a_term_has_one() {
+    let mut node = node(C, quorum_of_two());
+    node.receive(A, Message::Claim(claim(5)));
+    let [(A, promise)] = promises(&mut node)[..] else { panic!() };
+    assert_eq!((promise.term, promise.claimed, promise.version), (5, 77, None));
+    node.receive(B, Message::Claim(claim(6)));
+    assert_eq!(node.sent(), [], "it is A's");
+    node.receive(A, Message::Release { term: 4 });
+    node.receive(B, Message::Release { term: 5 });
+    node.receive(B, Message::Claim(claim(6)));
+    assert_eq!(node.sent(), [], "and was not released by A in this term");
+    node.receive(A, Message::Release { term: 5 });
+    node.receive(B, Message::Claim(claim(5)));
+    assert_eq!(node.sent(), [(B, Message::Refuse(Refuse { term: 5, configuration: None }))]);
+    node.receive(B, Message::Claim(claim(6)));
+    assert_eq!(promises(&mut node).len(), 1);
+}
+
+#[test]
+fn a_node_goes_on_for_as_long_as_is_sure_counted_from_its_promise() {
+    let mut node = node(C, quorum_of_two());
+    node.receive(A, Message::Claim(claim(5)));
+    let [(A, promise)] = promises(&mut node)[..] else { panic!() };
+    // The grant takes a second to arrive.
+    node.pass(SECOND);
+    let grant = Claim { promised: promise.sent, valid: 4 * SECOND, ..claim(5) };
+    node.receive(A, Message::Claim(grant));
+    assert_eq!(node.events(), [PartitionEvent::ModeChanged(Mode::Continue)]);
+    node.pass(Duration::from_millis(2_950));
+    assert_eq!(node.events(), []);
+    node.pass(Duration::from_millis(50));
+    assert_eq!(node.events(), [PartitionEvent::ModeChanged(Mode::ReadOnly)]);
+    // The same again, a copy or a replay, gives nothing; nor does a promise that was never made.
+    node.receive(A, Message::Claim(grant));
+    node.receive(A, Message::Claim(Claim { promised: promise.sent + 1_000_000_000_000, ..grant }));
+    node.receive(A, Message::Claim(Claim { valid: Duration::MAX, ..grant }));
+    assert_eq!(node.events(), [PartitionEvent::ModeChanged(Mode::Continue)], "a lease is the most there is");
+    node.pass(6 * SECOND);
+    assert_eq!(node.events(), [PartitionEvent::ModeChanged(Mode::ReadOnly)]);
+}
+
+#[test]
+fn promises_count_from_when_they_were_asked_for_and_late_ones_do_not() {
+    let mut node = node(A, quorum_of_two());
+    node.pass(SECOND);
+    let claims: Vec<_> = node.sent();
+    let Some((B, Message::Claim(first))) = claims.first().cloned() else { panic!("{claims:?}") };
+    let promise = Promise {
+        term: first.term,
+        claimed: first.sent,
+        sent: 1,
+        version: None,
+        view: 0,
+        age: 0,
+        joins: false,
+        asks: None,
+    };
+    node.receive(B, Message::Promise(Promise { claimed: first.sent.wrapping_add(3_000_000_000), ..promise }));
+    node.pass(SECOND);
+    assert_eq!(node.events(), [], "asked for in the future");
+    node.pass(10 * SECOND);
+    node.receive(B, Message::Promise(promise));
+    node.pass(SECOND);
+    assert_eq!(node.events(), [], "asked for longer ago than a lease");
+}
+
+#[test]
+fn strangers_and_terms_beyond_belief_are_counted_and_that_is_all() {
+    let metrics = Metrics::default();
+    let partition = Partition::new(PartitionConfig::with_strategy(quorum_of_two()), [A, B]).unwrap();
+    let mut node = Harness::new(C, partition.with_metrics(&metrics));
+    node.pass(10 * SECOND);
+    node.sent();
+    node.receive(NodeId(9), Message::Claim(claim(5)));
+    node.receive(A, Message::Claim(claim(u64::MAX)));
+    assert_eq!(node.sent(), []);
+    let counted = metrics.snapshot();
+    assert_eq!((counted["partition_strangers"], counted["partition_refused"]), (1, 1));
+    assert!(node.protocol.status(Instant::ZERO).term < 10);
+}
+
+#[test]
+fn no_more_peers_are_known_than_may_be() {
+    let config = PartitionConfig { peers_max: 2, ..PartitionConfig::default() };
+    assert!(matches!(Partition::new(config.clone(), [A, B, C]), Err(PartitionError::TooManyPeers { limit: 2 })));
+    let mut node = Harness::new(NodeId(9), Partition::new(config, [A, B]).unwrap());
+    node.command(PartitionCommand::AddPeer(C));
+    let refused = PartitionReply::Done(Err(PartitionError::TooManyPeers { limit: 2 }));
+    assert_eq!(node.replies().pop().map(|(_, reply)| reply), Some(refused));
+    node.command(PartitionCommand::RemovePeer(A));
+    node.command(PartitionCommand::AddPeer(C));
+    assert_eq!(node.replies().pop().map(|(_, reply)| reply), Some(PartitionReply::Done(Ok(()))));
+}
+
+#[test]
+fn a_wish_for_the_lease_that_was_given_up_is_not_granted_later() {
+    let mut node = node(A, Strategy::Lease);
+    node.pass(SECOND);
+    let wanted = node.events();
+    assert!(wanted.contains(&PartitionEvent::LeaseWanted { wish: 1 }) || wanted.is_empty(), "{wanted:?}");
+    node.receive(B, Message::Claim(claim(9)));
+    assert!(node.events().contains(&PartitionEvent::LeaseUnneeded { wish: 1 }));
+    node.command(PartitionCommand::LeaseGranted { wish: 1, lasts: 100 * SECOND });
+    node.pass(12 * SECOND);
+    node.command(PartitionCommand::LeaseGranted { wish: 1, lasts: 100 * SECOND });
+    node.pass(2 * SECOND);
+    assert!(!node.events().contains(&PartitionEvent::ModeChanged(Mode::Continue)));
+    node.command(PartitionCommand::LeaseGranted { wish: 2, lasts: 100 * SECOND });
+    node.pass(2 * SECOND);
+    assert!(node.events().contains(&PartitionEvent::ModeChanged(Mode::Continue)));
+}
