@@ -33,9 +33,11 @@ impl Contestant {
         #[cfg(feature = "peers")]
         Self { name: "raftrs", start: boxed::<crate::peers::RaftRs>, rivals: &[] },
         Self { name: "raft_wire", start: boxed::<WireEngine>, rivals: &[] },
-        Self { name: "node", start: boxed::<Nodes>, rivals: &["openraft"] },
+        Self { name: "node", start: boxed::<Nodes>, rivals: &["openraft", "openraft_alpha"] },
         #[cfg(feature = "peers")]
         Self { name: "openraft", start: boxed::<crate::peers::Openraft>, rivals: &[] },
+        #[cfg(feature = "peers")]
+        Self { name: "openraft_alpha", start: boxed::<crate::peers::OpenraftAlpha>, rivals: &[] },
     ];
 
     /// The contestant of this name.

@@ -45,7 +45,8 @@ struct Args {
 enum What {
     /// Runs one contestant in one cell: allocations and bytes an entry.
     Entries {
-        /// Who runs: raft, raft_wire or node, and with the feature `peers` raftrs or openraft.
+        /// Who runs: raft, raft_wire or node, and with the feature `peers` raftrs,
+        /// openraft or openraft_alpha.
         contestant: String,
         /// In which cell: nodes, payload and proposals in flight, as in 3n_256B_64.
         cell: Cell,

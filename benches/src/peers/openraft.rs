@@ -24,8 +24,8 @@ use openraft::{
     SnapshotPolicy, StorageError, StoredMembership, Vote,
 };
 
+use super::tokio_clients;
 use crate::cluster::{Cell, Cluster, Run};
-use crate::stopwatch::Stopwatch;
 
 /// Entries that stay in a node's log when it is compacted, and how many come before the next time.
 const COMPACTION: u64 = 4096;
@@ -292,8 +292,7 @@ impl Debug for Openraft {
 
 impl Cluster for Openraft {
     fn start(cell: Cell) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime on this thread");
+        let runtime = tokio_clients::runtime();
         let config = Config {
             heartbeat_interval: 500,
             election_timeout_min: 5_000,
@@ -328,37 +327,10 @@ impl Cluster for Openraft {
 
     fn run(&mut self, entries: u64) -> Run {
         self.proposed += entries;
-        let (payload, end) = (self.cell.payload(), self.proposed);
-        let clients = self.cell.in_flight as u64;
-        let (leader, applied) = (self.leader.clone(), self.applied.clone());
-        self.runtime.block_on(async move {
-            let watch = Stopwatch::start();
-            let tasks: Vec<_> = (0..clients)
-                .map(|client| {
-                    let (leader, payload) = (leader.clone(), payload.clone());
-                    let share = entries / clients + u64::from(client < entries % clients);
-                    tokio::spawn(async move {
-                        let timed = client == 0;
-                        let mut latencies = Vec::with_capacity(if timed { share as usize } else { 0 });
-                        let mut lap = Stopwatch::start();
-                        for _ in 0..share {
-                            leader.client_write(payload.clone()).await.expect("the leader takes proposals");
-                            if timed {
-                                latencies.push(lap.lap().as_nanos() as u64);
-                            }
-                        }
-                        latencies
-                    })
-                })
-                .collect();
-            let mut latencies = Vec::new();
-            for task in tasks {
-                latencies.append(&mut task.await.expect("a client does not fail"));
-            }
-            while applied.iter().any(|entries| entries.load(Ordering::Relaxed) < end) {
-                tokio::task::yield_now().await;
-            }
-            Run { entries, elapsed: watch.elapsed(), latencies }
+        let (leader, payload) = (self.leader.clone(), self.cell.payload());
+        tokio_clients::run(&self.runtime, self.cell, entries, &self.applied, self.proposed, move || {
+            let (leader, payload) = (leader.clone(), payload.clone());
+            async move { leader.client_write(payload).await.map(drop) }
         })
     }
 }
