@@ -514,6 +514,28 @@ fn an_empty_state_can_be_sent_too() {
     assert!(cluster.node(2).events.iter().any(|event| matches!(event, RaftEvent::SnapshotRefused { .. })));
 }
 
+/// The leader sends it again and again, and each time it is put on disk before it is refused.
+#[test]
+fn a_snapshot_that_is_refused_again_and_again_takes_the_room_of_one() {
+    let mut cluster = Cluster::new(3);
+    for last in 3..9 {
+        let meta = SnapshotMeta { last: at(1, last), configuration: group(), len: 0, checksum: 0, omitted: false };
+        let (session, leader, meta) = (1, id(1), Arc::new(meta));
+        let empty = SnapshotChunk { term: 1, session, leader, meta, offset: 0, bytes: Bytes::new() };
+        cluster.say(1, 2, Message::SnapshotChunk(empty));
+    }
+    let events = &cluster.node(2).events;
+    assert_eq!(events.iter().filter(|event| matches!(event, RaftEvent::SnapshotRefused { .. })).count(), 6);
+    let on_disk = |cluster: &mut Cluster, id| cluster.node(2).disk.snapshots.get(SnapshotId(id)).is_some();
+    assert_eq!((1..9).filter(|id| on_disk(&mut cluster, *id)).count(), 1);
+    let commands = [10, 11];
+    cluster.say(1, 2, chunk(1, at(1, 9), &commands, 0..7));
+    assert_eq!(cluster.journal(2), commands);
+    cluster.crash(2);
+    cluster.restart(2);
+    assert_eq!(cluster.journal(2), commands);
+}
+
 #[test]
 fn a_state_that_is_too_long_for_a_snapshot_is_told() {
     let mut cluster = Cluster::with(1, &RaftConfig { snapshot_len_max: 3, ..small() }, 1);
@@ -523,7 +545,6 @@ fn a_state_that_is_too_long_for_a_snapshot_is_told() {
     assert_eq!(cluster.raft(1).first_index(), LogIndex(1));
 }
 
-/// Each rule is broken once, and a test above notices.
 #[test]
 fn a_snapshot_that_cannot_be_read_is_tried_again_once_in_an_election_timeout() {
     let mut cluster = with_follower_behind(&small());
@@ -537,6 +558,7 @@ fn a_snapshot_that_cannot_be_read_is_tried_again_once_in_an_election_timeout() {
     assert_eq!(cluster.journal(3), cluster.journal(1));
 }
 
+/// Each rule is broken once, and a test above notices.
 #[cfg(feature = "planted")]
 #[test]
 fn a_rule_of_snapshots_that_is_broken_is_noticed() {

@@ -111,6 +111,14 @@ impl Snapshots {
         self.last_id = SnapshotId(self.last_id.max(newest).0 + 1);
         self.last_id
     }
+
+    /// Lets the next snapshot take the place of one that nobody wants: a leader that sends what is refused here
+    /// sends it again and again, and the disk must not fill up with it.
+    fn take_back_id(&mut self, id: SnapshotId) {
+        if self.last_id == id {
+            self.last_id = SnapshotId(id.0.saturating_sub(1));
+        }
+    }
 }
 
 impl<S: StateMachine> Raft<S> {
@@ -433,6 +441,7 @@ impl<S: StateMachine> Raft<S> {
         let is_new = last.index > self.commit_index || planted!(self, LateSnapshotTruncates);
         if is_new && self.role != Role::Leader && self.suits(&snapshot.meta) {
             if let Err(error) = self.restore_snapshot(bytes) {
+                self.snapshots.take_back_id(snapshot.id);
                 let (index, reason) = (LogIndex(last.index), error.to_string());
                 return cx.emit(RaftEvent::SnapshotRefused { index, reason });
             }
