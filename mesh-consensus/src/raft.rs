@@ -471,10 +471,10 @@ impl<S: StateMachine> Protocol for Raft<S> {
             Message::SnapshotReceived(received) => self.on_snapshot_received(cx, from, &received),
             Message::SendSnapshot(ask) => self.on_send_snapshot(cx, from, &ask),
             Message::SendingSnapshot(told) => self.on_sending_snapshot(cx, from, &told),
-            Message::NotMember(told) => self.on_not_member(cx, &told),
+            Message::NotMember(told) => self.on_not_member(cx, from, &told),
             Message::TimeoutNow(timeout_now) => self.on_timeout_now(cx, from, &timeout_now),
             Message::ReadIndex(question) => self.on_read_index(cx, from, &question),
-            Message::ReadIndexReply(reply) => self.on_read_index_reply(&reply),
+            Message::ReadIndexReply(reply) => self.on_read_index_reply(from, &reply),
             Message::Forward(forward) => self.on_forward(cx, from, forward),
             Message::Forwarded(forwarded) => self.on_forwarded(cx, from, forwarded),
         }

@@ -5,17 +5,13 @@ mod support;
 use std::time::Duration;
 
 use mesh_consensus::raft::{
-    Accepted, ChangeError, ChangeRefused, Membership, Message, RaftConfig, RaftEvent, ReplicaId, Role,
+    Accepted, ChangeError, ChangeRefused, Membership, Message, NotMember, RaftConfig, RaftEvent, ReplicaId, Role,
 };
 use mesh_core::{LogIndex, RequestId};
 use support::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
-
-fn has_entries(flight: &Flight) -> bool {
-    matches!(&flight.message, Message::Append(append) if !append.entries.is_empty())
-}
 
 fn among(numbers: &[usize], flight: &Flight) -> bool {
     [flight.from, flight.to].iter().all(|node| numbers.iter().any(|number| id(*number) == *node))
@@ -469,6 +465,16 @@ fn f51_a_server_that_is_back_does_not_heed_that_it_was_removed_before() {
     let transfer = cluster.transfer(1, Some(3));
     cluster.deliver();
     assert_eq!(cluster.transfer_reply(1, transfer), Some(&Ok(id(3))));
+}
+
+#[test]
+fn a_node_that_was_not_asked_for_a_vote_cannot_tell_a_server_that_it_was_removed() {
+    let mut cluster = Cluster::led(3);
+    let told = Message::NotMember(NotMember { term: 1, committed: at(1, 100) });
+    for (from, listens) in [(4, false), (2, true)] {
+        cluster.say(from, 3, told.clone());
+        assert_eq!(cluster.node(3).events.contains(&RaftEvent::Removed), listens, "to {from}");
+    }
 }
 
 #[test]

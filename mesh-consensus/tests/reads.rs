@@ -4,17 +4,14 @@ mod support;
 
 use std::time::Duration;
 
-use mesh_consensus::raft::{Append, Intent, Message, RaftConfig, ReadError, ReadPolicy, Role, Timer};
+use mesh_consensus::raft::{
+    Append, Intent, Message, RaftConfig, ReadError, ReadIndex, ReadIndexReply, ReadPolicy, Role, Timer,
+};
 use mesh_core::{LogIndex, Protocol};
 use support::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
-
-/// Elections at the test's word: no pre-vote, no stickiness.
-fn plain() -> RaftConfig {
-    RaftConfig { pre_vote: false, check_quorum: false, ..config() }
-}
 
 fn leases() -> RaftConfig {
     RaftConfig { lease_reads: true, ..config() }
@@ -32,10 +29,6 @@ fn leased(config: &RaftConfig) -> Cluster {
 fn started(mut cluster: Cluster) -> Cluster {
     cluster.pass(SECOND);
     cluster.with_leader(1)
-}
-
-fn has_entries(flight: &Flight) -> bool {
-    matches!(&flight.message, Message::Append(append) if !append.entries.is_empty())
 }
 
 fn is_heartbeat(flight: &Flight) -> bool {
@@ -430,6 +423,24 @@ fn reads_through_a_follower_survive_a_lost_question_and_a_lost_answer() {
         cluster.pass(250 * MS);
         assert_eq!(cluster.journal_read(2, read), Some(&[7][..]));
     }
+}
+
+#[test]
+fn an_answer_of_a_node_that_was_not_asked_counts_for_nothing() {
+    let mut cluster = Cluster::led(3);
+    cluster.rule(|flight| if has_entries(flight) && flight.to == id(2) { Fate::Drop } else { Fate::Deliver });
+    assert!(cluster.serves(1, 7));
+    let read = cluster.read_index(2);
+    let Message::ReadIndex(ReadIndex { term, id: question }) = cluster.take_network().remove(0).message else {
+        panic!("the leader is asked")
+    };
+    let answer = |index| Message::ReadIndexReply(ReadIndexReply { term, id: question, index: Some(index) });
+    cluster.say(3, 2, answer(1));
+    assert_eq!(cluster.read_reply(2, read), None);
+    cluster.say(1, 2, answer(2));
+    cluster.heal();
+    cluster.beat(1);
+    assert_eq!(cluster.journal_read(2, read), Some(&[7][..]));
 }
 
 #[test]

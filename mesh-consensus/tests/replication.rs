@@ -15,15 +15,6 @@ use support::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Elections at the test's word: no pre-vote, no stickiness.
-fn plain() -> RaftConfig {
-    RaftConfig { pre_vote: false, check_quorum: false, ..config() }
-}
-
-fn is_append(flight: &Flight) -> bool {
-    matches!(&flight.message, Message::Append(append) if !append.entries.is_empty())
-}
-
 fn is_accepted(flight: &Flight) -> bool {
     matches!(flight.message, Message::Accepted(_))
 }
@@ -56,7 +47,7 @@ fn c16_entries_of_earlier_terms_are_not_committed_by_counting() {
     // Node 5 leads with the votes of 3 and 4, and writes another entry 2 to itself only.
     cluster.crash(1);
     cluster.partition(&[&[3, 4, 5]]);
-    cluster.rule(|flight| if is_append(flight) { Fate::Drop } else { Fate::Deliver });
+    cluster.rule(|flight| if has_entries(flight) { Fate::Drop } else { Fate::Deliver });
     cluster.say(5, 2, request_vote(2, noop_of_1));
     cluster.campaign(5);
     cluster.deliver();
@@ -229,7 +220,7 @@ fn c23_back_tracking_takes_a_step_a_term_not_an_entry() {
 #[test]
 fn c24_a_lost_append_is_sent_again_after_a_heartbeat() {
     let mut cluster = Cluster::led(3);
-    cluster.rule(|flight| if is_append(flight) && flight.to == id(2) { Fate::Drop } else { Fate::Deliver });
+    cluster.rule(|flight| if has_entries(flight) && flight.to == id(2) { Fate::Drop } else { Fate::Deliver });
     for command in 0..5 {
         cluster.propose(1, command);
         cluster.deliver();
@@ -254,7 +245,7 @@ fn c24_a_lost_answer_is_made_up_for_by_a_heartbeat() {
 #[test]
 fn c24_a_lost_probe_does_not_stop_replication() {
     let mut cluster = Cluster::with(3, &plain(), 1);
-    cluster.rule(|flight| if is_append(flight) { Fate::Drop } else { Fate::Deliver });
+    cluster.rule(|flight| if has_entries(flight) { Fate::Drop } else { Fate::Deliver });
     cluster.campaign(1);
     cluster.deliver();
     cluster.propose(1, 7);
@@ -303,7 +294,7 @@ fn c26_the_end_of_an_old_write_does_not_count_for_a_new_entry_at_its_index() {
 #[test]
 fn c27_an_append_on_its_way_keeps_its_entries_when_the_log_is_truncated() {
     let mut cluster = Cluster::with(3, &plain(), 1).with_leader(1);
-    cluster.rule(|flight| if is_append(flight) { Fate::Hold } else { Fate::Drop });
+    cluster.rule(|flight| if has_entries(flight) { Fate::Hold } else { Fate::Drop });
     cluster.propose(1, 10);
     cluster.deliver();
     let before = cluster.held.clone();
@@ -392,7 +383,7 @@ fn the_window_to_a_follower_is_bounded_by_bytes_and_opens_again() {
     for command in 0..100 {
         cluster.propose(1, command);
     }
-    let to_2 = |flight: &&Flight| flight.to == id(2) && is_append(flight);
+    let to_2 = |flight: &&Flight| flight.to == id(2) && has_entries(flight);
     assert!(cluster.network.iter().filter(to_2).count() <= 8);
     cluster.deliver();
     assert_eq!(cluster.journal(3).len(), 100);

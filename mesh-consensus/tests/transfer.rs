@@ -13,10 +13,6 @@ use support::*;
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 
-fn has_entries(flight: &Flight) -> bool {
-    matches!(&flight.message, Message::Append(append) if !append.entries.is_empty())
-}
-
 /// Nothing with entries arrives at a node any more.
 fn starve(cluster: &mut Cluster, number: usize) {
     cluster.rule(move |flight| if has_entries(flight) && flight.to == id(number) { Fate::Drop } else { Fate::Deliver });

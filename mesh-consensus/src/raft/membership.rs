@@ -172,9 +172,10 @@ impl<S: StateMachine> Raft<S> {
 
     /// Where this log ends before what is committed, this node cannot be elected, be it a member again by
     /// now: to be silent holds up nobody. Where the log has it, the configuration there is in it, too.
-    pub(super) fn on_not_member(&mut self, cx: &mut Context<'_, Self>, told: &NotMember) {
+    pub(super) fn on_not_member(&mut self, cx: &mut Context<'_, Self>, from: NodeId, told: &NotMember) {
         let NotMember { committed, .. } = *told;
-        if self.role == Role::Leader {
+        // Only voters are asked, so only they have an answer.
+        if self.role == Role::Leader || !self.configuration().is_voter(from) {
             return;
         }
         if self.log.term_at(committed.index) == Some(committed.term) {

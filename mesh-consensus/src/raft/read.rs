@@ -71,6 +71,7 @@ struct Confirming<Q> {
 #[derive(Clone, Debug, Hash)]
 struct Question<Q> {
     id: u64,
+    leader: NodeId,
     asked: Instant,
     reads: Vec<Pending<Q>>,
 }
@@ -213,7 +214,7 @@ impl<S: StateMachine> Raft<S> {
                 if !reads.is_empty() {
                     self.reads.questions = self.reads.questions.wrapping_add(1);
                     let (term, id) = (self.hard.term, self.reads.questions);
-                    self.reads.question = Some(Question { id, asked: cx.now(), reads });
+                    self.reads.question = Some(Question { id, leader, asked: cx.now(), reads });
                     cx.send_volatile(leader, Message::ReadIndex(ReadIndex { term, id }));
                 }
             }
@@ -339,8 +340,9 @@ impl<S: StateMachine> Raft<S> {
         }
     }
 
-    pub(super) fn on_read_index_reply(&mut self, reply: &ReadIndexReply) {
-        let Some(question) = self.reads.question.take_if(|question| question.id == reply.id) else { return };
+    pub(super) fn on_read_index_reply(&mut self, from: NodeId, reply: &ReadIndexReply) {
+        let asked = |question: &mut Question<S::Query>| (question.id, question.leader) == (reply.id, from);
+        let Some(question) = self.reads.question.take_if(asked) else { return };
         match reply.index {
             Some(index) => {
                 self.reads.note_fresh(index, question.asked);

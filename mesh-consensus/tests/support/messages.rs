@@ -20,6 +20,11 @@ const fn ask_for_vote(pre: bool, term: u64, last: Position) -> Message {
     Message::RequestVote(RequestVote { pre, term, last, transfer: false, expects, candidate })
 }
 
+/// Whether it is an append that brings something.
+pub fn has_entries(flight: &Flight) -> bool {
+    matches!(&flight.message, Message::Append(append) if !append.entries.is_empty())
+}
+
 pub fn request_vote(term: u64, last: Position) -> Message {
     ask_for_vote(false, term, last)
 }
