@@ -7,6 +7,23 @@
 //!
 //! The log also knows how much of itself is on disk. A write that finishes after its entries were
 //! replaced counts for nothing: see [`Log::truncate_after`].
+//!
+//! ```
+//! use mesh_consensus::log::{Entry, EntryKind, Log, Position};
+//! use mesh_core::{Bytes, Lsn};
+//!
+//! let entry = |term| Entry { term, kind: EntryKind::Noop, payload: Bytes::new() };
+//! let mut log = Log::default();
+//! log.append([1, 1, 2].map(entry).into_iter().collect());
+//! log.note_write(Lsn(1));
+//! assert_eq!((log.last(), log.durable()), (Position { term: 2, index: 3 }, 0));
+//!
+//! // Entry 3 gives way to another before the first write is done, which therefore vouches for two.
+//! log.truncate_after(2);
+//! log.append([entry(3)].into_iter().collect());
+//! log.note_durable(Lsn(1));
+//! assert_eq!((log.last(), log.durable()), (Position { term: 3, index: 3 }, 2));
+//! ```
 
 use std::collections::{VecDeque, vec_deque};
 use std::fmt;

@@ -104,12 +104,17 @@ pub struct Applied<O> {
     pub output: O,
 }
 
+/// The end of a sentence that says that another node leads.
+fn who_leads(leader: Option<NodeId>) -> String {
+    leader.map(|leader| format!(", {leader} is")).unwrap_or_default()
+}
+
 /// Why a proposal was not applied, or not to anyone's knowledge.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProposeError {
     /// This node does not lead; the command went nowhere. Propose to the leader.
-    #[error("this node is not the leader{}", leader.map(|leader| format!(", {leader} is")).unwrap_or_default())]
+    #[error("this node is not the leader{}", who_leads(*leader))]
     NotLeader {
         /// Who leads, if that is known.
         leader: Option<NodeId>,
@@ -261,7 +266,7 @@ pub struct Changed {
 #[non_exhaustive]
 pub enum ChangeError {
     /// This node does not lead; nothing was begun. Ask the leader.
-    #[error("this node is not the leader")]
+    #[error("this node is not the leader{}", who_leads(*leader))]
     NotLeader {
         /// Who leads, if that is known.
         leader: Option<NodeId>,
@@ -312,7 +317,7 @@ impl From<CallError> for ChangeError {
 #[non_exhaustive]
 pub enum TransferError {
     /// This node does not lead.
-    #[error("this node is not the leader")]
+    #[error("this node is not the leader{}", who_leads(*leader))]
     NotLeader {
         /// Who leads, if that is known.
         leader: Option<NodeId>,

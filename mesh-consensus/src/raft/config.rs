@@ -11,6 +11,12 @@ use crate::session::SESSIONS_MAX;
 const MESSAGE_OVERHEAD: usize = 16 * 1024;
 
 /// Timeouts and limits of one Raft group. All nodes should have the same.
+///
+/// `max_append_bytes`, `command_len_max` and `snapshot_chunk_bytes` are what is in one message or record. They
+/// are checked against [`FRAME_LEN_MAX`]. Where the transport carries shorter frames or the log takes shorter
+/// records, they must be shorter than those by what stands beside it: 16 KiB is enough for any group, 400
+/// bytes for one of three. A longer message is dropped and counted as `messages_too_long` each time it
+/// is sent, so that a follower in need of it gets no further, and a longer record stops the node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RaftConfig {
     /// How long a follower waits for its leader before it tries to become one.
