@@ -1,4 +1,4 @@
-//! Majorities, and pairs of majorities.
+//! Majorities, pairs of majorities, and quorums among which some may lie.
 //!
 //! While a group changes its voters it is in a joint configuration: what is decided needs a majority
 //! of the incoming voters and one of the outgoing voters (Raft 6). The two sets may overlap, and an
@@ -38,6 +38,17 @@ pub fn commit_index(reached: &mut [u64]) -> u64 {
 pub fn joint_commit_index(incoming: &mut [u64], outgoing: &mut [u64]) -> u64 {
     let index = commit_index(incoming);
     if outgoing.is_empty() { index } else { index.min(commit_index(outgoing)) }
+}
+
+/// How many faulty replicas a group survives that may lie: fewer than a third.
+pub const fn byzantine_faults(replicas: usize) -> usize {
+    replicas.saturating_sub(1) / 3
+}
+
+/// How many replicas must agree where [`byzantine_faults`] of them may lie: any two such sets share more
+/// replicas than may be faulty, and those that work suffice for one. With 3f + 1 replicas it is 2f + 1.
+pub const fn byzantine_quorum(replicas: usize) -> usize {
+    (replicas + byzantine_faults(replicas) + 1).div_ceil(2)
 }
 
 /// How a vote stands.
@@ -148,6 +159,15 @@ mod tests {
                 |index: &u64| reached.iter().filter(|r| *r >= index).count() >= majority(reached.len());
             let expected = (0..=12).rev().find(on_majority).unwrap_or(0);
             prop_assert_eq!(commit_index(&mut reached), expected);
+        }
+
+        #[test]
+        fn byzantine_quorums_share_a_replica_that_works_and_need_no_faulty_one(replicas in 1usize..200) {
+            let (faults, quorum) = (byzantine_faults(replicas), byzantine_quorum(replicas));
+            prop_assert!(3 * faults < replicas && replicas <= 3 * faults + 3, "the most there can be");
+            prop_assert!(2 * quorum - replicas > faults);
+            prop_assert!(2 * (quorum - 1) <= replicas + faults, "one less would not do");
+            prop_assert!(quorum <= replicas - faults);
         }
 
         #[test]

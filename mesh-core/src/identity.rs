@@ -21,6 +21,7 @@
 //! # }
 //! ```
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -155,6 +156,88 @@ impl SecretKey {
     pub fn sign(&self, message: &[u8]) -> Signature {
         Signature(self.0.sign(message).to_bytes())
     }
+
+    /// What only this key and the owner of `other` can compute: X25519 (RFC 7748) between the two identities.
+    ///
+    /// It is the same from both sides and for ever: derive keys from it, each for one purpose and direction, and
+    /// use it for nothing else. `None` where `other` is no key, or one under which anybody could compute it.
+    pub fn shared_secret(&self, other: &PublicKey) -> Option<Zeroizing<[u8; 32]>> {
+        let other = VerifyingKey::from_bytes(&other.0).ok().filter(|key| !key.is_weak())?;
+        let scalar = Zeroizing::new(self.0.to_scalar_bytes());
+        Some(Zeroizing::new(other.to_montgomery().mul_clamped(*scalar).to_bytes()))
+    }
+}
+
+/// Who signs for a node: a [`SecretKey`] in memory, or a device that keeps it.
+pub trait Signer: fmt::Debug + Send + Sync {
+    /// The key that the signatures verify under.
+    fn public(&self) -> PublicKey;
+
+    /// Signs `message`. Signing the same twice gives the same signature.
+    fn sign(&self, message: &[u8]) -> Signature;
+
+    /// What only the two keys can compute, as [`SecretKey::shared_secret`] does.
+    fn shared_secret(&self, other: &PublicKey) -> Option<Zeroizing<[u8; 32]>>;
+}
+
+impl Signer for SecretKey {
+    fn public(&self) -> PublicKey {
+        Self::public(self)
+    }
+
+    fn sign(&self, message: &[u8]) -> Signature {
+        Self::sign(self, message)
+    }
+
+    fn shared_secret(&self, other: &PublicKey) -> Option<Zeroizing<[u8; 32]>> {
+        Self::shared_secret(self, other)
+    }
+}
+
+/// Who checks signatures. All that check must agree on every input: what is decided rests on it.
+pub trait Verifier: fmt::Debug + Send + Sync {
+    /// Checks that the owner of `key` signed `message`.
+    ///
+    /// # Errors
+    /// [`SignatureError`] when it did not.
+    fn verify(&self, key: &PublicKey, message: &[u8], signature: &Signature) -> Result<(), SignatureError>;
+}
+
+/// The strict rule of Ed25519, as [`PublicKey::verify`] has it, faster for keys that it knows.
+///
+/// ```
+/// use mesh_core::identity::{Ed25519, SecretKey, Verifier as _};
+///
+/// let key = SecretKey::from_seed([7; 32]);
+/// let verifier = Ed25519::knowing([key.public()]);
+/// assert!(verifier.verify(&key.public(), b"a vote", &key.sign(b"a vote")).is_ok());
+/// assert!(verifier.verify(&key.public(), b"no vote", &key.sign(b"a vote")).is_err());
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Ed25519 {
+    known: BTreeMap<PublicKey, VerifyingKey>,
+}
+
+impl Ed25519 {
+    /// A verifier that has the points of these keys at hand: to compute one takes a seventh of a verification.
+    pub fn knowing(keys: impl IntoIterator<Item = PublicKey>) -> Self {
+        let point = |key: PublicKey| VerifyingKey::from_bytes(&key.0).ok().map(|point| (key, point));
+        Self { known: keys.into_iter().filter_map(point).collect() }
+    }
+}
+
+impl Verifier for Ed25519 {
+    fn verify(&self, key: &PublicKey, message: &[u8], signature: &Signature) -> Result<(), SignatureError> {
+        match self.known.get(key) {
+            Some(point) => verify_strict(point, message, signature),
+            None => key.verify(message, signature),
+        }
+    }
+}
+
+fn verify_strict(key: &VerifyingKey, message: &[u8], signature: &Signature) -> Result<(), SignatureError> {
+    let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
+    key.verify_strict(message, &signature).map_err(|_| SignatureError)
 }
 
 /// Shows whose key it is, never the key.
@@ -207,9 +290,8 @@ impl PublicKey {
     /// [`SignatureError`] when it did not, and for keys and signatures that the strict rule
     /// refuses because they would verify more than one message.
     pub fn verify(&self, message: &[u8], signature: &Signature) -> Result<(), SignatureError> {
-        VerifyingKey::from_bytes(&self.0)
-            .and_then(|key| key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(&signature.0)))
-            .map_err(|_| SignatureError)
+        let key = VerifyingKey::from_bytes(&self.0).map_err(|_| SignatureError)?;
+        verify_strict(&key, message, signature)
     }
 }
 
@@ -379,6 +461,30 @@ mod tests {
         forged[..32].copy_from_slice(&neutral);
         let weak = PublicKey::from_bytes(neutral);
         assert_eq!(weak.verify(b"anything", &Signature::from_bytes(forged)), Err(SignatureError));
+    }
+
+    #[test]
+    fn two_keys_share_a_secret_and_a_weak_one_shares_none() {
+        let (one, other) = (key(1).shared_secret(&key(2).public()), key(2).shared_secret(&key(1).public()));
+        assert!(one.is_some() && one == other);
+        assert_ne!(one, key(1).shared_secret(&key(3).public()));
+        let mut neutral = [0; 32];
+        neutral[0] = 1;
+        assert_eq!(key(1).shared_secret(&PublicKey::from_bytes(neutral)), None);
+        let no_point =
+            (0..=255).map(|byte| PublicKey([byte; 32])).find(|key| VerifyingKey::from_bytes(&key.0).is_err());
+        assert_eq!(key(1).shared_secret(&no_point.expect("half of all bytes are no point")), None);
+    }
+
+    #[test]
+    fn a_verifier_decides_as_the_key_does_whether_it_knows_the_key_or_not() {
+        let verifier = Ed25519::knowing([key(1).public()]);
+        for signer in [1, 2] {
+            let signature = key(signer).sign(b"message");
+            assert_eq!(verifier.verify(&key(signer).public(), b"message", &signature), Ok(()));
+            assert_eq!(verifier.verify(&key(signer).public(), b"massage", &signature), Err(SignatureError));
+            assert_eq!(verifier.verify(&key(3).public(), b"message", &signature), Err(SignatureError));
+        }
     }
 
     #[test]
