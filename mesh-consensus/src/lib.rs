@@ -1,7 +1,7 @@
-//! Agreement for mesh: Raft.
+//! Agreement for mesh: Raft and pBFT.
 //!
-//! [`raft`] replicates a state machine of yours over nodes that may crash. [`log`], [`quorum`] and
-//! [`session`] are the parts it stands on, usable alone.
+//! [`raft`] replicates a state machine of yours over nodes that may crash, [`pbft`] over nodes of which fewer than
+//! a third may lie. [`log`], [`quorum`] and [`session`] are the parts they stand on, usable alone.
 //!
 //! ```
 //! use mesh_consensus::quorum::{commit_index, majority};
@@ -17,6 +17,7 @@
 //! ```
 
 pub mod log;
+pub mod pbft;
 pub mod quorum;
 pub mod raft;
 pub mod session;

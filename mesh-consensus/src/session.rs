@@ -161,6 +161,16 @@ impl Sessions {
         session.look_up(request.serial)
     }
 
+    /// What is to be done with the command of `request`, without using the session: for who answers out of turn.
+    pub fn peek(&self, request: &SessionRequest) -> Begin {
+        self.open.get(&request.session).map_or(Begin::Expired, |session| session.look_up(request.serial))
+    }
+
+    /// Whether there is such a session; it may be expired.
+    pub fn contains(&self, session: SessionId) -> bool {
+        self.open.contains_key(&session)
+    }
+
     /// Keeps the answer to a command that [`begin`](Self::begin) said to apply.
     pub fn finish(&mut self, request: &SessionRequest, output: Bytes) {
         if let Some(session) = self.open.get_mut(&request.session)

@@ -1,0 +1,544 @@
+//! pBFT: a state machine of yours, the same on every node, though fewer than a third of the nodes lie.
+//!
+//! [`Pbft`] is a [`Protocol`]: a deterministic state machine that a node hosts. A primary gives batches of
+//! requests their sequence numbers, and replicas agree on them in three phases (Castro and Liskov, OSDI 1999,
+//! and TOCS 2002): pre-prepare, prepare, commit. Many sequence numbers are on their way at once, and batches are
+//! the larger the more requests wait. What a quorum, ceil((n + f + 1) / 2) of n replicas with f = floor((n - 1)
+//! / 3) faulty ones, committed is executed in order, and each command of a client once. A primary that brings
+//! nothing is replaced by the next; checkpoints that a quorum signed let replicas forget what is before them,
+//! and bring those that are behind up to date.
+//!
+//! What a replica says is behind what it would have to remember after a crash, as is the rule in
+//! [`mesh_core::protocol`]. A replica that lost its disk has forgotten what it said, and counts as one of the f
+//! faulty ones.
+//!
+//! Replicas are known by their Ed25519 keys and prove what they say by signatures or MACs ([`AuthMode`]). The
+//! transport is trusted to name the node that a frame is from.
+//!
+//! What others can make a replica keep is bounded: a vote of each replica and phase, at most [`CLAIMS_MAX`]
+//! batches and one view change's worth of claims for each sequence number of the window, one view change of each
+//! replica, and requests up to [`max_pending_bytes`](PbftConfig::max_pending_bytes). Whoever sends too much in a
+//! tick that nobody sends who works is not heard until the next.
+//!
+//! Use [`propose`](PbftHandle::propose) on the handle of a replica, which believes itself, or of a [`PbftClient`]
+//! on another node, which believes f + 1 replicas.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use mesh_consensus::pbft::{Pbft, PbftConfig, ReplicaSet};
+//! use mesh_core::identity::SecretKey;
+//! use mesh_core::{Bytes, LogIndex, NodeBuilder, ProtocolId, RestoreError, SnapshotSource, StateMachine};
+//!
+//! #[derive(Debug, Default)]
+//! struct Counter(u64);
+//!
+//! impl StateMachine for Counter {
+//!     type Command = u64;
+//!     type Output = u64;
+//!     type Query = ();
+//!     type Answer = u64;
+//!     fn apply(&mut self, _index: LogIndex, add: u64) -> u64 {
+//!         self.0 = self.0.wrapping_add(add);
+//!         self.0
+//!     }
+//!     fn query(&self, (): ()) -> u64 {
+//!         self.0
+//!     }
+//!     fn snapshot(&self) -> SnapshotSource {
+//!         Bytes::copy_from_slice(&self.0.to_le_bytes()).into()
+//!     }
+//!     fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
+//!         let bytes = snapshot.try_into().map_err(|_| RestoreError::new("not eight bytes"))?;
+//!         self.0 = u64::from_le_bytes(bytes);
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let keys = [1, 2, 3, 4].map(|n| SecretKey::from_seed([n; 32]));
+//! let replicas = ReplicaSet::new("counter", keys.iter().map(|key| (key.node_id(), key.public())))?;
+//! let me = keys[0].clone();
+//! let mut node = NodeBuilder::new(me.node_id());
+//! let pbft = Pbft::new(PbftConfig::default(), replicas, Arc::new(me), Counter::default())?;
+//! let pbft = node.host(ProtocolId(1), pbft);
+//! // Hand `node.build()` to `mesh_core::run`, then: pbft.propose(5).await
+//! # drop(pbft);
+//! # Ok(())
+//! # }
+//! ```
+
+/// Whether the configuration asks for a bug. Never, unless the crate is built to be tested so.
+#[cfg(feature = "planted")]
+macro_rules! planted {
+    ($pbft:expr, $plant:ident) => {
+        $pbft.config.plant == Some(super::Plant::$plant)
+    };
+}
+#[cfg(not(feature = "planted"))]
+macro_rules! planted {
+    ($pbft:expr, $plant:ident) => {
+        false
+    };
+}
+
+mod authenticator;
+mod checkpoint;
+mod client;
+mod command;
+mod config;
+mod execution;
+mod message;
+mod meter;
+mod ordering;
+#[cfg(feature = "planted")]
+mod plant;
+mod pool;
+mod record;
+mod remote;
+mod replicas;
+mod request;
+mod slot;
+mod status;
+mod transfer;
+mod view_change;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use mesh_core::identity::{Ed25519, Signer};
+use mesh_core::{
+    Context, Instant, LogIndex, Lsn, Metrics, NodeId, Protocol, RecoverError, Recovery, RequestId, SavedSnapshot,
+    SnapshotError, SnapshotId, StateMachine, wire,
+};
+
+pub use authenticator::{AuthMode, Authenticator, Kind, Mac, Proof, Statement, Verified};
+pub use client::{ClientConfig, ClientCore, Done, Failure, Recipient};
+pub use command::{Executed, PbftCommand, PbftEvent, PbftHandle, PbftReply, PbftStatus, ProposeError};
+pub use config::{ConfigError, PbftConfig};
+pub use message::{
+    CLAIMS_MAX, Certificate, CheckpointVote, Chunk, Claim, FetchState, Manifest, Message, NUMBER_MAX, NewView, Outcome,
+    PrePrepare, Reply, Status, ViewChange, Vote,
+};
+#[cfg(feature = "planted")]
+pub use plant::Plant;
+pub use record::{Record, StableRecord};
+pub use remote::PbftClient;
+pub use replicas::{Digest, REPLICAS_MAX, REPLICAS_MIN, ReplicaIndex, ReplicaSet, ReplicaSetError};
+pub use request::{Batch, Nonce, Operation, Request, RequestKey};
+pub use view_change::{Choice, choose};
+
+use checkpoint::Checkpoints;
+use execution::{Replicated, Validator};
+use meter::Meter;
+use ordering::OwnVote;
+use pool::Pool;
+use replicas::PerReplica;
+use slot::Slot;
+use status::Peer;
+use transfer::Transfer;
+use view_change::Changes;
+
+/// The timers of a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Timer {
+    /// The others are told how far this replica is, and what takes too long is looked after.
+    Tick,
+    /// A proposal of this replica is sent again.
+    ClientDue,
+}
+
+/// A replica of the state machine `S`.
+pub struct Pbft<S: StateMachine> {
+    config: PbftConfig,
+    auth: Authenticator,
+    /// The nodes of the other replicas.
+    others: Arc<[NodeId]>,
+    validator: Option<Validator<S>>,
+    replicated: Replicated<S>,
+
+    // The view.
+    view: u64,
+    active: bool,
+    /// The last sequence number that the view began with.
+    view_start: u64,
+    new_view: Option<Arc<NewView>>,
+    own_change: Option<Arc<ViewChange>>,
+    changes: Changes,
+    /// What the view that this replica is to begin begins with, while it lacks some of it.
+    chosen: BTreeMap<u64, Digest>,
+    /// Since when a quorum wants the view.
+    changes_since: Option<Instant>,
+    /// Views in a row that brought nothing.
+    failures: u32,
+    /// No request is waited for since before this.
+    patience_from: Instant,
+
+    // Ordering: what is after the stable checkpoint.
+    slots: BTreeMap<u64, Slot>,
+    batches: BTreeMap<Digest, Batch>,
+    /// The last sequence number that this replica gave as primary.
+    proposed: u64,
+    executed: u64,
+    executed_at_tick: u64,
+    own_votes: VecDeque<(Lsn, OwnVote)>,
+    /// Sequence numbers that something was heard of.
+    touched: BTreeSet<u64>,
+
+    // Checkpoints.
+    stable: Certificate,
+    checkpoints: Checkpoints,
+    repair: Option<Transfer>,
+
+    peers: PerReplica<Peer>,
+    sources_asked: usize,
+    pool: Pool,
+    client: ClientCore,
+    proposals: BTreeMap<u64, RequestId>,
+    client_due: Option<Instant>,
+    meter: Meter,
+    misbehaved: u64,
+    misbehaved_told: Option<Instant>,
+}
+
+impl<S: StateMachine> Pbft<S> {
+    /// The replica that `signer` signs for, with the state that an empty log stands for.
+    ///
+    /// All replicas must be given the same configuration and group, and an equal state.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the configuration cannot work, or the signer is none of the group.
+    pub fn new(
+        config: PbftConfig,
+        replicas: ReplicaSet,
+        signer: Arc<dyn Signer>,
+        state: S,
+    ) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let verifier = Arc::new(Ed25519::knowing(replicas.members().iter().map(|(_, key)| *key)));
+        let auth = Authenticator::new(replicas.clone(), config.auth, signer.clone(), verifier)
+            .ok_or_else(|| ConfigError("the key is of none of the replicas: give it to the group first".to_owned()))?;
+        let others = replicas.replicas().filter(|replica| *replica != auth.me());
+        Ok(Self {
+            others: others.filter_map(|replica| replicas.node(replica)).collect(),
+            client: own_client(&config, &replicas, signer, 0),
+            changes: PerReplica::new(&replicas, |_| None),
+            peers: PerReplica::new(&replicas, |_| Peer::default()),
+            config,
+            auth,
+            validator: None,
+            replicated: Replicated::new(state),
+            view: 0,
+            active: true,
+            view_start: 0,
+            new_view: None,
+            own_change: None,
+            chosen: BTreeMap::new(),
+            changes_since: None,
+            failures: 0,
+            patience_from: Instant::ZERO,
+            slots: BTreeMap::new(),
+            batches: BTreeMap::new(),
+            proposed: 0,
+            executed: 0,
+            executed_at_tick: 0,
+            own_votes: VecDeque::new(),
+            touched: BTreeSet::new(),
+            stable: Certificate::genesis(),
+            checkpoints: Checkpoints::default(),
+            repair: None,
+            sources_asked: 0,
+            pool: Pool::default(),
+            proposals: BTreeMap::new(),
+            client_due: None,
+            meter: Meter::default(),
+            misbehaved: 0,
+            misbehaved_told: None,
+        })
+    }
+
+    /// Refuses commands before they are ordered. All replicas must be given the same, and its answer must
+    /// depend on the command only.
+    #[must_use]
+    pub fn with_validator(mut self, is_valid: impl Fn(&S::Command) -> bool + Send + Sync + 'static) -> Self {
+        self.validator = Some(Arc::new(is_valid));
+        self
+    }
+
+    /// Counts and times what this replica does among the numbers of its node,
+    /// [`NodeBuilder::metrics`](mesh_core::NodeBuilder::metrics).
+    ///
+    /// Counters: `pbft_batches_executed`, `pbft_requests_executed`, `pbft_view_changes`, `pbft_requests_waiting`
+    /// (a gauge), `pbft_signatures_made`, `pbft_signatures_checked`, `pbft_signatures_bad`, `pbft_misbehaved`.
+    /// Histogram: `pbft_decision_nanos`, from taking a batch until it is executed. All groups that are given the
+    /// same [`Metrics`] share them.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: &Metrics) -> Self {
+        (self.meter, self.auth.counters) = Meter::new(metrics);
+        self
+    }
+
+    /// The state as this replica has it now.
+    pub const fn state(&self) -> &S {
+        &self.replicated.state
+    }
+
+    /// The view that this replica is in, or wants.
+    pub const fn view(&self) -> u64 {
+        self.view
+    }
+
+    /// The last batch that was executed here.
+    pub const fn executed(&self) -> u64 {
+        self.executed
+    }
+
+    /// The last stable checkpoint.
+    pub const fn stable(&self) -> u64 {
+        self.stable.sequence
+    }
+
+    const fn me(&self) -> ReplicaIndex {
+        self.auth.me()
+    }
+
+    const fn replicas(&self) -> &ReplicaSet {
+        self.auth.replicas()
+    }
+
+    fn primary(&self) -> ReplicaIndex {
+        self.replicas().primary(self.view)
+    }
+
+    fn primary_node(&self) -> NodeId {
+        self.replicas().node(self.primary()).unwrap_or_default()
+    }
+
+    fn is_primary(&self) -> bool {
+        self.primary() == self.me()
+    }
+
+    /// Another replica to ask for something, in turn.
+    fn next_source(&mut self) -> Option<NodeId> {
+        self.sources_asked = (self.sources_asked + 1) % self.others.len().max(1);
+        self.others.get(self.sources_asked).copied()
+    }
+
+    /// Counts a message that nobody sends that works, and tells of it, but not so often that it costs.
+    fn misbehaved(&mut self, cx: &mut Context<'_, Self>, peer: NodeId, what: &'static str) {
+        self.misbehaved += 1;
+        self.meter.misbehaved();
+        if let Some(peer) = self.replicas().index_of(peer).and_then(|replica| self.peers.get_mut(replica)) {
+            peer.strike();
+        }
+        let quiet = |told| cx.now().since(told) >= self.config.status_interval;
+        if self.misbehaved_told.is_none_or(quiet) {
+            self.misbehaved_told = Some(cx.now());
+            cx.emit(PbftEvent::Misbehaved { peer, what });
+        }
+    }
+
+    fn misbehaved_replica(&mut self, cx: &mut Context<'_, Self>, replica: ReplicaIndex, what: &'static str) {
+        if let Some(node) = self.replicas().node(replica) {
+            self.misbehaved(cx, node, what);
+        }
+    }
+
+    // The application.
+
+    fn on_propose(&mut self, cx: &mut Context<'_, Self>, request: RequestId, command: &S::Command) {
+        let encoded = wire::to_bytes(command);
+        let (len, limit) = (encoded.len(), self.config.command_len_max);
+        let refused = if len > limit {
+            Some(ProposeError::TooLarge { len, limit })
+        } else if self.validator.as_ref().is_some_and(|is_valid| !is_valid(command)) {
+            Some(ProposeError::Invalid)
+        } else if !self.client.submit(request.0, encoded) {
+            Some(ProposeError::Overloaded)
+        } else {
+            None
+        };
+        match refused {
+            Some(error) => cx.reply_volatile(request, PbftReply::Proposed(Err(error))),
+            None => drop(self.proposals.insert(request.0, request)),
+        }
+    }
+
+    /// Sends what this replica's own client has to send.
+    fn poll_client(&mut self, cx: &mut Context<'_, Self>) {
+        let mut requests = Vec::new();
+        self.client.poll(cx.now(), |to, request| requests.push((to, request.clone())));
+        for (to, request) in requests {
+            if let Some(outcome) = self.replicated.look_up(&request) {
+                self.answer(cx, &request, outcome);
+                continue;
+            }
+            if to == Recipient::All {
+                cx.broadcast_volatile(self.others.clone(), Message::Request(request.clone()));
+            }
+            self.take_request(cx, cx.me(), Verified::by_us(request));
+        }
+        let due = self.client.deadline();
+        if due != self.client_due {
+            self.client_due = due;
+            match due {
+                Some(due) => cx.set_timer(Timer::ClientDue, due.since(cx.now())),
+                None => cx.cancel_timer(Timer::ClientDue),
+            }
+        }
+    }
+
+    /// Answers the application.
+    fn on_done(&mut self, cx: &mut Context<'_, Self>, done: Vec<Done>) {
+        for Done { ticket, result } in done {
+            let Some(request) = self.proposals.remove(&ticket) else { continue };
+            let result = match result {
+                Ok((index, output)) => match wire::from_bytes(&output) {
+                    Ok(output) => Ok(Executed { index: LogIndex(index), output }),
+                    Err(_) => Err(ProposeError::Unknown),
+                },
+                Err(failure) => Err(failure.into()),
+            };
+            // Volatile, as the answers to clients elsewhere.
+            cx.reply_volatile(request, PbftReply::Proposed(result));
+        }
+    }
+
+    fn status(&self, now: Instant) -> PbftStatus {
+        let heard = |peer: &Peer| peer.heard_within(now, self.config.status_interval * 4);
+        PbftStatus {
+            view: self.view,
+            primary: self.primary_node(),
+            active: self.active,
+            executed: self.executed,
+            operations: self.replicated.operations(),
+            stable: self.stable.sequence,
+            waiting: self.pool.len(),
+            faults: self.replicas().faults(),
+            others_heard: self.peers.iter().filter(|(_, peer)| heard(peer)).count(),
+            transferring: self.repair.is_some(),
+            misbehaved: self.misbehaved,
+        }
+    }
+}
+
+/// The client that a replica is itself: it believes what it executes.
+fn own_client(config: &PbftConfig, replicas: &ReplicaSet, signer: Arc<dyn Signer>, tag: u64) -> ClientCore {
+    let client = ClientConfig {
+        signs: config.client_signatures,
+        answers_needed: 1,
+        retry_after: config.request_timeout / 4,
+        max_waiting: 1024,
+    };
+    ClientCore::new(replicas.clone(), signer, client, tag)
+}
+
+impl<S: StateMachine> Protocol for Pbft<S> {
+    type Message = Message;
+    type Command = PbftCommand<S>;
+    type Reply = PbftReply<S::Output, S::Answer>;
+    type Event = PbftEvent;
+    type Timer = Timer;
+    type Record = Record;
+
+    fn on_recover(&mut self, recovery: &mut Recovery<'_>, record: Record) -> Result<(), RecoverError> {
+        self.recover(recovery, record)
+    }
+
+    fn on_start(&mut self, cx: &mut Context<'_, Self>) {
+        let tag = cx.rng().next_u64();
+        self.client = own_client(&self.config, self.auth.replicas(), self.auth.signer(), tag);
+        self.patience_from = cx.now();
+        let me = self.me();
+        if let (false, Some(change), Some(place)) = (self.active, self.own_change.clone(), self.changes.get_mut(me)) {
+            *place = Some(Verified::by_us(change));
+        }
+        self.execute(cx);
+        self.on_tick(cx);
+    }
+
+    fn on_message(&mut self, cx: &mut Context<'_, Self>, from: NodeId, message: Message) {
+        if let Message::Request(request) = message {
+            return self.on_request(cx, from, request);
+        }
+        let Some(replica) = self.replicas().index_of(from).filter(|replica| *replica != self.me()) else {
+            return self.misbehaved(cx, from, "it is no other replica");
+        };
+        if self.peers.get(replica).is_some_and(Peer::is_out) {
+            return;
+        }
+        match message {
+            Message::PrePrepare(pre_prepare) => self.on_pre_prepare(cx, from, pre_prepare),
+            Message::Prepare(vote) => self.on_vote(cx, replica, Kind::Prepare, vote),
+            Message::Commit(vote) => self.on_vote(cx, replica, Kind::Commit, vote),
+            Message::Checkpoint(vote) => self.on_checkpoint(cx, replica, vote),
+            Message::ViewChange(change) => self.on_view_change(cx, replica, change),
+            Message::NewView(new_view) => self.on_new_view(cx, from, new_view),
+            Message::Status(status) => self.on_status(cx, replica, status),
+            Message::Stable(certificate) => self.on_stable(cx, replica, certificate),
+            Message::FetchBatch(digest) => self.on_fetch_batch(cx, replica, digest),
+            Message::Batch(batch) => self.on_batch(cx, batch),
+            Message::FetchState(fetch) => self.on_fetch_state(cx, replica, fetch),
+            Message::Manifest(manifest) => self.on_manifest(cx, manifest),
+            Message::Chunk(chunk) => self.on_chunk(cx, replica, chunk),
+            // Replicas believe what they execute.
+            Message::Request(_) | Message::Reply(_) => {}
+        }
+    }
+
+    fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: Timer) {
+        match timer {
+            Timer::Tick => self.on_tick(cx),
+            Timer::ClientDue => self.client_due = None, // The flush that follows asks again.
+        }
+    }
+
+    fn on_command(&mut self, cx: &mut Context<'_, Self>, request: RequestId, command: PbftCommand<S>) {
+        match command {
+            PbftCommand::Propose(command) => self.on_propose(cx, request, &command),
+            PbftCommand::Query(query) => {
+                cx.reply_volatile(request, PbftReply::Answered(Some(self.replicated.state.query(query))));
+            }
+            PbftCommand::Status => cx.reply_volatile(request, PbftReply::Status(Some(self.status(cx.now())))),
+        }
+    }
+
+    fn on_durable(&mut self, _cx: &mut Context<'_, Self>, upto: Lsn) {
+        self.count_own_votes(upto);
+    }
+
+    fn on_snapshot_saved(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        id: SnapshotId,
+        result: Result<SavedSnapshot, SnapshotError>,
+    ) {
+        match result {
+            Ok(_) => self.on_checkpoint_saved(cx, id),
+            Err(error) => cx.emit(PbftEvent::CheckpointFailed { sequence: self.executed, error }),
+        }
+    }
+
+    fn on_flush(&mut self, cx: &mut Context<'_, Self>) {
+        self.advance(cx);
+        self.execute(cx);
+        self.poll_client(cx);
+        self.propose(cx);
+        self.meter.waiting(self.pool.len());
+    }
+
+    fn has_capacity(&self) -> bool {
+        self.client.has_capacity()
+    }
+}
+
+impl<S: StateMachine> std::fmt::Debug for Pbft<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pbft")
+            .field("me", &self.me())
+            .field("view", &self.view)
+            .field("active", &self.active)
+            .field("executed", &self.executed)
+            .field("stable", &self.stable.sequence)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,243 @@
+//! What the application asks of a replica or client, and what it is told.
+
+use std::fmt;
+use std::future::Future;
+
+use mesh_core::{CallError, Handle, LogIndex, NodeId, Protocol, SnapshotError, StateMachine};
+
+use super::client::Failure;
+
+/// What the application asks of its replica or client.
+pub enum PbftCommand<S: StateMachine> {
+    /// Order and execute a command.
+    Propose(S::Command),
+    /// Ask the state of this replica something, as it is now.
+    Query(S::Query),
+    /// Tell how things are.
+    Status,
+}
+
+impl<S: StateMachine> fmt::Debug for PbftCommand<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Propose(_) => "Propose(..)",
+            Self::Query(_) => "Query(..)",
+            Self::Status => "Status",
+        })
+    }
+}
+
+/// The answer to a [`PbftCommand`]. `O` is the output of the state machine, `A` its answer to queries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PbftReply<O, A> {
+    /// To [`PbftCommand::Propose`].
+    Proposed(Result<Executed<O>, ProposeError>),
+    /// To [`PbftCommand::Query`]; `None` from a client, which has no state.
+    Answered(Option<A>),
+    /// To [`PbftCommand::Status`]; `None` from a client.
+    Status(Option<PbftStatus>),
+}
+
+/// A command was ordered and executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Executed<O> {
+    /// As which operation of the group.
+    pub index: LogIndex,
+    /// What the state machine answered.
+    pub output: O,
+}
+
+/// Why a proposal was not executed, or not to anyone's knowledge.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProposeError {
+    /// The command is too long; it went nowhere.
+    #[error("a command of {len} bytes is over the limit of {limit}")]
+    TooLarge {
+        /// Its encoded length in bytes.
+        len: usize,
+        /// The most there may be: [`PbftConfig::command_len_max`](super::PbftConfig::command_len_max).
+        limit: usize,
+    },
+    /// The validator refuses the command. It was not executed.
+    #[error("the command is refused by the validator")]
+    Invalid,
+    /// Too many commands wait; this one went nowhere. Try again later.
+    #[error("too many commands wait")]
+    Overloaded,
+    /// The client's session had to make room for others. Whether the command was executed is unknown.
+    #[error("the session is gone: whether the command was executed is unknown")]
+    Unknown,
+    /// The command queue of the node is full; the command went nowhere. Try again later.
+    #[error("the node is busy: its command queue is full")]
+    Busy,
+    /// The node stopped. Whether the command will be executed is unknown.
+    #[error("the node has stopped: whether the command will be executed is unknown")]
+    Stopped,
+}
+
+impl From<CallError> for ProposeError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Busy => Self::Busy,
+            _ => Self::Stopped,
+        }
+    }
+}
+
+impl From<Failure> for ProposeError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Invalid => Self::Invalid,
+            Failure::Unknown => Self::Unknown,
+        }
+    }
+}
+
+/// How things are with a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PbftStatus {
+    /// The view that it is in, or wants.
+    pub view: u64,
+    /// The primary of that view.
+    pub primary: NodeId,
+    /// Whether the view has begun.
+    pub active: bool,
+    /// The last batch that was executed.
+    pub executed: u64,
+    /// Operations executed so far.
+    pub operations: u64,
+    /// The last stable checkpoint.
+    pub stable: u64,
+    /// Requests known here and not executed yet.
+    pub waiting: usize,
+    /// How many replicas may be faulty.
+    pub faults: usize,
+    /// How many of the others were heard of within four ticks.
+    pub others_heard: usize,
+    /// Whether the state is being fetched from others.
+    pub transferring: bool,
+    /// Messages that made no sense.
+    pub misbehaved: u64,
+}
+
+/// What a replica tells unasked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PbftEvent {
+    /// Another view is wanted here, or has begun.
+    ViewChanged {
+        /// Which one.
+        view: u64,
+        /// Its primary.
+        primary: NodeId,
+        /// Whether it has begun.
+        active: bool,
+    },
+    /// A checkpoint is stable: everything before it was forgotten.
+    Stable {
+        /// The last sequence number in it.
+        sequence: u64,
+    },
+    /// There is no checkpoint, because the state machine failed to make one or it is too long: the window will
+    /// fill up, and this replica order nothing more.
+    CheckpointFailed {
+        /// The last sequence number that would have been in it.
+        sequence: u64,
+        /// What went wrong.
+        error: SnapshotError,
+    },
+    /// The state here is another than that of a quorum: the state machine is not deterministic, or the memory
+    /// is bad. That of the others is fetched.
+    Diverged {
+        /// The last sequence number of the checkpoint where it shows.
+        sequence: u64,
+    },
+    /// The state of the others was fetched.
+    StateTransferred {
+        /// The last sequence number in it.
+        sequence: u64,
+    },
+    /// The state of the others does not suit the state machine here.
+    StateRefused {
+        /// The last sequence number in it.
+        sequence: u64,
+        /// What the state machine said.
+        reason: String,
+    },
+    /// Quorums committed two batches at one sequence number: more replicas are faulty than a group survives.
+    Forked {
+        /// Which sequence number.
+        sequence: u64,
+    },
+    /// Somebody sent what nobody sends that works. Told at most once a tick.
+    Misbehaved {
+        /// Who.
+        peer: NodeId,
+        /// What.
+        what: &'static str,
+    },
+}
+
+/// The calls of the [`Handle`] of a replica or a client.
+///
+/// ```
+/// use mesh_consensus::pbft::{Pbft, PbftHandle, ProposeError};
+/// use mesh_core::{Handle, StateMachine};
+///
+/// async fn set<S: StateMachine>(pbft: &Handle<Pbft<S>>, command: S::Command) -> Result<S::Output, ProposeError> {
+///     Ok(pbft.propose(command).await?.output)
+/// }
+/// ```
+pub trait PbftHandle<S: StateMachine> {
+    /// Has a command ordered and executed once, and waits for that.
+    ///
+    /// A replica waits until it has executed it itself, a client for f + 1 answers that are alike.
+    fn propose(
+        &self,
+        command: S::Command,
+    ) -> impl Future<Output = Result<Executed<S::Output>, ProposeError>> + Send + 'static;
+
+    /// Asks the state of this replica something, as it is now: it may be behind that of others. `None` from a
+    /// client, which has no state.
+    fn query(&self, query: S::Query) -> impl Future<Output = Result<Option<S::Answer>, CallError>> + Send + 'static;
+
+    /// Asks how things are; `None` from a client.
+    fn status(&self) -> impl Future<Output = Result<Option<PbftStatus>, CallError>> + Send + 'static;
+}
+
+/// Waits for the reply of one kind.
+macro_rules! reply {
+    ($call:expr, $kind:ident) => {
+        match $call.await? {
+            PbftReply::$kind(result) => result,
+            _ => unreachable!("a command is answered by the reply to it"),
+        }
+    };
+}
+
+impl<S, P> PbftHandle<S> for Handle<P>
+where
+    S: StateMachine,
+    P: Protocol<Command = PbftCommand<S>, Reply = PbftReply<S::Output, S::Answer>>,
+{
+    fn propose(
+        &self,
+        command: S::Command,
+    ) -> impl Future<Output = Result<Executed<S::Output>, ProposeError>> + Send + 'static {
+        let call = self.call(PbftCommand::Propose(command));
+        async move { reply!(call, Proposed) }
+    }
+
+    fn query(&self, query: S::Query) -> impl Future<Output = Result<Option<S::Answer>, CallError>> + Send + 'static {
+        let call = self.call(PbftCommand::Query(query));
+        async move { Ok(reply!(call, Answered)) }
+    }
+
+    fn status(&self) -> impl Future<Output = Result<Option<PbftStatus>, CallError>> + Send + 'static {
+        let call = self.call(PbftCommand::Status);
+        async move { Ok(reply!(call, Status)) }
+    }
+}

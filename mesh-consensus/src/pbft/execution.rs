@@ -1,0 +1,198 @@
+//! Executing what was ordered, each command of a client once, and answering.
+//!
+//! The replicated state is the application's state machine, the client sessions with the answers they may
+//! still need, which client has which session, and how many operations there were. All of it is in the
+//! checkpoints. No clock is in it: of the sessions, the one not used for longest makes room for another.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use mesh_core::identity::PublicKey;
+use mesh_core::{Bytes, Context, LogIndex, Reader, RestoreError, SnapshotError, StateMachine, Wire, wire, wire_struct};
+
+use super::message::{Message, Outcome, Reply};
+use super::record::Record;
+use super::request::{Nonce, Operation, Request};
+use super::{Pbft, PbftConfig};
+use crate::session::{Begin, LogTime, SessionId, Sessions};
+
+/// The version of what stands before the application's state in a snapshot.
+const SNAPSHOT_VERSION: u8 = 1;
+
+/// Checks a command before it is ordered; all replicas must answer alike.
+pub(super) type Validator<S> = std::sync::Arc<dyn Fn(&<S as StateMachine>::Command) -> bool + Send + Sync>;
+
+/// The state that all replicas have in common.
+pub(super) struct Replicated<S> {
+    /// Operations executed so far.
+    operations: u64,
+    clients: BTreeMap<PublicKey, Opened>,
+    sessions: Sessions,
+    pub(super) state: S,
+}
+
+/// The session of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Opened {
+    nonce: Nonce,
+    session: SessionId,
+}
+
+wire_struct!(Opened { nonce, session });
+
+impl<S: StateMachine> Replicated<S> {
+    pub(super) fn new(state: S) -> Self {
+        Self { operations: 0, clients: BTreeMap::new(), sessions: Sessions::default(), state }
+    }
+
+    /// Executes one request.
+    fn execute(&mut self, config: &PbftConfig, validator: Option<&Validator<S>>, request: &Request) -> Outcome {
+        self.operations += 1;
+        match &request.operation {
+            Operation::Open(nonce) => self.open(config, request.client, *nonce),
+            Operation::Call(call, command) => {
+                if !self.owns(&request.client, call.session) {
+                    return Outcome::SessionExpired;
+                }
+                let Ok(decoded) = wire::from_bytes::<S::Command>(command) else { return Outcome::Invalid };
+                match self.sessions.begin(call, LogTime(self.operations)) {
+                    // What was executed before stays so, whatever the validator says of it now.
+                    Begin::Apply if validator.is_some_and(|is_valid| !is_valid(&decoded)) => Outcome::Invalid,
+                    Begin::Apply => {
+                        let index = self.operations;
+                        let output = wire::to_bytes(&self.state.apply(LogIndex(index), decoded));
+                        self.sessions.finish(call, wire::to_bytes(&(index, output.clone())));
+                        Outcome::Executed { index, output }
+                    }
+                    other => answer(other),
+                }
+            }
+        }
+    }
+
+    /// Opens a session in the place of the one that the client has, if this is a later opening.
+    fn open(&mut self, config: &PbftConfig, client: PublicKey, nonce: Nonce) -> Outcome {
+        if let Some(known) = self.opened(&client, nonce) {
+            return known;
+        }
+        if let Some(old) = self.clients.get(&client) {
+            self.sessions.close(old.session);
+        }
+        let session = SessionId(self.operations);
+        self.sessions.open(session, LogTime(self.operations), Duration::MAX, config.max_clients);
+        self.clients.insert(client, Opened { nonce, session });
+        let sessions = &self.sessions;
+        self.clients.retain(|_, opened| sessions.contains(opened.session));
+        Outcome::Opened(session)
+    }
+
+    /// What is known of an opening without executing it.
+    fn opened(&self, client: &PublicKey, nonce: Nonce) -> Option<Outcome> {
+        let known = self.clients.get(client)?;
+        if known.nonce == nonce {
+            return Some(Outcome::Opened(known.session));
+        }
+        (nonce.number <= known.nonce.number).then_some(Outcome::NumberUsed(known.nonce.number))
+    }
+
+    /// What is known of a request without executing it.
+    pub(super) fn look_up(&self, request: &Request) -> Option<Outcome> {
+        match &request.operation {
+            Operation::Open(nonce) => self.opened(&request.client, *nonce),
+            Operation::Call(call, _) if self.owns(&request.client, call.session) => match self.sessions.peek(call) {
+                Begin::Apply | Begin::WindowFull => None,
+                known => Some(answer(known)),
+            },
+            // A session that is not known here yet may be one that others have opened already.
+            Operation::Call(call, _) => (call.session.0 <= self.operations).then_some(Outcome::SessionExpired),
+        }
+    }
+
+    fn owns(&self, client: &PublicKey, session: SessionId) -> bool {
+        self.clients.get(client).is_some_and(|opened| opened.session == session)
+    }
+
+    /// All of it, as bytes.
+    pub(super) fn snapshot(&self, len_max: u64) -> Result<Bytes, SnapshotError> {
+        let mut head = vec![SNAPSHOT_VERSION];
+        self.operations.encode(&mut head);
+        self.clients.encode(&mut head);
+        wire::to_bytes(&self.sessions).encode(&mut head);
+        self.state.snapshot().behind(Bytes::from(head)).at_most(len_max).into_bytes()
+    }
+
+    /// Replaces it, all or nothing.
+    pub(super) fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
+        let mut reader = Reader::new(snapshot);
+        if u8::decode(&mut reader)? != SNAPSHOT_VERSION {
+            return Err(RestoreError::new("it is of another version"));
+        }
+        let operations = Wire::decode(&mut reader)?;
+        let clients = Wire::decode(&mut reader)?;
+        let len = reader.take_len()?;
+        let sessions = wire::from_slice(reader.take(len)?)?;
+        self.state.restore(reader.remaining())?;
+        (self.operations, self.clients, self.sessions) = (operations, clients, sessions);
+        Ok(())
+    }
+
+    pub(super) const fn operations(&self) -> u64 {
+        self.operations
+    }
+}
+
+/// The outcome of a command that is not to be executed.
+fn answer(begin: Begin) -> Outcome {
+    match begin {
+        Begin::Answered(bytes) => match wire::from_bytes(&bytes) {
+            Ok((index, output)) => Outcome::Executed { index, output },
+            Err(_) => Outcome::SessionStale,
+        },
+        Begin::Stale => Outcome::SessionStale,
+        Begin::WindowFull => Outcome::SessionWindowFull,
+        Begin::Expired | Begin::Apply => Outcome::SessionExpired,
+    }
+}
+
+impl<S: StateMachine> Pbft<S> {
+    /// Executes what is committed, in the order of the sequence numbers.
+    pub(super) fn execute(&mut self, cx: &mut Context<'_, Self>) {
+        while self.repair.is_none()
+            && let Some(slot) = self.slots.get(&(self.executed + 1))
+            && let Some(digest) = slot.committed
+            && let Some(batch) = self.batches.get(&digest).cloned()
+        {
+            let sequence = self.executed + 1;
+            self.meter.executed(slot.accepted_at, cx.now(), batch.requests().len());
+            self.executed = sequence;
+            let known = slot.has_taken(digest);
+            for request in batch.requests() {
+                let outcome = self.replicated.execute(&self.config, self.validator.as_ref(), request);
+                self.pool.remove(&request.key());
+                self.answer(cx, request, outcome);
+            }
+            // Nothing rests on it: it spares a replica that starts again to ask the others.
+            cx.persist(Record::Committed { sequence, digest, batch: (!known).then_some(batch) });
+            self.made_progress();
+            self.checkpoint_if_due(cx);
+        }
+    }
+
+    /// Tells a client what came of its request. A replica that asked is not told: it executes itself.
+    pub(super) fn answer(&mut self, cx: &mut Context<'_, Self>, request: &Request, outcome: Outcome) {
+        let (session, serial) = match &request.operation {
+            Operation::Open(nonce) => (SessionId(0), nonce.tag),
+            Operation::Call(call, _) => (call.session, call.serial),
+        };
+        let reply = Reply { view: self.view, session, serial, outcome };
+        if request.client == self.client.public() {
+            let done = self.client.on_reply(self.me(), reply);
+            return self.on_done(cx, done);
+        }
+        let members = self.replicas().members();
+        if !members.iter().any(|(_, key)| *key == request.client) {
+            // Volatile: what was committed is on the disks of a quorum, and what was counted of this one is.
+            cx.send_volatile(request.client.node_id(), Message::Reply(reply));
+        }
+    }
+}

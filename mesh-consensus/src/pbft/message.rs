@@ -1,0 +1,444 @@
+//! What replicas and clients say to each other.
+//!
+//! A message is a version, a kind and the fields of that kind in order. Of a newer version, what follows the
+//! fields known here is passed over; an unknown kind is dropped and counted by the node.
+
+use std::sync::Arc;
+
+use mesh_core::identity::Signature;
+use mesh_core::{Bytes, DecodeError, Reader, Wire, wire_struct};
+
+use super::authenticator::{Authenticator, Kind, Proof, Statement};
+use super::replicas::{Digest, ReplicaIndex};
+use super::request::{Batch, Request};
+use crate::session::SessionId;
+
+/// The version of the message format.
+const VERSION: u8 = 1;
+
+/// Views and sequence numbers are below this, so that counting on never overflows.
+pub const NUMBER_MAX: u64 = 1 << 62;
+
+/// Digests that one view change names for one sequence number, at most.
+pub const CLAIMS_MAX: usize = 8;
+
+/// A message of the protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Message {
+    /// A client asks for something, or a replica hands on what a client asked.
+    Request(Request),
+    /// The primary gives a batch its sequence number.
+    PrePrepare(PrePrepare),
+    /// A backup took a batch.
+    Prepare(Vote),
+    /// A quorum took a batch, and a replica has it on disk.
+    Commit(Vote),
+    /// A replica has a checkpoint on disk.
+    Checkpoint(CheckpointVote),
+    /// A replica wants another primary.
+    ViewChange(Arc<ViewChange>),
+    /// A primary begins its view.
+    NewView(Arc<NewView>),
+    /// How far a replica is.
+    Status(Status),
+    /// A quorum has a checkpoint.
+    Stable(Certificate),
+    /// Asks for a batch.
+    FetchBatch(Digest),
+    /// A batch that was asked for.
+    Batch(Batch),
+    /// Asks for a piece of a checkpoint.
+    FetchState(FetchState),
+    /// What a checkpoint is made of.
+    Manifest(Manifest),
+    /// A piece of a checkpoint.
+    Chunk(Chunk),
+    /// The answer to a request.
+    Reply(Reply),
+}
+
+/// The primary gives a batch its sequence number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrePrepare {
+    /// In which view.
+    pub view: u64,
+    /// Which sequence number.
+    pub sequence: u64,
+    /// The batch.
+    pub batch: Batch,
+    /// That it is of the primary.
+    pub proof: Proof,
+}
+
+/// A prepare or a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vote {
+    /// In which view.
+    pub view: u64,
+    /// For which sequence number.
+    pub sequence: u64,
+    /// For which batch.
+    pub digest: Digest,
+    /// That it is of who sends it.
+    pub proof: Proof,
+}
+
+/// A replica has a checkpoint on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointVote {
+    /// The last sequence number in it.
+    pub sequence: u64,
+    /// The digest of its [`Manifest`].
+    pub digest: Digest,
+    /// That of the sender.
+    pub signature: Signature,
+}
+
+/// A quorum has a checkpoint on disk, and signed for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The last sequence number in it; 0 for the state that a group begins with, which nobody signs.
+    pub sequence: u64,
+    /// The digest of its [`Manifest`].
+    pub digest: Digest,
+    /// Who signed, in order, and the signatures.
+    pub signatures: Vec<(ReplicaIndex, Signature)>,
+}
+
+impl Certificate {
+    /// The state that a group begins with.
+    pub const fn genesis() -> Self {
+        Self { sequence: 0, digest: Digest([0; 32]), signatures: Vec::new() }
+    }
+
+    /// Checks that a quorum of different replicas signed, and no signature is bad.
+    pub fn is_valid(&self, authenticator: &Authenticator) -> bool {
+        if self.sequence == 0 {
+            return *self == Self::genesis();
+        }
+        let enough = self.signatures.len() >= authenticator.replicas().quorum();
+        let rising = self.signatures.windows(2).all(|pair| pair[0].0 < pair[1].0);
+        enough
+            && rising
+            && self.sequence < NUMBER_MAX
+            && self.signatures.iter().all(|(replica, signature)| {
+                let said = checkpoint_statement(*replica, self.sequence, self.digest);
+                authenticator.verify(&said, signature).is_ok()
+            })
+    }
+}
+
+/// What a replica signs that has a checkpoint.
+pub(super) const fn checkpoint_statement(replica: ReplicaIndex, sequence: u64, digest: Digest) -> Statement {
+    Statement { kind: Kind::Checkpoint, replica, view: 0, sequence, digest }
+}
+
+/// A batch that was given a sequence number in a view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim {
+    /// The sequence number.
+    pub sequence: u64,
+    /// The batch.
+    pub digest: Digest,
+    /// The last view in which that was so.
+    pub view: u64,
+}
+
+/// A replica leaves all views before this one, and tells what it did in them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ViewChange {
+    /// Who.
+    pub replica: ReplicaIndex,
+    /// The view that it wants.
+    pub view: u64,
+    /// The last checkpoint that it can prove.
+    pub stable: Certificate,
+    /// What was prepared at each sequence number after it, last.
+    pub prepared: Vec<Claim>,
+    /// All that was pre-prepared at each sequence number after it, at most [`CLAIMS_MAX`] batches each.
+    pub pre_prepared: Vec<Claim>,
+    /// That of the replica.
+    pub signature: Signature,
+}
+
+impl ViewChange {
+    /// What is signed.
+    pub fn statement(&self) -> Statement {
+        let mut bytes = Vec::new();
+        self.stable.encode(&mut bytes);
+        self.prepared.encode(&mut bytes);
+        self.pre_prepared.encode(&mut bytes);
+        let digest = Digest::of(&bytes);
+        Statement { kind: Kind::ViewChange, replica: self.replica, view: self.view, sequence: 0, digest }
+    }
+
+    /// Checks all but the signatures: order and bounds of what it claims.
+    pub fn is_sound(&self, window: u64) -> bool {
+        let within = |claim: &Claim| {
+            let ahead = claim.sequence.checked_sub(self.stable.sequence);
+            ahead.is_some_and(|ahead| (1..=window).contains(&ahead)) && claim.view < self.view
+        };
+        let crowded = self.pre_prepared.windows(CLAIMS_MAX + 1).any(|run| run[0].sequence == run[CLAIMS_MAX].sequence);
+        (1..NUMBER_MAX).contains(&self.view)
+            && self.stable.sequence < NUMBER_MAX
+            && self.prepared.iter().chain(&self.pre_prepared).all(within)
+            && self.prepared.windows(2).all(|pair| pair[0].sequence < pair[1].sequence)
+            && self
+                .pre_prepared
+                .windows(2)
+                .all(|pair| (pair[0].sequence, pair[0].digest) < (pair[1].sequence, pair[1].digest))
+            && !crowded
+    }
+}
+
+/// A primary begins its view. What the view begins with follows from the view changes, for everybody alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewView {
+    /// The view.
+    pub view: u64,
+    /// A quorum of view changes to it, in the order of the replicas.
+    pub view_changes: Vec<ViewChange>,
+    /// That of the primary.
+    pub signature: Signature,
+}
+
+impl NewView {
+    /// What the primary signs.
+    pub fn statement(primary: ReplicaIndex, view: u64, view_changes: &[ViewChange]) -> Statement {
+        let mut bytes = Vec::new();
+        for change in view_changes {
+            change.encode(&mut bytes);
+        }
+        Statement { kind: Kind::NewView, replica: primary, view, sequence: 0, digest: Digest::of(&bytes) }
+    }
+}
+
+/// How far a replica is. It promises nothing, and nobody relies on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Its view.
+    pub view: u64,
+    /// Whether the view has begun there.
+    pub active: bool,
+    /// It has executed everything up to here.
+    pub executed: u64,
+    /// Its last stable checkpoint.
+    pub stable: u64,
+}
+
+/// Asks for a piece of a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FetchState {
+    /// Which checkpoint.
+    pub digest: Digest,
+    /// Which of its chunks; none for the manifest.
+    pub chunk: Option<u32>,
+}
+
+/// What a checkpoint is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// The last sequence number in it.
+    pub sequence: u64,
+    /// The length of the state in bytes.
+    pub len: u64,
+    /// The digests of its chunks.
+    pub chunks: Vec<Digest>,
+}
+
+/// A piece of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// Which checkpoint.
+    pub digest: Digest,
+    /// Which of its chunks.
+    pub index: u32,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
+/// The answer of a replica to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The view that the replica is in.
+    pub view: u64,
+    /// Of which session the request is; 0 where it opens one.
+    pub session: SessionId,
+    /// Its serial number, or the tag of what opens a session.
+    pub serial: u64,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What came of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// A session was opened.
+    Opened(SessionId),
+    /// The client has opened a session with this or a larger number before: it takes a larger one.
+    NumberUsed(u64),
+    /// The command was executed, now or before.
+    Executed {
+        /// As which operation of the group.
+        index: u64,
+        /// What the state machine answered, encoded.
+        output: Bytes,
+    },
+    /// There is no such session of this client.
+    SessionExpired,
+    /// The client wanted no answer to this serial number any more.
+    SessionStale,
+    /// Too many answers of the session wait for the client; the command was not executed.
+    SessionWindowFull,
+    /// The command does not decode, or is refused by the validator of the application.
+    Invalid,
+}
+
+impl Wire for Outcome {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Opened(session) => {
+                out.push(0);
+                session.encode(out);
+            }
+            Self::NumberUsed(number) => {
+                out.push(1);
+                number.encode(out);
+            }
+            Self::Executed { index, output } => {
+                out.push(2);
+                index.encode(out);
+                output.encode(out);
+            }
+            Self::SessionExpired => out.push(3),
+            Self::SessionStale => out.push(4),
+            Self::SessionWindowFull => out.push(5),
+            Self::Invalid => out.push(6),
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(match u8::decode(reader)? {
+            0 => Self::Opened(Wire::decode(reader)?),
+            1 => Self::NumberUsed(Wire::decode(reader)?),
+            2 => Self::Executed { index: Wire::decode(reader)?, output: Wire::decode(reader)? },
+            3 => Self::SessionExpired,
+            4 => Self::SessionStale,
+            5 => Self::SessionWindowFull,
+            6 => Self::Invalid,
+            variant => return Err(DecodeError::UnknownVariant { type_name: "Outcome", variant: variant.into() }),
+        })
+    }
+}
+
+wire_struct!(PrePrepare { view, sequence, batch, proof });
+wire_struct!(Vote { view, sequence, digest, proof });
+wire_struct!(CheckpointVote { sequence, digest, signature });
+wire_struct!(Certificate { sequence, digest, signatures });
+wire_struct!(Claim { sequence, digest, view });
+wire_struct!(ViewChange { replica, view, stable, prepared, pre_prepared, signature });
+wire_struct!(NewView { view, view_changes, signature });
+wire_struct!(Status { view, active, executed, stable });
+wire_struct!(FetchState { digest, chunk });
+wire_struct!(Manifest { sequence, len, chunks });
+wire_struct!(Chunk { digest, index, bytes });
+wire_struct!(Reply { view, session, serial, outcome });
+
+impl Wire for Message {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let mut begin = |kind| out.extend_from_slice(&[VERSION, kind]);
+        match self {
+            Self::Request(request) => {
+                begin(0);
+                request.encode(out);
+            }
+            Self::PrePrepare(pre_prepare) => {
+                begin(1);
+                pre_prepare.encode(out);
+            }
+            Self::Prepare(vote) => {
+                begin(2);
+                vote.encode(out);
+            }
+            Self::Commit(vote) => {
+                begin(3);
+                vote.encode(out);
+            }
+            Self::Checkpoint(vote) => {
+                begin(4);
+                vote.encode(out);
+            }
+            Self::ViewChange(change) => {
+                begin(5);
+                change.encode(out);
+            }
+            Self::NewView(new_view) => {
+                begin(6);
+                new_view.encode(out);
+            }
+            Self::Status(status) => {
+                begin(7);
+                status.encode(out);
+            }
+            Self::Stable(certificate) => {
+                begin(8);
+                certificate.encode(out);
+            }
+            Self::FetchBatch(digest) => {
+                begin(9);
+                digest.encode(out);
+            }
+            Self::Batch(batch) => {
+                begin(10);
+                batch.encode(out);
+            }
+            Self::FetchState(fetch) => {
+                begin(11);
+                fetch.encode(out);
+            }
+            Self::Manifest(manifest) => {
+                begin(12);
+                manifest.encode(out);
+            }
+            Self::Chunk(chunk) => {
+                begin(13);
+                chunk.encode(out);
+            }
+            Self::Reply(reply) => {
+                begin(14);
+                reply.encode(out);
+            }
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let version = u8::decode(reader)?;
+        if version == 0 {
+            return Err(DecodeError::Invalid("a pBFT message of a version that never was"));
+        }
+        let message = match u8::decode(reader)? {
+            0 => Self::Request(Wire::decode(reader)?),
+            1 => Self::PrePrepare(Wire::decode(reader)?),
+            2 => Self::Prepare(Wire::decode(reader)?),
+            3 => Self::Commit(Wire::decode(reader)?),
+            4 => Self::Checkpoint(Wire::decode(reader)?),
+            5 => Self::ViewChange(Arc::new(Wire::decode(reader)?)),
+            6 => Self::NewView(Arc::new(Wire::decode(reader)?)),
+            7 => Self::Status(Wire::decode(reader)?),
+            8 => Self::Stable(Wire::decode(reader)?),
+            9 => Self::FetchBatch(Wire::decode(reader)?),
+            10 => Self::Batch(Wire::decode(reader)?),
+            11 => Self::FetchState(Wire::decode(reader)?),
+            12 => Self::Manifest(Wire::decode(reader)?),
+            13 => Self::Chunk(Wire::decode(reader)?),
+            14 => Self::Reply(Wire::decode(reader)?),
+            variant => return Err(DecodeError::UnknownVariant { type_name: "Message", variant: variant.into() }),
+        };
+        if version > VERSION {
+            reader.skip_rest();
+        }
+        Ok(message)
+    }
+}

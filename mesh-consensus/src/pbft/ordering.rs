@@ -1,0 +1,345 @@
+//! The normal case: pre-prepare, prepare, commit.
+//!
+//! The primary gives each batch a sequence number and tells the backups, which tell each other what they took.
+//! What a quorum took in one view is *prepared*: nothing else can be, there, in that view. Who has that on disk
+//! says commit, and what a quorum commits is *committed*: every later view begins with it. A replica counts its
+//! own votes only once they are on disk.
+
+use std::collections::BTreeSet;
+
+use mesh_core::{Context, NodeId, StateMachine, wire};
+
+use super::authenticator::{Kind, Statement, Verified};
+use super::command::PbftEvent;
+use super::message::{Message, NUMBER_MAX, PrePrepare, Vote};
+use super::pool::Put;
+use super::record::Record;
+use super::replicas::{Digest, ReplicaIndex};
+use super::request::{Batch, Operation, Request};
+use super::slot::{Accepted, Slot, Standing};
+use super::status::Peer;
+use super::{Pbft, PbftConfig};
+
+/// A vote of this replica that counts here once its record is durable.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OwnVote {
+    pub(super) kind: Kind,
+    pub(super) sequence: u64,
+    pub(super) choice: Accepted,
+}
+
+impl<S: StateMachine> Pbft<S> {
+    /// Whether a sequence number may be in use: beyond the stable checkpoint, not too far.
+    pub(super) fn in_window(&self, sequence: u64) -> bool {
+        let ahead = sequence.checked_sub(self.stable.sequence);
+        ahead.is_some_and(|ahead| (1..=self.config.window()).contains(&ahead)) && sequence < NUMBER_MAX
+    }
+
+    pub(super) fn slot(&mut self, sequence: u64) -> &mut Slot {
+        let replicas = self.auth.replicas();
+        self.slots.entry(sequence).or_insert_with(|| Slot::new(replicas))
+    }
+
+    // Requests.
+
+    /// A request came from a client, or from a replica that hands it on.
+    pub(super) fn on_request(&mut self, cx: &mut Context<'_, Self>, from: NodeId, request: Request) {
+        if let Some(outcome) = self.replicated.look_up(&request) {
+            return self.answer(cx, &request, outcome);
+        }
+        if self.pool.get(&request.key()) == Some(&request) || !self.is_admissible(&request) {
+            return;
+        }
+        let Some(verified) = self.verify_request(request.clone()) else {
+            return self.misbehaved(cx, from, "a request that its client did not sign");
+        };
+        self.take_request(cx, from, verified);
+    }
+
+    /// Lets a request wait for its execution, and tells the primary of it.
+    pub(super) fn take_request(&mut self, cx: &mut Context<'_, Self>, from: NodeId, request: Verified<Request>) {
+        let message = Message::Request((*request).clone());
+        let put = self.pool.put(&self.config, request, cx.now());
+        let from_replica = self.replicas().index_of(from).is_some_and(|replica| replica != self.me());
+        if put == Put::New
+            && !from_replica
+            && !self.is_primary()
+            && let Some(primary) = self.replicas().node(self.primary())
+        {
+            cx.send_volatile(primary, message);
+        }
+    }
+
+    /// Whether a request is worth a look: before its signature is.
+    fn is_admissible(&self, request: &Request) -> bool {
+        match &request.operation {
+            Operation::Open(nonce) => nonce.number < NUMBER_MAX,
+            Operation::Call(call, command) => {
+                command.len() <= self.config.command_len_max
+                    && call.serial < NUMBER_MAX
+                    && call.answered_below <= call.serial
+                    && wire::from_bytes::<S::Command>(command)
+                        .is_ok_and(|command| self.validator.as_ref().is_none_or(|is_valid| is_valid(&command)))
+            }
+        }
+    }
+
+    fn verify_request(&self, request: Request) -> Option<Verified<Request>> {
+        if !self.config.client_signatures {
+            return Some(Verified::by_us(request));
+        }
+        self.auth.counters.signatures_checked.increment();
+        let verified = request.verify(&self.replicas().group(), self.auth.verifier());
+        verified.inspect_err(|_| self.auth.counters.signatures_bad.increment()).ok()
+    }
+
+    // The primary.
+
+    /// Orders what waits. While several batches are on their way, only full ones follow.
+    pub(super) fn propose(&mut self, cx: &mut Context<'_, Self>) {
+        if !self.active || !self.is_primary() {
+            return;
+        }
+        let sent = |next: u64, executed: u64| usize::try_from(next.saturating_sub(executed)).unwrap_or(usize::MAX);
+        while self.pool.has_unproposed()
+            && self.in_window(self.proposed + 1)
+            && (sent(self.proposed, self.executed) < self.config.pipeline_depth || self.pool.fills_batch(&self.config))
+        {
+            let batch = Batch::new(self.pool.take(&self.config));
+            self.proposed += 1;
+            self.pre_prepare(cx, self.proposed, batch);
+        }
+    }
+
+    fn pre_prepare(&mut self, cx: &mut Context<'_, Self>, sequence: u64, batch: Batch) {
+        let (view, digest) = (self.view, batch.digest());
+        self.accept(cx, sequence, batch.clone());
+        let proof = self.auth.prove(&self.auth.statement(Kind::PrePrepare, view, sequence, digest));
+        cx.broadcast(self.others.clone(), Message::PrePrepare(PrePrepare { view, sequence, batch, proof }));
+    }
+
+    // Pre-prepare and prepare.
+
+    pub(super) fn on_pre_prepare(&mut self, cx: &mut Context<'_, Self>, from: NodeId, told: PrePrepare) {
+        let PrePrepare { view, sequence, batch, proof } = told;
+        let begun_with = sequence <= self.view_start;
+        if view != self.view || !self.active || self.is_primary() || !self.in_window(sequence) || begun_with {
+            return;
+        }
+        let taken = self.slots.get(&sequence).and_then(|slot| slot.accepted_in(view));
+        if taken == Some(batch.digest()) {
+            return;
+        }
+        let replica = self.primary();
+        let said = Statement { kind: Kind::PrePrepare, replica, view, sequence, digest: batch.digest() };
+        if self.auth.check(&said, &proof).is_err() {
+            return self.misbehaved(cx, from, "a pre-prepare that the primary did not make");
+        }
+        if taken.is_some() && !planted!(self, SecondPrePrepare) {
+            return self.misbehaved(cx, from, "two batches for one sequence number");
+        }
+        if !self.is_sound(&batch) {
+            // The primary vouched for it: it is faulty, and the next batch would be no better.
+            self.misbehaved(cx, from, "a batch that no primary makes that works");
+            return self.start_view_change(cx, view + 1);
+        }
+        self.accept(cx, sequence, batch);
+    }
+
+    /// Whether a batch is one that a primary makes that works.
+    fn is_sound(&self, batch: &Batch) -> bool {
+        let PbftConfig { batch_max_requests, batch_max_bytes, .. } = self.config;
+        let requests = batch.requests();
+        let len: usize = requests.iter().map(Request::len).sum();
+        requests.len() <= batch_max_requests
+            && (len <= batch_max_bytes || requests.len() == 1)
+            && !batch.repeats()
+            && requests.iter().all(|request| {
+                let known = self.pool.get(&request.key()) == Some(request);
+                known || self.is_admissible(request) && self.verify_request(request.clone()).is_some()
+            })
+    }
+
+    /// Takes a batch in the current view, and says so when that is on disk.
+    pub(super) fn accept(&mut self, cx: &mut Context<'_, Self>, sequence: u64, batch: Batch) {
+        let (now, choice) = (cx.now(), Accepted { view: self.view, digest: batch.digest() });
+        if sequence > self.executed {
+            batch.requests().iter().for_each(|request| self.pool.note_proposed(&request.key()));
+        }
+        self.batches.insert(choice.digest, batch.clone());
+        let (me, primary) = (self.me(), self.primary());
+        let slot = self.slot(sequence);
+        slot.accept(choice);
+        slot.accepted_at.get_or_insert(now);
+        if me != primary {
+            // Its pre-prepare, or the view it began, is its prepare.
+            slot.prepares.put(primary, choice, Standing::Good);
+        }
+        let lsn = cx.persist(Record::Accepted { view: choice.view, sequence, batch });
+        self.own_votes.push_back((lsn, OwnVote { kind: Kind::Prepare, sequence, choice }));
+        if me != primary {
+            let vote = self.vote(Kind::Prepare, sequence, choice);
+            cx.broadcast(self.others.clone(), Message::Prepare(vote));
+        }
+        self.touched.insert(sequence);
+    }
+
+    pub(super) fn vote(&self, kind: Kind, sequence: u64, choice: Accepted) -> Vote {
+        let Accepted { view, digest } = choice;
+        Vote { view, sequence, digest, proof: self.auth.prove(&self.auth.statement(kind, view, sequence, digest)) }
+    }
+
+    /// A prepare or a commit came. It is only looked at when a quorum may be there.
+    pub(super) fn on_vote(&mut self, cx: &mut Context<'_, Self>, replica: ReplicaIndex, kind: Kind, vote: Vote) {
+        let Vote { view, sequence, digest, proof } = vote;
+        // Commits of earlier views count as well: what was committed is so for ever.
+        let late = kind == Kind::Prepare && (view < self.view || replica == self.replicas().primary(view));
+        if !self.in_window(sequence) || view >= NUMBER_MAX || late {
+            return;
+        }
+        let choice = Accepted { view, digest };
+        let tally =
+            self.slots.get(&sequence).map(|slot| if kind == Kind::Prepare { &slot.prepares } else { &slot.commits });
+        if tally.and_then(|tally| tally.of(replica)).is_some_and(|known| known.view >= view) {
+            return;
+        }
+        let standing = if self.auth.is_expensive() {
+            Standing::Unchecked(proof)
+        } else if self.auth.check(&Statement { kind, replica, view, sequence, digest }, &proof).is_ok() {
+            Standing::Good
+        } else {
+            return self.misbehaved_replica(cx, replica, "a vote that it did not make");
+        };
+        let slot = self.slot(sequence);
+        let tally = if kind == Kind::Prepare { &mut slot.prepares } else { &mut slot.commits };
+        tally.put(replica, choice, standing);
+        self.touched.insert(sequence);
+    }
+
+    /// Counts the votes of this replica that are on disk now.
+    pub(super) fn count_own_votes(&mut self, durable: mesh_core::Lsn) {
+        let me = self.me();
+        while let Some((_, OwnVote { kind, sequence, choice })) =
+            self.own_votes.front().copied().filter(|(lsn, _)| *lsn <= durable)
+        {
+            self.own_votes.pop_front();
+            let Some(slot) = self.slots.get_mut(&sequence) else { continue };
+            let tally = if kind == Kind::Prepare { &mut slot.prepares } else { &mut slot.commits };
+            tally.put(me, choice, Standing::Good);
+            self.touched.insert(sequence);
+        }
+    }
+
+    // Prepared and committed.
+
+    /// Looks at the sequence numbers that something was heard of.
+    pub(super) fn advance(&mut self, cx: &mut Context<'_, Self>) {
+        while let Some(sequence) = self.touched.pop_first() {
+            self.advance_prepared(cx, sequence);
+            self.advance_committed(cx, sequence);
+        }
+    }
+
+    fn advance_prepared(&mut self, cx: &mut Context<'_, Self>, sequence: u64) {
+        let (view, quorum) = (self.view, self.quorum_of_votes());
+        let Some(slot) = self.slots.get_mut(&sequence).filter(|_| self.active) else { return };
+        let Some(digest) = slot.accepted_in(view) else { return };
+        let choice = Accepted { view, digest };
+        let auth = &self.auth;
+        let is_good = |replica, proof: &_| {
+            auth.check(&Statement { kind: Kind::Prepare, replica, view, sequence, digest }, proof).is_ok()
+        };
+        let mut culprits = Vec::new();
+        let prepared = slot.prepared != Some(choice)
+            && slot.prepares.reaches(quorum, choice, is_good, |replica| culprits.push(replica));
+        if prepared {
+            slot.prepared = Some(choice);
+            let lsn = cx.persist(Record::Prepared { view, sequence, digest });
+            self.own_votes.push_back((lsn, OwnVote { kind: Kind::Commit, sequence, choice }));
+            let vote = self.vote(Kind::Commit, sequence, choice);
+            if planted!(self, CommitBeforePersist) {
+                cx.broadcast_volatile(self.others.clone(), Message::Commit(vote));
+            } else {
+                cx.broadcast(self.others.clone(), Message::Commit(vote));
+            }
+        }
+        self.blame(cx, culprits);
+    }
+
+    fn advance_committed(&mut self, cx: &mut Context<'_, Self>, sequence: u64) {
+        let quorum = self.quorum_of_votes();
+        let Some(slot) = self.slots.get_mut(&sequence) else { return };
+        let Some(choice) = slot.commits.leading() else { return };
+        if slot.committed == Some(choice.digest) {
+            return;
+        }
+        let (auth, Accepted { view, digest }) = (&self.auth, choice);
+        let is_good = |replica, proof: &_| {
+            auth.check(&Statement { kind: Kind::Commit, replica, view, sequence, digest }, proof).is_ok()
+        };
+        let mut culprits = Vec::new();
+        if slot.commits.reaches(quorum, choice, is_good, |replica| culprits.push(replica)) {
+            if slot.committed.is_some() {
+                // More replicas are faulty than a group survives. What was executed stays.
+                return cx.emit(PbftEvent::Forked { sequence });
+            }
+            slot.committed = Some(digest);
+            if !self.batches.contains_key(&digest) {
+                self.fetch_batch(cx, digest);
+            }
+        }
+        self.blame(cx, culprits);
+    }
+
+    fn quorum_of_votes(&self) -> usize {
+        if planted!(self, QuorumTooSmall) { self.replicas().weak() } else { self.replicas().quorum() }
+    }
+
+    fn blame(&mut self, cx: &mut Context<'_, Self>, culprits: Vec<ReplicaIndex>) {
+        for replica in culprits {
+            self.misbehaved_replica(cx, replica, "a vote that it did not make");
+        }
+    }
+
+    // Batches that others have.
+
+    /// The batches that are missing here: committed, or begun with.
+    pub(super) fn missing_batches(&self) -> BTreeSet<Digest> {
+        let wanted = self.slots.values().filter_map(|slot| slot.wanted);
+        let committed = self.slots.range(self.executed + 1..).filter_map(|(_, slot)| slot.committed);
+        let chosen = self.chosen.values().copied();
+        wanted.chain(committed).chain(chosen).filter(|digest| !self.batches.contains_key(digest)).collect()
+    }
+
+    /// Asks so many replicas for a batch that one of them works, others each time.
+    pub(super) fn fetch_batch(&mut self, cx: &mut Context<'_, Self>, digest: Digest) {
+        for _ in 0..self.replicas().weak() {
+            if let Some(source) = self.next_source() {
+                cx.send_volatile(source, Message::FetchBatch(digest));
+            }
+        }
+    }
+
+    pub(super) fn on_fetch_batch(&mut self, cx: &mut Context<'_, Self>, from: ReplicaIndex, digest: Digest) {
+        if let (Some(batch), Some(node)) = (self.batches.get(&digest), self.auth.replicas().node(from))
+            && self.peers.get_mut(from).is_some_and(Peer::may_be_served)
+        {
+            cx.send_volatile(node, Message::Batch(batch.clone()));
+        }
+    }
+
+    /// A batch came. Its digest says whether it is one that is missing: then nothing else need be checked.
+    pub(super) fn on_batch(&mut self, cx: &mut Context<'_, Self>, batch: Batch) {
+        let digest = batch.digest();
+        if !self.missing_batches().contains(&digest) {
+            return;
+        }
+        self.batches.insert(digest, batch.clone());
+        let wanting: Vec<u64> =
+            self.slots.iter().filter(|(_, slot)| slot.wanted == Some(digest)).map(|(sequence, _)| *sequence).collect();
+        for sequence in wanting {
+            self.accept(cx, sequence, batch.clone());
+        }
+        self.try_new_view(cx);
+    }
+}

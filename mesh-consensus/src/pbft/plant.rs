@@ -1,0 +1,21 @@
+//! Bugs on purpose, to prove that the tests would find them.
+
+/// A safety rule to break. Only in builds with the feature `planted`, which no release has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Plant {
+    /// A second batch is taken at a sequence number in one view.
+    SecondPrePrepare,
+    /// f + 1 votes are a quorum.
+    QuorumTooSmall,
+    /// A commit is sent before what it promises is on disk.
+    CommitBeforePersist,
+    /// A view change does not tell what was prepared.
+    PreparedForgotten,
+}
+
+impl Plant {
+    /// All of them.
+    pub const ALL: [Self; 4] =
+        [Self::SecondPrePrepare, Self::QuorumTooSmall, Self::CommitBeforePersist, Self::PreparedForgotten];
+}

@@ -1,0 +1,279 @@
+//! Requests that wait to be executed, with quotas for each client, taken from all clients in turn.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use mesh_core::Instant;
+use mesh_core::identity::PublicKey;
+
+use super::authenticator::Verified;
+use super::config::PbftConfig;
+use super::request::{Operation, Request, RequestKey};
+
+/// What became of a request that was put into the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Put {
+    /// It waits now.
+    New,
+    /// It waited before.
+    Known,
+    /// There is no room, for its client or for anyone.
+    Full,
+}
+
+/// Requests that are not executed yet.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pool {
+    waiting: BTreeMap<RequestKey, Waiting>,
+    clients: BTreeMap<PublicKey, Client>,
+    /// The clients with requests that are in no batch, by their turn.
+    turns: BTreeMap<u64, PublicKey>,
+    turns_given: u64,
+    /// In the order in which they came.
+    arrivals: BTreeMap<u64, RequestKey>,
+    arrived: u64,
+    bytes: usize,
+    /// Requests, and bytes of them, that are in no batch.
+    unproposed: usize,
+    unproposed_bytes: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Waiting {
+    request: Request,
+    arrival: u64,
+    since: Instant,
+    proposed: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Client {
+    waiting: usize,
+    unproposed: VecDeque<RequestKey>,
+    turn: Option<u64>,
+}
+
+impl Pool {
+    /// Takes a request that its client signed.
+    pub(super) fn put(&mut self, config: &PbftConfig, request: Verified<Request>, now: Instant) -> Put {
+        let request = request.into_inner();
+        let key = request.key();
+        if let Some(known) = self.waiting.get(&key) {
+            // Of two openings the later counts; a command keeps its first meaning.
+            let later = |old: &Operation, new: &Operation| matches!((old, new), (Operation::Open(old), Operation::Open(new)) if old < new);
+            if known.proposed || !later(&known.request.operation, &request.operation) {
+                return Put::Known;
+            }
+            self.remove(&key);
+        }
+        let waiting = self.clients.get(&key.client).map_or(0, |client| client.waiting);
+        if waiting >= config.max_pending_per_client || self.bytes + request.len() > config.max_pending_bytes {
+            return Put::Full;
+        }
+        self.arrived += 1;
+        self.bytes += request.len();
+        self.arrivals.insert(self.arrived, key);
+        self.clients.entry(key.client).or_default().waiting += 1;
+        self.waiting.insert(key, Waiting { request, arrival: self.arrived, since: now, proposed: true });
+        self.offer(key);
+        Put::New
+    }
+
+    /// Lets a request be taken into a batch, behind the others of its client.
+    fn offer(&mut self, key: RequestKey) {
+        let Some(waiting) = self.waiting.get_mut(&key).filter(|waiting| waiting.proposed) else { return };
+        waiting.proposed = false;
+        self.unproposed += 1;
+        self.unproposed_bytes += waiting.request.len();
+        let client = self.clients.entry(key.client).or_default();
+        client.unproposed.push_back(key);
+        if client.turn.is_none() {
+            self.turns_given += 1;
+            client.turn = Some(self.turns_given);
+            self.turns.insert(self.turns_given, key.client);
+        }
+    }
+
+    /// Takes back what [`offer`](Self::offer) did.
+    fn withdraw(&mut self, key: &RequestKey) {
+        let Some(waiting) = self.waiting.get_mut(key).filter(|waiting| !waiting.proposed) else { return };
+        waiting.proposed = true;
+        self.unproposed -= 1;
+        self.unproposed_bytes -= waiting.request.len();
+        let Some(client) = self.clients.get_mut(&key.client) else { return };
+        if client.unproposed.front() == Some(key) {
+            client.unproposed.pop_front();
+        } else {
+            client.unproposed.retain(|other| other != key);
+        }
+        if client.unproposed.is_empty()
+            && let Some(turn) = client.turn.take()
+        {
+            self.turns.remove(&turn);
+        }
+    }
+
+    /// The request of that name, if it waits.
+    pub(super) fn get(&self, key: &RequestKey) -> Option<&Request> {
+        self.waiting.get(key).map(|waiting| &waiting.request)
+    }
+
+    /// It was executed, or is not wanted any more.
+    pub(super) fn remove(&mut self, key: &RequestKey) {
+        self.withdraw(key);
+        let Some(waiting) = self.waiting.remove(key) else { return };
+        self.arrivals.remove(&waiting.arrival);
+        self.bytes -= waiting.request.len();
+        if let Some(client) = self.clients.get_mut(&key.client) {
+            client.waiting -= 1;
+            if client.waiting == 0 {
+                self.clients.remove(&key.client);
+            }
+        }
+    }
+
+    /// It is in a batch that is being ordered.
+    pub(super) fn note_proposed(&mut self, key: &RequestKey) {
+        self.withdraw(key);
+    }
+
+    /// A view begins: what was in batches of those before must be ordered again, and has all the time for it.
+    pub(super) fn restart(&mut self, now: Instant) {
+        let keys: Vec<_> = self.arrivals.values().copied().collect();
+        for key in keys {
+            if let Some(waiting) = self.waiting.get_mut(&key) {
+                waiting.since = now;
+            }
+            self.offer(key);
+        }
+    }
+
+    /// Takes requests into a batch: one of each client, round and round.
+    pub(super) fn take(&mut self, config: &PbftConfig) -> Vec<Request> {
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while taken.len() < config.batch_max_requests
+            && let Some((turn, client)) = self.turns.first_key_value().map(|(turn, client)| (*turn, *client))
+            && let Some(key) = self.clients.get(&client).and_then(|client| client.unproposed.front().copied())
+            && let Some(request) = self.get(&key)
+        {
+            if !taken.is_empty() && bytes + request.len() > config.batch_max_bytes {
+                break;
+            }
+            bytes += request.len();
+            taken.push(request.clone());
+            self.withdraw(&key);
+            if self.turns.remove(&turn).is_some() {
+                self.turns_given += 1;
+                self.turns.insert(self.turns_given, client);
+                self.clients.entry(client).or_default().turn = Some(self.turns_given);
+            }
+        }
+        taken
+    }
+
+    /// Whether requests are in no batch.
+    pub(super) const fn has_unproposed(&self) -> bool {
+        self.unproposed > 0
+    }
+
+    /// Whether they fill a batch.
+    pub(super) const fn fills_batch(&self, config: &PbftConfig) -> bool {
+        self.unproposed >= config.batch_max_requests || self.unproposed_bytes >= config.batch_max_bytes
+    }
+
+    /// Since when the oldest request waits.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        let (_, key) = self.arrivals.first_key_value()?;
+        self.waiting.get(key).map(|waiting| waiting.since)
+    }
+
+    /// All requests that wait.
+    pub(super) fn requests(&self) -> impl Iterator<Item = &Request> {
+        self.waiting.values().map(|waiting| &waiting.request)
+    }
+
+    /// How many requests wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::Bytes;
+    use mesh_core::identity::SecretKey;
+
+    use super::super::request::Nonce;
+    use super::*;
+    use crate::session::{SessionId, SessionRequest};
+
+    fn request(client: u8, serial: u64) -> Request {
+        let call = SessionRequest { session: SessionId(u64::from(client)), serial, answered_below: 1 };
+        let client = SecretKey::from_seed([client; 32]).public();
+        Request::unsigned(client, Operation::Call(call, Bytes::from_static(b"command")))
+    }
+
+    fn put(pool: &mut Pool, config: &PbftConfig, request: Request) -> Put {
+        pool.put(config, Verified::by_us(request), Instant::ZERO)
+    }
+
+    fn serials(taken: &[Request]) -> Vec<(u64, u64)> {
+        taken.iter().map(|request| (request.key().session.0, request.key().serial)).collect()
+    }
+
+    #[test]
+    fn clients_take_turns_and_a_busy_one_holds_up_nobody() {
+        let (mut pool, config) = (Pool::default(), PbftConfig { batch_max_requests: 4, ..PbftConfig::default() });
+        for serial in 1..=5 {
+            assert_eq!(put(&mut pool, &config, request(1, serial)), Put::New);
+        }
+        put(&mut pool, &config, request(2, 1));
+        put(&mut pool, &config, request(3, 1));
+        assert!(pool.fills_batch(&config));
+        assert_eq!(serials(&pool.take(&config)), [(1, 1), (2, 1), (3, 1), (1, 2)]);
+        assert_eq!(serials(&pool.take(&config)), [(1, 3), (1, 4), (1, 5)]);
+        assert!(pool.take(&config).is_empty() && !pool.has_unproposed());
+        assert_eq!(pool.len(), 7, "they wait until they are executed");
+    }
+
+    #[test]
+    fn a_client_and_all_together_have_quotas() {
+        let mut pool = Pool::default();
+        let len = request(1, 1).len();
+        let config = PbftConfig { max_pending_per_client: 2, max_pending_bytes: 3 * len, ..PbftConfig::default() };
+        let puts = [(1, 1), (1, 1), (1, 2), (1, 3), (2, 1), (3, 1)];
+        let results = puts.map(|(client, serial)| put(&mut pool, &config, request(client, serial)));
+        assert_eq!(results, [Put::New, Put::Known, Put::New, Put::Full, Put::New, Put::Full]);
+        pool.remove(&request(1, 1).key());
+        assert_eq!(put(&mut pool, &config, request(3, 1)), Put::New);
+    }
+
+    #[test]
+    fn what_was_executed_or_ordered_by_others_is_not_taken() {
+        let (mut pool, config) = (Pool::default(), PbftConfig::default());
+        for serial in 1..=4 {
+            put(&mut pool, &config, request(1, serial));
+        }
+        pool.remove(&request(1, 1).key());
+        pool.note_proposed(&request(1, 3).key());
+        assert_eq!(serials(&pool.take(&config)), [(1, 2), (1, 4)]);
+        pool.remove(&request(1, 2).key());
+        pool.restart(Instant::from_nanos(5));
+        assert_eq!(pool.oldest(), Some(Instant::from_nanos(5)));
+        assert_eq!(serials(&pool.take(&config)), [(1, 3), (1, 4)]);
+        pool.remove(&request(1, 3).key());
+        pool.remove(&request(1, 4).key());
+        assert_eq!((pool.oldest(), pool.len(), pool.bytes, pool.unproposed), (None, 0, 0, 0));
+        assert!(pool.clients.is_empty() && pool.turns.is_empty() && pool.arrivals.is_empty());
+    }
+
+    #[test]
+    fn a_later_opening_takes_the_place_of_an_earlier_one() {
+        let (mut pool, config) = (Pool::default(), PbftConfig::default());
+        let client = SecretKey::from_seed([1; 32]).public();
+        let open = |number| Request::unsigned(client, Operation::Open(Nonce { number, tag: 7 }));
+        assert_eq!(put(&mut pool, &config, open(2)), Put::New);
+        assert_eq!(put(&mut pool, &config, open(1)), Put::Known);
+        assert_eq!(put(&mut pool, &config, open(3)), Put::New);
+        assert_eq!(pool.take(&config), [open(3)]);
+    }
+}

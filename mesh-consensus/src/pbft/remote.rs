@@ -1,0 +1,128 @@
+//! A client of a group on a node of its own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_core::identity::Signer;
+use mesh_core::{Context, LogIndex, Never, NodeId, Protocol, RequestId, StateMachine, wire};
+
+use super::client::{ClientConfig, ClientCore, Done, Recipient};
+use super::command::{Executed, PbftCommand, PbftReply, ProposeError};
+use super::config::PbftConfig;
+use super::message::Message;
+use super::replicas::ReplicaSet;
+
+/// A client of a group: it has no state, and believes what f + 1 replicas answer alike.
+///
+/// Host it under the number that the replicas have, on a node whose id is that of the
+/// [key](mesh_core::identity::PublicKey::node_id) it signs with: that is where replicas send their answers.
+pub struct PbftClient<S: StateMachine> {
+    core: ClientCore,
+    replicas: ReplicaSet,
+    signer: Arc<dyn Signer>,
+    config: ClientConfig,
+    command_len_max: usize,
+    proposals: BTreeMap<u64, RequestId>,
+    next_ticket: u64,
+    state: std::marker::PhantomData<fn() -> S>,
+}
+
+impl<S: StateMachine> PbftClient<S> {
+    /// A client that asks all replicas when the primary brings no answer within `retry_after`. `config` is that
+    /// of the replicas.
+    pub fn new(config: &PbftConfig, replicas: ReplicaSet, signer: Arc<dyn Signer>, retry_after: Duration) -> Self {
+        let client = ClientConfig {
+            signs: config.client_signatures,
+            answers_needed: replicas.weak(),
+            retry_after,
+            max_waiting: 1024,
+        };
+        Self {
+            core: ClientCore::new(replicas.clone(), signer.clone(), client.clone(), 0),
+            replicas,
+            signer,
+            config: client,
+            command_len_max: config.command_len_max,
+            proposals: BTreeMap::new(),
+            next_ticket: 0,
+            state: std::marker::PhantomData,
+        }
+    }
+}
+
+impl<S: StateMachine> Protocol for PbftClient<S> {
+    type Message = Message;
+    type Command = PbftCommand<S>;
+    type Reply = PbftReply<S::Output, S::Answer>;
+    type Event = ();
+    type Timer = ();
+    type Record = Never;
+
+    fn on_start(&mut self, cx: &mut Context<'_, Self>) {
+        let tag = cx.rng().next_u64();
+        self.core = ClientCore::new(self.replicas.clone(), self.signer.clone(), self.config.clone(), tag);
+    }
+
+    fn on_message(&mut self, cx: &mut Context<'_, Self>, from: NodeId, message: Message) {
+        let (Message::Reply(reply), Some(replica)) = (message, self.replicas.index_of(from)) else { return };
+        for Done { ticket, result } in self.core.on_reply(replica, reply) {
+            let Some(request) = self.proposals.remove(&ticket) else { continue };
+            let result = match result {
+                Ok((index, output)) => match wire::from_bytes(&output) {
+                    Ok(output) => Ok(Executed { index: LogIndex(index), output }),
+                    Err(_) => Err(ProposeError::Unknown),
+                },
+                Err(failure) => Err(failure.into()),
+            };
+            cx.reply(request, PbftReply::Proposed(result));
+        }
+    }
+
+    fn on_timer(&mut self, _cx: &mut Context<'_, Self>, _timer: ()) {} // The flush that follows asks again.
+
+    fn on_command(&mut self, cx: &mut Context<'_, Self>, request: RequestId, command: PbftCommand<S>) {
+        let command = match command {
+            PbftCommand::Propose(command) => wire::to_bytes(&command),
+            PbftCommand::Query(_) => return cx.reply(request, PbftReply::Answered(None)),
+            PbftCommand::Status => return cx.reply(request, PbftReply::Status(None)),
+        };
+        let (len, limit) = (command.len(), self.command_len_max);
+        if len > limit {
+            return cx.reply(request, PbftReply::Proposed(Err(ProposeError::TooLarge { len, limit })));
+        }
+        self.next_ticket += 1;
+        if self.core.submit(self.next_ticket, command) {
+            self.proposals.insert(self.next_ticket, request);
+        } else {
+            cx.reply(request, PbftReply::Proposed(Err(ProposeError::Overloaded)));
+        }
+    }
+
+    fn on_flush(&mut self, cx: &mut Context<'_, Self>) {
+        let all: Arc<[NodeId]> = self.replicas.members().iter().map(|(node, _)| *node).collect();
+        let replicas = &self.replicas;
+        self.core.poll(cx.now(), |to, request| match to {
+            Recipient::Primary(primary) => {
+                if let Some(primary) = replicas.node(primary) {
+                    cx.send(primary, Message::Request(request.clone()));
+                }
+            }
+            Recipient::All => cx.broadcast(all.clone(), Message::Request(request.clone())),
+        });
+        match self.core.deadline() {
+            Some(deadline) => cx.set_timer((), deadline.since(cx.now())),
+            None => cx.cancel_timer(()),
+        }
+    }
+
+    fn has_capacity(&self) -> bool {
+        self.core.has_capacity()
+    }
+}
+
+impl<S: StateMachine> std::fmt::Debug for PbftClient<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PbftClient").field("core", &self.core).finish_non_exhaustive()
+    }
+}

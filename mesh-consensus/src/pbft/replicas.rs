@@ -1,0 +1,274 @@
+//! Who the replicas of a group are, and how many of them it takes.
+//!
+//! ```
+//! use mesh_consensus::pbft::ReplicaSet;
+//! use mesh_core::identity::SecretKey;
+//!
+//! let keys = (1..=4).map(|n| SecretKey::from_seed([n; 32]).public());
+//! let replicas = ReplicaSet::new("payments", keys.map(|key| (key.node_id(), key)))?;
+//! assert_eq!((replicas.len(), replicas.faults(), replicas.quorum(), replicas.weak()), (4, 1, 3, 2));
+//! # Ok::<(), mesh_consensus::pbft::ReplicaSetError>(())
+//! ```
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use mesh_core::identity::PublicKey;
+use mesh_core::{DecodeError, NodeId, Reader, Wire};
+
+use crate::quorum::{byzantine_faults, byzantine_quorum};
+
+/// The fewest replicas that survive a faulty one.
+pub const REPLICAS_MIN: usize = 4;
+
+/// The most replicas of a group.
+pub const REPLICAS_MAX: usize = 64;
+
+/// A replica of a group: its place among the members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReplicaIndex(pub u16);
+
+impl Wire for ReplicaIndex {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self(Wire::decode(reader)?))
+    }
+}
+
+/// A blake3 digest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest of some bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, ..] = self.0;
+        write!(f, "{a:02x}{b:02x}{c:02x}{d:02x}")
+    }
+}
+
+impl Wire for Digest {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self(Wire::decode(reader)?))
+    }
+}
+
+/// The replicas of a group, in the order in which they are primary. Clones share it.
+///
+/// All replicas and clients must be given the same: the name and the members together are the group, and what
+/// is signed in one group is nothing in another.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ReplicaSet(Arc<Inner>);
+
+#[derive(PartialEq, Eq)]
+struct Inner {
+    group: Digest,
+    members: Vec<(NodeId, PublicKey)>,
+}
+
+impl ReplicaSet {
+    /// The group of that name with these members: [`REPLICAS_MIN`] to [`REPLICAS_MAX`] nodes and their keys.
+    ///
+    /// # Errors
+    /// [`ReplicaSetError`] when they are too few or too many, or a node or key is there twice.
+    pub fn new(name: &str, members: impl IntoIterator<Item = (NodeId, PublicKey)>) -> Result<Self, ReplicaSetError> {
+        let members: Vec<_> = members.into_iter().collect();
+        if !(REPLICAS_MIN..=REPLICAS_MAX).contains(&members.len()) {
+            return Err(ReplicaSetError::Size { members: members.len() });
+        }
+        let (mut nodes, mut keys) = (BTreeSet::new(), BTreeSet::new());
+        if let Some((node, _)) = members.iter().find(|(node, key)| !nodes.insert(*node) || !keys.insert(*key)) {
+            return Err(ReplicaSetError::Twice { node: *node });
+        }
+        let mut hasher = blake3::Hasher::new_derive_key("mesh 2026 pbft group");
+        let mut encoded = Vec::new();
+        members.encode(&mut encoded);
+        name.to_owned().encode(&mut encoded);
+        hasher.update(&encoded);
+        let group = Digest(*hasher.finalize().as_bytes());
+        Ok(Self(Arc::new(Inner { group, members })))
+    }
+
+    /// What tells this group from all others.
+    pub fn group(&self) -> Digest {
+        self.0.group
+    }
+
+    /// How many replicas there are.
+    pub fn len(&self) -> usize {
+        self.0.members.len()
+    }
+
+    /// Whether there are none. There always are.
+    pub fn is_empty(&self) -> bool {
+        self.0.members.is_empty()
+    }
+
+    /// How many of them may be faulty, f: fewer than a third.
+    pub fn faults(&self) -> usize {
+        byzantine_faults(self.len())
+    }
+
+    /// How many must agree for a decision. Two quorums share a replica that works.
+    pub fn quorum(&self) -> usize {
+        byzantine_quorum(self.len())
+    }
+
+    /// How many must say the same so that one of them works: f + 1.
+    pub fn weak(&self) -> usize {
+        self.faults() + 1
+    }
+
+    /// The primary of a view.
+    pub fn primary(&self, view: u64) -> ReplicaIndex {
+        ReplicaIndex((view % self.len() as u64) as u16)
+    }
+
+    /// All replicas.
+    pub fn replicas(&self) -> impl Iterator<Item = ReplicaIndex> + use<> {
+        (0..self.len() as u16).map(ReplicaIndex)
+    }
+
+    /// The replica on a node.
+    pub fn index_of(&self, node: NodeId) -> Option<ReplicaIndex> {
+        let at = self.0.members.iter().position(|(member, _)| *member == node)?;
+        Some(ReplicaIndex(at as u16))
+    }
+
+    /// The node that a replica is on.
+    pub fn node(&self, replica: ReplicaIndex) -> Option<NodeId> {
+        self.0.members.get(usize::from(replica.0)).map(|(node, _)| *node)
+    }
+
+    /// The key of a replica.
+    pub fn key(&self, replica: ReplicaIndex) -> Option<PublicKey> {
+        self.0.members.get(usize::from(replica.0)).map(|(_, key)| *key)
+    }
+
+    /// The nodes and keys.
+    pub fn members(&self) -> &[(NodeId, PublicKey)] {
+        &self.0.members
+    }
+}
+
+impl fmt::Debug for ReplicaSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nodes: Vec<_> = self.members().iter().map(|(node, _)| node).collect();
+        f.debug_struct("ReplicaSet").field("group", &self.group()).field("nodes", &nodes).finish()
+    }
+}
+
+/// Why replicas are no group.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplicaSetError {
+    /// There are too few or too many.
+    #[error("a group has {REPLICAS_MIN} to {REPLICAS_MAX} replicas, not {members}")]
+    Size {
+        /// How many there are.
+        members: usize,
+    },
+    /// A node is there twice, or its key is also that of another.
+    #[error("{node} or its key is there twice")]
+    Twice {
+        /// Which one.
+        node: NodeId,
+    },
+}
+
+/// One thing of each replica: a vote, a key, a place.
+#[derive(Clone, Debug)]
+pub(super) struct PerReplica<T>(Vec<T>);
+
+impl<T> PerReplica<T> {
+    pub(super) fn new(replicas: &ReplicaSet, of: impl FnMut(ReplicaIndex) -> T) -> Self {
+        Self(replicas.replicas().map(of).collect())
+    }
+
+    pub(super) fn get(&self, replica: ReplicaIndex) -> Option<&T> {
+        self.0.get(usize::from(replica.0))
+    }
+
+    pub(super) fn get_mut(&mut self, replica: ReplicaIndex) -> Option<&mut T> {
+        self.0.get_mut(usize::from(replica.0))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ReplicaIndex, &T)> {
+        (0u16..).map(ReplicaIndex).zip(&self.0)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (ReplicaIndex, &mut T)> {
+        (0u16..).map(ReplicaIndex).zip(&mut self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::identity::SecretKey;
+
+    use super::*;
+
+    fn members(n: u8) -> Vec<(NodeId, PublicKey)> {
+        (1..=n).map(|n| (NodeId(n.into()), SecretKey::from_seed([n; 32]).public())).collect()
+    }
+
+    #[test]
+    fn quorums_of_every_size_meet_in_a_replica_that_works() {
+        for n in 4..=31u8 {
+            let set = ReplicaSet::new("g", members(n)).unwrap();
+            let (n, f, quorum) = (set.len(), set.faults(), set.quorum());
+            assert_eq!(f, (n - 1) / 3);
+            assert_eq!(quorum, (n + f + 1).div_ceil(2));
+            assert!(2 * quorum - n >= set.weak() && n - f >= quorum, "{n}");
+        }
+    }
+
+    #[test]
+    fn the_primary_goes_round() {
+        let set = ReplicaSet::new("g", members(4)).unwrap();
+        let primaries: Vec<_> = (0..6).map(|view| set.primary(view).0).collect();
+        assert_eq!(primaries, [0, 1, 2, 3, 0, 1]);
+        assert_eq!(set.primary(u64::MAX), ReplicaIndex(3));
+    }
+
+    #[test]
+    fn a_group_is_its_name_and_its_members() {
+        let group = |name, members| ReplicaSet::new(name, members).map(|set| set.group());
+        assert_eq!(group("g", members(4)), group("g", members(4)));
+        assert_ne!(group("g", members(4)), group("h", members(4)));
+        assert_ne!(group("g", members(4)), group("g", members(5)));
+        let mut turned = members(4);
+        turned.reverse();
+        assert_ne!(group("g", members(4)), group("g", turned));
+    }
+
+    #[test]
+    fn what_is_no_group_is_refused() {
+        assert_eq!(ReplicaSet::new("g", members(3)), Err(ReplicaSetError::Size { members: 3 }));
+        assert_eq!(ReplicaSet::new("g", members(65)), Err(ReplicaSetError::Size { members: 65 }));
+        let mut twice = members(4);
+        twice[3].1 = twice[0].1;
+        assert_eq!(ReplicaSet::new("g", twice), Err(ReplicaSetError::Twice { node: NodeId(4) }));
+    }
+
+    #[test]
+    fn nobody_is_found_outside() {
+        let set = ReplicaSet::new("g", members(4)).unwrap();
+        assert_eq!((set.index_of(NodeId(4)), set.index_of(NodeId(5))), (Some(ReplicaIndex(3)), None));
+        assert_eq!((set.node(ReplicaIndex(4)), set.key(ReplicaIndex(u16::MAX))), (None, None));
+    }
+}

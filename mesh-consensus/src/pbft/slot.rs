@@ -1,0 +1,260 @@
+//! What is known of one sequence number.
+
+use std::collections::BTreeMap;
+
+use mesh_core::Instant;
+
+use super::authenticator::Proof;
+use super::message::{CLAIMS_MAX, Claim};
+use super::replicas::{Digest, PerReplica, ReplicaIndex, ReplicaSet};
+
+/// What is known of one sequence number.
+#[derive(Clone, Debug)]
+pub(super) struct Slot {
+    /// The batch that this replica took in the last view in which it took one.
+    pub(super) accepted: Option<Accepted>,
+    /// The batch that the view begins with here, while this replica does not have it.
+    pub(super) wanted: Option<Digest>,
+    pub(super) prepares: Tally,
+    pub(super) commits: Tally,
+    /// What was prepared here last: P of the paper.
+    pub(super) prepared: Option<Accepted>,
+    /// All that this replica took, and in which view last: Q of the paper.
+    claims: BTreeMap<Digest, u64>,
+    pub(super) committed: Option<Digest>,
+    /// When a batch was first taken.
+    pub(super) accepted_at: Option<Instant>,
+}
+
+/// A batch in a view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Accepted {
+    pub(super) view: u64,
+    pub(super) digest: Digest,
+}
+
+impl Slot {
+    pub(super) fn new(replicas: &ReplicaSet) -> Self {
+        Self {
+            accepted: None,
+            wanted: None,
+            prepares: Tally::new(replicas),
+            commits: Tally::new(replicas),
+            prepared: None,
+            claims: BTreeMap::new(),
+            committed: None,
+            accepted_at: None,
+        }
+    }
+
+    /// This replica takes a batch in a view.
+    pub(super) fn accept(&mut self, accepted: Accepted) {
+        self.accepted = Some(accepted);
+        self.wanted = None;
+        self.claims.insert(accepted.digest, accepted.view);
+        // What was prepared must stay vouched for. Of the rest the oldest goes.
+        let kept = self.prepared.map(|prepared| prepared.digest);
+        if self.claims.len() > CLAIMS_MAX
+            && let Some((_, oldest)) = self
+                .claims
+                .iter()
+                .filter(|(digest, _)| Some(**digest) != kept)
+                .map(|(digest, view)| (*view, *digest))
+                .min()
+        {
+            self.claims.remove(&oldest);
+        }
+    }
+
+    /// What this replica took, if that was in `view`.
+    pub(super) fn accepted_in(&self, view: u64) -> Option<Digest> {
+        self.accepted.filter(|accepted| accepted.view == view).map(|accepted| accepted.digest)
+    }
+
+    /// Whether this replica took a batch in some view, and so has it on disk.
+    pub(super) fn has_taken(&self, digest: Digest) -> bool {
+        self.claims.contains_key(&digest)
+    }
+
+    /// What a view change says of this sequence number.
+    pub(super) fn claims(&self, sequence: u64) -> (Option<Claim>, impl Iterator<Item = Claim>) {
+        let prepared = self.prepared.map(|Accepted { view, digest }| Claim { sequence, digest, view });
+        (prepared, self.claims.iter().map(move |(digest, view)| Claim { sequence, digest: *digest, view: *view }))
+    }
+
+    /// All batches that are of use here.
+    pub(super) fn digests(&self) -> impl Iterator<Item = Digest> {
+        self.claims.keys().copied().chain(self.committed)
+    }
+}
+
+/// The votes of one phase: of each replica the first that it gave in its latest view.
+#[derive(Clone, Debug)]
+pub(super) struct Tally(PerReplica<Option<Ballot>>);
+
+#[derive(Clone, Debug)]
+struct Ballot {
+    choice: Accepted,
+    standing: Standing,
+}
+
+/// Whether a vote counts.
+#[derive(Clone, Debug)]
+pub(super) enum Standing {
+    /// Nobody looked yet: that is put off until it matters.
+    Unchecked(Proof),
+    /// It does.
+    Good,
+    /// It does not, and no other of this replica in this view does.
+    Bad,
+}
+
+impl Tally {
+    fn new(replicas: &ReplicaSet) -> Self {
+        Self(PerReplica::new(replicas, |_| None))
+    }
+
+    /// Takes a vote, unless there is one of this replica in that view or a later one.
+    pub(super) fn put(&mut self, replica: ReplicaIndex, choice: Accepted, standing: Standing) {
+        if let Some(place) = self.0.get_mut(replica)
+            && place.as_ref().is_none_or(|ballot| ballot.choice.view < choice.view)
+        {
+            *place = Some(Ballot { choice, standing });
+        }
+    }
+
+    /// The vote of a replica, counted or not.
+    pub(super) fn of(&self, replica: ReplicaIndex) -> Option<Accepted> {
+        self.0.get(replica)?.as_ref().map(|ballot| ballot.choice)
+    }
+
+    /// The choice with most votes.
+    pub(super) fn leading(&self) -> Option<Accepted> {
+        let choices = || self.0.iter().filter_map(|(_, ballot)| ballot.as_ref()).map(|ballot| ballot.choice);
+        choices().max_by_key(|choice| choices().filter(|other| other == choice).count())
+    }
+
+    /// Whether `quorum` replicas made a choice. Votes are only checked where that may be so, no more of them
+    /// than it takes, and those that fail are told to `bad`.
+    pub(super) fn reaches(
+        &mut self,
+        quorum: usize,
+        choice: Accepted,
+        is_good: impl Fn(ReplicaIndex, &Proof) -> bool,
+        mut bad: impl FnMut(ReplicaIndex),
+    ) -> bool {
+        let mut votes: Vec<_> = self
+            .0
+            .iter_mut()
+            .filter_map(|(replica, ballot)| Some((replica, ballot.as_mut()?)))
+            .filter(|(_, ballot)| ballot.choice == choice)
+            .collect();
+        let good = votes.iter().filter(|(_, ballot)| matches!(ballot.standing, Standing::Good)).count();
+        let mut possible = votes.iter().filter(|(_, ballot)| !matches!(ballot.standing, Standing::Bad)).count();
+        let mut missing = quorum.saturating_sub(good);
+        for (replica, ballot) in &mut votes {
+            if missing == 0 || possible < quorum {
+                break;
+            }
+            if let Standing::Unchecked(proof) = &ballot.standing {
+                if is_good(*replica, proof) {
+                    ballot.standing = Standing::Good;
+                    missing -= 1;
+                } else {
+                    ballot.standing = Standing::Bad;
+                    possible -= 1;
+                    bad(*replica);
+                }
+            }
+        }
+        missing == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use mesh_core::NodeId;
+    use mesh_core::identity::{SecretKey, Signature};
+
+    use super::*;
+
+    fn replicas() -> ReplicaSet {
+        let members = (0..4u8).map(|n| (NodeId(n.into()), SecretKey::from_seed([n; 32]).public()));
+        ReplicaSet::new("g", members).unwrap()
+    }
+
+    fn choice(view: u64, batch: &[u8]) -> Accepted {
+        Accepted { view, digest: Digest::of(batch) }
+    }
+
+    fn unchecked() -> Standing {
+        Standing::Unchecked(Proof::Signature(Signature::from_bytes([0; 64])))
+    }
+
+    #[test]
+    fn votes_are_checked_at_a_quorum_and_no_more_of_them_than_it_takes() {
+        let mut tally = Tally::new(&replicas());
+        let checked = RefCell::new(Vec::new());
+        let reaches = |tally: &mut Tally, bad: u16| {
+            let is_good = |replica: ReplicaIndex, _: &Proof| {
+                checked.borrow_mut().push(replica.0);
+                replica.0 != bad
+            };
+            tally.reaches(3, choice(0, b"a"), is_good, |culprit| assert_eq!(culprit.0, bad))
+        };
+        tally.put(ReplicaIndex(0), choice(0, b"a"), Standing::Good);
+        tally.put(ReplicaIndex(1), choice(0, b"a"), unchecked());
+        assert!(!reaches(&mut tally, 1));
+        assert!(checked.borrow().is_empty(), "two are no quorum, whatever they are worth");
+        tally.put(ReplicaIndex(2), choice(0, b"a"), unchecked());
+        assert!(!reaches(&mut tally, 1));
+        assert_eq!(*checked.borrow(), [1], "without it there is none");
+        tally.put(ReplicaIndex(1), choice(0, b"a"), Standing::Good);
+        tally.put(ReplicaIndex(3), choice(0, b"a"), unchecked());
+        assert!(reaches(&mut tally, 1), "a second vote of the culprit does not count, the others do");
+        assert!(reaches(&mut tally, 1));
+        assert_eq!(*checked.borrow(), [1, 2, 3], "each is checked once");
+    }
+
+    #[test]
+    fn votes_for_different_batches_or_views_are_not_pooled() {
+        let mut tally = Tally::new(&replicas());
+        for (replica, choice) in
+            [(0, choice(0, b"a")), (1, choice(0, b"b")), (2, choice(1, b"a")), (3, choice(0, b"a"))]
+        {
+            tally.put(ReplicaIndex(replica), choice, Standing::Good);
+        }
+        assert!(!tally.reaches(3, choice(0, b"a"), |_, _| true, |_| {}));
+        assert!(tally.reaches(2, choice(0, b"a"), |_, _| true, |_| {}));
+        assert_eq!(tally.leading(), Some(choice(0, b"a")));
+    }
+
+    #[test]
+    fn the_first_vote_of_a_view_counts_and_a_later_view_takes_its_place() {
+        let mut tally = Tally::new(&replicas());
+        tally.put(ReplicaIndex(0), choice(1, b"a"), Standing::Good);
+        tally.put(ReplicaIndex(0), choice(1, b"b"), Standing::Good);
+        tally.put(ReplicaIndex(0), choice(0, b"b"), Standing::Good);
+        assert_eq!(tally.of(ReplicaIndex(0)), Some(choice(1, b"a")));
+        tally.put(ReplicaIndex(0), choice(2, b"b"), Standing::Good);
+        assert_eq!(tally.of(ReplicaIndex(0)), Some(choice(2, b"b")));
+        tally.put(ReplicaIndex(9), choice(2, b"b"), Standing::Good);
+        assert!(!tally.reaches(2, choice(2, b"b"), |_, _| true, |_| {}), "nobody has that place");
+    }
+
+    #[test]
+    fn claims_are_bounded_and_what_was_prepared_stays() {
+        let mut slot = Slot::new(&replicas());
+        slot.accept(choice(0, b"prepared"));
+        slot.prepared = Some(choice(0, b"prepared"));
+        for view in 1..100 {
+            slot.accept(choice(view, &view.to_le_bytes()));
+        }
+        let (prepared, claims) = slot.claims(7);
+        let claims: Vec<_> = claims.collect();
+        assert_eq!(claims.len(), CLAIMS_MAX);
+        assert!(claims.contains(&prepared.unwrap()) && slot.digests().count() == CLAIMS_MAX);
+    }
+}

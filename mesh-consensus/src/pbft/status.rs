@@ -1,0 +1,162 @@
+//! Telling each other how far one is, and sending again what a replica lacks.
+//!
+//! Messages may be lost, and replicas stand still, so nothing is sent again unasked: every replica tells at
+//! each tick how far it is, and who has what it lacks sends it, to a replica that got no further since it told
+//! last. That bounds what a faulty one can ask for: some messages a tick.
+
+use mesh_core::{Context, Instant, StateMachine};
+
+use super::Pbft;
+use super::authenticator::Kind;
+use super::message::{Message, PrePrepare, Status};
+use super::replicas::ReplicaIndex;
+use super::slot::Accepted;
+
+/// Sequence numbers for which votes are sent again to one replica at once, at most.
+const AGAIN_MAX: u64 = 32;
+
+/// Batches and pieces of checkpoints that one replica is sent in a tick, at most.
+const SERVED_MAX: u32 = 64;
+
+/// Messages in a tick that no replica sends that works, after which nothing more of it is looked at.
+const STRIKES_MAX: u32 = 16;
+
+/// Another replica, as it tells, and what it may still ask for in this tick.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    pub(super) status: Status,
+    told_at: Option<Instant>,
+    served: u32,
+    strikes: u32,
+    view_changes: u32,
+}
+
+impl Peer {
+    /// Counts something that costs, and says whether there has not been too much of it in this tick.
+    pub(super) fn may_be_served(&mut self) -> bool {
+        self.served += 1;
+        self.served <= SERVED_MAX
+    }
+
+    /// Whether another view change of it is looked at: one that works needs few, and sends them again.
+    pub(super) fn may_change_view(&mut self) -> bool {
+        self.view_changes += 1;
+        self.view_changes <= 2
+    }
+
+    /// It sent what nobody sends that works.
+    pub(super) fn strike(&mut self) {
+        self.strikes = self.strikes.saturating_add(1);
+    }
+
+    /// Whether it has done that so often that nothing more is looked at.
+    pub(super) const fn is_out(&self) -> bool {
+        self.strikes > STRIKES_MAX
+    }
+
+    /// Whether it told how far it is within this time.
+    pub(super) fn heard_within(&self, now: Instant, time: std::time::Duration) -> bool {
+        self.told_at.is_some_and(|told| now.since(told) <= time)
+    }
+}
+
+impl Default for Peer {
+    fn default() -> Self {
+        let status = Status { view: 0, active: true, executed: 0, stable: 0 };
+        Self { status, told_at: None, served: 0, strikes: 0, view_changes: 0 }
+    }
+}
+
+impl<S: StateMachine> Pbft<S> {
+    /// Looks after all that may take too long.
+    pub(super) fn on_tick(&mut self, cx: &mut Context<'_, Self>) {
+        cx.set_timer(super::Timer::Tick, self.config.status_interval);
+        for (_, peer) in self.peers.iter_mut() {
+            (peer.served, peer.strikes, peer.view_changes) = (0, 0, 0);
+        }
+        let Self { view, active, executed, .. } = *self;
+        let status = Status { view, active, executed, stable: self.stable.sequence };
+        cx.broadcast_volatile(self.others.clone(), Message::Status(status));
+        if let Some(message) = self.view_message().filter(|_| !active) {
+            cx.broadcast(self.others.clone(), message);
+        }
+        self.catch_up(cx);
+        self.try_new_view(cx);
+        self.suspect(cx);
+    }
+
+    /// Asks for what is missing here.
+    fn catch_up(&mut self, cx: &mut Context<'_, Self>) {
+        for digest in self.missing_batches() {
+            self.fetch_batch(cx, digest);
+        }
+        let is_stuck = self.executed == self.executed_at_tick;
+        self.executed_at_tick = self.executed;
+        let certified = self.checkpoints.certified.as_ref().map_or(0, |certified| certified.sequence);
+        if certified > self.executed && is_stuck {
+            self.begin_transfer(cx);
+        } else {
+            self.drive_transfer(cx);
+        }
+    }
+
+    /// A replica tells how far it is.
+    pub(super) fn on_status(&mut self, cx: &mut Context<'_, Self>, replica: ReplicaIndex, status: Status) {
+        let (now, interval) = (cx.now(), self.config.status_interval);
+        let Some(peer) = self.peers.get_mut(replica) else { return };
+        let before = peer.status;
+        // Links differ in speed, so half a tick is often enough.
+        if peer.told_at.is_some_and(|told| now.since(told) < interval / 2) {
+            return;
+        }
+        (peer.status, peer.told_at) = (status, Some(now));
+        let Some(node) = self.replicas().node(replica) else { return };
+        if status.executed < self.stable.sequence {
+            cx.send(node, Message::Stable(self.stable.clone()));
+        }
+        let view_is_old = status.view < self.view || status.view == self.view && !status.active && self.active;
+        if view_is_old && let Some(message) = self.view_message() {
+            cx.send(node, message);
+        }
+        if status.stable == before.stable {
+            let votes: Vec<_> = self
+                .checkpoints
+                .durable_after(status.stable.max(self.stable.sequence))
+                .map(|taken| (taken.manifest.sequence, taken.manifest.digest()))
+                .collect();
+            for (sequence, digest) in votes {
+                cx.send(node, Message::Checkpoint(self.checkpoint_vote(sequence, digest)));
+            }
+            if status.stable < self.stable.sequence && status.executed >= self.stable.sequence {
+                cx.send(node, Message::Stable(self.stable.clone()));
+            }
+        }
+        if status.executed == before.executed {
+            self.send_again(cx, node, status);
+        }
+    }
+
+    /// Sends a replica again what this one said of the sequence numbers after those that it has executed.
+    fn send_again(&self, cx: &mut Context<'_, Self>, node: mesh_core::NodeId, status: Status) {
+        let from = status.executed.saturating_add(1);
+        for (sequence, slot) in self.slots.range(from..=status.executed.saturating_add(AGAIN_MAX)) {
+            let sequence = *sequence;
+            let same_view = status.view == self.view && status.active && self.active;
+            if same_view && let Some(digest) = slot.accepted_in(self.view) {
+                let choice = Accepted { view: self.view, digest };
+                if !self.is_primary() {
+                    cx.send(node, Message::Prepare(self.vote(Kind::Prepare, sequence, choice)));
+                } else if sequence > self.view_start
+                    && let Some(batch) = self.batches.get(&digest).cloned()
+                {
+                    let (view, said) = (self.view, self.auth.statement(Kind::PrePrepare, self.view, sequence, digest));
+                    let proof = self.auth.prove(&said);
+                    cx.send(node, Message::PrePrepare(PrePrepare { view, sequence, batch, proof }));
+                }
+            }
+            if let Some(prepared) = slot.prepared {
+                cx.send(node, Message::Commit(self.vote(Kind::Commit, sequence, prepared)));
+            }
+        }
+    }
+}

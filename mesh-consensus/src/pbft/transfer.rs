@@ -1,0 +1,164 @@
+//! Fetching a checkpoint that a quorum has and this replica has not.
+//!
+//! The certificate names the digest of the manifest, the manifest the digests of the chunks: so whatever comes
+//! is checked alone, and who sends something else is not asked again. All other replicas are asked, each for
+//! another chunk at a time; what is not answered until the next tick is asked of somebody else. Ordering goes
+//! on meanwhile, only execution waits.
+
+use std::collections::BTreeSet;
+
+use mesh_core::{Bytes, Context, StateMachine};
+
+use super::Pbft;
+use super::command::PbftEvent;
+use super::message::{Certificate, Chunk, FetchState, Manifest, Message};
+use super::replicas::{Digest, ReplicaIndex};
+use super::status::Peer;
+
+/// A checkpoint on its way here.
+#[derive(Clone, Debug)]
+pub(super) struct Transfer {
+    certificate: Certificate,
+    manifest: Option<Manifest>,
+    chunks: Vec<Option<Bytes>>,
+    /// The next chunk to ask for; they are asked for in turn, until all are there.
+    next: usize,
+    /// Those that sent what is not of the checkpoint.
+    liars: BTreeSet<ReplicaIndex>,
+}
+
+impl Transfer {
+    /// The next chunk that is missing.
+    fn next_missing(&mut self) -> Option<u32> {
+        let len = self.chunks.len();
+        let missing = |at: &usize| self.chunks.get(*at).is_some_and(Option::is_none);
+        let at = (0..len).map(|step| (self.next + step) % len).find(missing)?;
+        self.next = at + 1;
+        u32::try_from(at).ok()
+    }
+}
+
+impl<S: StateMachine> Pbft<S> {
+    /// Fetches the latest checkpoint that a quorum has.
+    pub(super) fn begin_transfer(&mut self, cx: &mut Context<'_, Self>) {
+        let Some(certificate) = self.checkpoints.certified.clone() else { return };
+        let newer = self.repair.as_ref().is_none_or(|repair| repair.certificate.sequence < certificate.sequence);
+        if newer {
+            let liars = self.repair.take().map(|repair| repair.liars).unwrap_or_default();
+            self.repair = Some(Transfer { certificate, manifest: None, chunks: Vec::new(), next: 0, liars });
+        }
+        self.drive_transfer(cx);
+    }
+
+    /// Asks all sources for something that is missing. They may have lost the checkpoint meanwhile: then there
+    /// is a later one.
+    pub(super) fn drive_transfer(&mut self, cx: &mut Context<'_, Self>) {
+        let Some(repair) = &mut self.repair else { return };
+        if repair.liars.len() > self.auth.replicas().faults() {
+            repair.liars.clear();
+        }
+        let me = self.auth.me();
+        let sources =
+            self.auth.replicas().replicas().filter(|replica| *replica != me && !repair.liars.contains(replica));
+        let sources: Vec<_> = sources.collect();
+        for source in sources {
+            self.ask_source(cx, source);
+        }
+    }
+
+    fn ask_source(&mut self, cx: &mut Context<'_, Self>, source: ReplicaIndex) {
+        let Some(repair) = &mut self.repair else { return };
+        let chunk = match repair.manifest {
+            None => None,
+            Some(_) => match repair.next_missing() {
+                Some(chunk) => Some(chunk),
+                None => return,
+            },
+        };
+        if let Some(node) = self.auth.replicas().node(source) {
+            cx.send_volatile(node, Message::FetchState(FetchState { digest: repair.certificate.digest, chunk }));
+        }
+    }
+
+    pub(super) fn on_fetch_state(&mut self, cx: &mut Context<'_, Self>, from: ReplicaIndex, fetch: FetchState) {
+        let Some(taken) = self.checkpoints.with_digest(fetch.digest).filter(|taken| taken.durable) else { return };
+        let Some(node) = self.auth.replicas().node(from) else { return };
+        if !self.peers.get_mut(from).is_some_and(Peer::may_be_served) {
+            return;
+        }
+        let answer = match fetch.chunk {
+            None => Message::Manifest(taken.manifest.clone()),
+            Some(index) => {
+                let len = self.config.snapshot_chunk_bytes;
+                let start = (index as usize).saturating_mul(len).min(taken.bytes.len());
+                let end = start.saturating_add(len).min(taken.bytes.len());
+                Message::Chunk(Chunk { digest: fetch.digest, index, bytes: taken.bytes.slice(start..end) })
+            }
+        };
+        cx.send_volatile(node, answer);
+    }
+
+    pub(super) fn on_manifest(&mut self, cx: &mut Context<'_, Self>, manifest: Manifest) {
+        let chunk_len = self.config.snapshot_chunk_bytes as u64;
+        let len_max = self.config.snapshot_len_max;
+        let Some(repair) = self.repair.as_mut().filter(|repair| repair.manifest.is_none()) else { return };
+        let whole = manifest.chunks.len() as u64 == manifest.len.div_ceil(chunk_len) && manifest.len <= len_max;
+        if manifest.digest() != repair.certificate.digest || !whole {
+            // It may be that of a checkpoint asked for before.
+            return;
+        }
+        repair.chunks = vec![None; manifest.chunks.len()];
+        repair.manifest = Some(manifest);
+        self.drive_transfer(cx);
+    }
+
+    pub(super) fn on_chunk(&mut self, cx: &mut Context<'_, Self>, from: ReplicaIndex, chunk: Chunk) {
+        let Some(repair) = &mut self.repair else { return };
+        let Some(manifest) = &repair.manifest else { return };
+        let index = chunk.index as usize;
+        if chunk.digest != repair.certificate.digest || repair.chunks.get(index).is_none_or(Option::is_some) {
+            return;
+        }
+        if manifest.chunks.get(index) != Some(&Digest::of(&chunk.bytes)) {
+            repair.liars.insert(from);
+            return self.misbehaved_replica(cx, from, "a piece that is not of the checkpoint");
+        }
+        if let Some(place) = repair.chunks.get_mut(index) {
+            *place = Some(chunk.bytes);
+        }
+        if repair.chunks.iter().all(Option::is_some) {
+            self.install_state(cx);
+        } else {
+            self.ask_source(cx, from);
+        }
+    }
+
+    /// Takes the state that was fetched in place of the own one.
+    fn install_state(&mut self, cx: &mut Context<'_, Self>) {
+        let Some(repair) = self.repair.take() else { return };
+        let sequence = repair.certificate.sequence;
+        let pieces: Vec<Bytes> = repair.chunks.into_iter().flatten().collect();
+        let bytes = Bytes::from(pieces.concat());
+        if let Err(error) = self.replicated.restore(&bytes) {
+            return cx.emit(PbftEvent::StateRefused { sequence, reason: error.to_string() });
+        }
+        self.executed = sequence;
+        self.save_checkpoint(cx, sequence, bytes);
+        self.pool_catches_up(cx);
+        cx.emit(PbftEvent::StateTransferred { sequence });
+        self.touched.extend(self.slots.keys().copied());
+    }
+
+    /// Answers what was executed elsewhere meanwhile, and waits for it no more.
+    fn pool_catches_up(&mut self, cx: &mut Context<'_, Self>) {
+        let done: Vec<_> = self
+            .pool
+            .requests()
+            .filter_map(|request| Some((request.clone(), self.replicated.look_up(request)?)))
+            .collect();
+        for (request, outcome) in done {
+            self.pool.remove(&request.key());
+            self.answer(cx, &request, outcome);
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! As many liars as a group survives, at every place, and what they must not bring about.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use mesh_consensus::pbft::{AuthMode, ReplicaSet};
+
+use crate::group::{Boot, Group, config, in_all_modes, key};
+use crate::liar::{self, Lie};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A group in which the replicas at some places lie.
+fn group_with(seed: u64, n: u8, auth: AuthMode, liars: impl IntoIterator<Item = u8>, lie: &Lie) -> Group {
+    let members = (1..=n).map(|n| (key(n).node_id(), key(n).public()));
+    let replicas = ReplicaSet::new("tests", members).unwrap();
+    let faulty: BTreeMap<u8, Boot> =
+        liars.into_iter().map(|at| (at, liar::boot(at, &replicas, auth, lie.clone()))).collect();
+    Group::with_faulty(seed, n, config(auth), &faulty)
+}
+
+/// Proposes for some seconds, and waits until all is answered.
+fn load_and_finish(group: &mut Group, within: Duration) {
+    let client = group.add_client();
+    for round in 0..40 {
+        group.propose(client);
+        group.propose(group.correct[round % group.correct.len()]);
+        group.run(Duration::from_millis(50));
+    }
+    group.finish(within);
+}
+
+#[test]
+fn an_honest_liar_is_a_replica() {
+    in_all_modes(|n, auth| {
+        let mut group = group_with(1, n, auth, [1], &liar::honest());
+        load_and_finish(&mut group, 2 * SECOND);
+    });
+}
+
+#[test]
+pub fn a_primary_that_tells_replicas_of_different_batches_forks_nothing_and_is_deposed() {
+    in_all_modes(|n, auth| {
+        let faults = (n - 1) / 3;
+        for seed in 0..4 {
+            let mut group = group_with(seed, n, auth, 1..=faults, &liar::equivocate());
+            load_and_finish(&mut group, 40 * SECOND);
+        }
+    });
+}
+
+#[test]
+fn silent_liars_stop_nobody() {
+    in_all_modes(|n, auth| {
+        let faults = (n - 1) / 3;
+        let mut group = group_with(1, n, auth, 1..=faults, &liar::silent());
+        load_and_finish(&mut group, 40 * SECOND);
+    });
+}
+
+#[test]
+fn those_who_want_other_primaries_all_the_time_get_none() {
+    in_all_modes(|n, auth| {
+        let faults = (n - 1) / 3;
+        let mut group = group_with(1, n, auth, n - faults + 1..=n, &liar::impatient());
+        load_and_finish(&mut group, 2 * SECOND);
+        assert!(group.correct.iter().all(|node| group.replica(*node).unwrap().view() == 0));
+    });
+}
+
+#[test]
+fn liars_that_do_whatever_may_hurt_break_nothing() {
+    in_all_modes(|n, auth| {
+        let faults = (n - 1) / 3;
+        for seed in 0..6 {
+            let first = 1 + (seed as u8 % n);
+            let liars = (0..faults).map(|step| 1 + (first - 1 + step) % n);
+            let mut group = group_with(seed, n, auth, liars, &liar::chaotic());
+            load_and_finish(&mut group, 60 * SECOND);
+        }
+    });
+}
+
+#[test]
+fn liars_and_crashes_together_break_nothing() {
+    in_all_modes(|n, auth| {
+        let faults = (n - 1) / 3;
+        for seed in 0..6 {
+            let mut group = group_with(seed, n, auth, 1..=faults, &liar::chaotic());
+            let client = group.add_client();
+            for round in 0..30usize {
+                group.propose(client);
+                let victim = group.correct[(round / 3) % group.correct.len()];
+                group.run(Duration::from_millis(100));
+                if round % 3 == 0 {
+                    group.sim.crash(victim);
+                } else if round % 3 == 2 {
+                    group.sim.restart(victim);
+                }
+            }
+            let nodes = group.nodes.clone();
+            nodes.iter().for_each(|node| group.sim.restart(*node));
+            group.finish(60 * SECOND);
+        }
+    });
+}

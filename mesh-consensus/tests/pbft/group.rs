@@ -1,0 +1,268 @@
+//! A group in the simulator, with its clients, and what must hold of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::task::{Context as Task, Poll, Waker};
+use std::time::Duration;
+
+use mesh_consensus::pbft::{AuthMode, Pbft, PbftClient, PbftConfig, PbftHandle, ProposeError, ReplicaSet};
+use mesh_core::identity::SecretKey;
+use mesh_core::{
+    Handle, Instant, LogIndex, NodeBuilder, NodeId, ProtocolId, RestoreError, SnapshotSource, StateMachine, wire,
+};
+use mesh_transport_mem::Sim;
+
+/// A state machine that remembers every command.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Journal(pub Vec<u64>);
+
+impl StateMachine for Journal {
+    type Command = u64;
+    type Output = u64;
+    type Query = ();
+    type Answer = Vec<u64>;
+
+    fn apply(&mut self, _index: LogIndex, command: u64) -> u64 {
+        self.0.push(command);
+        self.0.len() as u64
+    }
+
+    fn query(&self, (): ()) -> Vec<u64> {
+        self.0.clone()
+    }
+
+    fn snapshot(&self) -> SnapshotSource {
+        wire::to_bytes(&self.0).into()
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
+        self.0 = wire::from_slice(snapshot)?;
+        Ok(())
+    }
+}
+
+pub const PBFT: ProtocolId = ProtocolId(1);
+
+/// What the construction of a node gives back.
+pub enum Node {
+    Replica(Handle<Pbft<Journal>>),
+    Client(Handle<PbftClient<Journal>>),
+    Other,
+}
+
+/// Boots the node of a faulty replica.
+pub type Boot = Arc<dyn Fn(&mut NodeBuilder, Pbft<Journal>)>;
+
+type Answer = Result<mesh_consensus::pbft::Executed<u64>, ProposeError>;
+type Call = std::pin::Pin<Box<dyn Future<Output = Answer>>>;
+
+struct Proposal {
+    command: u64,
+    at: Instant,
+    call: Call,
+    answer: Option<(Instant, Answer)>,
+}
+
+/// A group and its clients in the simulator.
+pub struct Group {
+    pub sim: Sim<Node>,
+    pub replicas: ReplicaSet,
+    pub config: PbftConfig,
+    /// The nodes of the replicas that work, of all replicas, and of the clients.
+    pub correct: Vec<NodeId>,
+    pub nodes: Vec<NodeId>,
+    pub clients: Vec<NodeId>,
+    proposals: Vec<Proposal>,
+    next_command: u64,
+}
+
+pub fn key(n: u8) -> SecretKey {
+    SecretKey::from_seed([n; 32])
+}
+
+/// Small windows, so that much happens in a short run.
+pub fn config(auth: AuthMode) -> PbftConfig {
+    let ms = Duration::from_millis;
+    PbftConfig {
+        auth,
+        checkpoint_interval: 8,
+        batch_max_requests: 4,
+        pipeline_depth: 2,
+        request_timeout: ms(1_000),
+        request_timeout_max: ms(8_000),
+        status_interval: ms(100),
+        snapshot_chunk_bytes: 64,
+        #[cfg(feature = "planted")]
+        plant: crate::planted::planted(),
+        ..PbftConfig::default()
+    }
+}
+
+impl Group {
+    pub fn new(seed: u64, n: u8, config: PbftConfig) -> Self {
+        Self::with_faulty(seed, n, config, &BTreeMap::new())
+    }
+
+    /// A group in which some replicas are booted otherwise.
+    pub fn with_faulty(seed: u64, n: u8, config: PbftConfig, faulty: &BTreeMap<u8, Boot>) -> Self {
+        let members = (1..=n).map(|n| (key(n).node_id(), key(n).public()));
+        let replicas = ReplicaSet::new("tests", members).unwrap();
+        let mut sim = Sim::new(seed);
+        for at in 1..=n {
+            let (config, replicas, faulty) = (config.clone(), replicas.clone(), faulty.get(&at).cloned());
+            sim.add_node(key(at).node_id(), move |node| {
+                let pbft = Pbft::new(config.clone(), replicas.clone(), Arc::new(key(at)), Journal::default()).unwrap();
+                match &faulty {
+                    None => Node::Replica(node.host(PBFT, pbft)),
+                    Some(boot) => {
+                        boot(node, pbft);
+                        Node::Other
+                    }
+                }
+            });
+        }
+        let nodes: Vec<NodeId> = (1..=n).map(|n| key(n).node_id()).collect();
+        let correct = (1..=n).filter(|n| !faulty.contains_key(n)).map(|n| key(n).node_id()).collect();
+        Self { sim, replicas, config, correct, nodes, clients: Vec::new(), proposals: Vec::new(), next_command: 0 }
+    }
+
+    /// Adds a client on a node of its own.
+    pub fn add_client(&mut self) -> NodeId {
+        let key = key(100 + self.clients.len() as u8);
+        let id = key.node_id();
+        let (config, replicas) = (self.config.clone(), self.replicas.clone());
+        self.sim.add_node(id, move |node| {
+            let retry_after = Duration::from_millis(400);
+            let client = PbftClient::new(&config, replicas.clone(), Arc::new(key.clone()), retry_after);
+            Node::Client(node.host(PBFT, client))
+        });
+        self.clients.push(id);
+        id
+    }
+
+    /// Proposes a command that nothing else proposes, at a replica or client.
+    pub fn propose(&mut self, at: NodeId) -> u64 {
+        self.next_command += 1;
+        let command = self.next_command;
+        let call: Call = match self.sim.handle(at) {
+            Node::Replica(handle) => Box::pin(handle.propose(command)),
+            Node::Client(handle) => Box::pin(handle.propose(command)),
+            Node::Other => panic!("nothing is proposed at a faulty replica"),
+        };
+        self.proposals.push(Proposal { command, at: self.sim.now(), call, answer: None });
+        command
+    }
+
+    pub fn replica(&self, node: NodeId) -> Option<&Pbft<Journal>> {
+        self.sim.protocol(node, PBFT)
+    }
+
+    /// How many batches a replica executed; 0 while it is down.
+    pub fn executed(&self, node: NodeId) -> u64 {
+        self.replica(node).map_or(0, Pbft::executed)
+    }
+
+    fn journals(&self) -> impl Iterator<Item = &Vec<u64>> {
+        self.correct.iter().filter_map(|node| Some(&self.replica(*node)?.state().0))
+    }
+
+    fn poll_answers(&mut self) {
+        let now = self.sim.now();
+        for proposal in self.proposals.iter_mut().filter(|proposal| proposal.answer.is_none()) {
+            if let Poll::Ready(answer) = proposal.call.as_mut().poll(&mut Task::from_waker(Waker::noop())) {
+                proposal.answer = Some((now, answer));
+            }
+        }
+    }
+
+    /// How many proposals were answered with success.
+    pub fn answered(&self) -> usize {
+        self.proposals.iter().filter(|proposal| matches!(proposal.answer, Some((_, Ok(_))))).count()
+    }
+
+    pub fn all_answered(&self) -> bool {
+        self.proposals.iter().all(|proposal| proposal.answer.is_some())
+    }
+
+    /// Lets time pass, and checks all the while.
+    pub fn run(&mut self, time: Duration) {
+        self.run_until(time, |_| false);
+    }
+
+    /// Lets time pass until something holds, and checks all the while; whether it came to hold.
+    pub fn run_until(&mut self, within: Duration, mut holds: impl FnMut(&Self) -> bool) -> bool {
+        let end = self.sim.now() + within;
+        loop {
+            self.poll_answers();
+            self.check();
+            if holds(self) {
+                return true;
+            }
+            if self.sim.now() >= end {
+                return false;
+            }
+            self.sim.run_for(Duration::from_millis(5));
+        }
+    }
+
+    /// What must hold at any time: the replicas that work execute the same in the same order, each command at most
+    /// once, and clients are told what was done, in an order that agrees with when they asked.
+    pub fn check(&self) {
+        let longest = self.journals().max_by_key(|journal| journal.len()).cloned().unwrap_or_default();
+        for node in &self.correct {
+            let Some(replica) = self.replica(*node) else { continue };
+            let journal = &replica.state().0;
+            assert!(longest.starts_with(journal), "{node:?} executed {journal:?}, another {longest:?}");
+        }
+        let distinct: BTreeSet<_> = longest.iter().collect();
+        assert_eq!(distinct.len(), longest.len(), "a command was executed twice: {longest:?}");
+        for proposal in &self.proposals {
+            let Some((_, Ok(executed))) = &proposal.answer else { continue };
+            let place = executed.output as usize - 1;
+            if let Some(command) = longest.get(place) {
+                assert_eq!(*command, proposal.command, "the answer to {} is that to another", proposal.command);
+            }
+        }
+    }
+
+    /// At the end: everything is answered, every replica that works has all of it, and answers came in an order
+    /// that agrees with when was asked.
+    pub fn finish(&mut self, within: Duration) {
+        let done = self.run_until(within, |group| {
+            let lens: BTreeSet<_> = group.journals().map(Vec::len).collect();
+            group.all_answered() && lens.len() == 1 && group.journals().count() == group.correct.len()
+        });
+        let told: Vec<_> = self.correct.iter().map(|node| format!("{:?}", self.replica(*node))).collect();
+        let open: Vec<_> = self
+            .proposals
+            .iter()
+            .filter(|proposal| proposal.answer.is_none())
+            .map(|proposal| proposal.command)
+            .collect();
+        assert!(done, "seed {}: no end; open {open:?}; {told:#?}", self.sim.seed());
+        let journal = self.journals().next().cloned().unwrap_or_default();
+        let place = |command| journal.iter().position(|other| *other == command);
+        for proposal in &self.proposals {
+            if matches!(proposal.answer, Some((_, Ok(_)))) {
+                assert!(place(proposal.command).is_some(), "{} was answered and is lost", proposal.command);
+            }
+        }
+        for earlier in &self.proposals {
+            let Some((answered, Ok(_))) = &earlier.answer else { continue };
+            for later in self.proposals.iter().filter(|later| later.at > *answered) {
+                if let (Some(first), Some(second)) = (place(earlier.command), place(later.command)) {
+                    assert!(first < second, "{} was executed before {}", later.command, earlier.command);
+                }
+            }
+        }
+    }
+}
+
+/// Runs a test for four and seven replicas, in both modes.
+pub fn in_all_modes(test: impl Fn(u8, AuthMode)) {
+    for n in [4, 7] {
+        for auth in [AuthMode::Signatures, AuthMode::Macs] {
+            test(n, auth);
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Groups of four and seven replicas in the simulator, in both modes of authentication.
+
+#![allow(unreachable_pub, reason = "the modules of a test share what they need")]
+
+mod byzantine;
+mod group;
+mod liar;
+mod normal;
+#[cfg(feature = "planted")]
+mod planted;
+mod stories;
+mod view_changes;

@@ -1,0 +1,35 @@
+//! Each rule that is broken on purpose is missed by a test.
+
+use std::cell::Cell;
+use std::panic::catch_unwind;
+
+use mesh_consensus::pbft::Plant;
+
+thread_local! {
+    static PLANTED: Cell<Option<Plant>> = const { Cell::new(None) };
+}
+
+/// The bug that groups of this thread have.
+pub fn planted() -> Option<Plant> {
+    PLANTED.get()
+}
+
+#[test]
+fn every_planted_bug_is_found() {
+    let hunts: [(Plant, fn()); 4] = [
+        (Plant::SecondPrePrepare, crate::stories::one_batch_is_taken_at_a_sequence_number_in_a_view),
+        (Plant::CommitBeforePersist, crate::stories::a_replica_votes_for_what_is_on_its_disk),
+        (
+            Plant::QuorumTooSmall,
+            crate::byzantine::a_primary_that_tells_replicas_of_different_batches_forks_nothing_and_is_deposed,
+        ),
+        (Plant::PreparedForgotten, crate::view_changes::what_was_committed_at_one_replica_only_stays),
+    ];
+    assert_eq!(hunts.len(), Plant::ALL.len());
+    for (plant, test) in hunts {
+        PLANTED.set(Some(plant));
+        let result = catch_unwind(test);
+        PLANTED.set(None);
+        assert!(result.is_err(), "{plant:?} is not found");
+    }
+}

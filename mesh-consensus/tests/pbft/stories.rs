@@ -1,0 +1,277 @@
+//! One replica driven by hand: what it says, when, and what it does not believe.
+
+use std::sync::Arc;
+
+use mesh_consensus::pbft::{
+    AuthMode, Authenticator, Batch, Digest, Kind, Message, Operation, Pbft, PrePrepare, Proof, Record, ReplicaIndex,
+    ReplicaSet, Request, Vote,
+};
+use mesh_core::identity::{Ed25519, Signature};
+use mesh_core::protocol::LogOp;
+use mesh_core::{Harness, NodeId};
+
+use crate::group::{Journal, config, key};
+
+/// Replica 1 of four, replicas counted from 0, and what the others can say.
+struct Story {
+    one: Harness<Pbft<Journal>>,
+    set: ReplicaSet,
+    auth: AuthMode,
+}
+
+fn both(story: impl Fn(AuthMode)) {
+    story(AuthMode::Signatures);
+    story(AuthMode::Macs);
+}
+
+fn replicas() -> ReplicaSet {
+    ReplicaSet::new("tests", (1..=4).map(|n| (key(n).node_id(), key(n).public()))).unwrap()
+}
+
+fn replica(auth: AuthMode) -> Pbft<Journal> {
+    Pbft::new(config(auth), replicas(), Arc::new(key(2)), Journal::default()).unwrap()
+}
+
+impl Story {
+    fn new(auth: AuthMode) -> Self {
+        let mut one = Harness::new(key(2).node_id(), replica(auth));
+        one.sent();
+        Self { one, set: replicas(), auth }
+    }
+
+    fn node(&self, replica: u16) -> NodeId {
+        self.set.node(ReplicaIndex(replica)).unwrap()
+    }
+
+    fn auth(&self, replica: u16) -> Authenticator {
+        let key = Arc::new(key(replica as u8 + 1));
+        Authenticator::new(self.set.clone(), self.auth, key, Arc::new(Ed25519::default())).unwrap()
+    }
+
+    fn proof(&self, replica: u16, kind: Kind, view: u64, sequence: u64, digest: Digest) -> Proof {
+        let auth = self.auth(replica);
+        auth.prove(&auth.statement(kind, view, sequence, digest))
+    }
+
+    fn pre_prepare(&self, view: u64, sequence: u64, batch: &Batch) -> Message {
+        let proof = self.proof(0, Kind::PrePrepare, view, sequence, batch.digest());
+        Message::PrePrepare(PrePrepare { view, sequence, batch: batch.clone(), proof })
+    }
+
+    fn vote(&self, replica: u16, kind: Kind, view: u64, sequence: u64, digest: Digest) -> Vote {
+        Vote { view, sequence, digest, proof: self.proof(replica, kind, view, sequence, digest) }
+    }
+
+    fn prepare(&self, replica: u16, sequence: u64, digest: Digest) -> Message {
+        Message::Prepare(self.vote(replica, Kind::Prepare, 0, sequence, digest))
+    }
+
+    fn commit(&self, replica: u16, sequence: u64, digest: Digest) -> Message {
+        Message::Commit(self.vote(replica, Kind::Commit, 0, sequence, digest))
+    }
+
+    fn hear(&mut self, from: u16, message: Message) {
+        let from = self.node(from);
+        self.one.receive(from, message);
+    }
+
+    /// The prepares and commits sent since the last call, each once.
+    fn votes(&mut self) -> Vec<(Kind, u64, Digest)> {
+        let mut votes: Vec<_> = self
+            .one
+            .sent()
+            .into_iter()
+            .filter_map(|(_, message)| match message {
+                Message::Prepare(vote) => Some((Kind::Prepare, vote.sequence, vote.digest)),
+                Message::Commit(vote) => Some((Kind::Commit, vote.sequence, vote.digest)),
+                _ => None,
+            })
+            .collect();
+        votes.dedup();
+        votes
+    }
+}
+
+fn batch(command: u8) -> Batch {
+    let set = replicas();
+    let nonce = mesh_consensus::pbft::Nonce { number: 1, tag: u64::from(command) };
+    Batch::new(vec![Request::signed(&set.group(), &key(100 + command), Operation::Open(nonce))])
+}
+
+#[test]
+pub fn a_replica_votes_for_what_is_on_its_disk() {
+    both(|auth| {
+        let (mut story, batch) = (Story::new(auth), batch(1));
+        let digest = batch.digest();
+        story.hear(0, story.pre_prepare(0, 1, &batch));
+        assert_eq!(story.votes(), []);
+        story.one.sync();
+        assert_eq!(story.votes(), [(Kind::Prepare, 1, digest)]);
+        story.hear(2, story.prepare(2, 1, digest));
+        assert_eq!(story.votes(), [], "its commit is on its way to disk");
+        story.one.sync();
+        assert_eq!(story.votes(), [(Kind::Commit, 1, digest)]);
+        story.hear(0, story.commit(0, 1, digest));
+        assert_eq!(story.one.protocol.executed(), 0);
+        story.hear(2, story.commit(2, 1, digest));
+        assert_eq!(story.one.protocol.executed(), 1);
+    });
+}
+
+#[test]
+fn its_own_vote_counts_once_it_is_on_disk() {
+    both(|auth| {
+        let (mut story, batch) = (Story::new(auth), batch(1));
+        let digest = batch.digest();
+        story.hear(0, story.pre_prepare(0, 1, &batch));
+        story.hear(2, story.prepare(2, 1, digest));
+        story.hear(0, story.commit(0, 1, digest));
+        story.hear(2, story.commit(2, 1, digest));
+        assert_eq!(story.one.protocol.executed(), 0, "it and the primary and one more prepared, but for its disk");
+        story.one.sync();
+        story.one.sync();
+        assert_eq!(story.one.protocol.executed(), 1);
+    });
+}
+
+#[test]
+pub fn one_batch_is_taken_at_a_sequence_number_in_a_view() {
+    both(|auth| {
+        let mut story = Story::new(auth);
+        story.hear(0, story.pre_prepare(0, 1, &batch(1)));
+        story.hear(0, story.pre_prepare(0, 1, &batch(2)));
+        story.one.sync();
+        assert_eq!(story.votes(), [(Kind::Prepare, 1, batch(1).digest())]);
+    });
+}
+
+#[test]
+fn a_replica_that_starts_again_takes_nothing_else_where_it_took_something() {
+    both(|auth| {
+        let mut story = Story::new(auth);
+        story.hear(0, story.pre_prepare(0, 1, &batch(1)));
+        story.one.sync();
+        let records = story.one.logged().into_iter().filter_map(|op| match op {
+            LogOp::Record(record) => Some(record),
+            _ => None,
+        });
+        let records: Vec<Record> = records.collect();
+        story.one = Harness::recovered(key(2).node_id(), replica(auth), records, &[]).unwrap();
+        story.hear(0, story.pre_prepare(0, 1, &batch(2)));
+        story.one.sync();
+        assert_eq!(story.votes(), []);
+        // What it said before it still stands by.
+        for from in [2, 3] {
+            story.hear(from, story.prepare(from, 1, batch(1).digest()));
+        }
+        story.one.sync();
+        assert_eq!(story.votes(), [(Kind::Commit, 1, batch(1).digest())]);
+    });
+}
+
+#[test]
+fn votes_that_do_not_count_count_for_nothing() {
+    both(|auth| {
+        let (mut story, batch) = (Story::new(auth), batch(1));
+        let digest = batch.digest();
+        story.hear(0, story.pre_prepare(0, 1, &batch));
+        story.one.sync();
+        story.votes();
+        let others = [
+            // Said by another than who sends it; a commit said to be a prepare; of another view, place or batch.
+            (2, story.prepare(3, 1, digest)),
+            (3, Message::Prepare(story.vote(3, Kind::Commit, 0, 1, digest))),
+            (0, story.prepare(0, 1, digest)),
+            (2, Message::Prepare(story.vote(2, Kind::Prepare, u64::MAX, 1, digest))),
+            (2, story.prepare(2, u64::MAX, digest)),
+            (2, story.prepare(2, 0, digest)),
+            (2, story.prepare(2, 2, digest)),
+            (1, story.prepare(1, 1, digest)),
+        ];
+        for (from, vote) in others {
+            story.hear(from, vote);
+        }
+        story.one.sync();
+        assert_eq!(story.votes(), []);
+        assert!(story.one.protocol.executed() == 0);
+    });
+}
+
+#[test]
+fn a_vote_for_another_batch_is_not_pooled_and_not_taken_back() {
+    both(|auth| {
+        let (mut story, batch) = (Story::new(auth), batch(1));
+        let digest = batch.digest();
+        story.hear(2, story.prepare(2, 1, Digest::of(b"other")));
+        story.hear(2, story.prepare(2, 1, digest));
+        story.hear(0, story.pre_prepare(0, 1, &batch));
+        story.one.sync();
+        assert_eq!(story.votes(), [(Kind::Prepare, 1, digest)]);
+        story.hear(3, story.prepare(3, 1, digest));
+        story.one.sync();
+        assert_eq!(story.votes(), [(Kind::Commit, 1, digest)], "votes before the pre-prepare were kept");
+    });
+}
+
+#[test]
+fn pre_prepares_out_of_place_change_nothing() {
+    both(|auth| {
+        let mut story = Story::new(auth);
+        let from_a_backup = {
+            let proof = story.proof(2, Kind::PrePrepare, 0, 1, batch(1).digest());
+            Message::PrePrepare(PrePrepare { view: 0, sequence: 1, batch: batch(1), proof })
+        };
+        let places = [(0, 0), (0, 17), (0, u64::MAX), (1, 1), (u64::MAX, 1)];
+        let mut messages: Vec<_> =
+            places.map(|(view, sequence)| (0, story.pre_prepare(view, sequence, &batch(1)))).into();
+        messages.push((2, from_a_backup));
+        for (from, message) in messages {
+            story.hear(from, message);
+            story.one.sync();
+            assert_eq!(story.votes(), []);
+        }
+        assert!(story.one.logged().is_empty());
+        assert_eq!(story.one.protocol.view(), 0);
+    });
+}
+
+#[test]
+fn a_batch_that_no_client_asked_for_deposes_the_primary_that_vouches_for_it() {
+    both(|auth| {
+        let mut story = Story::new(auth);
+        let mut request = batch(1).requests()[0].clone();
+        request.signature = Some(Signature::from_bytes([7; 64]));
+        story.hear(0, story.pre_prepare(0, 1, &Batch::new(vec![request])));
+        story.one.sync();
+        assert_eq!((story.votes(), story.one.protocol.view()), (vec![], 1));
+        // A second one costs nothing any more.
+        story.hear(0, story.pre_prepare(0, 2, &batch(1)));
+        assert_eq!(story.one.protocol.view(), 1);
+    });
+}
+
+#[test]
+fn a_view_change_is_said_once_it_is_on_disk_and_ends_all_votes() {
+    both(|auth| {
+        let mut story = Story::new(auth);
+        story.hear(0, story.pre_prepare(0, 1, &batch(1)));
+        story.one.sync();
+        story.votes();
+        for _ in 0..20 {
+            story.one.pass(std::time::Duration::from_millis(100));
+        }
+        assert_eq!(story.one.protocol.view(), 1, "the batch brought nothing");
+        let changes = |story: &mut Story| {
+            story.one.sent().into_iter().filter(|(_, message)| matches!(message, Message::ViewChange(_))).count()
+        };
+        assert_eq!(changes(&mut story), 0);
+        story.one.sync();
+        assert!(changes(&mut story) >= 3);
+        for from in [2, 3] {
+            story.hear(from, story.prepare(from, 1, batch(1).digest()));
+        }
+        story.hear(0, story.pre_prepare(0, 2, &batch(2)));
+        story.one.sync();
+        assert_eq!(story.votes(), []);
+    });
+}
