@@ -12,7 +12,8 @@
 //! [`discovery`] finds peers through seeds and signed announcements; [`reputation`] judges them by what they
 //! do, and picks among them.
 //!
-//! [`partition`] tells on which side of a partition the application may go on, and when it has healed.
+//! [`partition`] tells on which side of a partition the application may go on, and when it has healed;
+//! [`metrics`] tell how the network is, and what every node thinks of every other.
 //!
 //! A node hosts those it needs, and links them: `members.link(&overlay, OverlayCommand::of_member)`, and so on.
 
@@ -24,6 +25,7 @@ pub mod crdt;
 pub mod discovery;
 pub mod heartbeat;
 pub mod membership;
+pub mod metrics;
 pub mod overlay;
 pub mod partition;
 pub mod reputation;

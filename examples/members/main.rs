@@ -1,0 +1,211 @@
+//! Nodes as processes that know who is there: killed, paused and restarted, and each time all tables agree again.
+//!
+//! Each node is an operating-system process with its own key and listener. The first is told nothing, each other the
+//! address of one that runs. They find each other (membership), keep a few links (overlay), agree on which side of a
+//! partition may go on, and tell each other what they think of whom. The program kills one, restarts it, pauses one, then
+//! more than half, and waits each time until every running node says what is the case.
+//!
+//! ```sh
+//! cargo run --release --example members
+//! cargo run --release --example members -- --watch    # disturb the processes yourself; ends with Ctrl-C
+//! ```
+
+mod node;
+mod processes;
+mod table;
+mod view;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, Subcommand};
+use mesh_core::NodeId;
+use mesh_gossip::partition::Mode;
+use processes::{Processes, State};
+use table::Table;
+use view::View;
+
+/// How often the tables are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long anything may take that is waited for; far more than it needs, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Starts nodes as processes, kills, pauses and restarts some, and checks that all agree on who is there.
+#[derive(Debug, Parser)]
+#[command(name = "members")]
+struct Arguments {
+    #[command(subcommand)]
+    role: Option<Role>,
+    /// How many nodes
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(5..=15))]
+    nodes: u8,
+    /// Disturb nobody, and show the table until interrupted
+    #[arg(long)]
+    watch: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// One node; the program starts these itself.
+    #[command(hide = true)]
+    Node {
+        #[arg(long)]
+        data: PathBuf,
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+        #[arg(long)]
+        seed: Option<SocketAddr>,
+        #[arg(long, default_value_t = 0)]
+        zone: u16,
+        #[arg(long, default_value_t = 3)]
+        founders: usize,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Some(Role::Node { data, listen, seed, zone, founders }) = arguments.role {
+        return match node::serve(&data, listen, seed, zone, founders) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let data = std::env::temp_dir().join(format!("mesh-members-{}", std::process::id()));
+    let outcome = Processes::create(&data, usize::from(arguments.nodes)).map_err(|error| error.to_string());
+    let outcome = outcome.and_then(|processes| {
+        let mut script = Script { processes, view: View::default() };
+        if arguments.watch { script.watch() } else { script.play() }
+    });
+    match outcome {
+        Ok(()) => {
+            // Keys and logs of nodes that are no more; what is left of them does no harm.
+            let _ = std::fs::remove_dir_all(&data);
+            println!("ok: all tables agreed after every trouble");
+            ExitCode::SUCCESS
+        }
+        Err(problem) => {
+            eprintln!("members: {problem}; the nodes' logs are in {}", data.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What is done to the nodes, and what is expected of them.
+struct Script {
+    processes: Processes,
+    view: View,
+}
+
+impl Script {
+    /// The first node alone, then all others with the address of one that runs.
+    fn start_all(&mut self) -> Result<(), String> {
+        for at in 0..self.processes.len() {
+            self.start(at)?;
+        }
+        self.until("all know each other, and may go on", Self::all_agree)
+    }
+
+    fn start(&mut self, at: usize) -> Result<(), String> {
+        let seed = self.processes.start(at).map_err(|error| error.to_string())?;
+        let told = seed.map_or_else(|| "nothing".to_owned(), |seed| format!("only {seed}"));
+        self.view.say(&format!("started node {}, told {told}", at + 1));
+        Ok(())
+    }
+
+    fn play(&mut self) -> Result<(), String> {
+        self.start_all()?;
+
+        self.say("killing node 3 (SIGKILL)");
+        self.processes.kill(2).map_err(|error| error.to_string())?;
+        self.until("the others know that node 3 is down, and go on", Self::all_agree)?;
+        self.say("restarting node 3");
+        self.start(2)?;
+        self.until("node 3 is back, and all agree", Self::all_agree)?;
+
+        self.say("pausing node 4 (SIGSTOP)");
+        self.processes.pause(3).map_err(|error| error.to_string())?;
+        self.until("the others know that node 4 does not answer, and go on", Self::all_agree)?;
+        self.say("resuming node 4 (SIGCONT)");
+        self.processes.resume(3).map_err(|error| error.to_string())?;
+        self.until("node 4 is back, and all agree", Self::all_agree)?;
+
+        let most = self.processes.len() / 2 + 1;
+        self.say(&format!("pausing nodes 1 to {most}: more than half"));
+        for at in 0..most {
+            self.processes.pause(at).map_err(|error| error.to_string())?;
+        }
+        self.until("the others may only read", |tables, _, _| {
+            !tables.is_empty() && tables.iter().all(|(_, table)| table.mode == Mode::ReadOnly)
+        })?;
+        self.say("resuming them");
+        for at in 0..most {
+            self.processes.resume(at).map_err(|error| error.to_string())?;
+        }
+        self.until("all are back, agree, and may go on", Self::all_agree)?;
+
+        self.say("stopping all in good order");
+        let problems = self.processes.stop();
+        if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
+    }
+
+    fn watch(&mut self) -> Result<(), String> {
+        self.start_all()?;
+        self.say("kill, kill -STOP and kill -CONT them as you like; Ctrl-C ends all");
+        loop {
+            self.view.show(&self.processes, &self.processes.tables());
+            thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    fn say(&mut self, text: &str) {
+        self.view.say(text);
+    }
+
+    /// Waits until the tables of those that run are as `wanted`.
+    fn until(
+        &mut self,
+        what: &str,
+        wanted: impl Fn(&[(NodeId, Table)], &BTreeSet<NodeId>, &BTreeSet<NodeId>) -> bool,
+    ) -> Result<(), String> {
+        let begin = Instant::now();
+        let running = self.processes.ids(|state| state == State::Runs);
+        let others = self.processes.ids(|state| state != State::Runs);
+        loop {
+            let tables = self.processes.tables();
+            self.view.show(&self.processes, &tables);
+            if tables.len() == running.len() && wanted(&tables, &running, &others) {
+                self.view.say(&format!("after {:.1} s: {what}", begin.elapsed().as_secs_f64()));
+                self.view.keep(&self.processes, &tables);
+                return Ok(());
+            }
+            if begin.elapsed() > PATIENCE {
+                self.view.keep(&self.processes, &tables);
+                return Err(format!("it did not come about in {PATIENCE:?} that {what}"));
+            }
+            thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    /// Whether each node knows all that run as alive and nobody else; thinks down just those that were here and do not
+    /// run, and knows from their reports that the others do; has neighbours; may go on; and all that run vote on that.
+    fn all_agree(tables: &[(NodeId, Table)], running: &BTreeSet<NodeId>, others: &BTreeSet<NodeId>) -> bool {
+        let gone: Vec<_> = tables.iter().map(|(_, table)| &table.gone).collect();
+        tables.iter().all(|(_, table)| {
+            table.alive == *running
+                && table.suspected.is_empty()
+                && table.gone == *others
+                && !table.links.is_empty()
+                && running.iter().all(|node| table.down_by.get(node) == Some(gone[0]))
+                && table.mode == Mode::Continue
+                && table.voters == Some(running.len())
+        })
+    }
+}

@@ -1,0 +1,139 @@
+//! One node: membership, overlay, partition handler and monitor over TCP. It says how things are, a line each time.
+
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use futures::executor::block_on;
+use futures::future::join4;
+use mesh_core::identity::SecretKey;
+use mesh_core::{Handle, MemWal, NodeBuilder, NodeHandle, NodeId, ProtocolId, SystemClock, run};
+use mesh_gossip::membership::{Membership, MembershipConfig, MembershipEvent, MembershipHandle as _, Profile, Status};
+use mesh_gossip::metrics::{Monitor, MonitorCommand, MonitorConfig, MonitorHandle as _};
+use mesh_gossip::overlay::{Overlay, OverlayCommand, OverlayConfig, OverlayHandle as _};
+use mesh_gossip::partition::{Partition, PartitionCommand, PartitionConfig, PartitionHandle as _};
+use mesh_transport_tcp::{Allow, TcpConfig, TcpControl, TcpTransport};
+
+use crate::table::Table;
+
+const MEMBERS: ProtocolId = ProtocolId(1);
+const OVERLAY: ProtocolId = ProtocolId(4);
+const PARTITION: ProtocolId = ProtocolId(6);
+const MONITOR: ProtocolId = ProtocolId(7);
+
+/// How often the node says how things are.
+const SAY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Runs a node until its input closes. `founders` of the nodes there are at first must know each other before any may go on.
+pub(crate) fn serve(
+    data: &Path,
+    listen: SocketAddr,
+    seed: Option<SocketAddr>,
+    zone: u16,
+    founders: usize,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let key = SecretKey::load_or_create(data.join("key"))?;
+    let me = key.node_id();
+    let mut config = TcpConfig::new(key, listen);
+    // On one machine, for show. Elsewhere, list who may take part.
+    config.allow = Allow::Anyone;
+    let book = config.address_book.clone();
+    seed.into_iter().for_each(|seed| book.add_seed(seed));
+    let transport = TcpTransport::bind(config)?;
+    let listens_at = transport.local_addr();
+
+    let mut node = NodeBuilder::new(me);
+    let profile = Profile { zone, address: listens_at.to_string().into(), ..Profile::default() };
+    let members = node.host(MEMBERS, Membership::new(MembershipConfig::local())?.profile(&profile)?);
+    let overlay = node.host(OVERLAY, Overlay::new(OverlayConfig { zone, ..OverlayConfig::default() })?);
+    let config = PartitionConfig { founders, ..PartitionConfig::default().faster(5) };
+    let partition = node.host(PARTITION, Partition::new(config, [])?);
+    let config = MonitorConfig { interval: Duration::from_millis(500), ..MonitorConfig::default() };
+    let monitor = Monitor::new(config, node.metrics())?;
+    let monitor = node.host(MONITOR, monitor);
+    members.link(&overlay, OverlayCommand::of_member);
+    members.link(&partition, PartitionCommand::of_member);
+    members.link(&monitor, MonitorCommand::of_member);
+    partition.link(&monitor, MonitorCommand::of_partition);
+
+    let node = node.build();
+    end_with_the_input(node.handle());
+    follow_members(me, members.clone(), transport.control());
+    println!("{listens_at}");
+    thread::spawn(move || say(&members, &overlay, &partition, &monitor));
+    Ok(block_on(run(node, transport, Arc::new(SystemClock::new()), Box::new(MemWal::new())))?)
+}
+
+/// Stops the node in good order when whoever started it closes its input, or is gone.
+fn end_with_the_input(node: NodeHandle) {
+    thread::spawn(move || {
+        // Nobody writes to it; an input that cannot be read is as good as closed.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        node.stop();
+    });
+}
+
+/// Joins through whom the transport has found at the seed's address, and tells the transport where members are.
+fn follow_members(me: NodeId, members: Handle<Membership>, transport: TcpControl) {
+    let mut events = members.events();
+    thread::spawn(move || {
+        let book = transport.address_book();
+        let mut known = None;
+        loop {
+            while let Some(event) = events.try_next() {
+                if let Ok(
+                    MembershipEvent::Joined(member)
+                    | MembershipEvent::Updated(member)
+                    | MembershipEvent::Rejoined(member),
+                ) = event
+                    && let Some(address) =
+                        std::str::from_utf8(&member.profile.address).ok().and_then(|text| text.parse().ok())
+                {
+                    book.set(member.node, [address]);
+                }
+            }
+            if known.replace(book.version()) != Some(book.version()) {
+                let found: Vec<_> = book.peers().into_keys().filter(|peer| *peer != me).collect();
+                if block_on(members.join(found)).is_err() {
+                    return;
+                }
+            }
+            thread::sleep(SAY_INTERVAL);
+        }
+    });
+}
+
+/// Says how things are until the node has stopped.
+fn say(
+    members: &Handle<Membership>,
+    overlay: &Handle<Overlay>,
+    partition: &Handle<Partition>,
+    monitor: &Handle<Monitor>,
+) {
+    loop {
+        let asked = join4(members.members(), overlay.links(), partition.status(), monitor.reports());
+        let (Ok(members), Ok(links), Ok(partition), Ok(reports)) = block_on(asked) else { return };
+        let with = |status: fn(Status) -> bool| {
+            members.iter().filter(move |member| status(member.status)).map(|member| member.node).collect()
+        };
+        let table = Table {
+            mode: partition.mode,
+            coordinator: partition.coordinator,
+            voters: partition.voters,
+            alive: with(|status| status == Status::Alive),
+            suspected: with(|status| status == Status::Suspect),
+            gone: with(|status| !status.is_live()),
+            zones: members.iter().map(|member| (member.node, member.profile.zone)).collect(),
+            links: links.iter().map(|link| link.node).collect(),
+            down_by: reports.into_iter().map(|report| (report.origin, Table::down_of(&report))).collect(),
+        };
+        // Whoever reads may be gone; then the input closes as well.
+        let mut out = io::stdout().lock();
+        let _ = writeln!(out, "{table}").and_then(|()| out.flush());
+        drop(out);
+        thread::sleep(SAY_INTERVAL);
+    }
+}

@@ -1,0 +1,193 @@
+//! Nodes as processes of this machine: started, killed, paused, resumed and stopped, and what they say.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mesh_core::NodeId;
+use mesh_core::identity::SecretKey;
+
+use crate::table::Table;
+
+/// How long a node may take to stop.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Runs,
+    Paused,
+    Dead,
+}
+
+/// What a node said last.
+type Said = Arc<Mutex<Option<Table>>>;
+
+/// One node: its key and address stay, its process comes and goes.
+struct Node {
+    id: NodeId,
+    directory: PathBuf,
+    address: Option<SocketAddr>,
+    process: Option<Child>,
+    state: State,
+    said: Said,
+}
+
+/// All nodes.
+pub(crate) struct Processes(Vec<Node>);
+
+impl Processes {
+    /// Makes a key and a directory below `data` for each node.
+    pub(crate) fn create(data: &Path, nodes: usize) -> io::Result<Self> {
+        let node = |number: usize| {
+            let directory = data.join(format!("node-{number}"));
+            fs::create_dir_all(&directory)?;
+            let key = SecretKey::load_or_create(directory.join("key")).map_err(io::Error::other)?;
+            let (address, process, said) = (None, None, Said::default());
+            Ok(Node { id: key.node_id(), directory, address, process, state: State::Dead, said })
+        };
+        (1..=nodes).map(node).collect::<io::Result<_>>().map(Self)
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Starts a node, and waits until it listens; the one address it was told, of a node that runs, if any does.
+    pub(crate) fn start(&mut self, at: usize) -> io::Result<Option<SocketAddr>> {
+        let seed = self.0.iter().filter(|node| node.state == State::Runs).find_map(|node| node.address);
+        let founders = self.0.len() / 2 + 1;
+        let node = &mut self.0[at];
+        let log = File::options().create(true).append(true).open(node.directory.join("log"))?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("node").arg("--data").arg(&node.directory);
+        command.args(["--zone", &(at % 2).to_string(), "--founders", &founders.to_string()]);
+        if let Some(seed) = seed {
+            command.args(["--seed", &seed.to_string()]);
+        }
+        if let Some(listen) = node.address {
+            command.args(["--listen", &listen.to_string()]);
+        }
+        // The pipe is never written to: it closes with this process, and the node sees that.
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn()?;
+        let mut lines = BufReader::new(process.stdout.take().ok_or_else(|| io::Error::other("no output"))?).lines();
+        let first = lines.next().transpose()?.unwrap_or_default();
+        let Ok(address) = first.parse() else {
+            let _ = process.kill();
+            process.wait()?;
+            return Err(io::Error::other(format!("node {} did not start", at + 1)));
+        };
+        (node.address, node.process, node.state) = (Some(address), Some(process), State::Runs);
+        // A process that was killed may have left a line that its reader is still to take: it goes nowhere.
+        node.said = Said::default();
+        let said = node.said.clone();
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                if let Ok(table) = line.parse() {
+                    *said.lock().unwrap_or_else(PoisonError::into_inner) = Some(table);
+                }
+            }
+        });
+        Ok(seed)
+    }
+
+    /// Kills a node: SIGKILL, so that it cannot say good-bye.
+    pub(crate) fn kill(&mut self, at: usize) -> io::Result<()> {
+        let node = &mut self.0[at];
+        node.state = State::Dead;
+        match node.process.take() {
+            Some(mut process) => {
+                process.kill()?;
+                process.wait().map(drop)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Pauses a node: SIGSTOP.
+    pub(crate) fn pause(&mut self, at: usize) -> io::Result<()> {
+        self.0[at].state = State::Paused;
+        self.signal(at, "STOP")
+    }
+
+    /// Resumes a node: SIGCONT. What it said before counts no more.
+    pub(crate) fn resume(&mut self, at: usize) -> io::Result<()> {
+        self.0[at].state = State::Runs;
+        *self.0[at].said.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.signal(at, "CONT")
+    }
+
+    fn signal(&self, at: usize, signal: &str) -> io::Result<()> {
+        let Some(process) = &self.0[at].process else { return Err(io::Error::other("the process does not run")) };
+        let sent = Command::new("kill").arg(format!("-{signal}")).arg(process.id().to_string()).status()?;
+        if sent.success() { Ok(()) } else { Err(io::Error::other(format!("kill ended with {sent}"))) }
+    }
+
+    /// The nodes whose processes are so.
+    pub(crate) fn ids(&self, wanted: impl Fn(State) -> bool) -> BTreeSet<NodeId> {
+        self.0.iter().filter(|node| wanted(node.state)).map(|node| node.id).collect()
+    }
+
+    /// What those that run said last.
+    pub(crate) fn tables(&self) -> Vec<(NodeId, Table)> {
+        let running = self.0.iter().filter(|node| node.state == State::Runs);
+        let said = |node: &Node| node.said.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        running.filter_map(|node| Some((node.id, said(node)?))).collect()
+    }
+
+    /// Each node, its process and how that is.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (NodeId, Option<u32>, State)> {
+        self.0.iter().map(|node| (node.id, node.process.as_ref().map(Child::id), node.state))
+    }
+
+    /// The number of a node, from 1.
+    pub(crate) fn number(&self, id: NodeId) -> usize {
+        self.0.iter().position(|node| node.id == id).map_or(0, |at| at + 1)
+    }
+
+    /// Asks all to stop in good order, and says which did not.
+    pub(crate) fn stop(&mut self) -> Vec<String> {
+        for process in self.0.iter_mut().filter_map(|node| node.process.as_mut()) {
+            drop(process.stdin.take());
+        }
+        let deadline = Instant::now() + STOP_PATIENCE;
+        let mut problems = Vec::new();
+        for (at, node) in self.0.iter_mut().enumerate() {
+            let Some(mut process) = node.process.take() else { continue };
+            node.state = State::Dead;
+            loop {
+                match process.try_wait() {
+                    Ok(Some(status)) if status.success() => break,
+                    Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(5)),
+                    Ok(status) => {
+                        problems.push(format!("node {} did not stop in good order: {status:?}", at + 1));
+                        let _ = process.kill();
+                        let _ = process.wait();
+                        break;
+                    }
+                    Err(error) => {
+                        problems.push(format!("node {}: {error}", at + 1));
+                        break;
+                    }
+                }
+            }
+        }
+        problems
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        // Whatever went wrong: no process outlives the program. SIGKILL ends a paused one as well.
+        for process in self.0.iter_mut().filter_map(|node| node.process.as_mut()) {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Stories of one node.
+
+use mesh_core::{Harness, wire};
+
+use super::*;
+
+const A: NodeId = NodeId(1);
+const B: NodeId = NodeId(2);
+
+fn node(config: MonitorConfig) -> (Harness<Monitor>, Metrics) {
+    let metrics = Metrics::default();
+    (Harness::new(NodeId(0), Monitor::new(config, &metrics).unwrap()), metrics)
+}
+
+fn think(node: &mut Harness<Monitor>, of: u128, opinion: Opinion) {
+    node.command(MonitorCommand::Opinion { node: NodeId(of), opinion });
+}
+
+fn report(origin: NodeId, life: u64, number: u64, age: Duration) -> Report {
+    Report {
+        origin,
+        life,
+        number,
+        age,
+        known: 1,
+        reachable: 1,
+        latency_us: 0,
+        frames_out_per_s: 0,
+        suspicions: 0,
+        opinions: Vec::new(),
+    }
+}
+
+fn kept(node: &Harness<Monitor>) -> Vec<(NodeId, u64, u64)> {
+    node.protocol.reports.values().map(|kept| (kept.report.origin, kept.report.life, kept.report.number)).collect()
+}
+
+#[test]
+fn half_of_a_round_trip_is_the_latency_and_echoes_of_others_are_none() {
+    let (mut node, metrics) = node(MonitorConfig::default());
+    think(&mut node, 1, Opinion::Alive);
+    node.pass(Duration::from_secs(3));
+    let sent = node.sent();
+    let [(A, Message::Reports { sent, .. })] = &sent[..] else { panic!("{sent:?}") };
+    let late = node.protocol.seal(Instant::ZERO + Duration::from_secs(1_000_000));
+    node.receive(A, Message::Echo { sent: late });
+    assert_eq!(metrics.histograms()["network_latency_nanos"].count(), 0);
+    node.pass(Duration::from_millis(20));
+    node.receive(A, Message::Echo { sent: *sent });
+    let latency = node.protocol.status().latency_mean;
+    assert!(latency >= Duration::from_millis(10) && latency < Duration::from_secs(2), "{latency:?}");
+}
+
+#[test]
+fn newer_reports_replace_older_ones_by_number_and_by_age_over_lives() {
+    let (mut node, metrics) = node(MonitorConfig::default());
+    think(&mut node, 1, Opinion::Alive);
+    think(&mut node, 2, Opinion::Alive);
+    node.pass(Duration::from_secs(100));
+    let told = |node: &mut Harness<Monitor>, report: Report| {
+        node.receive(B, Message::Reports { sent: 0, reports: vec![report] });
+        kept(node)
+    };
+    let second = Duration::from_secs(1);
+    assert_eq!(told(&mut node, report(A, 5, 7, second)), [(A, 5, 7)]);
+    assert_eq!(told(&mut node, report(A, 5, 6, Duration::ZERO)), [(A, 5, 7)], "an older one, late");
+    assert_eq!(told(&mut node, report(A, 4, 99, 2 * second)), [(A, 5, 7)], "of a life before");
+    assert_eq!(told(&mut node, report(A, 6, 1, Duration::ZERO)), [(A, 6, 1)], "of the next life");
+    assert_eq!(told(&mut node, report(A, 7, 1, Duration::MAX)), [(A, 6, 1)], "older than may be");
+    assert_eq!(told(&mut node, report(NodeId(9), 1, 1, second)), [(A, 6, 1)], "of a stranger");
+    assert_eq!(told(&mut node, report(NodeId(0), 1, 1, second)), [(A, 6, 1)], "of this node");
+    assert_eq!(metrics.snapshot()["network_strangers"], 1);
+    node.pass(Duration::from_secs(70));
+    assert_eq!(kept(&node), []);
+}
+
+#[test]
+fn packets_are_bounded_and_all_reports_have_their_turn() {
+    let (mut node, _) = node(MonitorConfig { fanout: 1, ..MonitorConfig::default() });
+    for peer in 1..=200 {
+        think(&mut node, peer, if peer % 3 == 0 { Opinion::Down } else { Opinion::Alive });
+    }
+    for peer in 1..=200 {
+        let reports = vec![report(NodeId(peer), 1, 1, Duration::ZERO)];
+        node.receive(A, Message::Reports { sent: 0, reports });
+    }
+    node.sent();
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..20 {
+        node.pass(Duration::from_secs(3));
+        for (to, message) in node.sent() {
+            assert_ne!(to.0 % 3, 0, "it is down");
+            assert!(wire::to_bytes(&message).len() + FRAME_OVERHEAD <= 1400);
+            let Message::Reports { reports, .. } = message else { continue };
+            assert_eq!(reports[0].opinions.len(), OPINIONS_MAX);
+            seen.extend(reports.iter().map(|report| report.origin));
+        }
+    }
+    assert_eq!(seen.len(), 201);
+}
+
+#[test]
+fn status_tells_connectivity_suspicions_recovery_and_who_dissents() {
+    let (mut node, metrics) = node(MonitorConfig::default());
+    for (of, opinion) in [(1, Opinion::Alive), (2, Opinion::Suspect), (3, Opinion::Down)] {
+        think(&mut node, of, opinion);
+    }
+    node.receive(A, Message::Reports { sent: 0, reports: vec![report(A, 1, 1, Duration::ZERO)] });
+    node.command(MonitorCommand::Recovered { recovery: Duration::from_millis(1_234) });
+    let status = node.protocol.status();
+    assert_eq!((status.known, status.reachable, status.connectivity_percent), (3, 2, 75.0));
+    assert_eq!((status.suspicions, status.recoveries, status.reports, status.dissenting), (1, 1, 1, 1));
+    assert_eq!(status.last_recovery, Some(Duration::from_millis(1_234)));
+    let counted = metrics.snapshot();
+    assert_eq!((counted["network_connectivity_permille"], counted["network_recovery_ms"]), (750, 1_234));
+    node.command(MonitorCommand::RemovePeer(NodeId(3)));
+    assert_eq!(node.protocol.status().dissenting, 0);
+}
+
+#[test]
+fn no_more_is_kept_than_may_be() {
+    let (mut node, _) = node(MonitorConfig { peers_max: 5, reports_max: 2, ..MonitorConfig::default() });
+    node.pass(Duration::from_secs(50));
+    (1..=6).for_each(|peer| think(&mut node, peer, Opinion::Alive));
+    let refused = MonitorReply::Done(Err(MonitorError::TooManyPeers { limit: 5 }));
+    assert_eq!(node.replies().pop().map(|(_, reply)| reply), Some(refused));
+    for (peer, age) in [(1, 9), (2, 7), (3, 5)] {
+        let reports = vec![report(NodeId(peer), 1, 1, Duration::from_secs(age))];
+        node.receive(A, Message::Reports { sent: 0, reports });
+    }
+    assert_eq!(kept(&node), [(NodeId(2), 1, 1), (NodeId(3), 1, 1)], "the oldest made room");
+}
+
+#[test]
+fn configurations_that_cannot_work_are_refused() {
+    assert_eq!(MonitorConfig::default().validate(), Ok(()));
+    let default = MonitorConfig::default;
+    for config in [
+        MonitorConfig { interval: Duration::ZERO, ..default() },
+        MonitorConfig { lifetime: Duration::from_secs(1), ..default() },
+        MonitorConfig { packet_len_max: 100, ..default() },
+        MonitorConfig { fanout: 0, ..default() },
+    ] {
+        assert!(config.validate().is_err(), "{config:?}");
+    }
+}
