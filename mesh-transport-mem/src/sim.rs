@@ -82,6 +82,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use mesh_core::frame::FRAME_LEN_MAX;
 use mesh_core::wal::LogConfig;
 use mesh_core::{Bytes, Instant, NodeBuilder, NodeError, NodeId, Protocol, ProtocolId, Rng64};
 
@@ -98,6 +99,8 @@ pub struct SimConfig {
     pub link: LinkConfig,
     /// How every disk behaves. Default: see [`DiskConfig`].
     pub disk: DiskConfig,
+    /// How long a frame is at most, in bytes: a node splits what is longer, and drops messages that are. Default: 4 MiB.
+    pub frame_len_max: usize,
     /// The sizes of every log. Default: segments of 64 KiB, so that many are begun and pruned.
     pub log: LogConfig,
     /// Whether nodes are told when others come up and go down, as TCP would, after up to
@@ -114,7 +117,14 @@ impl Default for SimConfig {
     fn default() -> Self {
         let mut log = LogConfig::default();
         (log.segment_len, log.record_len_max) = (64 << 10, 32 << 10);
-        Self { link: LinkConfig::default(), disk: DiskConfig::default(), log, peer_notices: true, trace_len: 200 }
+        Self {
+            link: LinkConfig::default(),
+            disk: DiskConfig::default(),
+            frame_len_max: FRAME_LEN_MAX,
+            log,
+            peer_notices: true,
+            trace_len: 200,
+        }
     }
 }
 

@@ -2,25 +2,28 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test target uses a part of it")]
 
+pub mod liar;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use mesh_core::{Events, Handle, Metrics, NodeId, ProtocolId, Rng64};
+use mesh_core::{Events, Handle, Keyring, Metrics, NodeId, ProtocolId, Rng64};
 use mesh_gossip::membership::{Membership, MembershipConfig, MembershipEvent, Profile, Status};
 use mesh_transport_mem::{Latency, LinkConfig, Sim, SimConfig};
+
+use liar::Liar;
 
 pub const MEMBERS: ProtocolId = ProtocolId(1);
 
 pub const SECOND: Duration = Duration::from_secs(1);
 
-/// How often the views are looked at.
-const GLANCE: Duration = Duration::from_millis(100);
-
 /// What a node's construction gives back.
 pub struct Seat {
     pub handle: Handle<Membership>,
     pub metrics: Metrics,
+    /// Of a node that says whatever it is told to say.
+    pub liar: Option<Handle<Liar>>,
     events: RefCell<Events<MembershipEvent>>,
 }
 
@@ -41,6 +44,8 @@ pub struct Cluster {
     pub ids: Vec<NodeId>,
     pub config: MembershipConfig,
     pub told: Told,
+    /// How often it is looked at what the nodes say and keep.
+    pub glance: Duration,
     /// Those that are down, cut off or asleep on purpose: others may say so, and they of others.
     pub excused: BTreeSet<NodeId>,
     /// What each says of each: who is gone, and at which incarnation.
@@ -63,11 +68,14 @@ impl Cluster {
     pub fn empty(seed: u64, config: MembershipConfig) -> Self {
         let mut sim_config = SimConfig::default();
         (sim_config.link, sim_config.peer_notices) = (link(0.0), false);
+        // No packet is longer: what is, is dropped, and makes the run fail.
+        sim_config.frame_len_max = config.packet_len_max;
         Self {
             sim: Sim::with_config(seed, sim_config),
             ids: Vec::new(),
             config,
             told: Told::default(),
+            glance: Duration::from_millis(100),
             excused: BTreeSet::new(),
             gone: BTreeMap::new(),
         }
@@ -100,16 +108,34 @@ impl Cluster {
     }
 
     pub fn add_with(&mut self, node: NodeId, seeds: &[NodeId], profile: Profile) {
+        self.add_sealed(node, seeds, profile, None);
+    }
+
+    /// Adds a node that has cluster keys, or has not.
+    pub fn add_sealed(&mut self, node: NodeId, seeds: &[NodeId], profile: Profile, keyring: Option<Keyring>) {
         let (config, seeds) = (self.config.clone(), seeds.to_vec());
         self.ids.push(node);
         self.sim.add_node(node, move |builder| {
+            keyring.iter().for_each(|keyring| builder.seal(keyring.clone()));
             let membership = Membership::new(config.clone()).expect("a valid configuration");
             let membership = membership.profile(&profile).expect("a short profile").seeds(seeds.clone());
             let metrics = builder.metrics().clone();
             let handle = builder.host(MEMBERS, membership.metrics(&metrics));
             let events = RefCell::new(handle.events());
-            Seat { handle, metrics, events }
+            Seat { handle, metrics, liar: None, events }
         });
+    }
+
+    /// Adds a node that takes part as the others see it, and says only what [`Liar`] is told to say.
+    pub fn add_liar(&mut self) -> NodeId {
+        let node = name(self.sim.seed(), 1 << 20);
+        self.sim.add_node(node, move |builder| {
+            let handle = builder.host(ProtocolId(99), Membership::new(MembershipConfig::lan()).expect("it is valid"));
+            let liar = Some(builder.host(MEMBERS, Liar::default()));
+            let events = RefCell::new(handle.events());
+            Seat { handle, metrics: builder.metrics().clone(), liar, events }
+        });
+        node
     }
 
     pub fn members(&self, node: NodeId) -> Option<&Membership> {
@@ -155,7 +181,7 @@ impl Cluster {
     pub fn run(&mut self, time: Duration) {
         let end = self.sim.now() + time;
         while self.sim.now() < end {
-            self.sim.run_for(GLANCE.min(end - self.sim.now()));
+            self.sim.run_for(self.glance.min(end - self.sim.now()));
             self.look();
         }
     }
@@ -169,7 +195,7 @@ impl Cluster {
         while !condition(self) {
             let passed = self.sim.now() - begin;
             assert!(passed < within, "{what}: not within {within:?} (seed {})", self.sim.seed());
-            self.run(GLANCE);
+            self.run(self.glance);
         }
         self.sim.now() - begin
     }
@@ -183,7 +209,24 @@ impl Cluster {
                 let Some(event) = next else { break };
                 self.note(of, &event.expect("events are taken often enough"));
             }
+            self.check_bounds(of);
         }
+    }
+
+    /// What holds of every node at any time.
+    fn check_bounds(&self, of: NodeId) {
+        let Some(members) = self.members(of) else { return };
+        let (status, seed) = (members.status(), self.sim.seed());
+        let known = status.alive + status.suspected;
+        assert!(known <= self.config.max_members, "{of} knows {known} members (seed {seed})");
+        assert!(status.gone <= self.config.max_tombstones, "{of} has {} tombstones (seed {seed})", status.gone);
+        // Some are of members that are forgotten meanwhile.
+        assert!(
+            status.news <= 2 * (known + status.gone) + 16,
+            "{of} has {} news of {known} (seed {seed})",
+            status.news
+        );
+        assert_eq!(self.sim.handle(of).metrics.snapshot()["messages_too_long"], 0, "of {of} (seed {seed})");
     }
 
     fn note(&mut self, of: NodeId, event: &MembershipEvent) {
@@ -192,7 +235,9 @@ impl Cluster {
             MembershipEvent::Suspected { .. } => self.told.suspicions += 1,
             MembershipEvent::Down { node, incarnation } => {
                 self.told.downs += 1;
-                if !self.excused.contains(node) && !self.excused.contains(&of) {
+                // Who is made up is rightly down.
+                let is_excused = |node| self.excused.contains(node) || !self.ids.contains(node);
+                if !is_excused(node) && !is_excused(&of) {
                     self.told.false_downs.push((of, *node));
                 }
                 self.gone.insert((of, *node), *incarnation);

@@ -17,7 +17,7 @@ impl<H: 'static> Sim<H> {
         let machine = &mut self.machines[at];
         let node = machine.id;
         machine.failure = None;
-        match machine.boot(seed, self.config.log.clone()) {
+        match machine.boot(seed, self.config.log.clone(), self.config.frame_len_max) {
             Ok(()) => {
                 self.trace.add(self.now, TraceEvent::Started { node, incarnation: machine.incarnation });
                 if let Some(running) = &mut machine.running {

@@ -80,11 +80,12 @@ impl<H> Machine<H> {
     }
 
     /// Builds the node anew and recovers it from the disk; it has not started yet.
-    pub(super) fn boot(&mut self, seed: u64, log: LogConfig) -> Result<(), NodeError> {
+    pub(super) fn boot(&mut self, seed: u64, log: LogConfig, frame_len_max: usize) -> Result<(), NodeError> {
         self.incarnation += 1;
         let mut builder = NodeBuilder::new(self.id).seed(seed);
         self.handle = Some((self.boot)(&mut builder));
         let mut core = builder.build();
+        core.set_frame_len_max(frame_len_max);
         let (log, recovered) = Log::open(self.disk.clone(), self.id, log)?;
         let mut recovery = Recovery { log, recovered: Some(recovered) };
         core.recover(&mut recovery)?;

@@ -1,0 +1,215 @@
+//! What a network or a member that lies can do to clusters of members, at three sizes: little.
+
+mod support;
+
+use mesh_core::{Bytes, NodeId, Rng64, Wire};
+use mesh_gossip::membership::{
+    METADATA_LEN_MAX, MembershipConfig, MembershipHandle as _, Profile, SetProfileError, Status,
+};
+use mesh_transport_mem::{Latency, LinkConfig};
+use support::liar::Liar;
+use support::{Cluster, MEMBERS, SECOND, link, name};
+
+/// Sizes and a seed for each.
+const SIZES: [(usize, u64); 3] = [(5, 1), (16, 2), (128, 3)];
+
+fn agree_and_know_the_same(cluster: &Cluster) -> bool {
+    cluster.all_agree() && cluster.same_digest()
+}
+
+/// What a liar claims of a member: its kind, and what follows name and incarnation.
+fn update(kind: u8, node: NodeId, incarnation: u64, rest: &[u8]) -> Vec<u8> {
+    let mut body = vec![kind];
+    node.encode(&mut body);
+    incarnation.encode(&mut body);
+    body.extend_from_slice(rest);
+    let mut update = Vec::new();
+    (body.len() as u64).encode(&mut update);
+    [update, body].concat()
+}
+
+/// A message of news.
+fn gossip(updates: &[Vec<u8>]) -> Bytes {
+    let mut message = vec![1, 4];
+    (updates.len() as u64).encode(&mut message);
+    updates.iter().for_each(|update| message.extend_from_slice(update));
+    message.into()
+}
+
+const ALIVE: u8 = 0;
+const SUSPECT: u8 = 2;
+const DOWN: u8 = 3;
+const LEFT: u8 = 4;
+/// An empty profile.
+const NO_PROFILE: [u8; 3] = [0, 0, 0];
+
+/// A cluster that knows a liar as one of its members.
+fn with_liar(seed: u64, nodes: usize) -> (Cluster, NodeId) {
+    let mut cluster = Cluster::joined(seed, nodes);
+    let liar = cluster.add_liar();
+    cluster.excused.insert(liar);
+    for to in cluster.ids.clone() {
+        say(&cluster, liar, to, gossip(&[update(ALIVE, liar, 1, &NO_PROFILE)]));
+    }
+    cluster.run(SECOND);
+    (cluster, liar)
+}
+
+fn say(cluster: &Cluster, liar: NodeId, to: NodeId, bytes: Bytes) {
+    cluster.sim.handle(liar).liar.as_ref().expect("it lies").cast((to, bytes)).expect("there is room");
+}
+
+fn liar_of(cluster: &Cluster, liar: NodeId) -> &Liar {
+    cluster.sim.protocol(liar, MEMBERS).expect("it is up")
+}
+
+/// Whether those that are real know each other as live, and nobody else, the liar aside.
+fn real_ones_agree(cluster: &Cluster, liar: NodeId) -> bool {
+    cluster.up().iter().all(|of| {
+        let live = |node: &NodeId| cluster.status(*of, *node).is_some_and(Status::is_live);
+        let members = cluster.members(*of).expect("it is up");
+        let others = members.live() - usize::from(live(&liar));
+        others + 1 == cluster.ids.len() && cluster.ids.iter().all(|node| node == of || live(node))
+    })
+}
+
+#[test]
+fn s14_repetition_and_disorder_of_packets_take_nobody_down() {
+    for (nodes, seed) in SIZES {
+        let mut cluster = Cluster::joined(seed, nodes);
+        let millis = std::time::Duration::from_millis;
+        let latency = Latency::between(millis(1), millis(150));
+        cluster.sim.set_links(LinkConfig { latency, duplicate: 1.0, reorder: 0.5, ..link(0.05) });
+        cluster.run(if nodes > 100 { 30 } else { 300 } * SECOND);
+        assert_eq!((cluster.told.downs, cluster.told.rejoins), (0, 0));
+        cluster.sim.set_links(link(0.0));
+        cluster.until("all know the same", 10 * SECOND, agree_and_know_the_same);
+    }
+}
+
+#[test]
+fn s14_damaged_cut_spliced_and_replayed_packets_take_nobody_down() {
+    for (nodes, seed) in SIZES {
+        let (mut cluster, liar) = with_liar(seed, nodes);
+        // It hears pings, and news of a change.
+        cluster.crash(cluster.ids[nodes - 1]);
+        cluster.run(15 * SECOND);
+        cluster.sim.restart(cluster.ids[nodes - 1]);
+        cluster.run(15 * SECOND);
+        let heard = liar_of(&cluster, liar).heard.clone();
+        assert!(!heard.is_empty(), "it is probed like others");
+        let mut rng = Rng64::from_seed(seed, "damage");
+        for round in 0..2_000 {
+            let (from, one) = rng.choose(&heard).expect("something was heard").clone();
+            let (_, other) = rng.choose(&heard).expect("something was heard").clone();
+            let mut bytes = one.to_vec();
+            match round % 4 {
+                0 => {
+                    for _ in 0..=rng.below(3) {
+                        let bit = rng.below(bytes.len() as u64 * 8) as usize;
+                        bytes[bit / 8] ^= 1 << (bit % 8);
+                    }
+                }
+                1 => bytes.truncate(rng.below(bytes.len() as u64) as usize),
+                2 => {
+                    bytes.truncate(rng.below(bytes.len() as u64) as usize);
+                    bytes.extend_from_slice(&other[rng.below(other.len() as u64) as usize..]);
+                }
+                _ => {} // as it was, but from an earlier time
+            }
+            let to = if rng.chance(1, 2) { from } else { *rng.choose(&cluster.ids).expect("there are nodes") };
+            say(&cluster, liar, to, bytes.into());
+            if round % 20 == 0 {
+                cluster.run(SECOND / 10);
+            }
+        }
+        cluster.until("the real ones agree", 60 * SECOND, |cluster| real_ones_agree(cluster, liar));
+        assert_eq!(cluster.told.false_downs, []);
+    }
+}
+
+#[test]
+fn s12_what_a_liar_says_of_others_takes_nobody_down() {
+    for (nodes, seed) in SIZES {
+        let (mut cluster, liar) = with_liar(seed, nodes);
+        let mut rng = Rng64::from_seed(seed, "lies");
+        for _ in 0..100 {
+            let about = *rng.choose(&cluster.ids).expect("there are nodes");
+            let known = cluster.members(cluster.ids[0]).and_then(|of| of.incarnation_of(about)).unwrap_or(0);
+            let incarnation = match rng.below(4) {
+                0 => known,
+                1 => known + 1,
+                2 => known + (1 << 19),
+                _ => u64::MAX - rng.below(2),
+            };
+            let lie = match rng.below(4) {
+                0 => update(SUSPECT, about, incarnation, &[2, 1, 2, 3, 4, 5, 6, 7, 8]),
+                1 => update(DOWN, about, incarnation, &[0]),
+                2 => update(LEFT, about, incarnation, &[0]),
+                _ => update(ALIVE, about, incarnation, &NO_PROFILE),
+            };
+            for to in cluster.ids.clone() {
+                say(&cluster, liar, to, gossip(std::slice::from_ref(&lie)));
+            }
+            cluster.run(SECOND / 5);
+        }
+        cluster.until("the real ones agree", 60 * SECOND, |cluster| real_ones_agree(cluster, liar));
+        assert_eq!(cluster.told.false_downs, []);
+    }
+}
+
+#[test]
+fn s15_made_up_members_die_and_what_they_cost_is_bounded() {
+    for (nodes, seed) in SIZES {
+        let (mut cluster, liar) = with_liar(seed, nodes);
+        let (mut rng, mut said) = (Rng64::from_seed(seed, "names"), 0);
+        for _ in 0..10 {
+            let names: Vec<_> = (0..20)
+                .map(|_| NodeId(u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64())))
+                .map(|node| update(ALIVE, node, 1, &NO_PROFILE))
+                .collect();
+            let message = gossip(&names);
+            said += message.len();
+            let to = *rng.choose(&cluster.ids).expect("there are nodes");
+            say(&cluster, liar, to, message);
+            cluster.run(SECOND / 10);
+        }
+        // What goes back to the one that says so is no more than twice what it says, beside its share of probes.
+        let heard = liar_of(&cluster, liar).bytes_in;
+        let passed = cluster.sim.now().as_nanos() / 1_000_000_000;
+        assert!(heard <= 2 * said + 4_000 * passed as usize, "{heard} bytes for {said}");
+        let known = cluster.members(cluster.ids[0]).map_or(0, |of| of.live());
+        assert!(known > nodes, "they are believed at first");
+        cluster.until("the real ones agree", 1_200 * SECOND, |cluster| real_ones_agree(cluster, liar));
+        assert_eq!(cluster.told.false_downs, []);
+    }
+}
+
+#[test]
+fn s16_profiles_as_long_as_they_may_be_come_to_all_and_longer_ones_are_refused() {
+    for (nodes, seed) in SIZES {
+        let mut cluster = Cluster::empty(seed, MembershipConfig::lan());
+        let profile = |at: usize| Profile {
+            zone: at as u16,
+            address: vec![at as u8; 128].into(),
+            metadata: vec![at as u8; METADATA_LEN_MAX].into(),
+        };
+        let seeds: Vec<_> = (0..3).map(|at| name(seed, at)).collect();
+        for at in 0..nodes {
+            cluster.add_with(name(seed, at), &seeds, profile(at));
+        }
+        cluster.until("all know all", 30 * SECOND, agree_and_know_the_same);
+        let knows = |of: NodeId, at: usize| {
+            cluster.members(of).and_then(|of| of.member(cluster.ids[at])).is_some_and(|m| m.profile == profile(at))
+        };
+        assert!((0..nodes).all(|of| (0..nodes).all(|at| of == at || knows(cluster.ids[of], at))));
+        // What is too long is refused at once, and nothing is told of it.
+        let long = Profile { metadata: vec![0; METADATA_LEN_MAX + 1].into(), ..Profile::default() };
+        let call = cluster.sim.handle(cluster.ids[0]).handle.set_profile(long);
+        let answer = cluster.sim.wait(SECOND, call).expect("it is answered");
+        assert!(matches!(answer, Err(SetProfileError::TooLong(error)) if error.len == METADATA_LEN_MAX + 1));
+        let updates = cluster.members(cluster.ids[1]).and_then(|of| of.member(cluster.ids[0]));
+        cluster.run(2 * SECOND);
+        assert_eq!(cluster.members(cluster.ids[1]).and_then(|of| of.member(cluster.ids[0])), updates);
+    }
+}

@@ -1,0 +1,258 @@
+//! What clusters of members live through, at three sizes: restarts, returns, clocks, keys, and long times.
+
+mod support;
+
+use std::time::Duration;
+
+use mesh_core::keyring::SEAL_LEN;
+use mesh_core::{ClusterKey, Keyring, NodeId};
+use mesh_gossip::membership::{MembershipCommand, MembershipConfig, Profile, Status};
+use support::{Cluster, SECOND, name};
+
+/// Sizes and a seed for each.
+const SIZES: [(usize, u64); 3] = [(5, 1), (16, 2), (128, 3)];
+
+fn agree_and_know_the_same(cluster: &Cluster) -> bool {
+    cluster.all_agree() && cluster.same_digest()
+}
+
+fn address(at: usize) -> Profile {
+    Profile { address: vec![9, at as u8, (at >> 8) as u8].into(), ..Profile::default() }
+}
+
+#[test]
+fn s10_a_rolling_restart_at_new_addresses_takes_nobody_else_down() {
+    for (nodes, seed) in SIZES {
+        let mut cluster = Cluster::joined(seed, nodes);
+        cluster.run(10 * SECOND);
+        for at in 0..nodes {
+            let node = cluster.ids[at];
+            cluster.excused.insert(node);
+            cluster.sim.crash(node);
+            cluster.forget_words_of(node);
+            cluster.run(SECOND / 2);
+            // It knows nothing of its incarnations before.
+            cluster.sim.restart(node);
+            cluster.sim.handle(node).handle.cast(MembershipCommand::SetProfile(address(at))).expect("there is room");
+            cluster.run(SECOND);
+        }
+        let moved = |cluster: &Cluster| {
+            let knows = |of: NodeId, at: usize| {
+                cluster.members(of).and_then(|of| of.member(cluster.ids[at])).is_some_and(|m| m.profile == address(at))
+            };
+            (0..nodes).all(|of| (0..nodes).all(|at| of == at || knows(cluster.ids[of], at)))
+        };
+        cluster.until("all know all, where they are now", 15 * SECOND, |cluster| {
+            agree_and_know_the_same(cluster) && moved(cluster)
+        });
+        assert_eq!((cluster.told.downs, cluster.told.rejoins), (0, 0), "each was back before it could be down");
+    }
+}
+
+#[test]
+fn s10_who_restarts_after_it_was_declared_down_is_back_at_a_higher_incarnation() {
+    for (nodes, seed) in SIZES {
+        let mut cluster = Cluster::joined(seed, nodes);
+        let (node, watcher) = (cluster.ids[nodes - 1], cluster.ids[0]);
+        for _ in 0..3 {
+            let before = cluster.members(watcher).and_then(|of| of.incarnation_of(node));
+            cluster.crash(node);
+            cluster.until("all know that it is down", 60 * SECOND, agree_and_know_the_same);
+            cluster.forget_words_of(node);
+            cluster.sim.restart(node);
+            cluster.until("all know that it is back", 10 * SECOND, agree_and_know_the_same);
+            assert!(cluster.members(watcher).and_then(|of| of.incarnation_of(node)) > before);
+        }
+        assert_eq!(cluster.told.false_downs, []);
+    }
+}
+
+#[test]
+fn s11_a_node_that_slept_past_all_tombstones_brings_nobody_back() {
+    for (nodes, seed) in SIZES {
+        // Each forgets at a time of its own.
+        let mut cluster = Cluster::empty(seed, MembershipConfig::lan());
+        let seeds: Vec<_> = (0..3).map(|at| name(seed, at)).collect();
+        for at in 0..nodes {
+            cluster.config.tombstone_time = Duration::from_secs(60 + at as u64 % 7 * 10);
+            cluster.add(&seeds);
+        }
+        cluster.until("all know all", 30 * SECOND, Cluster::all_agree);
+        let (dead, sleeper) = (cluster.ids[nodes - 1], cluster.ids[nodes - 2]);
+        cluster.sim.pause(sleeper);
+        cluster.excused.insert(sleeper);
+        cluster.crash(dead);
+        cluster.run(400 * SECOND);
+        let awake: Vec<_> = cluster.up().into_iter().filter(|node| *node != sleeper).collect();
+        assert!(awake.iter().all(|of| cluster.status(*of, dead).is_none()), "it is forgotten");
+        cluster.sim.resume(sleeper);
+        for _ in 0..300 {
+            cluster.run(SECOND / 5);
+            let believed = awake.iter().filter(|of| cluster.status(**of, dead).is_some_and(Status::is_live)).count();
+            assert_eq!(believed, 0, "{nodes} nodes: the dead is told to be alive");
+        }
+        cluster.until("all know the same", 30 * SECOND, Cluster::all_agree);
+        assert_eq!(cluster.told.false_downs, []);
+    }
+}
+
+#[test]
+fn s13_clocks_that_jump_and_drift_and_drivers_that_pause_take_nobody_down() {
+    for (nodes, seed) in SIZES {
+        let mut cluster = Cluster::joined(seed, nodes);
+        for at in 0..nodes {
+            let tenth = 100_000_000;
+            cluster.sim.set_drift(cluster.ids[at], if at % 2 == 0 { tenth } else { -tenth });
+        }
+        let rounds = if nodes > 100 { 20 } else { 60 };
+        for round in 0..rounds {
+            let node = cluster.ids[round % nodes];
+            match round % 3 {
+                0 => cluster.sim.jump_clock(node, 3600 * SECOND),
+                // Shorter than a suspicion lasts; its timers are late, and its packets come at once.
+                1 => {
+                    cluster.sim.pause(node);
+                    cluster.run(SECOND);
+                    cluster.sim.resume(node);
+                }
+                _ => cluster.sim.jump_clock(node, Duration::from_millis(700)),
+            }
+            cluster.run(2 * SECOND);
+        }
+        assert_eq!((cluster.told.downs, cluster.told.rejoins), (0, 0));
+        cluster.until("all know the same", 20 * SECOND, agree_and_know_the_same);
+    }
+}
+
+// Cluster keys.
+
+fn key(number: u8) -> ClusterKey {
+    ClusterKey::from_bytes([number; 32])
+}
+
+/// Nodes that each have a ring of their own with key 1, and know each other.
+fn sealed(seed: u64, nodes: usize) -> (Cluster, Vec<Keyring>) {
+    let mut cluster = Cluster::empty(seed, MembershipConfig::lan());
+    // With the seal around it, a packet is as long as others.
+    cluster.config.packet_len_max -= SEAL_LEN;
+    let rings: Vec<_> = (0..nodes).map(|_| Keyring::new(key(1))).collect();
+    let seeds: Vec<_> = (0..3).map(|at| name(seed, at)).collect();
+    for (at, ring) in rings.iter().enumerate() {
+        cluster.add_sealed(name(seed, at), &seeds, address(at), Some(ring.clone()));
+    }
+    cluster.until("all know all", 30 * SECOND, Cluster::all_agree);
+    (cluster, rings)
+}
+
+#[test]
+fn s24_who_has_no_key_a_wrong_one_or_one_that_was_removed_joins_nothing() {
+    for (nodes, seed) in SIZES {
+        let (mut cluster, rings) = sealed(seed, nodes);
+        for ring in &rings {
+            ring.install(key(2)).and_then(|()| ring.use_key(key(2).id())).expect("there is room");
+        }
+        cluster.run(5 * SECOND);
+        rings.iter().for_each(|ring| ring.remove(key(1).id()).expect("it is not in use"));
+        let members = cluster.ids.clone();
+        for (at, ring) in [None, Some(Keyring::new(key(3))), Some(Keyring::new(key(1)))].into_iter().enumerate() {
+            let stranger = name(seed, 1000 + at);
+            cluster.excused.insert(stranger);
+            cluster.add_sealed(stranger, &members[..3], Profile::default(), ring);
+        }
+        cluster.run(20 * SECOND);
+        assert!(cluster.agree(&members), "{nodes} nodes");
+        assert!(cluster.ids[nodes..].iter().all(|of| cluster.members(*of).is_some_and(|of| of.members().count() == 0)));
+        assert_eq!(cluster.told.downs, 0);
+        assert!(cluster.count("frames_unsealed") > 0);
+    }
+}
+
+#[test]
+fn s24_keys_that_change_one_node_after_the_other_take_nobody_down() {
+    for (nodes, seed) in SIZES {
+        let (mut cluster, rings) = sealed(seed, nodes);
+        let pause = 20 * SECOND / nodes as u32;
+        let mut each = |change: &dyn Fn(&Keyring)| {
+            for ring in &rings {
+                change(ring);
+                cluster.run(pause);
+            }
+        };
+        each(&|ring| ring.install(key(2)).expect("there is room"));
+        each(&|ring| ring.use_key(key(2).id()).expect("it is installed"));
+        each(&|ring| ring.remove(key(1).id()).expect("it is not in use"));
+        cluster.until("all know the same", 10 * SECOND, agree_and_know_the_same);
+        assert_eq!((cluster.told.downs, cluster.told.rejoins), (0, 0));
+    }
+}
+
+#[test]
+fn s24_a_split_whose_sides_changed_to_keys_of_their_own_heals() {
+    for (nodes, seed) in SIZES {
+        let (mut cluster, rings) = sealed(seed, nodes);
+        cluster.excused.extend(cluster.ids.clone());
+        let (one, other) = (cluster.ids[..nodes / 2].to_vec(), cluster.ids[nodes / 2..].to_vec());
+        cluster.sim.partition(&[&one, &other]);
+        cluster.run(60 * SECOND);
+        for (at, ring) in rings.iter().enumerate() {
+            let new = key(if at < nodes / 2 { 2 } else { 3 });
+            ring.install(new.clone()).and_then(|()| ring.use_key(new.id())).expect("there is room");
+        }
+        let apart = |cluster: &Cluster| cluster.agree(&one) && cluster.agree(&other);
+        cluster.until("each side knows itself", 60 * SECOND, apart);
+        cluster.sim.heal();
+        cluster.until("all know all again", 30 * SECOND, agree_and_know_the_same);
+        // Where the common key was removed on one side, they do not hear each other until there is another one.
+        cluster.sim.partition(&[&one, &other]);
+        cluster.until("each side knows itself", 120 * SECOND, apart);
+        rings[..nodes / 2].iter().for_each(|ring| ring.remove(key(1).id()).expect("it is not in use"));
+        cluster.sim.heal();
+        cluster.run(20 * SECOND);
+        assert!(apart(&cluster));
+        rings[..nodes / 2].iter().for_each(|ring| ring.install(key(3)).expect("there is room"));
+        cluster.until("all know all again", 30 * SECOND, agree_and_know_the_same);
+    }
+}
+
+// Long times.
+
+#[test]
+fn s27_memory_news_and_traffic_are_flat_under_churn() {
+    // A per cent of the nodes a minute, one at least, for a day, four hours and half an hour.
+    for ((nodes, seed), minutes) in SIZES.into_iter().zip([1440, 240, 30]) {
+        let mut config = MembershipConfig::lan();
+        config.tombstone_time = 120 * SECOND;
+        let mut cluster = Cluster::empty(seed, config);
+        let seeds: Vec<_> = (0..3).map(|at| name(seed, at)).collect();
+        for _ in 0..nodes {
+            cluster.add(&seeds);
+        }
+        cluster.until("all know all", 30 * SECOND, Cluster::all_agree);
+        cluster.glance = 5 * SECOND;
+        let mut parts = Vec::new();
+        for _ in 0..3 {
+            let (frames, mut memory, mut gone) = (cluster.sim.stats().frames_sent, 0, 0);
+            for minute in 0..minutes / 3 {
+                let down: Vec<_> =
+                    (0..nodes.div_ceil(100)).map(|at| cluster.ids[(minute * 7 + at * 3) % nodes]).collect();
+                for node in &down {
+                    cluster.excused.insert(*node);
+                    cluster.sim.crash(*node);
+                    cluster.forget_words_of(*node);
+                }
+                cluster.run(30 * SECOND);
+                down.iter().for_each(|node| cluster.sim.restart(*node));
+                cluster.run(30 * SECOND);
+                let status = cluster.members(cluster.ids[0]).map(|of| of.status());
+                (memory, gone) = status.map_or((memory, gone), |of| (memory.max(of.memory), gone.max(of.gone)));
+            }
+            parts.push((cluster.sim.stats().frames_sent - frames, memory, gone));
+            cluster.until("all know the same", 30 * SECOND, agree_and_know_the_same);
+            let backlog = |of: &NodeId| cluster.members(*of).map_or(0, |of| of.status().suspected + of.status().news);
+            assert!(cluster.up().iter().all(|of| backlog(of) <= nodes), "{nodes} nodes have a backlog");
+        }
+        let ((frames, memory, gone), (frames_at_last, memory_at_last, gone_at_last)) = (parts[0], parts[2]);
+        assert!(frames_at_last < frames * 13 / 10, "{nodes} nodes: {parts:?}");
+        assert!(memory_at_last <= memory * 13 / 10 && gone_at_last <= gone + 2, "{nodes} nodes: {parts:?}");
+    }
+}
