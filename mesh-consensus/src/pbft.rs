@@ -180,6 +180,8 @@ pub struct Pbft<S: StateMachine> {
     proposed: u64,
     executed: u64,
     executed_at_tick: u64,
+    /// What was executed when this replica last found that it waits too long.
+    executed_when_late: u64,
     own_votes: VecDeque<(Lsn, OwnVote)>,
     /// Sequence numbers that something was heard of.
     touched: BTreeSet<u64>,
@@ -241,6 +243,7 @@ impl<S: StateMachine> Pbft<S> {
             proposed: 0,
             executed: 0,
             executed_at_tick: 0,
+            executed_when_late: 0,
             own_votes: VecDeque::new(),
             touched: BTreeSet::new(),
             stable: Certificate::genesis(),
@@ -452,6 +455,8 @@ impl<S: StateMachine> Protocol for Pbft<S> {
         if let (false, Some(change), Some(place)) = (self.active, self.own_change.clone(), self.changes.get_mut(me)) {
             *place = Some(Verified::by_us(change));
         }
+        self.learn_empty_batch();
+        self.accept_wanted(cx);
         self.execute(cx);
         self.on_tick(cx);
     }

@@ -442,3 +442,138 @@ impl Wire for Message {
         Ok(message)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use mesh_core::identity::{Ed25519, SecretKey};
+    use mesh_core::{NodeId, wire};
+    use proptest::prelude::*;
+
+    use super::super::replicas::ReplicaSet;
+    use super::super::request::{Nonce, Operation};
+    use super::super::{AuthMode, Record};
+    use super::*;
+
+    fn auth(n: u8) -> Authenticator {
+        let key = |n| SecretKey::from_seed([n; 32]);
+        let replicas = ReplicaSet::new("g", (0..4).map(|n| (NodeId(n.into()), key(n).public()))).unwrap();
+        Authenticator::new(replicas, AuthMode::Macs, Arc::new(key(n)), Arc::new(Ed25519::default())).unwrap()
+    }
+
+    fn certificate(sequence: u64, signers: &[u8]) -> Certificate {
+        let digest = Digest::of(b"state");
+        let sign = |n: &u8| {
+            let said = checkpoint_statement(ReplicaIndex(u16::from(*n)), sequence, digest);
+            (ReplicaIndex(u16::from(*n)), auth(*n).sign(&said))
+        };
+        Certificate { sequence, digest, signatures: signers.iter().map(sign).collect() }
+    }
+
+    fn view_change() -> ViewChange {
+        let claim = Claim { sequence: 9, digest: Digest::of(b"batch"), view: 1 };
+        let signature = Signature::from_bytes([7; 64]);
+        let (replica, stable) = (ReplicaIndex(2), certificate(8, &[0, 1, 3]));
+        ViewChange { replica, view: 2, stable, prepared: vec![claim], pre_prepared: vec![claim], signature }
+    }
+
+    fn messages() -> Vec<Message> {
+        let (digest, zero) = (Digest::of(b"batch"), auth(0));
+        let proof = zero.prove(&zero.statement(Kind::Commit, 1, 9, digest));
+        let vote = Vote { view: 1, sequence: 9, digest, proof: proof.clone() };
+        let operation = Operation::Open(Nonce { number: 1, tag: 2 });
+        let request = Request::unsigned(SecretKey::from_seed([9; 32]).public(), operation);
+        let batch = Batch::new(vec![request.clone()]);
+        let signature = Signature::from_bytes([7; 64]);
+        let outcome = Outcome::Executed { index: 3, output: Bytes::from_static(b"ok") };
+        vec![
+            Message::Request(request),
+            Message::PrePrepare(PrePrepare { view: 1, sequence: 9, batch: batch.clone(), proof }),
+            Message::Prepare(vote.clone()),
+            Message::Commit(vote),
+            Message::Checkpoint(CheckpointVote { sequence: 8, digest, signature }),
+            Message::ViewChange(Arc::new(view_change())),
+            Message::NewView(Arc::new(NewView { view: 2, view_changes: vec![view_change()], signature })),
+            Message::Status(Status { view: 2, active: false, executed: 9, stable: 8 }),
+            Message::Stable(certificate(8, &[0, 1, 2])),
+            Message::FetchBatch(digest),
+            Message::Batch(batch),
+            Message::FetchState(FetchState { digest, chunk: Some(3) }),
+            Message::Manifest(Manifest::of(8, b"state", 2)),
+            Message::Chunk(Chunk { digest, index: 3, bytes: Bytes::from_static(b"e") }),
+            Message::Reply(Reply { view: 1, session: SessionId(4), serial: 5, outcome }),
+        ]
+    }
+
+    #[test]
+    fn messages_read_back_and_a_later_version_may_add_to_their_end() {
+        for message in messages() {
+            let bytes = wire::to_bytes(&message);
+            assert_eq!(wire::from_bytes::<Message>(&bytes).as_ref(), Ok(&message));
+            let mut longer = bytes.to_vec();
+            longer.push(0);
+            assert!(wire::from_slice::<Message>(&longer).is_err(), "{message:?}");
+            longer[0] = VERSION + 1;
+            assert_eq!(wire::from_slice::<Message>(&longer).as_ref(), Ok(&message));
+            longer[0] = 0;
+            assert!(wire::from_slice::<Message>(&longer).is_err());
+            for len in 0..bytes.len() {
+                assert!(wire::from_slice::<Message>(&bytes[..len]).is_err(), "{len} bytes of {message:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_a_quorum_of_different_good_signatures() {
+        let one = auth(1);
+        assert!(certificate(8, &[0, 2, 3]).is_valid(&one) && certificate(8, &[0, 1, 2, 3]).is_valid(&one));
+        assert!(Certificate::genesis().is_valid(&one));
+        let bad = |change: fn(&mut Certificate)| {
+            let mut certificate = certificate(8, &[0, 2, 3]);
+            change(&mut certificate);
+            certificate
+        };
+        for bad in [
+            certificate(8, &[0, 2]),
+            certificate(8, &[0, 2, 2]),
+            certificate(8, &[3, 2, 0]),
+            certificate(0, &[0, 2, 3]),
+            bad(|certificate| certificate.sequence = 16),
+            bad(|certificate| certificate.sequence = u64::MAX),
+            bad(|certificate| certificate.digest = Digest::of(b"another")),
+            bad(|certificate| certificate.signatures[0].0 = ReplicaIndex(1)),
+            bad(|certificate| certificate.signatures[2].0 = ReplicaIndex(u16::MAX)),
+            // One bad signature beside a good quorum.
+            Certificate {
+                signatures: [certificate(8, &[0, 1, 2]).signatures, certificate(9, &[3]).signatures].concat(),
+                ..certificate(8, &[])
+            },
+        ] {
+            assert!(!bad.is_valid(&one), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_refused_or_have_one_encoding(bytes: Vec<u8>, kind in 0..15u8) {
+            let bytes = [&[VERSION, kind], &bytes[..]].concat();
+            if let Ok(message) = wire::from_slice::<Message>(&bytes) {
+                prop_assert_eq!(&wire::to_bytes(&message)[..], &bytes[..]);
+            }
+            let _ = wire::from_slice::<Record>(&bytes);
+        }
+
+        #[test]
+        fn what_a_forger_makes_of_a_message_is_refused_or_has_one_encoding(
+            which in 0..15usize, at: prop::sample::Index, forged: Vec<u8>,
+        ) {
+            let mut bytes = wire::to_bytes(&messages()[which]).to_vec();
+            let at = at.index(bytes.len() - 1) + 1;
+            bytes.splice(at..(at + forged.len()).min(bytes.len()), forged);
+            if let Ok(message) = wire::from_slice::<Message>(&bytes) {
+                prop_assert_eq!(&wire::to_bytes(&message)[..], &bytes[..]);
+            }
+        }
+    }
+}

@@ -58,15 +58,13 @@ impl<S: StateMachine> Pbft<S> {
 
     /// Lets a request wait for its execution, and tells the primary of it.
     pub(super) fn take_request(&mut self, cx: &mut Context<'_, Self>, from: NodeId, request: Verified<Request>) {
-        let message = Message::Request((*request).clone());
-        let put = self.pool.put(&self.config, request, cx.now());
-        let from_replica = self.replicas().index_of(from).is_some_and(|replica| replica != self.me());
-        if put == Put::New
-            && !from_replica
-            && !self.is_primary()
-            && let Some(primary) = self.replicas().node(self.primary())
+        let of_replica = self.replicas().index_of(from).is_some_and(|replica| replica != self.me());
+        let primary = self.primary_node();
+        let told = (!of_replica && !self.is_primary()).then(|| Message::Request((*request).clone()));
+        if self.pool.put(&self.config, request, cx.now()) == Put::New
+            && let Some(told) = told
         {
-            cx.send_volatile(primary, message);
+            cx.send_volatile(primary, told);
         }
     }
 
@@ -170,9 +168,11 @@ impl<S: StateMachine> Pbft<S> {
         let (me, primary) = (self.me(), self.primary());
         let slot = self.slot(sequence);
         slot.accept(choice);
+        slot.wanted = None;
         slot.accepted_at.get_or_insert(now);
         if me != primary {
-            // Its pre-prepare, or the view it began, is its prepare.
+            // Its pre-prepare, or the view it began, is its prepare. Where f + 1 commits stand for it, a quorum has
+            // prepared the batch, with it or without.
             slot.prepares.put(primary, choice, Standing::Good);
         }
         let lsn = cx.persist(Record::Accepted { view: choice.view, sequence, batch });
@@ -287,6 +287,17 @@ impl<S: StateMachine> Pbft<S> {
             if !self.batches.contains_key(&digest) {
                 self.fetch_batch(cx, digest);
             }
+        } else if self.active && view == self.view && slot.accepted_in(view).is_none() && slot.wanted.is_none() {
+            // Of f + 1 replicas one works, and says that a quorum took the batch: what the primary did not tell
+            // this replica, it takes from them.
+            let weak = self.auth.replicas().weak();
+            if slot.commits.reaches(weak, choice, is_good, |replica| culprits.push(replica)) {
+                slot.wanted = Some(digest);
+                match self.batches.get(&digest).cloned() {
+                    Some(batch) => self.accept(cx, sequence, batch),
+                    None => self.fetch_batch(cx, digest),
+                }
+            }
         }
         self.blame(cx, culprits);
     }
@@ -309,6 +320,15 @@ impl<S: StateMachine> Pbft<S> {
         let committed = self.slots.range(self.executed + 1..).filter_map(|(_, slot)| slot.committed);
         let chosen = self.chosen.values().copied();
         wanted.chain(committed).chain(chosen).filter(|digest| !self.batches.contains_key(digest)).collect()
+    }
+
+    /// Takes what the view begins with, as far as it is here.
+    pub(super) fn accept_wanted(&mut self, cx: &mut Context<'_, Self>) {
+        let here = |slot: &Slot| self.batches.get(&slot.wanted?).cloned();
+        let wanted: Vec<_> = self.slots.iter().filter_map(|(sequence, slot)| Some((*sequence, here(slot)?))).collect();
+        for (sequence, batch) in wanted {
+            self.accept(cx, sequence, batch);
+        }
     }
 
     /// Asks so many replicas for a batch that one of them works, others each time.
@@ -334,12 +354,8 @@ impl<S: StateMachine> Pbft<S> {
         if !self.missing_batches().contains(&digest) {
             return;
         }
-        self.batches.insert(digest, batch.clone());
-        let wanting: Vec<u64> =
-            self.slots.iter().filter(|(_, slot)| slot.wanted == Some(digest)).map(|(sequence, _)| *sequence).collect();
-        for sequence in wanting {
-            self.accept(cx, sequence, batch.clone());
-        }
+        self.batches.insert(digest, batch);
+        self.accept_wanted(cx);
         self.try_new_view(cx);
     }
 }

@@ -146,8 +146,10 @@ impl<S: StateMachine> Pbft<S> {
                 if view == self.view {
                     self.proposed = self.proposed.max(sequence);
                 }
+                let this_view = view == self.view;
                 let slot = self.slot(sequence);
                 slot.accept(choice);
+                slot.wanted.take_if(|_| this_view);
                 slot.prepares.put(primary, choice, Standing::Good);
                 slot.prepares.put(me, choice, Standing::Good);
             }

@@ -50,7 +50,6 @@ impl Slot {
     /// This replica takes a batch in a view.
     pub(super) fn accept(&mut self, accepted: Accepted) {
         self.accepted = Some(accepted);
-        self.wanted = None;
         self.claims.insert(accepted.digest, accepted.view);
         // What was prepared must stay vouched for. Of the rest the oldest goes.
         let kept = self.prepared.map(|prepared| prepared.digest);

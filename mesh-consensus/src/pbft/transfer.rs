@@ -5,7 +5,7 @@
 //! another chunk at a time; what is not answered until the next tick is asked of somebody else. Ordering goes
 //! on meanwhile, only execution waits.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{Bytes, Context, StateMachine};
 
@@ -20,6 +20,7 @@ use super::status::Peer;
 pub(super) struct Transfer {
     certificate: Certificate,
     manifest: Option<Manifest>,
+    /// Those of the manifest; before it is there, those of the checkpoint that was fetched before.
     chunks: Vec<Option<Bytes>>,
     /// The next chunk to ask for; they are asked for in turn, until all are there.
     next: usize,
@@ -44,8 +45,9 @@ impl<S: StateMachine> Pbft<S> {
         let Some(certificate) = self.checkpoints.certified.clone() else { return };
         let newer = self.repair.as_ref().is_none_or(|repair| repair.certificate.sequence < certificate.sequence);
         if newer {
-            let liars = self.repair.take().map(|repair| repair.liars).unwrap_or_default();
-            self.repair = Some(Transfer { certificate, manifest: None, chunks: Vec::new(), next: 0, liars });
+            let before = self.repair.take();
+            let (liars, had) = before.map(|before| (before.liars, before.chunks)).unwrap_or_default();
+            self.repair = Some(Transfer { certificate, manifest: None, chunks: had, next: 0, liars });
         }
         self.drive_transfer(cx);
     }
@@ -107,9 +109,13 @@ impl<S: StateMachine> Pbft<S> {
             // It may be that of a checkpoint asked for before.
             return;
         }
-        repair.chunks = vec![None; manifest.chunks.len()];
+        // Much of a later checkpoint may be as in the one that was being fetched.
+        let had: BTreeMap<Digest, Bytes> =
+            repair.chunks.drain(..).flatten().map(|bytes| (Digest::of(&bytes), bytes)).collect();
+        repair.chunks = manifest.chunks.iter().map(|digest| had.get(digest).cloned()).collect();
         repair.manifest = Some(manifest);
         self.drive_transfer(cx);
+        self.install_if_whole(cx);
     }
 
     pub(super) fn on_chunk(&mut self, cx: &mut Context<'_, Self>, from: ReplicaIndex, chunk: Chunk) {
@@ -126,16 +132,14 @@ impl<S: StateMachine> Pbft<S> {
         if let Some(place) = repair.chunks.get_mut(index) {
             *place = Some(chunk.bytes);
         }
-        if repair.chunks.iter().all(Option::is_some) {
-            self.install_state(cx);
-        } else {
-            self.ask_source(cx, from);
-        }
+        self.ask_source(cx, from);
+        self.install_if_whole(cx);
     }
 
-    /// Takes the state that was fetched in place of the own one.
-    fn install_state(&mut self, cx: &mut Context<'_, Self>) {
-        let Some(repair) = self.repair.take() else { return };
+    /// Takes the state that was fetched, once it is whole, in place of the own one.
+    fn install_if_whole(&mut self, cx: &mut Context<'_, Self>) {
+        let is_whole = |repair: &mut Transfer| repair.manifest.is_some() && repair.chunks.iter().all(Option::is_some);
+        let Some(repair) = self.repair.take_if(is_whole) else { return };
         let sequence = repair.certificate.sequence;
         let pieces: Vec<Bytes> = repair.chunks.into_iter().flatten().collect();
         let bytes = Bytes::from(pieces.concat());

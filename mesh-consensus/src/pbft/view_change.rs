@@ -266,16 +266,10 @@ impl<S: StateMachine> Pbft<S> {
         self.patience_from = cx.now();
         self.pool.restart(cx.now());
         self.learn_empty_batch();
-        for (sequence, digest) in choice.batches {
-            if !self.in_window(sequence) {
-                continue;
-            }
-            match self.batches.get(&digest).cloned() {
-                Some(batch) => self.accept(cx, sequence, batch),
-                None => self.fetch_batch(cx, digest),
-            }
+        self.accept_wanted(cx);
+        for digest in self.missing_batches() {
+            self.fetch_batch(cx, digest);
         }
-        self.chosen.clear();
         self.on_certified(cx, choice.stable);
         let (view, primary) = (self.view, self.primary_node());
         cx.emit(PbftEvent::ViewChanged { view, primary, active: true });
@@ -299,7 +293,8 @@ impl<S: StateMachine> Pbft<S> {
         Some(choice)
     }
 
-    fn learn_empty_batch(&mut self) {
+    /// The batch of gaps need not be asked for.
+    pub(super) fn learn_empty_batch(&mut self) {
         let empty = Batch::empty();
         if self.chosen.values().any(|digest| *digest == empty.digest())
             || self.slots.values().any(|slot| slot.wanted == Some(empty.digest()))
@@ -329,8 +324,7 @@ impl<S: StateMachine> Pbft<S> {
         if cx.now().since(since) < self.patience() {
             return;
         }
-        if self.active && self.is_behind() {
-            // The others go on: this replica has to catch up, and no other primary would help it.
+        if self.active && self.is_catching_up() {
             self.patience_from = cx.now();
             return;
         }
@@ -344,10 +338,12 @@ impl<S: StateMachine> Pbft<S> {
         Some(oldest.max(self.patience_from))
     }
 
-    /// Whether f + 1 replicas say that they have executed more: one of them works.
-    fn is_behind(&self) -> bool {
+    /// Whether f + 1 replicas have executed more, and this one follows: then another primary would not help it.
+    fn is_catching_up(&mut self) -> bool {
         let ahead = self.peers.iter().filter(|(_, peer)| peer.status.executed > self.executed).count();
-        ahead >= self.replicas().weak()
+        let follows = self.executed > self.executed_when_late;
+        self.executed_when_late = self.executed;
+        ahead >= self.replicas().weak() && follows
     }
 
     /// The message that this replica says about the view it is in, for one that is behind.

@@ -50,6 +50,69 @@ pub fn a_primary_that_tells_replicas_of_different_batches_forks_nothing_and_is_d
 }
 
 #[test]
+fn a_replica_that_the_primary_keeps_in_the_dark_executes_all_the_same() {
+    in_all_modes(|n, auth| {
+        let dark = key(n).node_id();
+        let mut group = group_with(1, n, auth, [1], &liar::keep_in_the_dark(dark));
+        let client = group.add_client();
+        for _ in 0..40 {
+            group.propose(client);
+            group.run(Duration::from_millis(50));
+        }
+        group.finish(10 * SECOND);
+        assert!(
+            group.correct.iter().filter(|node| **node != dark).all(|node| group.replica(*node).unwrap().view() == 0)
+        );
+    });
+}
+
+#[test]
+fn a_primary_that_orders_nothing_of_one_client_is_deposed() {
+    in_all_modes(|n, auth| {
+        let faults = (n - 1) / 3;
+        // The client is the first that the group adds.
+        let censored = key(100).public();
+        let mut group = group_with(1, n, auth, 1..=faults, &liar::censor(censored));
+        let (client, other) = (group.add_client(), group.add_client());
+        for _ in 0..20 {
+            group.propose(client);
+            group.propose(other);
+            group.run(Duration::from_millis(50));
+        }
+        group.finish(40 * SECOND);
+        assert_eq!(group.answered(), 40);
+    });
+}
+
+#[test]
+fn a_primary_that_orders_what_nobody_asked_for_is_deposed() {
+    in_all_modes(|n, auth| {
+        let faults = (n - 1) / 3;
+        let mut group = group_with(1, n, auth, 1..=faults, &liar::invent_requests());
+        load_and_finish(&mut group, 40 * SECOND);
+        assert_eq!(group.answered(), 80);
+    });
+}
+
+#[test]
+fn states_come_whole_from_those_who_do_not_spoil_them() {
+    in_all_modes(|n, auth| {
+        let faults = (n - 1) / 3;
+        let mut group = group_with(1, n, auth, n - faults + 1..=n, &liar::spoil_states());
+        let client = group.add_client();
+        let away = group.nodes[1];
+        group.sim.crash(away);
+        for _ in 0..60 {
+            group.propose(client);
+            group.run(Duration::from_millis(30));
+        }
+        group.sim.restart(away);
+        group.finish(20 * SECOND);
+        assert!(group.replica(away).unwrap().stable() > 16);
+    });
+}
+
+#[test]
 fn silent_liars_stop_nobody() {
     in_all_modes(|n, auth| {
         let faults = (n - 1) / 3;

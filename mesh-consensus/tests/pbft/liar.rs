@@ -9,7 +9,7 @@ use mesh_consensus::pbft::{
     AuthMode, Authenticator, Batch, Claim, Digest, Kind, Message, NewView, Pbft, PrePrepare, ReplicaSet, Request,
     Statement, ViewChange, Vote,
 };
-use mesh_core::identity::Ed25519;
+use mesh_core::identity::{Ed25519, PublicKey};
 use mesh_core::protocol::Outgoing;
 use mesh_core::{Context, Never, NodeId, Outbox, Protocol, RequestId, Rng64, SavedSnapshot};
 
@@ -177,6 +177,52 @@ pub fn equivocate() -> Lie {
             }
             message => vec![(to, message)],
         }
+    })
+}
+
+/// As primary tells one replica of nothing.
+pub fn keep_in_the_dark(dark: NodeId) -> Lie {
+    Arc::new(move |_, _, to, message| if to == dark { Vec::new() } else { vec![(to, message)] })
+}
+
+/// As primary orders nothing of one client.
+pub fn censor(client: PublicKey) -> Lie {
+    Arc::new(move |forger, _, to, message| match message {
+        Message::PrePrepare(told) => {
+            let left = told.batch.requests().iter().filter(|request| request.client != client).cloned().collect();
+            vec![(to, forger.pre_prepare(told.view, told.sequence, Batch::new(left)))]
+        }
+        Message::Commit(_) | Message::Prepare(_) => Vec::new(),
+        other => vec![(to, other)],
+    })
+}
+
+/// Orders what no client asked for.
+pub fn invent_requests() -> Lie {
+    Arc::new(|forger, _, to, message| match message {
+        Message::PrePrepare(told) => {
+            let mut requests = told.batch.requests().to_vec();
+            for request in &mut requests {
+                request.client = key(200).public();
+            }
+            vec![(to, forger.pre_prepare(told.view, told.sequence, Batch::new(requests)))]
+        }
+        other => vec![(to, other)],
+    })
+}
+
+/// Sends pieces of states that are not those asked for.
+pub fn spoil_states() -> Lie {
+    Arc::new(|_, _, to, message| match message {
+        Message::Chunk(mut chunk) => {
+            chunk.bytes = vec![7; chunk.bytes.len()].into();
+            vec![(to, Message::Chunk(chunk))]
+        }
+        Message::Manifest(mut manifest) => {
+            manifest.len = u64::MAX;
+            vec![(to, Message::Manifest(manifest))]
+        }
+        other => vec![(to, other)],
     })
 }
 

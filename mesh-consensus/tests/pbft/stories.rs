@@ -214,6 +214,31 @@ fn a_vote_for_another_batch_is_not_pooled_and_not_taken_back() {
 }
 
 #[test]
+fn what_the_primary_does_not_tell_is_taken_from_those_who_committed() {
+    both(|auth| {
+        let (mut story, batch) = (Story::new(auth), batch(1));
+        let digest = batch.digest();
+        story.hear(2, story.commit(2, 1, digest));
+        story.hear(3, Message::Batch(batch.clone()));
+        story.one.sync();
+        assert_eq!(story.votes(), [], "one replica may lie, and who asked for a batch?");
+        story.hear(3, story.commit(3, 1, digest));
+        let asked = story.one.sent().into_iter().filter(|(_, message)| *message == Message::FetchBatch(digest)).count();
+        assert_eq!(asked, 2, "one of them has it and works");
+        story.hear(3, Message::Batch(batch));
+        story.one.sync();
+        assert_eq!(story.votes(), [(Kind::Prepare, 1, digest)]);
+        story.hear(2, story.prepare(2, 1, digest));
+        story.one.sync();
+        story.one.sync();
+        assert_eq!(story.one.protocol.executed(), 1);
+        story.hear(0, story.pre_prepare(0, 1, &self::batch(2)));
+        story.one.sync();
+        assert!(story.votes().iter().all(|(_, _, voted)| *voted == digest));
+    });
+}
+
+#[test]
 fn pre_prepares_out_of_place_change_nothing() {
     both(|auth| {
         let mut story = Story::new(auth);
