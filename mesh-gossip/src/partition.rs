@@ -301,7 +301,7 @@ impl Partition {
 
     fn on_claim(&mut self, cx: &mut Context<'_, Self>, from: NodeId, claim: &Claim) {
         let now = cx.now();
-        if claim.term > self.term.saturating_add(TERM_JUMP_MAX) {
+        if self.is_beyond_belief(claim.term, claim.configuration) {
             return self.meter.refused.increment();
         }
         let has_quorum = !claim.valid.is_zero();
@@ -345,6 +345,12 @@ impl Partition {
         };
         cx.send(from, Message::Promise(promise));
         self.await_coordinator(cx);
+    }
+
+    /// Whether no node that does as programmed says this: terms rise slowly, and a configuration is not of a later term
+    /// than that of whoever knows it.
+    fn is_beyond_belief(&self, term: u64, configuration: Option<Configuration>) -> bool {
+        term > self.term.saturating_add(TERM_JUMP_MAX) || configuration.is_some_and(|known| known.version.term > term)
     }
 
     /// Whether this node may help another: it has promised to help nobody else, and nobody goes on by a lease of its

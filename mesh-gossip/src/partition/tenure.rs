@@ -9,7 +9,7 @@ use super::command::PartitionEvent;
 use super::config::Strategy;
 use super::message::{Claim, Message, Promise, Refuse};
 use super::voters::{Configuration, Electorate, Version, digest_of};
-use super::{Backing, Partition, TERM_JUMP_MAX, Timer};
+use super::{Backing, Partition, Timer};
 
 /// While a node has claimed for no longer than so many beats, it claims so many times as often.
 const HASTE: u32 = 4;
@@ -127,7 +127,7 @@ impl Partition {
     }
 
     pub(super) fn on_refuse(&mut self, cx: &mut Context<'_, Self>, refuse: &Refuse) {
-        if refuse.term > self.term.saturating_add(TERM_JUMP_MAX) {
+        if self.is_beyond_belief(refuse.term, refuse.configuration) {
             return self.meter.refused.increment();
         }
         let Some(tenure) = &self.tenure else { return };
@@ -247,7 +247,7 @@ impl Partition {
             };
         };
         let roll = |electorate: &Electorate| self.rolls.get(electorate.digest);
-        let version = Version { term, step: configuration.version.step + 1 };
+        let version = Version { term, step: configuration.version.step.saturating_add(1) };
         if let Some(next) = configuration.next {
             let has_heard = |s: &Supporter| in_term(s) && s.version >= Some(configuration.version);
             let carried = configuration.electorates().all(|electorate| {

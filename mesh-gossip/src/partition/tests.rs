@@ -1,5 +1,6 @@
 //! Stories of one node.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mesh_core::{Harness, NodeId};
@@ -113,6 +114,97 @@ fn promises_count_from_when_they_were_asked_for_and_late_ones_do_not() {
     node.receive(B, Message::Promise(promise));
     node.pass(SECOND);
     assert_eq!(node.events(), [], "asked for longer ago than a lease");
+    // One that was asked for four seconds ago lasts for not quite six more.
+    let mut node = self::node(A, quorum_of_two());
+    node.pass(SECOND);
+    let Some((_, Message::Claim(claim))) = node.sent().pop() else { panic!() };
+    node.pass(4 * SECOND);
+    node.receive(B, Message::Promise(Promise { term: claim.term, claimed: claim.sent, ..promise }));
+    node.pass(SECOND);
+    assert_eq!(node.events(), [PartitionEvent::ModeChanged(Mode::Continue)]);
+    node.pass(Duration::from_millis(4_950));
+    assert_eq!(node.events(), [PartitionEvent::ModeChanged(Mode::ReadOnly)]);
+}
+
+/// Promises what a coordinator asked for last, for some of those it asked, `behind` terms ago.
+fn help(node: &mut Harness<Partition>, who: &[NodeId], version: Option<Version>, view: u64, behind: u64) {
+    let mut claims = BTreeMap::new();
+    for (to, message) in node.sent() {
+        if let Message::Claim(claim) = message {
+            claims.insert(to, claim);
+        }
+    }
+    for from in who {
+        let Claim { term, sent, .. } = claims[from];
+        let (joins, asks, age) = (false, None, 0);
+        let promise = Promise { term: term - behind, claimed: sent, sent: 1, version, view, age, joins, asks };
+        node.receive(*from, Message::Promise(promise));
+    }
+    node.pass(SECOND);
+}
+
+#[test]
+fn voters_change_in_two_steps_and_each_takes_quorums_that_have_heard_of_the_one_before() {
+    const D: NodeId = NodeId(4);
+    let mut node = node(A, Strategy::KeepMajority);
+    node.pass(SECOND);
+    let three = node.protocol.view.digest();
+    help(&mut node, &[B, C], None, three, 0);
+    let first = node.protocol.configuration.expect("founded by all three");
+    assert_eq!((first.version.step, first.current.digest, first.next), (1, three, None));
+    assert_eq!(node.events(), [PartitionEvent::ModeChanged(Mode::Continue)]);
+
+    node.command(PartitionCommand::AddPeer(D));
+    let four = node.protocol.view.digest();
+    let all = [B, C, D];
+    help(&mut node, &[B, C], Some(first.version), 0, 0);
+    (0..6).for_each(|_| help(&mut node, &all, Some(first.version), 0, 0));
+    // This node and D are half of the next voters, with the smallest id, but no quorum of those there are.
+    help(&mut node, &[D], Some(first.version), four, 0);
+    assert_eq!(node.protocol.configuration, Some(first));
+    help(&mut node, &all, Some(first.version), four, 0);
+    let joint = node.protocol.configuration.expect("there are voters");
+    assert_eq!((joint.version.step, joint.current.digest, joint.next.map(|next| next.digest)), (2, three, Some(four)));
+    help(&mut node, &all, Some(first.version), four, 0);
+    assert_eq!(node.protocol.configuration, Some(joint), "nobody has heard of it");
+    // Others have heard of a later term: this one goes on in a later one, and its votes are to be given anew.
+    let Some((_, Message::Claim(claim))) = node.sent().pop() else { panic!() };
+    node.pass(Duration::from_millis(100));
+    node.receive(B, Message::Refuse(Refuse { term: claim.term + 5, configuration: None }));
+    assert_eq!(node.sent(), [], "nobody is released while leases run");
+    node.pass(SECOND);
+    help(&mut node, &all, Some(joint.version), four, 1);
+    assert_eq!(node.protocol.configuration, Some(joint), "these are of the term before");
+    help(&mut node, &all, Some(joint.version), four, 0);
+    let last = node.protocol.configuration.expect("there are voters");
+    assert_eq!((last.version.step, last.current.digest, last.next), (3, four, None));
+    assert!(last.version > joint.version && last.version.term == claim.term + 6);
+    // Whoever claims, it helps nobody while others go on by its leases.
+    node.sent();
+    node.receive(B, Message::Claim(Claim { valid: SECOND, configuration: Some(last), ..self::claim(claim.term + 9) }));
+    assert_eq!(node.sent(), []);
+    assert_eq!(node.events(), []);
+}
+
+#[test]
+fn a_node_takes_newer_voters_from_a_quorum_if_it_knows_none_and_refuses_older_ones() {
+    let mut node = node(C, Strategy::KeepMajority);
+    let of = |term, step| {
+        let version = Version { term, step };
+        Some(Configuration { version, current: Electorate { digest: 1, oldest: A }, next: None })
+    };
+    node.receive(A, Message::Claim(Claim { configuration: of(3, 7), ..claim(5) }));
+    assert_eq!(promises(&mut node)[0].1.version, None, "it may have known newer ones, and A has no quorum");
+    node.receive(A, Message::Claim(Claim { configuration: of(3, 7), valid: SECOND, ..claim(5) }));
+    assert_eq!(promises(&mut node)[0].1.version, Some(Version { term: 3, step: 7 }));
+    node.receive(A, Message::Release { term: 5 });
+    node.pass(11 * SECOND);
+    node.sent();
+    node.receive(B, Message::Claim(Claim { configuration: of(3, 6), ..claim(9) }));
+    let refused = Refuse { term: node.protocol.term, configuration: of(3, 7) };
+    assert!(node.sent().contains(&(B, Message::Refuse(refused))));
+    node.receive(B, Message::Claim(Claim { configuration: of(4, 1), ..claim(10) }));
+    assert_eq!(promises(&mut node)[0].1.version, Some(Version { term: 4, step: 1 }));
 }
 
 #[test]
@@ -124,9 +216,13 @@ fn strangers_and_terms_beyond_belief_are_counted_and_that_is_all() {
     node.sent();
     node.receive(NodeId(9), Message::Claim(claim(5)));
     node.receive(A, Message::Claim(claim(u64::MAX)));
+    // A configuration of a later term than the claim's would outdate all others for ever.
+    let version = Version { term: 6, step: u64::MAX };
+    let configuration = Configuration { version, current: Electorate { digest: 1, oldest: A }, next: None };
+    node.receive(A, Message::Claim(Claim { configuration: Some(configuration), ..claim(5) }));
     assert_eq!(node.sent(), []);
     let counted = metrics.snapshot();
-    assert_eq!((counted["partition_strangers"], counted["partition_refused"]), (1, 1));
+    assert_eq!((counted["partition_strangers"], counted["partition_refused"]), (1, 2));
     assert!(node.protocol.status(Instant::ZERO).term < 10);
 }
 
