@@ -440,7 +440,14 @@ impl<E> Events<E> {
     pub fn try_next(&mut self) -> Option<Result<E, Lagged>> {
         let mut state = lock(&self.queue.state);
         match std::mem::take(&mut state.lagged) {
-            0 => state.events.pop_front().map(Ok),
+            0 => {
+                let next = state.events.pop_front().map(Ok);
+                if state.events.is_empty() {
+                    // Gives back the room of a queue that was long for once.
+                    state.events.shrink_to(QUEUE_LEN_KEPT);
+                }
+                next
+            }
             missed => Some(Err(Lagged { missed })),
         }
     }

@@ -1,5 +1,6 @@
 //! The simulated network: what becomes of a frame on its way.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mesh_core::{Instant, Rng64};
@@ -53,18 +54,16 @@ pub(super) enum Fate {
     Congested { writable_at: Option<Instant> },
 }
 
-/// One direction between two nodes.
-#[derive(Clone, Copy, Debug)]
+/// One direction between two nodes, where it is not as all others are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Link {
     /// How many partitions and cuts lie across it.
     cuts: u32,
     congested: bool,
     /// Which of the network's settings; 0 is the default.
     setting: u32,
-    /// When the last byte sent so far has left.
+    /// When the last byte sent so far has left, where the bandwidth is limited.
     free_at: Instant,
-    /// When the last frame that keeps its place arrives.
-    last_arrival: Instant,
 }
 
 /// All links. Nodes are small numbers here.
@@ -73,8 +72,11 @@ pub(super) struct Network {
     nodes: usize,
     /// How long a row is: at least as many links as there are nodes.
     row_len: usize,
-    /// One row a sender.
-    links: Vec<Link>,
+    /// When the last frame that keeps its place arrives; one row a sender. There are thousands of nodes, and
+    /// millions of links: no more is kept of all of them.
+    arrivals: Vec<Instant>,
+    /// What else there is to know of a link, by sender and receiver.
+    links: BTreeMap<(u32, u32), Link>,
     settings: Vec<Setting>,
 }
 
@@ -94,14 +96,15 @@ impl Setting {
     }
 }
 
-impl Link {
-    const NEW: Self =
-        Self { cuts: 0, congested: false, setting: 0, free_at: Instant::ZERO, last_arrival: Instant::ZERO };
-}
-
 impl Network {
     pub(super) fn new(default: LinkConfig) -> Self {
-        Self { nodes: 0, row_len: 0, links: Vec::new(), settings: vec![Setting::new(default)] }
+        Self {
+            nodes: 0,
+            row_len: 0,
+            arrivals: Vec::new(),
+            links: BTreeMap::new(),
+            settings: vec![Setting::new(default)],
+        }
     }
 
     pub(super) fn add_node(&mut self) {
@@ -109,18 +112,26 @@ impl Network {
         if self.nodes > self.row_len {
             // Rows twice as long, so that thousands of nodes are added in the time of a few copies.
             let row_len = (self.row_len * 2).max(4);
-            let mut links = Vec::with_capacity(row_len * row_len);
-            for row in self.links.chunks(self.row_len.max(1)) {
-                links.extend_from_slice(row);
-                links.resize(links.len() + row_len - row.len(), Link::NEW);
+            let mut arrivals = Vec::with_capacity(row_len * row_len);
+            for row in self.arrivals.chunks(self.row_len.max(1)) {
+                arrivals.extend_from_slice(row);
+                arrivals.resize(arrivals.len() + row_len - row.len(), Instant::ZERO);
             }
-            (self.links, self.row_len) = (links, row_len);
+            (self.arrivals, self.row_len) = (arrivals, row_len);
         }
-        self.links.resize(self.nodes * self.row_len, Link::NEW);
+        self.arrivals.resize(self.nodes * self.row_len, Instant::ZERO);
     }
 
     fn link(&mut self, from: usize, to: usize) -> &mut Link {
-        &mut self.links[from * self.row_len + to]
+        self.links.entry((from as u32, to as u32)).or_default()
+    }
+
+    /// Changes all links; those that are then as all others are forgotten.
+    fn change_all(&mut self, change: impl Fn(&mut Link)) {
+        self.links.retain(|_, link| {
+            change(link);
+            *link != Link::default()
+        });
     }
 
     /// What all links do that have no setting of their own.
@@ -129,18 +140,18 @@ impl Network {
     }
 
     pub(super) fn set(&mut self, from: usize, to: usize, config: LinkConfig) {
-        if self.link(from, to).setting == 0 {
+        let setting = self.link(from, to).setting as usize;
+        if setting == 0 {
             self.link(from, to).setting = self.settings.len() as u32;
             self.settings.push(Setting::new(config));
         } else {
-            let setting = self.link(from, to).setting as usize;
             self.settings[setting] = Setting::new(config);
         }
     }
 
     /// Gives every link the default setting again.
     pub(super) fn reset(&mut self) {
-        self.links.iter_mut().for_each(|link| link.setting = 0);
+        self.change_all(|link| link.setting = 0);
         self.settings.truncate(1);
     }
 
@@ -155,11 +166,12 @@ impl Network {
     }
 
     pub(super) fn mend_all(&mut self) {
-        self.links.iter_mut().for_each(|link| link.cuts = 0);
+        self.change_all(|link| link.cuts = 0);
     }
 
     pub(super) fn is_cut(&self, from: usize, to: usize) -> bool {
-        self.links[from * self.row_len + to].cuts > 0
+        // Most of the time there are none, and this is asked for every frame.
+        !self.links.is_empty() && self.links.get(&(from as u32, to as u32)).is_some_and(|link| link.cuts > 0)
     }
 
     /// There is room again.
@@ -169,13 +181,16 @@ impl Network {
 
     /// Sends a frame of `len` bytes.
     pub(super) fn send(&mut self, from: usize, to: usize, len: usize, now: Instant, rng: &mut Rng64) -> Fate {
-        let link = &mut self.links[from * self.row_len + to];
-        let Setting { config, loss, duplicate, reorder } = &self.settings[link.setting as usize];
-        if link.cuts > 0 {
+        let key = (from as u32, to as u32);
+        let known = if self.links.is_empty() { None } else { self.links.get(&key) };
+        if known.is_some_and(|link| link.cuts > 0) {
             return Fate::Cut;
         }
+        let Setting { config, loss, duplicate, reorder } =
+            &self.settings[known.map_or(0, |link| link.setting as usize)];
         let mut leaves = now;
         if let Some(bandwidth) = config.bandwidth {
+            let link = self.links.entry(key).or_default();
             let time = |bytes| transfer_time(bytes, bandwidth);
             let waits = link.free_at - now;
             if waits > time(config.queue_bytes_max) {
@@ -193,8 +208,9 @@ impl Network {
         if reorder.happens(rng) {
             at += config.latency.draw(rng);
         } else {
-            at = at.max(link.last_arrival);
-            link.last_arrival = at;
+            let last = &mut self.arrivals[from * self.row_len + to];
+            at = at.max(*last);
+            *last = at;
         }
         let again = duplicate.happens(rng).then(|| at + config.latency.draw(rng));
         Fate::Arrives { at, again }
