@@ -41,12 +41,11 @@ impl Membership {
             (None, Claim::Left(age)) => self.on_unknown_gone(cx, node, incarnation, Status::Left, *age),
             (Some(known), _) if incarnation < known.incarnation => {}
             (Some(_), Claim::Alive(profile)) => self.on_alive(cx, node, incarnation, profile),
-            (Some(known), Claim::Refuted(check)) => {
-                if known.profile.check() == *check {
+            (Some(known), Claim::Refuted(check)) if known.profile.check() != *check => self.sync.want(node),
+            (Some(known), Claim::Refuted(_)) => {
+                if incarnation > known.incarnation {
                     let profile = known.profile.clone();
                     self.on_alive(cx, node, incarnation, &profile);
-                } else {
-                    self.sync.want(node);
                 }
             }
             (Some(known), Claim::Suspect(marks)) => {

@@ -157,6 +157,10 @@ impl Membership {
 
     /// What `to` should hear of itself: that it is thought to be suspect, down or gone.
     pub(super) fn about(&self, now: Instant, to: NodeId) -> Option<Update> {
+        // Most of the time all are alive, and this is asked for every ping.
+        if self.suspicions.is_empty() && self.tombstones.is_empty() {
+            return None;
+        }
         let entry = self.table.get(to).filter(|entry| entry.status != Status::Alive)?;
         self.update_from(now, entry, false)
     }

@@ -170,7 +170,14 @@ impl Wire for EncodedProfile {
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let before = reader.remaining();
-        Profile::decode(reader)?;
+        u16::decode(reader)?;
+        for len_max in [ADDRESS_LEN_MAX, METADATA_LEN_MAX] {
+            let len = reader.take_len()?;
+            if len > len_max {
+                return Err(DecodeError::Invalid("a profile is too long"));
+            }
+            reader.take(len)?;
+        }
         Ok(Self::new(&before[..before.len() - reader.remaining().len()]))
     }
 }
@@ -211,6 +218,7 @@ mod tests {
         let mut encoded = Vec::new();
         long.encode(&mut encoded);
         assert!(Profile::decode(&mut Reader::new(&encoded)).is_err());
+        assert!(EncodedProfile::decode(&mut Reader::new(&encoded)).is_err());
     }
 
     #[test]

@@ -59,7 +59,8 @@ pub(super) struct Table {
     live: usize,
     /// The live ones before it were probed in this round.
     probed: usize,
-    /// Open addressing: places in `entries` plus one, 0 where there is none.
+    /// Open addressing, as long as a power of two: a place in `entries` plus one in the low bits, and above them
+    /// bits of the hash, so that other members on the way need not be looked at. 0 where there is none.
     index: Vec<u32>,
     /// Makes it unknown to others which names collide in the index.
     key: u64,
@@ -125,8 +126,7 @@ impl Table {
         }
         self.digest = self.digest.wrapping_add(entry.digest());
         let (at, is_live) = (self.entries.len(), entry.status.is_live());
-        let slot = self.slot(entry.node);
-        self.index[slot] = at as u32 + 1;
+        self.point(entry.node, at);
         self.entries.push(entry);
         if is_live {
             self.revive(at);
@@ -221,10 +221,12 @@ impl Table {
 
     fn swap(&mut self, a: usize, b: usize) {
         if a != b {
-            let slots = [a, b].map(|at| self.slot(self.entries[at].node));
+            let nodes = [a, b].map(|at| self.entries[at].node);
+            let slots = nodes.map(|node| self.slot(node));
             self.entries.swap(a, b);
-            self.index[slots[0]] = b as u32 + 1;
-            self.index[slots[1]] = a as u32 + 1;
+            for (at, slot) in [b, a].into_iter().zip(slots) {
+                self.index[slot] = (self.index[slot] & !self.mask()) | (at as u32 + 1);
+            }
         }
     }
 
@@ -232,25 +234,46 @@ impl Table {
         if self.index.is_empty() {
             return None;
         }
-        (self.index[self.slot(node)] as usize).checked_sub(1)
+        self.place_in(self.slot(node))
     }
 
-    /// Where in the index `node` would be looked for first.
-    fn home(&self, node: NodeId) -> usize {
-        let hash = mix(hash_of(node) ^ self.key);
-        ((u128::from(hash) * self.index.len() as u128) >> 64) as usize
+    /// The place that a slot points to.
+    fn place_in(&self, slot: usize) -> Option<usize> {
+        ((self.index[slot] & self.mask()) as usize).checked_sub(1)
+    }
+
+    /// The bits of the index that are a place: it is never full, so that all places fit.
+    const fn mask(&self) -> u32 {
+        self.index.len() as u32 - 1
+    }
+
+    fn hash(&self, node: NodeId) -> u64 {
+        mix(hash_of(node) ^ self.key)
+    }
+
+    /// Where in the index what has this hash would be looked for first.
+    const fn home(&self, hash: u64) -> usize {
+        (hash >> 32) as usize & self.mask() as usize
     }
 
     /// The slot of `node`, or the free one where it would be.
     fn slot(&self, node: NodeId) -> usize {
-        let mut slot = self.home(node);
+        let (hash, mask) = (self.hash(node), self.mask());
+        let mut slot = self.home(hash);
         loop {
-            match self.index[slot] {
-                0 => return slot,
-                at if self.entries[at as usize - 1].node == node => return slot,
-                _ => slot = (slot + 1) % self.index.len(),
+            let word = self.index[slot];
+            let is_like = word & !mask == hash as u32 & !mask;
+            if word == 0 || is_like && self.entries[(word & mask) as usize - 1].node == node {
+                return slot;
             }
+            slot = (slot + 1) & mask as usize;
         }
+    }
+
+    /// Lets the index find `node` at a place in the entries.
+    fn point(&mut self, node: NodeId, at: usize) {
+        let slot = self.slot(node);
+        self.index[slot] = (self.hash(node) as u32 & !self.mask()) | (at as u32 + 1);
     }
 
     /// Frees a slot and moves back what had to go on because of it.
@@ -260,8 +283,8 @@ impl Table {
         self.index[free] = 0;
         loop {
             slot = (slot + 1) % len;
-            let Some(at) = (self.index[slot] as usize).checked_sub(1) else { return };
-            let home = self.home(self.entries[at].node);
+            let Some(at) = self.place_in(slot) else { return };
+            let home = self.home(self.hash(self.entries[at].node));
             // It may move to the free slot when that lies between its home and where it is.
             if (slot + len - home) % len >= (slot + len - free) % len {
                 self.index.swap(free, slot);
@@ -274,8 +297,7 @@ impl Table {
         let len = (self.index.len() * 2).max(8);
         self.index = vec![0; len];
         for at in 0..self.entries.len() {
-            let slot = self.slot(self.entries[at].node);
-            self.index[slot] = at as u32 + 1;
+            self.point(self.entries[at].node, at);
         }
     }
 }
