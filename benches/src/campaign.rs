@@ -36,9 +36,17 @@ pub type RunSeed = Box<dyn Fn(u64) -> Outcome + Sync>;
 pub struct Suite {
     /// What one asks for.
     pub name: &'static str,
-    /// Gets ready to run seeds, with a bug planted or without. The error is a sentence that lists
-    /// the bugs there are.
-    pub prepare: fn(plant: Option<&str>) -> Result<RunSeed, String>,
+    /// Gets ready to run seeds. The error is a sentence that says which wish cannot be met.
+    pub prepare: fn(&Wishes) -> Result<RunSeed, String>,
+}
+
+/// What one can ask of a suite.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    /// A bug that is planted; a wrong name gets a sentence that lists those there are.
+    pub plant: Option<String>,
+    /// How many nodes there are, where the suite lets one choose; otherwise the seed decides.
+    pub nodes: Option<usize>,
 }
 
 impl Suite {
@@ -58,9 +66,12 @@ impl Suite {
     }
 }
 
-fn prepare_raft(plant: Option<&str>) -> Result<RunSeed, String> {
+fn prepare_raft(wishes: &Wishes) -> Result<RunSeed, String> {
+    if wishes.nodes.is_some() {
+        return Err("the nodes of raft are drawn from the seed: leave --nodes out".to_owned());
+    }
     let scenario = scenario::raft::Scenario::default();
-    let scenario = match plant {
+    let scenario = match &wishes.plant {
         Some(plant) => scenario.planted(plant)?,
         None => scenario,
     };
@@ -75,15 +86,22 @@ fn prepare_raft(plant: Option<&str>) -> Result<RunSeed, String> {
     }))
 }
 
-fn prepare_gossip(plant: Option<&str>) -> Result<RunSeed, String> {
-    if let Some(plant) = plant {
+fn prepare_gossip(wishes: &Wishes) -> Result<RunSeed, String> {
+    if let Some(plant) = &wishes.plant {
         return Err(format!("there is no bug {plant:?}: in gossip none can be planted"));
     }
-    Ok(Box::new(|seed| {
-        let scenario::gossip::Outcome { simulated, frames, faults, violation } = scenario::gossip::run(seed);
+    let nodes = wishes.nodes;
+    if nodes.is_some_and(|nodes| !NODES.contains(&nodes)) {
+        return Err(format!("so many nodes cannot be simulated: choose from {} to {}", NODES.start(), NODES.end()));
+    }
+    Ok(Box::new(move |seed| {
+        let scenario::gossip::Outcome { simulated, frames, faults, violation } = scenario::gossip::run(seed, nodes);
         Outcome { simulated, frames, faults, violation }
     }))
 }
+
+/// How many nodes gossip can have.
+const NODES: std::ops::RangeInclusive<usize> = 5..=10_000;
 
 /// `DiskSlow` as `disk_slow`.
 fn snake_case(name: &str) -> String {
@@ -210,8 +228,14 @@ mod tests {
     #[test]
     fn a_wrong_suite_or_bug_gets_a_sentence_with_those_there_are() {
         assert!(Suite::named("rafts").unwrap_err().contains("raft"));
-        let raft = Suite::named("raft").unwrap();
-        assert!((raft.prepare)(Some("nothing")).err().unwrap().contains("nothing"));
+        let prepare = |suite: &str, plant: Option<&str>, nodes| {
+            let wishes = Wishes { plant: plant.map(str::to_owned), nodes };
+            (Suite::named(suite).unwrap().prepare)(&wishes).err()
+        };
+        assert!(prepare("raft", Some("nothing"), None).unwrap().contains("nothing"));
+        assert!(prepare("raft", None, Some(5)).unwrap().contains("--nodes"));
+        assert!(prepare("gossip", None, Some(4)).unwrap().contains("5 to 10000"));
+        assert!(prepare("gossip", None, Some(1024)).is_none());
     }
 
     #[test]

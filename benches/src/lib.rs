@@ -14,6 +14,7 @@ pub mod explore;
 pub mod hosts;
 pub mod log_load;
 pub mod ours;
+pub mod parallel;
 #[cfg(feature = "peers")]
 pub mod peers;
 pub mod plot;

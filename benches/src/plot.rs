@@ -15,6 +15,7 @@ use std::ops::RangeInclusive;
 use crate::cluster::Cell;
 use crate::contestant::Contestant;
 use crate::report::Report;
+use crate::suites::growth::SIZES;
 
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 440.0;
@@ -207,9 +208,44 @@ fn chart(report: &Report, growth: &Growth, base: Cell, figure: &str, y_label: &'
     (!lines.is_empty()).then_some(Chart { title, x, y_label, lines })
 }
 
-/// The pictures of what `report` has measured, with the names of their files: throughput with 64 in
-/// flight and latency with one, by nodes, payload and proposals in flight.
+/// The pictures of what `report` has measured, with the names of their files. Of Raft throughput with 64 in
+/// flight and latency with one, by nodes, payload and proposals in flight; of membership time, bytes and CPU by
+/// nodes.
 pub fn plots(report: &Report) -> Vec<(String, String)> {
+    raft_plots(report).into_iter().chain(membership_plots(report)).collect()
+}
+
+/// The pictures of membership: what it takes to learn of a member, and what it takes when nothing happens.
+fn membership_plots(report: &Report) -> Vec<(String, String)> {
+    let charts = [
+        ("time", "seconds", [("join_s", "all joined"), ("crash_s", "crash known to all")]),
+        (
+            "bytes",
+            "bytes",
+            [("join_bytes_per_member", "join, a member"), ("idle_bytes_per_node_s", "idle, a node and s")],
+        ),
+        (
+            "cpu",
+            "microseconds of CPU",
+            [("join_cpu_us_per_member", "join, a member"), ("idle_cpu_us_per_node_s", "idle, a node and s")],
+        ),
+    ];
+    let plots = charts.into_iter().filter_map(|(name, y_label, figures)| {
+        let lines = figures.map(|(figure, name)| {
+            let value = |nodes: usize| report.get(&format!("members_{nodes}_{figure}")).filter(|value| *value > 0.0);
+            let points = SIZES.iter().filter_map(|nodes| Some((*nodes as f64, value(*nodes)?)));
+            Line { name: name.to_owned(), points: points.collect() }
+        });
+        let lines: Vec<_> = lines.into_iter().filter(|line| !line.points.is_empty()).collect();
+        let x = Axis { label: "nodes", logarithmic: true, ticks: SIZES.map(|nodes| nodes as f64).to_vec() };
+        let title = format!("Membership: {y_label} by nodes");
+        let chart = Chart { title, x, y_label, lines };
+        (!chart.lines.is_empty()).then(|| (format!("membership-{name}-by-nodes.svg"), chart.svg()))
+    });
+    plots.collect()
+}
+
+fn raft_plots(report: &Report) -> Vec<(String, String)> {
     let base = |in_flight| Cell { nodes: 3, payload: 256, in_flight };
     let figures = [
         ("throughput", "entries_per_s", "entries/s", base(64)),
@@ -250,6 +286,19 @@ mod tests {
         assert_eq!(by_nodes.matches("<polyline").count(), 1);
         assert_eq!(by_nodes.matches("<circle").count(), 3 + 1, "three points and the legend");
         assert!(by_nodes.contains(">raft</text>") && by_nodes.trim_end().ends_with("</svg>"));
+    }
+
+    #[test]
+    fn membership_is_drawn_by_nodes_as_far_as_it_was_measured() {
+        let mut report = Report::default();
+        for nodes in [16, 10_000] {
+            report.figure(format!("members_{nodes}_join_s"), &[(nodes as f64).ln()]);
+        }
+        let plots = plots(&report);
+        let [(name, svg)] = plots.as_slice() else { panic!("only times were measured") };
+        assert_eq!(name, "membership-time-by-nodes.svg");
+        assert_eq!((svg.matches("<polyline").count(), svg.matches("<circle").count()), (1, 2 + 1));
+        assert!(svg.contains(">10 k</text>"));
     }
 
     #[test]

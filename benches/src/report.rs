@@ -7,10 +7,12 @@ use crate::stats::median;
 /// What to measure, and for how long.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// Fewer and shorter runs, so that all suites end within a minute.
+    /// Fewer and shorter runs, so that all suites but those of gossip end within a minute.
     pub quick: bool,
     /// Measure also the cells that the [plots](crate::plot::plots) show.
     pub plots: bool,
+    /// Of membership, only the scenarios with a figure whose name has this in it.
+    pub only: Option<String>,
     /// Where the members of an etcd cluster take requests, to run in turn with our durable cluster;
     /// as in `http://127.0.0.1:2379`.
     pub etcd: Vec<String>,

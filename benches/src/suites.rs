@@ -1,11 +1,13 @@
 //! The suites of the `report` program.
 
+mod aggregate;
 mod broadcast;
 mod cost;
 mod durable;
-mod gossip;
 mod groups;
+pub(crate) mod growth;
 mod matrix;
+mod membership;
 mod sim;
 mod store;
 mod tcp;
@@ -25,7 +27,7 @@ pub struct Suite {
 
 impl Suite {
     /// Every suite, in the order `all` runs them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self { name: "sim", family: "sim", measure: sim::measure },
         Self { name: "wal", family: "wal", measure: wal::measure },
         Self { name: "tcp", family: "tcp", measure: tcp::measure },
@@ -33,9 +35,11 @@ impl Suite {
         Self { name: "cost", family: "raft", measure: cost::measure },
         Self { name: "durable", family: "raft", measure: durable::measure },
         Self { name: "groups", family: "raft", measure: groups::measure },
-        Self { name: "gossip", family: "gossip", measure: gossip::measure },
+        Self { name: "membership", family: "gossip", measure: membership::measure },
         Self { name: "store", family: "gossip", measure: store::measure },
         Self { name: "broadcast", family: "gossip", measure: broadcast::measure },
+        Self { name: "aggregate", family: "gossip", measure: aggregate::measure },
+        Self { name: "growth", family: "gossip", measure: growth::measure },
     ];
 
     /// The suites of these names or families, where `all` stands for every one.
@@ -46,7 +50,7 @@ impl Suite {
         let is = |suite: &Self, name: &str| [suite.name, suite.family, "all"].contains(&name);
         if let Some(name) = names.iter().find(|name| !Self::ALL.iter().any(|suite| is(suite, name))) {
             let known = Self::ALL.map(|suite| suite.name).join(", ");
-            return Err(format!("there is no suite {name:?}: choose from {known}, raft and all"));
+            return Err(format!("there is no suite {name:?}: choose from {known}, raft, gossip and all"));
         }
         Ok(Self::ALL.into_iter().filter(|suite| names.iter().any(|name| is(suite, name))).collect())
     }

@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release -p mesh-benches --bin campaign -- raft --seeds 0..1000000
 //! cargo run --release -p mesh-benches --bin campaign -- raft --seeds 0..10000 --plant NAME
+//! cargo run --release -p mesh-benches --bin campaign -- gossip --seeds 0..20 --nodes 1024
 //! cargo run --release -p mesh-benches --bin campaign -- explore SCOPE
 //! ```
 //!
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 use std::thread::available_parallelism;
 
 use clap::{Parser, Subcommand};
-use mesh_benches::campaign::{self, RunSeed, Suite, Summary, parse_seeds};
+use mesh_benches::campaign::{self, RunSeed, Suite, Summary, Wishes, parse_seeds};
 use mesh_benches::explore;
 
 /// Runs simulator seeds with all faults and checks the protocol's rules after every step.
@@ -36,6 +37,9 @@ struct Args {
     /// Plant a bug, which the campaign must then find; a wrong name lists those there are.
     #[arg(long, value_name = "NAME")]
     plant: Option<String>,
+    /// How many nodes gossip has; without it the seed decides, up to 128.
+    #[arg(long, value_name = "N")]
+    nodes: Option<usize>,
 }
 
 /// What is not drawn from seeds.
@@ -62,8 +66,9 @@ fn main() -> ExitCode {
     let plant = args.plant.as_deref();
     let replay = summary.violations.keys().next().map(|seed| {
         let plant = plant.map_or(String::new(), |plant| format!(" --plant {plant}"));
+        let nodes = args.nodes.map_or(String::new(), |nodes| format!(" --nodes {nodes}"));
         let seeds = format!("--seeds {seed}..{}", seed + 1);
-        format!("cargo run --release -p mesh-benches --bin campaign -- {} {seeds}{plant}", suite.name)
+        format!("cargo run --release -p mesh-benches --bin campaign -- {} {seeds}{plant}{nodes}", suite.name)
     });
     match args.json {
         true => println!("{}", json(&summary, replay)),
@@ -81,7 +86,8 @@ fn main() -> ExitCode {
 
 fn prepare(args: &Args) -> Result<(Suite, RunSeed), String> {
     let suite = Suite::named(args.suite.as_deref().unwrap_or_default())?;
-    Ok((suite, (suite.prepare)(args.plant.as_deref())?))
+    let wishes = Wishes { plant: args.plant.clone(), nodes: args.nodes };
+    Ok((suite, (suite.prepare)(&wishes)?))
 }
 
 fn print(summary: &Summary, replay: Option<String>) {

@@ -4,6 +4,7 @@
 //! cargo run --release -p mesh-benches --bin report -- raft wal
 //! cargo run --release -p mesh-benches --features peers --bin report -- all --json
 //! cargo run --release -p mesh-benches --features peers --bin report -- raft --plots target/plots
+//! cargo run --release -p mesh-benches --features peers --bin report -- gossip --quick
 //! ```
 //!
 //! `benches/etcd.sh` runs it with an etcd cluster in turn with our durable one.
@@ -22,18 +23,22 @@ use mesh_benches::suites::Suite;
 #[derive(Debug, Parser)]
 #[command(name = "report")]
 struct Args {
-    /// What to measure: sim, wal, tcp, raft (which is matrix, cost, durable and groups), gossip, or all.
+    /// What to measure: sim, wal, tcp, raft (which is matrix, cost, durable and groups), gossip (which is membership,
+    /// store, broadcast, aggregate and growth), or all.
     #[arg(required = true, value_name = "SUITE")]
     suites: Vec<String>,
     /// Print one flat JSON object of named figures instead of tables.
     #[arg(long)]
     json: bool,
-    /// Fewer and shorter runs: everything ends within a minute.
+    /// Fewer and shorter runs: everything but gossip ends within a minute.
     #[arg(long)]
     quick: bool,
-    /// Write pictures of how Raft's cost grows as SVG files into this directory.
+    /// Write pictures of how the costs of Raft and of membership grow as SVG files into this directory.
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
+    /// Of membership, only the scenarios with a figure whose name has this in it, as in heal.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
     /// Members of an etcd cluster to run in turn with the durable one, as http://127.0.0.1:2379,...
     #[arg(long, value_name = "MEMBERS", value_delimiter = ',')]
     etcd: Vec<String>,
@@ -59,7 +64,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let settings = Settings { quick: args.quick, plots: args.plots.is_some(), etcd: args.etcd };
+    let settings = Settings { quick: args.quick, plots: args.plots.is_some(), only: args.only, etcd: args.etcd };
     warm_heap();
     let mut report = Report::default();
     for suite in suites {

@@ -2,8 +2,10 @@
 
 mod chaos;
 mod shell;
+mod subject;
 mod world;
 
 pub use chaos::{Outcome, run};
-pub use shell::{Shell, Stall};
+pub use shell::{Shell, Stall, take_spent};
+pub use subject::{Boot, Change, Subject};
 pub use world::{Setup, World};

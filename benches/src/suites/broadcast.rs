@@ -9,6 +9,7 @@ use mesh_gossip::overlay::{Overlay, OverlayConfig, OverlayHandle as _};
 use mesh_transport_mem::{Latency, LinkConfig, Sim, SimConfig};
 
 use super::SuiteError;
+use crate::parallel::each_seed;
 use crate::report::{Report, Settings, Table, short};
 
 const OVERLAY: ProtocolId = ProtocolId(1);
@@ -135,7 +136,7 @@ pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), Su
         format!("Overlay and broadcast: medians of {seeds} seeds, {NODES} nodes, 1 to 50 ms one way"),
         ["figure", "median", "least", "most", "bound"],
     );
-    let runs: Vec<Vec<f64>> = (0..seeds).map(run).collect();
+    let runs = each_seed(0..seeds, run);
     for (at, (name, bound)) in NAMES.into_iter().enumerate() {
         let values: Vec<f64> = runs.iter().map(|run| run[at]).collect();
         let median = report.figure(name, &values);

@@ -8,6 +8,7 @@ use mesh_gossip::store::{Op, Store, StoreCommand, StoreConfig, StoreHandle, Writ
 use mesh_transport_mem::{Latency, LinkConfig, Sim, SimConfig};
 
 use super::SuiteError;
+use crate::parallel::each_seed;
 use crate::report::{Report, Settings, Table, short};
 
 const STORE: ProtocolId = ProtocolId(1);
@@ -28,7 +29,7 @@ pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), Su
         ["nodes", "update known to all, s", "at most", "back and equal, s", "idle B/node/s", "B/node/update"],
     );
     for nodes in [16, 128, 1024] {
-        let runs: Vec<Run> = (0..seeds).map(|seed| Run::of(seed, nodes)).collect();
+        let runs = each_seed(0..seeds, |seed| Run::of(seed, nodes));
         let all = |figure: fn(&Run) -> f64| runs.iter().map(figure).collect::<Vec<_>>();
         let slowest = all(|run| run.update_s).into_iter().fold(0.0, f64::max);
         table.row([

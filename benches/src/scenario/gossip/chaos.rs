@@ -22,10 +22,10 @@ pub struct Outcome {
 const HEALED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Runs one seed: some rounds of faults, after each of which all must agree again, and nobody who was fine may
-/// have been declared down.
-pub fn run(seed: u64) -> Outcome {
+/// have been declared down. Without a number of `nodes` the seed decides it.
+pub fn run(seed: u64, nodes: Option<usize>) -> Outcome {
     let sizes = [5, 8, 16, 32, 64, 128];
-    let nodes = sizes[(seed % sizes.len() as u64) as usize];
+    let nodes = nodes.unwrap_or(sizes[(seed % sizes.len() as u64) as usize]);
     let mut world = World::boot(seed, Setup::new(nodes));
     let mut faults = BTreeMap::new();
     let mut broken = None;
@@ -54,7 +54,7 @@ fn round(world: &mut World, faults: &mut BTreeMap<String, u64>) -> Option<String
         fault("loss", 1);
         world.set_loss(loss);
     }
-    let kind = world.rng().below(6);
+    let kind = world.rng().below(10);
     match kind {
         0 => {
             fault("crash", some.len());
@@ -91,6 +91,41 @@ fn round(world: &mut World, faults: &mut BTreeMap<String, u64>) -> Option<String
                 some.iter().for_each(|node| world.restart(*node));
                 world.run(Duration::from_secs(3));
             }
+        }
+        5 => {
+            // They are heard, and hear nobody.
+            fault("deaf", some.len());
+            world.excuse(&some);
+            for to in &some {
+                ids.iter().filter(|from| *from != to).for_each(|from| world.cut(*from, *to));
+            }
+            world.run(time);
+            world.heal();
+        }
+        6 => {
+            // Neither of a pair hears the other, while both hear all others: nobody goes down.
+            fault("blocked_pair", some.len() / 2);
+            for pair in some.chunks_exact(2) {
+                world.cut(pair[0], pair[1]);
+                world.cut(pair[1], pair[0]);
+            }
+            world.run(time);
+            world.heal();
+        }
+        7 => {
+            fault("duplicate_and_reorder", 1);
+            world.disorder();
+            world.run(time);
+        }
+        8 => {
+            fault("clock", some.len());
+            for node in &some {
+                let jump = world.rng().duration_between(Duration::ZERO, Duration::from_secs(1800));
+                let drift_ppb = world.rng().below(200_000_000) as i64 - 100_000_000;
+                world.disturb_clock(*node, jump, drift_ppb);
+            }
+            world.run(time);
+            some.iter().for_each(|node| world.disturb_clock(*node, Duration::ZERO, 0));
         }
         _ => {
             fault("quiet", 1);

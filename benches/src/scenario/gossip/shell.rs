@@ -1,4 +1,4 @@
-//! A membership in a shell that measures it, and can hold back what it sends and receives.
+//! A protocol in a shell that measures it, and can hold back what it sends and receives.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -7,34 +7,39 @@ use mesh_core::{
     Context, DecodeError, Instant, Never, NodeId, Outbox, Outgoing, Protocol, Reader, Recipients, RequestId, Rng64,
     Wire,
 };
-use mesh_gossip::membership::{Membership, MembershipCommand, MembershipEvent, MembershipReply, Message};
 
 use crate::stopwatch::Stopwatch;
 
 thread_local! {
-    /// Nanoseconds spent in memberships, and in encoding and decoding what they say; and how often.
+    /// Nanoseconds spent in protocols, and in encoding and decoding what they say; and how often.
     static SPENT: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
 }
+
+/// One call that takes longer was interrupted by the operating system: it does not count.
+const INTERRUPTED: Duration = Duration::from_millis(1);
 
 fn timed<T>(work: impl FnOnce() -> T) -> T {
     let watch = Stopwatch::start();
     let result = work();
-    let nanos = watch.elapsed().as_nanos() as u64;
-    SPENT.with(|spent| spent.set((spent.get().0 + nanos, spent.get().1 + 1)));
+    let time = watch.elapsed();
+    if time < INTERRUPTED {
+        let (nanos, times) = SPENT.get();
+        SPENT.set((nanos + time.as_nanos() as u64, times + 1));
+    }
     result
 }
 
 /// A message whose encoding and decoding is timed.
 #[derive(Clone, Debug)]
-pub struct Timed(Message);
+pub struct Timed<M>(M);
 
-impl Wire for Timed {
+impl<M: Wire> Wire for Timed<M> {
     fn encode(&self, out: &mut Vec<u8>) {
         timed(|| self.0.encode(out));
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        timed(|| Message::decode(reader)).map(Self)
+        timed(|| M::decode(reader)).map(Self)
     }
 }
 
@@ -53,7 +58,7 @@ pub struct Stall {
 
 impl Stall {
     /// When they go through again, where they are held now.
-    fn opens(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn opens(&self, now: Instant) -> Option<Instant> {
         if now < self.from || now >= self.until {
             return None;
         }
@@ -66,45 +71,51 @@ impl Stall {
 /// What the shell waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Timer {
-    /// What the membership waits for.
+    /// What the protocol waits for.
     Inner,
     /// That packets go through again.
     Open,
 }
 
-/// A membership in a shell.
-#[derive(Debug)]
-pub struct Shell {
-    inner: Membership,
-    outbox: Outbox<Membership>,
+/// A protocol that keeps no log, in a shell.
+pub struct Shell<P: Protocol> {
+    inner: P,
+    outbox: Outbox<P>,
     rng: Rng64,
     stall: Option<Stall>,
-    held_in: Vec<(NodeId, Message)>,
-    held_out: Vec<Outgoing<Message>>,
+    held_in: Vec<(NodeId, P::Message)>,
+    held_out: Vec<Outgoing<P::Message>>,
 }
 
-impl Shell {
-    /// Puts a membership into a shell.
-    pub fn new(inner: Membership, seed: u64, stall: Option<Stall>) -> Self {
+impl<P: Protocol + std::fmt::Debug> std::fmt::Debug for Shell<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shell").field("inner", &self.inner).field("stall", &self.stall).finish_non_exhaustive()
+    }
+}
+
+/// Time spent in all shells of this thread since the last call, less what measuring takes. Encoding and
+/// decoding messages are part of it; the simulator and the frames around messages are not.
+pub fn take_spent() -> Duration {
+    let (nanos, times) = SPENT.replace((0, 0));
+    let probes = 10_000;
+    (0..probes).for_each(|_| timed(|| ()));
+    let (nothing, _) = SPENT.replace((0, 0));
+    Duration::from_nanos(nanos.saturating_sub(nothing * times / probes))
+}
+
+impl<P: Protocol<Record = Never>> Shell<P> {
+    /// Puts a protocol into a shell.
+    pub fn new(inner: P, seed: u64, stall: Option<Stall>) -> Self {
         let rng = Rng64::from_seed(seed, "shell");
         Self { inner, outbox: Outbox::default(), rng, stall, held_in: Vec::new(), held_out: Vec::new() }
     }
 
-    /// The membership.
-    pub const fn membership(&self) -> &Membership {
+    /// The protocol.
+    pub const fn inner(&self) -> &P {
         &self.inner
     }
 
-    /// Time spent in all shells of this thread since the last call, less what measuring takes.
-    pub fn take_spent() -> Duration {
-        let (nanos, times) = SPENT.replace((0, 0));
-        let probes = 10_000;
-        (0..probes).for_each(|_| timed(|| ()));
-        let (nothing, _) = SPENT.replace((0, 0));
-        Duration::from_nanos(nanos.saturating_sub(nothing * times / probes))
-    }
-
-    fn step(&mut self, cx: &mut Context<'_, Self>, work: impl FnOnce(&mut Membership, &mut Context<'_, Membership>)) {
+    fn step(&mut self, cx: &mut Context<'_, Self>, work: impl FnOnce(&mut P, &mut Context<'_, P>)) {
         let (me, now) = (cx.me(), cx.now());
         timed(|| work(&mut self.inner, &mut Context::new(me, now, &mut self.rng, &mut self.outbox)));
         self.held_out.append(&mut self.outbox.messages);
@@ -130,11 +141,11 @@ impl Shell {
     }
 }
 
-impl Protocol for Shell {
-    type Message = Timed;
-    type Command = MembershipCommand;
-    type Reply = MembershipReply;
-    type Event = MembershipEvent;
+impl<P: Protocol<Record = Never>> Protocol for Shell<P> {
+    type Message = Timed<P::Message>;
+    type Command = P::Command;
+    type Reply = P::Reply;
+    type Event = P::Event;
     type Timer = Timer;
     type Record = Never;
 
@@ -142,7 +153,7 @@ impl Protocol for Shell {
         self.step(cx, |inner, cx| inner.on_start(cx));
     }
 
-    fn on_message(&mut self, cx: &mut Context<'_, Self>, from: NodeId, message: Timed) {
+    fn on_message(&mut self, cx: &mut Context<'_, Self>, from: NodeId, message: Timed<P::Message>) {
         match self.stall.and_then(|stall| stall.opens(cx.now())) {
             Some(opens) => {
                 self.held_in.push((from, message.0));
@@ -173,7 +184,7 @@ impl Protocol for Shell {
         }
     }
 
-    fn on_command(&mut self, cx: &mut Context<'_, Self>, request: RequestId, command: MembershipCommand) {
+    fn on_command(&mut self, cx: &mut Context<'_, Self>, request: RequestId, command: P::Command) {
         self.step(cx, |inner, cx| inner.on_command(cx, request, command));
     }
 

@@ -2,13 +2,15 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::{Events, Handle, Instant, Metrics, NodeId, ProtocolId, Rng64};
-use mesh_gossip::membership::{Membership, MembershipCommand, MembershipConfig, MembershipEvent, Profile, Status};
+use mesh_gossip::membership::{Membership, MembershipCommand};
 use mesh_transport_mem::{Latency, LinkConfig, Sim, SimConfig};
 
 use super::shell::{Shell, Stall};
+use super::subject::{Boot, Change, Subject};
 
 const MEMBERS: ProtocolId = ProtocolId(1);
 
@@ -26,42 +28,44 @@ pub struct Setup {
     pub stalling: usize,
     /// When they do.
     pub stall: Option<Stall>,
-    /// What all are configured with.
-    pub config: MembershipConfig,
 }
 
 impl Setup {
     /// So many nodes, no loss and nobody who stalls.
     pub const fn new(nodes: usize) -> Self {
-        Self { nodes, loss: 0.0, stalling: 0, stall: None, config: MembershipConfig::lan() }
+        Self { nodes, loss: 0.0, stalling: 0, stall: None }
     }
 }
 
 /// What a node's construction gives back.
-struct Seat {
-    handle: Handle<Shell>,
+struct Seat<S: Subject> {
+    handle: Handle<Shell<S>>,
     metrics: Metrics,
-    events: RefCell<Events<MembershipEvent>>,
+    events: RefCell<Events<S::Event>>,
 }
 
 /// Members on a simulated network: one way takes 1 to 50 ms.
-pub struct World {
-    sim: Sim<Seat>,
+pub struct World<S: Subject = Membership> {
+    sim: Sim<Seat<S>>,
     setup: Setup,
-    ids: Vec<NodeId>,
+    ids: Arc<[NodeId]>,
     /// Those of whom it may be said that they are down, and who may say so of others.
     excused: BTreeSet<NodeId>,
     /// Those that were excused lately, and until when they are.
     excused_until: BTreeMap<NodeId, Instant>,
     gone: BTreeMap<(NodeId, NodeId), u64>,
-    /// Healthy nodes that others than those excused declared down.
-    false_downs: BTreeSet<NodeId>,
+    /// Healthy nodes that others than those excused declared down, and at which incarnation.
+    false_downs: BTreeSet<(NodeId, u64)>,
+    /// Healthy nodes that anybody declared down, those excused included, and at which incarnation.
+    misjudged: BTreeSet<(NodeId, u64)>,
+    /// All nodes that were declared down, by whomever.
+    downs: BTreeSet<NodeId>,
     spurious_rejoins: u64,
     violation: Option<String>,
     bytes_before: u64,
 }
 
-impl std::fmt::Debug for World {
+impl<S: Subject> std::fmt::Debug for World<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("World").field("sim", &self.sim).field("setup", &self.setup).finish_non_exhaustive()
     }
@@ -72,14 +76,14 @@ fn link(loss: f64) -> LinkConfig {
     LinkConfig { latency, loss, ..LinkConfig::default() }
 }
 
-impl World {
+impl<S: Subject> World<S> {
     /// All nodes start within 100 ms, each with the same three seeds.
     pub fn boot(seed: u64, setup: Setup) -> Self {
         let mut config = SimConfig::default();
         (config.link, config.peer_notices, config.trace_len) = (link(setup.loss), false, 20);
         let mut sim = Sim::with_config(seed, config);
         let mut names = Rng64::from_seed(seed, "names");
-        let ids: Vec<_> = (0..setup.nodes)
+        let ids: Arc<[_]> = (0..setup.nodes)
             .map(|_| NodeId(u128::from(names.next_u64()) << 64 | u128::from(names.next_u64())))
             .collect();
         let mut world = Self {
@@ -89,6 +93,8 @@ impl World {
             excused_until: BTreeMap::new(),
             gone: BTreeMap::new(),
             false_downs: BTreeSet::new(),
+            misjudged: BTreeSet::new(),
+            downs: BTreeSet::new(),
             spurious_rejoins: 0,
             violation: None,
             bytes_before: 0,
@@ -99,18 +105,14 @@ impl World {
             if stall.is_some() {
                 world.excused.insert(node);
             }
-            let (config, seeds) = (world.setup.config.clone(), ids[..ids.len().min(3)].to_vec());
-            let address = [10, 0, (at >> 8) as u8, at as u8, 1, 1].to_vec();
+            let boot = Boot { ids: ids.clone(), at, seeds: 3, seed: seed ^ (at as u64) << 20 };
             let mut life = 0;
             sim.add_node(node, move |builder| {
                 life += 1;
-                let profile = Profile { zone: 0, address: address.clone().into(), ..Profile::default() };
-                let membership = Membership::new(config.clone()).expect("a valid configuration");
-                let membership = membership.profile(&profile).expect("a short profile");
-                let membership = membership.seeds(seeds.iter().copied()).metrics(builder.metrics());
+                let boot = Boot { seed: boot.seed ^ life << 50, ..boot.clone() };
                 let metrics = builder.metrics().clone();
-                let seed = seed ^ (at as u64) << 20 ^ life << 50;
-                let handle = builder.host(MEMBERS, Shell::new(membership, seed, stall));
+                let subject = S::boot(&boot, &metrics);
+                let handle = builder.host(MEMBERS, Shell::new(subject, boot.seed, stall));
                 let events = RefCell::new(handle.events());
                 Seat { handle, metrics, events }
             });
@@ -124,7 +126,7 @@ impl World {
     /// Nodes that know each other.
     pub fn joined(seed: u64, setup: Setup) -> Self {
         let mut world = Self::boot(seed, setup);
-        world.until(Duration::from_secs(600), Self::all_agree);
+        world.until(Duration::from_secs(900), Self::all_agree);
         world
     }
 
@@ -143,12 +145,17 @@ impl World {
         self.violation.as_deref()
     }
 
-    /// Healthy nodes that were declared down.
+    /// Healthy nodes that were declared down, be it by nodes that are not healthy themselves.
+    pub fn misjudged(&self) -> usize {
+        self.misjudged.len()
+    }
+
+    /// Healthy nodes that healthy nodes declared down.
     pub fn false_downs(&self) -> usize {
         self.false_downs.len()
     }
 
-    /// Rejoins of who was not gone.
+    /// Rejoins of who was not gone, and nodes that took another identity though nobody declared them down.
     pub const fn spurious_rejoins(&self) -> u64 {
         self.spurious_rejoins
     }
@@ -164,8 +171,8 @@ impl World {
     }
 
     /// The membership of a node that is up.
-    pub fn members(&self, node: NodeId) -> Option<&Membership> {
-        self.sim.protocol::<Shell>(node, MEMBERS).map(Shell::membership)
+    pub fn members(&self, node: NodeId) -> Option<&S> {
+        self.sim.protocol::<Shell<S>>(node, MEMBERS).map(Shell::inner)
     }
 
     /// Those that are up.
@@ -176,17 +183,8 @@ impl World {
     /// Whether all that are up know each other as live, and nobody else.
     pub fn all_agree(&self) -> bool {
         let up = self.up();
-        up.iter().all(|of| self.members(*of).is_some_and(|members| members.live() + 1 == up.len()))
-            && up.iter().all(|of| {
-                let Some(members) = self.members(*of) else { return false };
-                up.iter().all(|node| node == of || members.status_of(*node).is_some_and(Status::is_live))
-            })
-    }
-
-    /// Whether all that are up have the same digest.
-    pub fn same_digest(&self) -> bool {
-        let mut digests = self.ids.iter().filter_map(|node| self.members(*node).map(Membership::digest));
-        digests.next().is_none_or(|first| digests.all(|digest| digest == first))
+        let all = |agree: &dyn Fn(&S) -> bool| up.iter().all(|of| self.members(*of).is_some_and(agree));
+        all(&|members| members.live() + 1 == up.len()) && all(&|members| members.sees(&up))
     }
 
     /// Excuses nodes: they are down, or cut off.
@@ -224,17 +222,15 @@ impl World {
         self.sim.resume(node);
     }
 
-    /// Asks a node to leave.
-    pub fn leave(&mut self, node: NodeId) {
-        self.excused.insert(node);
-        // A node that is down cannot be asked, and has left already.
-        let _ = self.sim.handle(node).handle.cast(MembershipCommand::Leave);
-    }
-
     /// Lets nodes reach only those of their own group.
     pub fn partition(&mut self, groups: &[&[NodeId]]) {
         groups.iter().for_each(|group| self.excused.extend(group.iter()));
         self.sim.partition(groups);
+    }
+
+    /// Lets nothing through from one to another.
+    pub fn cut(&mut self, from: NodeId, to: NodeId) {
+        self.sim.cut(from, to);
     }
 
     /// Mends the network.
@@ -245,6 +241,17 @@ impl World {
     /// Changes the share of frames that are lost.
     pub fn set_loss(&mut self, loss: f64) {
         self.sim.set_links(link(loss));
+    }
+
+    /// Lets frames arrive twice and overtake each other, until the share that is lost is set.
+    pub fn disorder(&mut self) {
+        self.sim.set_links(LinkConfig { duplicate: 0.3, reorder: 0.3, ..link(0.1) });
+    }
+
+    /// Lets the clock of a node jump ahead and run at another pace.
+    pub fn disturb_clock(&mut self, node: NodeId, jump: Duration, drift_ppb: i64) {
+        self.sim.jump_clock(node, jump);
+        self.sim.set_drift(node, drift_ppb);
     }
 
     /// Lets time pass.
@@ -296,7 +303,7 @@ impl World {
                 let next = self.sim.handle(of).events.borrow_mut().try_next();
                 let Some(event) = next else { break };
                 match event {
-                    Ok(event) => self.note(of, &event),
+                    Ok(event) => S::change(&event).into_iter().for_each(|change| self.note(of, change)),
                     Err(lagged) => self.break_rule(format!("{of} told more than was read: {lagged}")),
                 }
             }
@@ -308,33 +315,57 @@ impl World {
         self.violation.get_or_insert_with(|| format!("at {now:?}: {rule}"));
     }
 
-    fn note(&mut self, of: NodeId, event: &MembershipEvent) {
-        match event {
-            MembershipEvent::Down { node, incarnation } => {
-                if !self.is_excused(*node) && !self.is_excused(of) {
-                    self.false_downs.insert(*node);
+    fn note(&mut self, of: NodeId, change: Change) {
+        match change {
+            Change::Down(node, incarnation) => {
+                if !self.is_excused(node) {
+                    self.misjudged.insert((node, incarnation));
+                }
+                if !self.is_excused(node) && !self.is_excused(of) {
+                    self.false_downs.insert((node, incarnation));
                     self.break_rule(format!("{of} says that {node} is down, which is up and can be reached"));
                 }
-                self.gone.insert((of, *node), *incarnation);
+                self.downs.insert(node);
+                self.gone.insert((of, node), incarnation);
             }
-            MembershipEvent::Left { node, incarnation } => {
-                self.gone.insert((of, *node), *incarnation);
+            Change::Left(node, incarnation) => {
+                self.gone.insert((of, node), incarnation);
             }
-            MembershipEvent::Rejoined(member) => match self.gone.remove(&(of, member.node)) {
-                Some(gone) if gone < member.incarnation => {}
-                Some(_) => self.break_rule(format!("{of} brought {} back at the same incarnation", member.node)),
+            Change::Rejoined(node, incarnation) => match self.gone.remove(&(of, node)) {
+                Some(gone) if gone < incarnation => {}
+                Some(_) => self.break_rule(format!("{of} brought {node} back at the same incarnation")),
                 None => {
                     self.spurious_rejoins += 1;
-                    self.break_rule(format!("{of} says that {} rejoined, which was not gone", member.node));
+                    self.break_rule(format!("{of} says that {node} rejoined, which was not gone"));
                 }
             },
-            MembershipEvent::Joined(member) if self.gone.contains_key(&(of, member.node)) => {
-                self.break_rule(format!("{of} says that {} joined, which was gone", member.node));
+            Change::Joined(node) if self.gone.contains_key(&(of, node)) => {
+                self.break_rule(format!("{of} says that {node} joined, which was gone"));
             }
-            MembershipEvent::Forgotten { node } => {
-                self.gone.remove(&(of, *node));
+            Change::Joined(_) => {}
+            Change::Forgotten(node) => {
+                self.gone.remove(&(of, node));
             }
-            _ => {}
+            Change::Reborn if self.downs.contains(&of) => {}
+            Change::Reborn => {
+                self.spurious_rejoins += 1;
+                self.break_rule(format!("{of} took another identity, though nobody declared it down"));
+            }
         }
+    }
+}
+
+impl World<Membership> {
+    /// Whether all that are up have the same digest.
+    pub fn same_digest(&self) -> bool {
+        let mut digests = self.ids.iter().filter_map(|node| self.members(*node).map(Membership::digest));
+        digests.next().is_none_or(|first| digests.all(|digest| digest == first))
+    }
+
+    /// Asks a node to leave.
+    pub fn leave(&mut self, node: NodeId) {
+        self.excused.insert(node);
+        // A node that is down cannot be asked, and has left already.
+        let _ = self.sim.handle(node).handle.cast(MembershipCommand::Leave);
     }
 }

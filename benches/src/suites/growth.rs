@@ -1,0 +1,79 @@
+//! How membership grows with the nodes: one run for each number of them, from the first boot to a crash.
+
+use std::time::Duration;
+
+use mesh_gossip::membership::Membership;
+
+use super::SuiteError;
+use crate::parallel::each_seed;
+use crate::report::{Report, Settings, Table, short};
+use crate::scenario::gossip::{Setup, World, take_spent};
+use crate::stopwatch::Stopwatch;
+
+/// How many nodes there are.
+pub(crate) const SIZES: [usize; 6] = [16, 64, 256, 1024, 4096, 10_000];
+
+/// What is measured: the end of the figure's name, and the head of its column.
+const FIGURES: [(&str, &str); 6] = [
+    ("join_s", "join, s"),
+    ("crash_s", "crash known, s"),
+    ("join_bytes_per_member", "join B/member"),
+    ("idle_bytes_per_node_s", "idle B/node/s"),
+    ("join_cpu_us_per_member", "join us/member"),
+    ("idle_cpu_us_per_node_s", "idle us/node/s"),
+];
+
+const NEVER: Duration = Duration::from_secs(300);
+const IDLE: Duration = Duration::from_secs(30);
+
+/// One seed: what [`FIGURES`] says. What joining takes is for each member that each node learns of, because
+/// whoever is to know all members has to hear of each.
+fn run(seed: u64, nodes: usize) -> [f64; 6] {
+    let learned = (nodes - 1) as f64;
+    let seconds = |took: Option<Duration>| took.unwrap_or(NEVER).as_secs_f64();
+    take_spent();
+    let mut world = World::<Membership>::boot(seed, Setup::new(nodes));
+    let join_s = seconds(world.until(NEVER, World::all_agree)) + 0.1;
+    let join_cpu = take_spent().as_secs_f64() * 1e6 / nodes as f64 / learned;
+    let join_bytes = world.take_bytes_per_node() / learned;
+    // What was told while they joined is told no more.
+    world.run(Duration::from_secs(30));
+    world.take_bytes_per_node();
+    take_spent();
+    world.run(IDLE);
+    let idle_cpu = take_spent().as_secs_f64() * 1e6 / nodes as f64 / IDLE.as_secs_f64();
+    let idle_bytes = world.take_bytes_per_node() / IDLE.as_secs_f64();
+    let victim = world.ids()[nodes - 1];
+    world.crash(victim);
+    let crash_s = seconds(world.until(NEVER, World::all_agree));
+    [join_s, crash_s, join_bytes, idle_bytes, join_cpu, idle_cpu]
+}
+
+/// How many seeds: fewer of what takes long.
+const fn seeds(settings: &Settings, nodes: usize) -> u64 {
+    match nodes {
+        _ if settings.quick => 1,
+        0..=1024 => 5,
+        _ => 1,
+    }
+}
+
+pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), SuiteError> {
+    let head = ["nodes", "seeds"].into_iter().chain(FIGURES.map(|(_, head)| head));
+    let mut table = Table::new("Membership by nodes: medians", head);
+    let most = if settings.quick { 1024 } else { usize::MAX };
+    for nodes in SIZES.into_iter().filter(|nodes| *nodes <= most) {
+        let watch = Stopwatch::start();
+        let seeds = seeds(settings, nodes);
+        let runs = each_seed(0..seeds, |seed| run(seed, nodes));
+        let mut row = vec![nodes.to_string(), seeds.to_string()];
+        for (at, (name, _)) in FIGURES.iter().enumerate() {
+            let values: Vec<_> = runs.iter().map(|run| run[at]).collect();
+            row.push(short(report.figure(format!("members_{nodes}_{name}"), &values)));
+        }
+        eprintln!("  {} in {:.0} s", row.join("  "), watch.elapsed().as_secs_f64());
+        table.row(row);
+    }
+    report.table(table);
+    Ok(())
+}
