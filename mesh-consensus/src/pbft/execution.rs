@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mesh_core::identity::PublicKey;
+use mesh_core::wire::Opaque;
 use mesh_core::{Bytes, Context, LogIndex, Reader, RestoreError, SnapshotError, StateMachine, Wire, wire, wire_struct};
 
 use super::message::{Message, Outcome, Reply};
@@ -60,9 +61,15 @@ impl<S: StateMachine> Replicated<S> {
                     Begin::Apply if validator.is_some_and(|is_valid| !is_valid(&decoded)) => Outcome::Invalid,
                     Begin::Apply => {
                         let index = self.operations;
-                        let output = wire::to_bytes(&self.state.apply(LogIndex(index), decoded));
-                        self.sessions.finish(call, wire::to_bytes(&(index, output.clone())));
-                        Outcome::Executed { index, output }
+                        let output = self.state.apply(LogIndex(index), decoded);
+                        // The answer is kept with its place before it; both share one buffer.
+                        let mut kept = Vec::with_capacity(32);
+                        index.encode(&mut kept);
+                        let at = kept.len();
+                        output.encode(&mut kept);
+                        let kept = Bytes::from(kept);
+                        self.sessions.finish(call, kept.clone());
+                        Outcome::Executed { index, output: kept.slice(at..) }
                     }
                     other => answer(other),
                 }
@@ -144,8 +151,8 @@ impl<S: StateMachine> Replicated<S> {
 /// The outcome of a command that is not to be executed.
 fn answer(begin: Begin) -> Outcome {
     match begin {
-        Begin::Answered(bytes) => match wire::from_bytes(&bytes) {
-            Ok((index, output)) => Outcome::Executed { index, output },
+        Begin::Answered(kept) => match wire::from_bytes(&kept) {
+            Ok((index, Opaque(output))) => Outcome::Executed { index, output },
             Err(_) => Outcome::SessionStale,
         },
         Begin::Stale => Outcome::SessionStale,

@@ -50,7 +50,7 @@ impl<S: StateMachine> Pbft<S> {
         if self.pool.get(&request.key()) == Some(&request) || !self.is_admissible(&request) {
             return;
         }
-        let Some(verified) = self.verify_request(request.clone()) else {
+        let Some(verified) = self.verify_request(request) else {
             return self.misbehaved(cx, from, "a request that its client did not sign");
         };
         self.take_request(cx, from, verified);
@@ -70,16 +70,26 @@ impl<S: StateMachine> Pbft<S> {
 
     /// Whether a request is worth a look: before its signature is.
     fn is_admissible(&self, request: &Request) -> bool {
+        let is_valid = |command: S::Command| self.validator.as_ref().is_none_or(|is_valid| is_valid(&command));
+        self.is_in_bounds(request)
+            && match &request.operation {
+                Operation::Open(_) => true,
+                Operation::Call(_, command) => wire::from_bytes(command).is_ok_and(is_valid),
+            }
+    }
+
+    fn is_in_bounds(&self, request: &Request) -> bool {
         match &request.operation {
             Operation::Open(nonce) => nonce.number < NUMBER_MAX,
             Operation::Call(call, command) => {
-                command.len() <= self.config.command_len_max
-                    && call.serial < NUMBER_MAX
-                    && call.answered_below <= call.serial
-                    && wire::from_bytes::<S::Command>(command)
-                        .is_ok_and(|command| self.validator.as_ref().is_none_or(|is_valid| is_valid(&command)))
+                let is_numbered = call.serial < NUMBER_MAX && call.answered_below <= call.serial;
+                is_numbered && command.len() <= self.config.command_len_max
             }
         }
+    }
+
+    fn is_signed(&self, request: &Request) -> bool {
+        !self.config.client_signatures || self.verify_request(request.clone()).is_some()
     }
 
     fn verify_request(&self, request: Request) -> Option<Verified<Request>> {
@@ -144,7 +154,8 @@ impl<S: StateMachine> Pbft<S> {
         self.accept(cx, sequence, batch);
     }
 
-    /// Whether a batch is one that a primary makes that works.
+    /// Whether a batch is one that a primary makes that works. Commands that are not valid are told so when they
+    /// are executed.
     fn is_sound(&self, batch: &Batch) -> bool {
         let PbftConfig { batch_max_requests, batch_max_bytes, .. } = self.config;
         let requests = batch.requests();
@@ -154,7 +165,7 @@ impl<S: StateMachine> Pbft<S> {
             && !batch.repeats()
             && requests.iter().all(|request| {
                 let known = self.pool.get(&request.key()) == Some(request);
-                known || self.is_admissible(request) && self.verify_request(request.clone()).is_some()
+                known || self.is_in_bounds(request) && self.is_signed(request)
             })
     }
 
