@@ -475,6 +475,7 @@ impl<S: StateMachine> Protocol for Pbft<S> {
             Message::PrePrepare(pre_prepare) => self.on_pre_prepare(cx, from, pre_prepare),
             Message::Prepare(vote) => self.on_vote(cx, replica, Kind::Prepare, vote),
             Message::Commit(vote) => self.on_vote(cx, replica, Kind::Commit, vote),
+            Message::Committed(vote) => self.on_vote(cx, replica, Kind::Committed, vote),
             Message::Checkpoint(vote) => self.on_checkpoint(cx, replica, vote),
             Message::ViewChange(change) => self.on_view_change(cx, replica, change),
             Message::NewView(new_view) => self.on_new_view(cx, from, new_view),

@@ -42,6 +42,8 @@ pub enum Kind {
     ViewChange = 5,
     /// The primary begins a view.
     NewView = 6,
+    /// A batch was committed, and the replica has executed it.
+    Committed = 7,
 }
 
 /// What a replica says.

@@ -56,6 +56,8 @@ pub enum Message {
     Chunk(Chunk),
     /// The answer to a request.
     Reply(Reply),
+    /// A replica has executed a batch: f + 1 of these prove it to one that did not hear the commits. The view is 0.
+    Committed(Vote),
 }
 
 /// The primary gives a batch its sequence number.
@@ -71,7 +73,7 @@ pub struct PrePrepare {
     pub proof: Proof,
 }
 
-/// A prepare or a commit.
+/// A prepare or a commit, or that a batch was committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vote {
     /// In which view.
@@ -410,6 +412,10 @@ impl Wire for Message {
                 begin(14);
                 reply.encode(out);
             }
+            Self::Committed(vote) => {
+                begin(15);
+                vote.encode(out);
+            }
         }
     }
 
@@ -434,6 +440,7 @@ impl Wire for Message {
             12 => Self::Manifest(Wire::decode(reader)?),
             13 => Self::Chunk(Wire::decode(reader)?),
             14 => Self::Reply(Wire::decode(reader)?),
+            15 => Self::Committed(Wire::decode(reader)?),
             variant => return Err(DecodeError::UnknownVariant { type_name: "Message", variant: variant.into() }),
         };
         if version > VERSION {
@@ -491,7 +498,8 @@ mod tests {
             Message::Request(request),
             Message::PrePrepare(PrePrepare { view: 1, sequence: 9, batch: batch.clone(), proof }),
             Message::Prepare(vote.clone()),
-            Message::Commit(vote),
+            Message::Commit(vote.clone()),
+            Message::Committed(vote),
             Message::Checkpoint(CheckpointVote { sequence: 8, digest, signature }),
             Message::ViewChange(Arc::new(view_change())),
             Message::NewView(Arc::new(NewView { view: 2, view_changes: vec![view_change()], signature })),
@@ -556,7 +564,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_refused_or_have_one_encoding(bytes: Vec<u8>, kind in 0..15u8) {
+        fn any_bytes_are_refused_or_have_one_encoding(bytes: Vec<u8>, kind in 0..16u8) {
             let bytes = [&[VERSION, kind], &bytes[..]].concat();
             if let Ok(message) = wire::from_slice::<Message>(&bytes) {
                 prop_assert_eq!(&wire::to_bytes(&message)[..], &bytes[..]);
@@ -566,7 +574,7 @@ mod tests {
 
         #[test]
         fn what_a_forger_makes_of_a_message_is_refused_or_has_one_encoding(
-            which in 0..15usize, at: prop::sample::Index, forged: Vec<u8>,
+            which in 0..16usize, at: prop::sample::Index, forged: Vec<u8>,
         ) {
             let mut bytes = wire::to_bytes(&messages()[which]).to_vec();
             let at = at.index(bytes.len() - 1) + 1;

@@ -204,14 +204,17 @@ impl<S: StateMachine> Pbft<S> {
     pub(super) fn on_vote(&mut self, cx: &mut Context<'_, Self>, replica: ReplicaIndex, kind: Kind, vote: Vote) {
         let Vote { view, sequence, digest, proof } = vote;
         // Commits of earlier views count as well: what was committed is so for ever.
-        let late = kind == Kind::Prepare && (view < self.view || replica == self.replicas().primary(view));
+        let late = match kind {
+            Kind::Prepare => view < self.view || replica == self.replicas().primary(view),
+            Kind::Committed => view != 0 || sequence <= self.executed,
+            _ => false,
+        };
         if !self.in_window(sequence) || view >= NUMBER_MAX || late {
             return;
         }
         let choice = Accepted { view, digest };
-        let tally =
-            self.slots.get(&sequence).map(|slot| if kind == Kind::Prepare { &slot.prepares } else { &slot.commits });
-        if tally.and_then(|tally| tally.of(replica)).is_some_and(|known| known.view >= view) {
+        let known = self.slots.get_mut(&sequence).and_then(|slot| slot.tally(kind).of(replica));
+        if known.is_some_and(|known| known.view >= view) {
             return;
         }
         let standing = if self.auth.is_expensive() {
@@ -221,9 +224,7 @@ impl<S: StateMachine> Pbft<S> {
         } else {
             return self.misbehaved_replica(cx, replica, "a vote that it did not make");
         };
-        let slot = self.slot(sequence);
-        let tally = if kind == Kind::Prepare { &mut slot.prepares } else { &mut slot.commits };
-        tally.put(replica, choice, standing);
+        self.slot(sequence).tally(kind).put(replica, choice, standing);
         self.touched.insert(sequence);
     }
 
@@ -235,8 +236,7 @@ impl<S: StateMachine> Pbft<S> {
         {
             self.own_votes.pop_front();
             let Some(slot) = self.slots.get_mut(&sequence) else { continue };
-            let tally = if kind == Kind::Prepare { &mut slot.prepares } else { &mut slot.commits };
-            tally.put(me, choice, Standing::Good);
+            slot.tally(kind).put(me, choice, Standing::Good);
             self.touched.insert(sequence);
         }
     }
@@ -248,6 +248,7 @@ impl<S: StateMachine> Pbft<S> {
         while let Some(sequence) = self.touched.pop_first() {
             self.advance_prepared(cx, sequence);
             self.advance_committed(cx, sequence);
+            self.advance_decided(cx, sequence);
         }
     }
 
@@ -272,6 +273,25 @@ impl<S: StateMachine> Pbft<S> {
                 cx.broadcast_volatile(self.others.clone(), Message::Commit(vote));
             } else {
                 cx.broadcast(self.others.clone(), Message::Commit(vote));
+            }
+        }
+        self.blame(cx, culprits);
+    }
+
+    /// f + 1 replicas that have executed a batch prove that it was committed: one of them works.
+    fn advance_decided(&mut self, cx: &mut Context<'_, Self>, sequence: u64) {
+        let weak = self.replicas().weak();
+        let Some(slot) = self.slots.get_mut(&sequence).filter(|slot| slot.committed.is_none()) else { return };
+        let Some(choice) = slot.decisions.leading() else { return };
+        let (auth, Accepted { view, digest }) = (&self.auth, choice);
+        let is_good = |replica, proof: &_| {
+            auth.check(&Statement { kind: Kind::Committed, replica, view, sequence, digest }, proof).is_ok()
+        };
+        let mut culprits = Vec::new();
+        if slot.decisions.reaches(weak, choice, is_good, |replica| culprits.push(replica)) {
+            slot.committed = Some(digest);
+            if !self.batches.contains_key(&digest) {
+                self.fetch_batch(cx, digest);
             }
         }
         self.blame(cx, culprits);

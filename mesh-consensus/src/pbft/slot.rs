@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mesh_core::Instant;
 
-use super::authenticator::Proof;
+use super::authenticator::{Kind, Proof};
 use super::message::{CLAIMS_MAX, Claim};
 use super::replicas::{Digest, PerReplica, ReplicaIndex, ReplicaSet};
 
@@ -17,6 +17,8 @@ pub(super) struct Slot {
     pub(super) wanted: Option<Digest>,
     pub(super) prepares: Tally,
     pub(super) commits: Tally,
+    /// Which batch others have executed here.
+    pub(super) decisions: Tally,
     /// What was prepared here last: P of the paper.
     pub(super) prepared: Option<Accepted>,
     /// All that this replica took, and in which view last: Q of the paper.
@@ -40,10 +42,20 @@ impl Slot {
             wanted: None,
             prepares: Tally::new(replicas),
             commits: Tally::new(replicas),
+            decisions: Tally::new(replicas),
             prepared: None,
             claims: BTreeMap::new(),
             committed: None,
             accepted_at: None,
+        }
+    }
+
+    /// The votes of a kind.
+    pub(super) const fn tally(&mut self, kind: Kind) -> &mut Tally {
+        match kind {
+            Kind::Prepare => &mut self.prepares,
+            Kind::Committed => &mut self.decisions,
+            _ => &mut self.commits,
         }
     }
 

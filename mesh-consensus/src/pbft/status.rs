@@ -154,6 +154,10 @@ impl<S: StateMachine> Pbft<S> {
                     cx.send(node, Message::PrePrepare(PrePrepare { view, sequence, batch, proof }));
                 }
             }
+            if let Some(digest) = slot.committed.filter(|_| sequence <= self.executed) {
+                let choice = Accepted { view: 0, digest };
+                cx.send(node, Message::Committed(self.vote(Kind::Committed, sequence, choice)));
+            }
             if let Some(prepared) = slot.prepared {
                 cx.send(node, Message::Commit(self.vote(Kind::Commit, sequence, prepared)));
             }

@@ -239,6 +239,24 @@ fn what_the_primary_does_not_tell_is_taken_from_those_who_committed() {
 }
 
 #[test]
+fn what_f_plus_one_replicas_have_executed_was_committed() {
+    both(|auth| {
+        let (mut story, batch) = (Story::new(auth), batch(1));
+        let digest = batch.digest();
+        let committed = |story: &Story, replica| Message::Committed(story.vote(replica, Kind::Committed, 0, 1, digest));
+        story.hear(2, committed(&story, 2));
+        story.hear(3, Message::Committed(story.vote(3, Kind::Commit, 0, 1, digest)));
+        story.hear(3, Message::Batch(batch.clone()));
+        assert_eq!(story.one.protocol.executed(), 0, "one replica may lie, and a commit is no such thing");
+        story.hear(0, committed(&story, 0));
+        story.hear(3, Message::Batch(batch));
+        assert_eq!(story.one.protocol.executed(), 1);
+        story.one.sync();
+        assert_eq!(story.votes(), [], "it took no part in that");
+    });
+}
+
+#[test]
 fn pre_prepares_out_of_place_change_nothing() {
     both(|auth| {
         let mut story = Story::new(auth);
