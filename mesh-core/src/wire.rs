@@ -35,6 +35,7 @@
 
 #[cfg(feature = "bincode")]
 mod bincode;
+mod macros;
 
 #[cfg(feature = "bincode")]
 #[doc(hidden)]
@@ -93,6 +94,14 @@ pub enum DecodeError {
         /// The type that was expected.
         type_name: &'static str,
     },
+    /// The value was written in a version that is not understood here.
+    #[error("a {type_name} of version {version} is not understood here")]
+    Version {
+        /// The type that was expected.
+        type_name: &'static str,
+        /// The version found.
+        version: u8,
+    },
     /// No variant of an enum has this number.
     #[error("{type_name} has no variant {variant}")]
     UnknownVariant {
@@ -112,6 +121,14 @@ pub enum DecodeError {
     /// The bytes are well formed but break a rule of the type.
     #[error("{0}")]
     Invalid(&'static str),
+}
+
+/// Refuses a sequence of more than `limit` items.
+///
+/// # Errors
+/// [`DecodeError::Length`] when it is longer.
+pub const fn check_len(len: usize, limit: usize) -> Result<(), DecodeError> {
+    if len <= limit { Ok(()) } else { Err(DecodeError::Length { claimed: len as u64, limit }) }
 }
 
 /// Reads values off the front of a byte string, usually a received frame.
@@ -182,6 +199,16 @@ impl<'a> Reader<'a> {
             Ok(len) if len <= self.left.len() => Ok(len),
             _ => Err(DecodeError::Length { claimed, limit: self.left.len() }),
         }
+    }
+
+    /// Reads a sequence of at most `limit` items.
+    ///
+    /// # Errors
+    /// [`DecodeError::Length`] when there are more, else those of the items.
+    pub fn take_list<T: Wire>(&mut self, limit: usize) -> Result<Vec<T>, DecodeError> {
+        let len = self.take_len()?;
+        check_len(len, limit)?;
+        (0..len).map(|_| T::decode(self)).collect()
     }
 
     /// Reads the number of an enum's variant.
@@ -275,33 +302,6 @@ fn decode_u64(reader: &mut Reader<'_>, type_name: &'static str) -> Result<u64, D
         _ => return Err(DecodeError::OutOfRange { type_name }),
     };
     if value > shorter_max { Ok(value) } else { Err(DecodeError::NotCanonical) }
-}
-
-/// Implements [`Wire`] for structs: their fields in the order in which they are named.
-///
-/// ```
-/// use mesh_core::{wire, wire_struct};
-///
-/// #[derive(Debug, PartialEq)]
-/// struct Deposit { account: u64, cents: i64 }
-///
-/// wire_struct!(Deposit { account, cents });
-///
-/// assert_eq!(&wire::to_bytes(&Deposit { account: 7, cents: -1 })[..], [7, 1]);
-/// ```
-#[macro_export]
-macro_rules! wire_struct {
-    ($name:ident { $($field:ident),* $(,)? }) => {
-        impl $crate::Wire for $name {
-            fn encode(&self, out: &mut ::std::vec::Vec<u8>) {
-                $($crate::Wire::encode(&self.$field, out);)*
-            }
-
-            fn decode(reader: &mut $crate::Reader<'_>) -> ::std::result::Result<Self, $crate::DecodeError> {
-                ::std::result::Result::Ok(Self { $($field: $crate::Wire::decode(reader)?),* })
-            }
-        }
-    };
 }
 
 macro_rules! wire_unsigned {
@@ -469,6 +469,16 @@ impl<const N: usize> Wire for [u8; N] {
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         reader.array()
+    }
+}
+
+impl<T: Wire> Wire for Box<T> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        T::encode(self, out);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        T::decode(reader).map(Self::new)
     }
 }
 

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::{Bytes, DecodeError, NodeId, Reader, Wire, wire, wire_struct};
+use mesh_core::{Bytes, DecodeError, NodeId, Reader, Wire, wire, wire_message, wire_struct};
 
 use super::command::ProposeError;
 use super::configuration::{Configuration, ReplicaId};
@@ -395,102 +395,23 @@ impl Wire for SnapshotChunk {
     }
 }
 
-impl Wire for Message {
-    fn encode(&self, out: &mut Vec<u8>) {
-        let mut begin = |kind| out.extend_from_slice(&[VERSION, kind]);
-        match self {
-            Self::RequestVote(request) => {
-                begin(0);
-                request.encode(out);
-            }
-            Self::Vote(vote) => {
-                begin(1);
-                vote.encode(out);
-            }
-            Self::Append(append) => {
-                begin(2);
-                append.encode(out);
-            }
-            Self::Accepted(accepted) => {
-                begin(3);
-                accepted.encode(out);
-            }
-            Self::Rejected(rejected) => {
-                begin(4);
-                rejected.encode(out);
-            }
-            Self::SnapshotChunk(chunk) => {
-                begin(5);
-                chunk.encode(out);
-            }
-            Self::SnapshotReceived(received) => {
-                begin(6);
-                received.encode(out);
-            }
-            Self::TimeoutNow(timeout_now) => {
-                begin(7);
-                timeout_now.encode(out);
-            }
-            Self::ReadIndex(question) => {
-                begin(8);
-                question.encode(out);
-            }
-            Self::ReadIndexReply(reply) => {
-                begin(9);
-                reply.encode(out);
-            }
-            Self::Forward(forward) => {
-                begin(10);
-                forward.encode(out);
-            }
-            Self::Forwarded(forwarded) => {
-                begin(11);
-                forwarded.encode(out);
-            }
-            Self::SendSnapshot(ask) => {
-                begin(12);
-                ask.encode(out);
-            }
-            Self::SendingSnapshot(told) => {
-                begin(13);
-                told.encode(out);
-            }
-            Self::NotMember(told) => {
-                begin(14);
-                told.encode(out);
-            }
-        }
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let version = u8::decode(reader)?;
-        if version < OLDEST_VERSION {
-            return Err(DecodeError::Invalid("a Raft message of a version that is no longer understood"));
-        }
-        let message = match u8::decode(reader)? {
-            0 => Self::RequestVote(Wire::decode(reader)?),
-            1 => Self::Vote(Wire::decode(reader)?),
-            2 => Self::Append(Wire::decode(reader)?),
-            3 => Self::Accepted(Wire::decode(reader)?),
-            4 => Self::Rejected(Wire::decode(reader)?),
-            5 => Self::SnapshotChunk(Wire::decode(reader)?),
-            6 => Self::SnapshotReceived(Wire::decode(reader)?),
-            7 => Self::TimeoutNow(Wire::decode(reader)?),
-            8 => Self::ReadIndex(Wire::decode(reader)?),
-            9 => Self::ReadIndexReply(Wire::decode(reader)?),
-            10 => Self::Forward(Wire::decode(reader)?),
-            11 => Self::Forwarded(Wire::decode(reader)?),
-            12 => Self::SendSnapshot(Wire::decode(reader)?),
-            13 => Self::SendingSnapshot(Wire::decode(reader)?),
-            14 => Self::NotMember(Wire::decode(reader)?),
-            variant => return Err(DecodeError::UnknownVariant { type_name: "Message", variant: variant.into() }),
-        };
-        if version > VERSION {
-            reader.skip_rest();
-        }
-        Ok(message)
-    }
-}
+wire_message!(Message: version VERSION, oldest OLDEST_VERSION {
+    0 => RequestVote(request),
+    1 => Vote(vote),
+    2 => Append(append),
+    3 => Accepted(accepted),
+    4 => Rejected(rejected),
+    5 => SnapshotChunk(chunk),
+    6 => SnapshotReceived(received),
+    7 => TimeoutNow(told),
+    8 => ReadIndex(question),
+    9 => ReadIndexReply(reply),
+    10 => Forward(forward),
+    11 => Forwarded(forwarded),
+    12 => SendSnapshot(ask),
+    13 => SendingSnapshot(told),
+    14 => NotMember(told),
+});
 
 impl Message {
     /// The term that the message is of.

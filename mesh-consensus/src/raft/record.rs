@@ -5,9 +5,7 @@
 
 use std::sync::Arc;
 
-use mesh_core::{
-    DecodeError, NodeId, Reader, RecoverError, Recovery, SnapshotId, StateMachine, Wire, wire, wire_struct,
-};
+use mesh_core::{NodeId, RecoverError, Recovery, SnapshotId, StateMachine, wire, wire_record, wire_struct};
 
 use super::Raft;
 use super::configuration::{Configuration, ReplicaId};
@@ -80,37 +78,7 @@ wire_struct!(HardState { term, voted_for, replica, witness });
 wire_struct!(EntriesRecord { first, entries });
 wire_struct!(SnapshotRecord { id, meta, base });
 
-impl Wire for Record {
-    fn encode(&self, out: &mut Vec<u8>) {
-        let mut begin = |kind| out.extend_from_slice(&[VERSION, kind]);
-        match self {
-            Self::HardState(record) => {
-                begin(0);
-                record.encode(out);
-            }
-            Self::Entries(record) => {
-                begin(1);
-                record.encode(out);
-            }
-            Self::Snapshot(record) => {
-                begin(2);
-                record.encode(out);
-            }
-        }
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        if u8::decode(reader)? != VERSION {
-            return Err(DecodeError::Invalid("a Raft record of another version"));
-        }
-        Ok(match u8::decode(reader)? {
-            0 => Self::HardState(Wire::decode(reader)?),
-            1 => Self::Entries(Wire::decode(reader)?),
-            2 => Self::Snapshot(Wire::decode(reader)?),
-            variant => return Err(DecodeError::UnknownVariant { type_name: "Record", variant: variant.into() }),
-        })
-    }
-}
+wire_record!(Record: version VERSION { 0 => HardState(hard), 1 => Entries(entries), 2 => Snapshot(snapshot) });
 
 fn inconsistent(text: String) -> RecoverError {
     RecoverError::Inconsistent(text)

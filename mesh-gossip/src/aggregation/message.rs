@@ -3,7 +3,7 @@
 //! A message is a version, a kind and fields. Of a newer version, fields after those known here are skipped,
 //! and unknown kinds do not decode: the host drops and counts them.
 
-use mesh_core::{DecodeError, Reader, Wire};
+use mesh_core::{DecodeError, Reader, Wire, wire_message};
 
 use super::mass::{Mass, decode_numbers, encode_numbers};
 
@@ -79,59 +79,20 @@ impl Wire for Share {
     }
 }
 
-impl Wire for Message {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.push(VERSION);
-        match self {
-            Self::Share(share) => {
-                out.push(0);
-                share.encode(out);
-            }
-            Self::Taken { epoch, number } => {
-                out.push(1);
-                epoch.encode(out);
-                number.encode(out);
-            }
-            Self::Refused { epoch, number } => {
-                out.push(2);
-                epoch.encode(out);
-                number.encode(out);
-            }
-            Self::Ahead { epoch } => {
-                out.push(3);
-                epoch.encode(out);
-            }
-        }
-    }
+wire_message!(Message: version VERSION, check Message::check {
+    0 => Share(share),
+    1 => Taken { epoch, number },
+    2 => Refused { epoch, number },
+    3 => Ahead { epoch },
+});
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let version = u8::decode(reader)?;
-        if version < VERSION {
-            return Err(DecodeError::Invalid("an aggregation message of a version that never was"));
-        }
-        let message = match u8::decode(reader)? {
-            0 => Self::Share(Wire::decode(reader)?),
-            1 => Self::Taken { epoch: Wire::decode(reader)?, number: Wire::decode(reader)? },
-            2 => Self::Refused { epoch: Wire::decode(reader)?, number: Wire::decode(reader)? },
-            3 => Self::Ahead { epoch: Wire::decode(reader)? },
-            kind => {
-                return Err(DecodeError::UnknownVariant { type_name: "aggregation::Message", variant: kind.into() });
-            }
-        };
-        if version > VERSION {
-            reader.skip_rest();
-        }
-        match message {
-            Self::Share(Share { epoch, .. })
-            | Self::Taken { epoch, .. }
-            | Self::Refused { epoch, .. }
-            | Self::Ahead { epoch }
-                if epoch >= EPOCH_MAX =>
-            {
-                Err(DecodeError::Invalid("an epoch that no cluster lives to see"))
-            }
-            message => Ok(message),
-        }
+impl Message {
+    const fn check(&self) -> Result<(), DecodeError> {
+        let (Self::Share(Share { epoch, .. })
+        | Self::Taken { epoch, .. }
+        | Self::Refused { epoch, .. }
+        | Self::Ahead { epoch }) = self;
+        if *epoch < EPOCH_MAX { Ok(()) } else { Err(DecodeError::Invalid("an epoch that no cluster lives to see")) }
     }
 }
 

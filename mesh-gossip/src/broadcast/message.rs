@@ -3,7 +3,8 @@
 //! A message is a version, a kind and fields. Of a newer version, fields after those known here are skipped,
 //! and unknown kinds do not decode: the host drops and counts them.
 
-use mesh_core::{Bytes, DecodeError, NodeId, Reader, Wire, wire_struct};
+use mesh_core::wire::check_len;
+use mesh_core::{Bytes, DecodeError, NodeId, Reader, Wire, wire_message, wire_struct};
 
 use super::config::Class;
 
@@ -89,56 +90,19 @@ impl Wire for Class {
     }
 }
 
-impl Wire for Message {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.push(VERSION);
-        match self {
-            Self::Push { id, class, hops, payload } => {
-                out.push(0);
-                id.encode(out);
-                class.encode(out);
-                hops.encode(out);
-                payload.encode(out);
-            }
-            Self::IHave { haves } => {
-                out.push(1);
-                haves.encode(out);
-            }
-            Self::Graft { id } => {
-                out.push(2);
-                id.encode(out);
-            }
-            Self::Prune => out.push(3),
-        }
-    }
+wire_message!(Message: version VERSION, check Message::check {
+    0 => Push { id, class, hops, payload },
+    1 => IHave { haves },
+    2 => Graft { id },
+    3 => Prune,
+});
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let version = u8::decode(reader)?;
-        if version < VERSION {
-            return Err(DecodeError::Invalid("a broadcast message of a version that never was"));
+impl Message {
+    const fn check(&self) -> Result<(), DecodeError> {
+        match self {
+            Self::IHave { haves } => check_len(haves.len(), IDS_MAX),
+            _ => Ok(()),
         }
-        let message = match u8::decode(reader)? {
-            0 => Self::Push {
-                id: Wire::decode(reader)?,
-                class: Wire::decode(reader)?,
-                hops: Wire::decode(reader)?,
-                payload: Wire::decode(reader)?,
-            },
-            1 => {
-                let len = reader.take_len()?;
-                if len > IDS_MAX {
-                    return Err(DecodeError::Length { claimed: len as u64, limit: IDS_MAX });
-                }
-                Self::IHave { haves: (0..len).map(|_| Have::decode(reader)).collect::<Result<_, _>>()? }
-            }
-            2 => Self::Graft { id: Wire::decode(reader)? },
-            3 => Self::Prune,
-            kind => return Err(DecodeError::UnknownVariant { type_name: "broadcast::Message", variant: kind.into() }),
-        };
-        if version > VERSION {
-            reader.skip_rest();
-        }
-        Ok(message)
     }
 }
 

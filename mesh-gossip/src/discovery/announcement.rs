@@ -3,7 +3,6 @@
 use mesh_core::identity::{PublicKey, SecretKey, Signature, SignatureError};
 use mesh_core::{DecodeError, NodeId, Reader, Wire};
 
-use super::message::list;
 use crate::membership::Profile;
 
 /// The most links in an announcement.
@@ -101,7 +100,7 @@ impl Wire for Claim {
             address: profile.address.to_vec().into(),
             metadata: profile.metadata.to_vec().into(),
         };
-        Ok(Self { sequence, lifetime, profile, links: list(reader, LINKS_MAX)? })
+        Ok(Self { sequence, lifetime, profile, links: reader.take_list(LINKS_MAX)? })
     }
 }
 

@@ -3,7 +3,8 @@
 //! A message is a version, a kind and fields. Of a newer version, fields after those known here are skipped, and
 //! unknown kinds do not decode: the host drops and counts them. Lists have limits.
 
-use mesh_core::{Bytes, DecodeError, NodeId, Reader, Wire, wire_struct};
+use mesh_core::wire::check_len;
+use mesh_core::{Bytes, DecodeError, NodeId, Reader, Wire, wire_message, wire_struct};
 
 use super::announcement::Announcement;
 
@@ -92,15 +93,6 @@ pub enum Message {
     },
 }
 
-/// Reads a list that has a limit.
-pub(super) fn list<T: Wire>(reader: &mut Reader<'_>, limit: usize) -> Result<Vec<T>, DecodeError> {
-    let len = reader.take_len()?;
-    if len > limit {
-        return Err(DecodeError::Length { claimed: len as u64, limit });
-    }
-    (0..len).map(|_| T::decode(reader)).collect()
-}
-
 wire_struct!(Item { prefix, sequence });
 wire_struct!(Opinion { about, percent });
 wire_struct!(Told { seconds_left, announcement });
@@ -118,7 +110,7 @@ impl Wire for Compare {
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let (own, from, to) = (Wire::decode(reader)?, Wire::decode(reader)?, Wire::decode(reader)?);
-        let (items, opinions) = (list(reader, ITEMS_MAX)?, list(reader, OPINIONS_MAX)?);
+        let (items, opinions) = (reader.take_list(ITEMS_MAX)?, reader.take_list(OPINIONS_MAX)?);
         let (back, padding) = (Wire::decode(reader)?, Bytes::decode(reader)?);
         if from > to || padding.len() > PADDING_MAX {
             return Err(DecodeError::Invalid("a comparison of no range, or with a long padding"));
@@ -127,46 +119,19 @@ impl Wire for Compare {
     }
 }
 
-impl Wire for Message {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.push(VERSION);
-        match self {
-            Self::Compare(compare) => {
-                out.push(0);
-                compare.encode(out);
-            }
-            Self::Tell { answer, told } => {
-                out.push(1);
-                answer.encode(out);
-                told.encode(out);
-            }
-            Self::Ping { number } => {
-                out.push(2);
-                number.encode(out);
-            }
-            Self::Pong { number } => {
-                out.push(3);
-                number.encode(out);
-            }
-        }
-    }
+wire_message!(Message: version VERSION, check Message::check {
+    0 => Compare(compare),
+    1 => Tell { answer, told },
+    2 => Ping { number },
+    3 => Pong { number },
+});
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let version = u8::decode(reader)?;
-        if version < VERSION {
-            return Err(DecodeError::Invalid("a discovery message of a version that never was"));
+impl Message {
+    const fn check(&self) -> Result<(), DecodeError> {
+        match self {
+            Self::Tell { told, .. } => check_len(told.len(), TOLD_MAX),
+            _ => Ok(()),
         }
-        let message = match u8::decode(reader)? {
-            0 => Self::Compare(Box::new(Wire::decode(reader)?)),
-            1 => Self::Tell { answer: Wire::decode(reader)?, told: list(reader, TOLD_MAX)? },
-            2 => Self::Ping { number: Wire::decode(reader)? },
-            3 => Self::Pong { number: Wire::decode(reader)? },
-            kind => return Err(DecodeError::UnknownVariant { type_name: "discovery::Message", variant: kind.into() }),
-        };
-        if version > VERSION {
-            reader.skip_rest();
-        }
-        Ok(message)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use mesh_core::{DecodeError, NodeId, Reader, Wire, wire_struct};
+use mesh_core::{NodeId, wire_message, wire_struct};
 
 /// The version of the message format.
 const VERSION: u8 = 1;
@@ -56,49 +56,11 @@ wire_struct!(Heard { beat, ago });
 
 wire_struct!(Beat { life, sequence });
 
-impl Wire for Message {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.push(VERSION);
-        match self {
-            Self::Beat(beat) => {
-                out.push(0);
-                beat.encode(out);
-            }
-            Self::Ask { subject, round } => {
-                out.push(1);
-                subject.encode(out);
-                round.encode(out);
-            }
-            Self::Opinion { subject, round, heard } => {
-                out.push(2);
-                subject.encode(out);
-                round.encode(out);
-                heard.encode(out);
-            }
-        }
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let version = u8::decode(reader)?;
-        if version < VERSION {
-            return Err(DecodeError::Invalid("a heartbeat message of a version that never was"));
-        }
-        let message = match u8::decode(reader)? {
-            0 => Self::Beat(Wire::decode(reader)?),
-            1 => Self::Ask { subject: Wire::decode(reader)?, round: Wire::decode(reader)? },
-            2 => Self::Opinion {
-                subject: Wire::decode(reader)?,
-                round: Wire::decode(reader)?,
-                heard: Wire::decode(reader)?,
-            },
-            kind => return Err(DecodeError::UnknownVariant { type_name: "heartbeat::Message", variant: kind.into() }),
-        };
-        if version > VERSION {
-            reader.skip_rest();
-        }
-        Ok(message)
-    }
-}
+wire_message!(Message: version VERSION {
+    0 => Beat(beat),
+    1 => Ask { subject, round },
+    2 => Opinion { subject, round, heard },
+});
 
 #[cfg(test)]
 mod tests {

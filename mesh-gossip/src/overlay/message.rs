@@ -4,7 +4,8 @@
 //! and unknown kinds do not decode: the host drops and counts them. Lists have limits, so that what decodes is
 //! small.
 
-use mesh_core::{Bytes, DecodeError, NodeId, Reader, Wire, wire_struct};
+use mesh_core::wire::check_len;
+use mesh_core::{Bytes, DecodeError, NodeId, Reader, Wire, wire_message, wire_struct};
 
 /// The version of the message format.
 const VERSION: u8 = 1;
@@ -204,22 +205,13 @@ impl Route {
     }
 }
 
-/// Reads a list that has a limit.
-fn list<T: Wire>(reader: &mut Reader<'_>, limit: usize) -> Result<Vec<T>, DecodeError> {
-    let len = reader.take_len()?;
-    if len > limit {
-        return Err(DecodeError::Length { claimed: len as u64, limit });
-    }
-    (0..len).map(|_| T::decode(reader)).collect()
-}
-
 impl Wire for Route {
     fn encode(&self, out: &mut Vec<u8>) {
         self.0.encode(out);
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let route = Self(list(reader, ROUTE_MAX)?);
+        let route = Self(reader.take_list(ROUTE_MAX)?);
         if route.is_simple() { Ok(route) } else { Err(DecodeError::Invalid("a route passes a node twice, or none")) }
     }
 }
@@ -279,68 +271,33 @@ impl Wire for Cargo {
     }
 }
 
-/// Writes the kind of a message and its fields in order.
-macro_rules! put {
-    ($out:ident, $kind:literal, $($field:ident),*) => {{
-        $out.push($kind);
-        $($field.encode($out);)*
-    }};
-}
+wire_message!(Message: version VERSION, check Message::check {
+    0 => Ask { zone, degree, need, newcomer },
+    1 => Accept { zone, degree, instead_of },
+    2 => Refuse { others },
+    3 => Unlink { leaving, instead },
+    4 => Alive { degree },
+    5 => Ping { number },
+    6 => Pong { number, degree },
+    7 => Walk { newcomer, hops_left },
+    8 => Shuffle { origin, hops_left, sample },
+    9 => Shuffled { sample },
+    10 => Beacon(beacon),
+    11 => Compare { beacons },
+    12 => Find { number, target, path },
+    13 => Relay { at, route, cargo },
+});
 
-impl Wire for Message {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.push(VERSION);
-        match self {
-            Self::Ask { zone, degree, need, newcomer } => put!(out, 0, zone, degree, need, newcomer),
-            Self::Accept { zone, degree, instead_of } => put!(out, 1, zone, degree, instead_of),
-            Self::Refuse { others } => put!(out, 2, others),
-            Self::Unlink { leaving, instead } => put!(out, 3, leaving, instead),
-            Self::Alive { degree } => put!(out, 4, degree),
-            Self::Ping { number } => put!(out, 5, number),
-            Self::Pong { number, degree } => put!(out, 6, number, degree),
-            Self::Walk { newcomer, hops_left } => put!(out, 7, newcomer, hops_left),
-            Self::Shuffle { origin, hops_left, sample } => put!(out, 8, origin, hops_left, sample),
-            Self::Shuffled { sample } => put!(out, 9, sample),
-            Self::Beacon(beacon) => put!(out, 10, beacon),
-            Self::Compare { beacons } => put!(out, 11, beacons),
-            Self::Find { number, target, path } => put!(out, 12, number, target, path),
-            Self::Relay { at, route, cargo } => put!(out, 13, at, route, cargo),
-        }
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let version = u8::decode(reader)?;
-        if version < VERSION {
-            return Err(DecodeError::Invalid("an overlay message of a version that never was"));
-        }
-        let kind = u8::decode(reader)?;
-        /// The next field.
-        macro_rules! next {
-            () => {
-                Wire::decode(reader)?
-            };
-        }
-        let message = match kind {
-            0 => Self::Ask { zone: next!(), degree: next!(), need: next!(), newcomer: next!() },
-            1 => Self::Accept { zone: next!(), degree: next!(), instead_of: next!() },
-            2 => Self::Refuse { others: list(reader, SAMPLE_MAX)? },
-            3 => Self::Unlink { leaving: next!(), instead: next!() },
-            4 => Self::Alive { degree: next!() },
-            5 => Self::Ping { number: next!() },
-            6 => Self::Pong { number: next!(), degree: next!() },
-            7 => Self::Walk { newcomer: next!(), hops_left: next!() },
-            8 => Self::Shuffle { origin: next!(), hops_left: next!(), sample: list(reader, SAMPLE_MAX)? },
-            9 => Self::Shuffled { sample: list(reader, SAMPLE_MAX)? },
-            10 => Self::Beacon(next!()),
-            11 => Self::Compare { beacons: list(reader, SAMPLE_MAX)? },
-            12 => Self::Find { number: next!(), target: next!(), path: next!() },
-            13 => Self::Relay { at: next!(), route: next!(), cargo: next!() },
-            kind => return Err(DecodeError::UnknownVariant { type_name: "overlay::Message", variant: kind.into() }),
+impl Message {
+    fn check(&self) -> Result<(), DecodeError> {
+        let len = match self {
+            Self::Refuse { others: list } | Self::Shuffle { sample: list, .. } | Self::Shuffled { sample: list } => {
+                list.len()
+            }
+            Self::Compare { beacons } => beacons.len(),
+            _ => 0,
         };
-        if version > VERSION {
-            reader.skip_rest();
-        }
-        Ok(message)
+        check_len(len, SAMPLE_MAX)
     }
 }
 

@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use mesh_core::{DecodeError, NodeId, Reader, Wire, wire_struct};
+use mesh_core::wire::check_len;
+use mesh_core::{DecodeError, NodeId, wire_message, wire_struct};
 
 use super::voters::{Configuration, Version};
 
@@ -96,56 +97,20 @@ pub struct Refuse {
 
 wire_struct!(Refuse { term, configuration });
 
-impl Wire for Message {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.push(VERSION);
-        match self {
-            Self::Claim(claim) => {
-                out.push(0);
-                claim.encode(out);
-            }
-            Self::Promise(promise) => {
-                out.push(1);
-                promise.encode(out);
-            }
-            Self::Refuse(refuse) => {
-                out.push(2);
-                refuse.encode(out);
-            }
-            Self::Release { term } => {
-                out.push(3);
-                term.encode(out);
-            }
-            Self::Voters(voters) => {
-                out.push(4);
-                voters.encode(out);
-            }
-        }
-    }
+wire_message!(Message: version VERSION, check Message::check {
+    0 => Claim(claim),
+    1 => Promise(promise),
+    2 => Refuse(refuse),
+    3 => Release { term },
+    4 => Voters(voters),
+});
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let version = u8::decode(reader)?;
-        if version < VERSION {
-            return Err(DecodeError::Invalid("a partition message of a version that never was"));
+impl Message {
+    const fn check(&self) -> Result<(), DecodeError> {
+        match self {
+            Self::Voters(voters) => check_len(voters.nodes.len(), VOTERS_LEN_MAX),
+            _ => Ok(()),
         }
-        let message = match u8::decode(reader)? {
-            0 => Self::Claim(Wire::decode(reader)?),
-            1 => Self::Promise(Wire::decode(reader)?),
-            2 => Self::Refuse(Wire::decode(reader)?),
-            3 => Self::Release { term: Wire::decode(reader)? },
-            4 => {
-                let voters: Voters = Wire::decode(reader)?;
-                if voters.nodes.len() > VOTERS_LEN_MAX {
-                    return Err(DecodeError::Length { claimed: voters.nodes.len() as u64, limit: VOTERS_LEN_MAX });
-                }
-                Self::Voters(voters)
-            }
-            kind => return Err(DecodeError::UnknownVariant { type_name: "partition::Message", variant: kind.into() }),
-        };
-        if version > VERSION {
-            reader.skip_rest();
-        }
-        Ok(message)
     }
 }
 

@@ -5,7 +5,7 @@
 //! fields, and drops and counts messages of kinds it does not know. A record is the same, but none of
 //! another version is read.
 
-use mesh_core::{DecodeError, NodeId, Reader, Wire, wire_struct};
+use mesh_core::{DecodeError, NodeId, Reader, Wire, wire_message, wire_record, wire_struct};
 
 use super::entry::{Entry, Path};
 use crate::anti_entropy::{Range, Summary};
@@ -220,98 +220,17 @@ impl Wire for Answer {
     }
 }
 
-impl Wire for Message {
-    fn encode(&self, out: &mut Vec<u8>) {
-        let mut begin = |kind| out.extend_from_slice(&[VERSION, kind]);
-        match self {
-            Self::Push(updates) => {
-                begin(0);
-                updates.encode(out);
-            }
-            Self::Root(root) => {
-                begin(1);
-                root.encode(out);
-            }
-            Self::Equal(equal) => {
-                begin(2);
-                equal.encode(out);
-            }
-            Self::Differ(differ) => {
-                begin(3);
-                differ.encode(out);
-            }
-            Self::Ask(token, number, ask) => {
-                begin(4);
-                token.encode(out);
-                number.encode(out);
-                ask.encode(out);
-            }
-            Self::Answer(number, answer) => {
-                begin(5);
-                number.encode(out);
-                answer.encode(out);
-            }
-            Self::Done(token, time) => {
-                begin(6);
-                token.encode(out);
-                time.encode(out);
-            }
-        }
-    }
+wire_message!(Message: version VERSION {
+    0 => Push(pushed),
+    1 => Root(root),
+    2 => Equal(equal),
+    3 => Differ(differ),
+    4 => Ask(token, number, ask),
+    5 => Answer(number, answer),
+    6 => Done(token, time),
+});
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let version = u8::decode(reader)?;
-        if version < VERSION {
-            return Err(DecodeError::Invalid("a store message of version 0"));
-        }
-        let message = match u8::decode(reader)? {
-            0 => Self::Push(Wire::decode(reader)?),
-            1 => Self::Root(Wire::decode(reader)?),
-            2 => Self::Equal(Wire::decode(reader)?),
-            3 => Self::Differ(Wire::decode(reader)?),
-            4 => Self::Ask(Wire::decode(reader)?, Wire::decode(reader)?, Wire::decode(reader)?),
-            5 => Self::Answer(Wire::decode(reader)?, Wire::decode(reader)?),
-            6 => Self::Done(Wire::decode(reader)?, Wire::decode(reader)?),
-            variant => return Err(DecodeError::UnknownVariant { type_name: "Message", variant: variant.into() }),
-        };
-        if version > VERSION {
-            reader.skip_rest();
-        }
-        Ok(message)
-    }
-}
-
-impl Wire for Record {
-    fn encode(&self, out: &mut Vec<u8>) {
-        let mut begin = |kind| out.extend_from_slice(&[RECORD_VERSION, kind]);
-        match self {
-            Self::Entry(named) => {
-                begin(0);
-                named.encode(out);
-            }
-            Self::State(state) => {
-                begin(1);
-                state.encode(out);
-            }
-            Self::Forgotten(path) => {
-                begin(2);
-                path.encode(out);
-            }
-        }
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        if u8::decode(reader)? != RECORD_VERSION {
-            return Err(DecodeError::Invalid("a store record of another version"));
-        }
-        Ok(match u8::decode(reader)? {
-            0 => Self::Entry(Wire::decode(reader)?),
-            1 => Self::State(Wire::decode(reader)?),
-            2 => Self::Forgotten(Wire::decode(reader)?),
-            variant => return Err(DecodeError::UnknownVariant { type_name: "Record", variant: variant.into() }),
-        })
-    }
-}
+wire_record!(Record: version RECORD_VERSION { 0 => Entry(named), 1 => State(state), 2 => Forgotten(path) });
 
 #[cfg(test)]
 mod tests {
