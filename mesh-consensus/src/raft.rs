@@ -120,6 +120,7 @@ pub use session::Session;
 use election::Ballot;
 use forward::Forwards;
 use membership::{Change, Configurations};
+use message::TERM_LEAP_MAX;
 use meter::Meter;
 use progress::{Progress, State};
 use read::Reads;
@@ -445,6 +446,9 @@ impl<S: StateMachine> Protocol for Raft<S> {
         }
         if let Err(what) = message.check() {
             return self.misbehaved(cx, from, what);
+        }
+        if message.term().saturating_sub(self.hard.term) > TERM_LEAP_MAX {
+            return self.misbehaved(cx, from, "a term that is too far ahead");
         }
         if message.wakes(self.hard.term) {
             self.wake(cx);

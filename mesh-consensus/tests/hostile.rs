@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use mesh_consensus::log::{Entry, EntryKind, Position};
 use mesh_consensus::raft::{
-    Accepted, Append, Configuration, Forward, Forwarded, ForwardedAnswer, Intent, Membership, Message, NotMember,
-    ProposeError, RaftCommand, RaftConfig, ReadIndex, ReadIndexReply, ReadPolicy, Rejected, ReplicaId, RequestVote,
-    Role, SendSnapshot, SendingSnapshot, SnapshotChunk, SnapshotMeta, SnapshotReceived, TimeoutNow, Timer, Vote,
+    Accepted, Append, Configuration, Forward, Forwarded, ForwardedAnswer, HardState, Intent, Membership, Message,
+    NotMember, ProposeError, Raft, RaftCommand, RaftConfig, ReadIndex, ReadIndexReply, ReadPolicy, Record, Rejected,
+    ReplicaId, RequestVote, Role, SendSnapshot, SendingSnapshot, SnapshotChunk, SnapshotMeta, SnapshotReceived,
+    TimeoutNow, Timer, Vote,
 };
-use mesh_core::{Bytes, Context, NodeId, PeerStatus, Protocol, RequestId, wire};
+use mesh_core::{Bytes, Context, Harness, NodeId, PeerStatus, Protocol, RequestId, wire};
 use proptest::prelude::*;
 use support::*;
 
 /// Small numbers, where they meet what is there, and the edges of what there can be.
 fn number() -> impl Strategy<Value = u64> {
-    prop_oneof![8 => 0u64..12, 1 => Just(u64::MAX), 1 => Just((1 << 62) - 1), 1 => Just(1 << 62), 1 => any::<u64>()]
+    prop_oneof![8 => 0u64..12, 1 => Just(u64::MAX), 1 => Just(1 << 32), 1 => Just((1 << 62) - 1), 1 => Just(1 << 62), 1 => any::<u64>()]
 }
 
 fn place() -> impl Strategy<Value = Position> {
@@ -279,9 +280,24 @@ proptest! {
 }
 
 #[test]
+fn a_forged_term_does_not_use_up_the_terms_of_the_group() {
+    let mut cluster = Cluster::led(3);
+    let before = cluster.raft(2).term();
+    for term in [before + (1 << 32) + 1, (1 << 62) - 1, u64::MAX] {
+        cluster.say(1, 2, Message::TimeoutNow(TimeoutNow { term }));
+        assert_eq!(cluster.raft(2).term(), before);
+    }
+    assert_eq!(cluster.status(2).misbehaved, 3);
+    cluster.say(1, 2, Message::TimeoutNow(TimeoutNow { term: before + (1 << 32) }));
+    assert_eq!(cluster.raft(2).term(), before + (1 << 32) + 1, "so far a working replica may be ahead");
+}
+
+#[test]
 fn a_successor_told_in_the_last_term_but_one_does_not_campaign_in_one_that_cannot_be() {
-    let mut cluster = Cluster::new(3);
     let term = (1 << 62) - 1;
-    cluster.say(1, 2, Message::TimeoutNow(TimeoutNow { term }));
-    assert_eq!((cluster.raft(2).role(), cluster.raft(2).term()), (Role::Follower, term));
+    let hard = HardState { term, voted_for: None, replica: ReplicaId(7), witness: false };
+    let raft = Raft::new(config(), [1, 2, 3].map(id), Journal::default()).unwrap();
+    let mut harness = Harness::recovered(id(2), raft, vec![Record::HardState(hard)], &[]).unwrap();
+    harness.receive(id(1), Message::TimeoutNow(TimeoutNow { term }));
+    assert_eq!((harness.protocol.role(), harness.protocol.term()), (Role::Follower, term));
 }

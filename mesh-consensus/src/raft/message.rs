@@ -25,6 +25,10 @@ const OLDEST_VERSION: u8 = 2;
 /// arithmetic cannot overflow.
 pub(super) const NUMBER_MAX: u64 = 1 << 62;
 
+/// No replica that works is so many terms ahead of another: no group lives to see as many elections. A forged
+/// term beyond that would use terms up, until nobody could be elected any more.
+pub(super) const TERM_LEAP_MAX: u64 = 1 << 32;
+
 /// A message between replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
