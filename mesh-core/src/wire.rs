@@ -42,6 +42,7 @@ mod macros;
 pub use self::bincode::{decode as __bincode_decode, encode as __bincode_encode};
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -472,15 +473,20 @@ impl<const N: usize> Wire for [u8; N] {
     }
 }
 
-impl<T: Wire> Wire for Box<T> {
-    fn encode(&self, out: &mut Vec<u8>) {
-        T::encode(self, out);
-    }
+macro_rules! wire_pointer {
+    ($($pointer:ident),*) => {$(
+        impl<T: Wire> Wire for $pointer<T> {
+            fn encode(&self, out: &mut Vec<u8>) {
+                T::encode(self, out);
+            }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        T::decode(reader).map(Self::new)
-    }
+            fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+                T::decode(reader).map(Self::new)
+            }
+        }
+    )*};
 }
+wire_pointer!(Box, Arc);
 
 impl<T: Wire> Wire for Option<T> {
     fn encode(&self, out: &mut Vec<u8>) {

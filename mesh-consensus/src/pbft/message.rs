@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use mesh_core::identity::Signature;
-use mesh_core::{Bytes, DecodeError, Reader, Wire, wire_struct};
+use mesh_core::{Bytes, DecodeError, Reader, Wire, wire_message, wire_struct};
 
 use super::authenticator::{Authenticator, Kind, Proof, Statement};
 use super::replicas::{Digest, ReplicaIndex};
@@ -348,107 +348,24 @@ wire_struct!(Manifest { sequence, len, chunks });
 wire_struct!(Chunk { digest, index, bytes });
 wire_struct!(Reply { view, session, serial, outcome });
 
-impl Wire for Message {
-    fn encode(&self, out: &mut Vec<u8>) {
-        let mut begin = |kind| out.extend_from_slice(&[VERSION, kind]);
-        match self {
-            Self::Request(request) => {
-                begin(0);
-                request.encode(out);
-            }
-            Self::PrePrepare(pre_prepare) => {
-                begin(1);
-                pre_prepare.encode(out);
-            }
-            Self::Prepare(vote) => {
-                begin(2);
-                vote.encode(out);
-            }
-            Self::Commit(vote) => {
-                begin(3);
-                vote.encode(out);
-            }
-            Self::Checkpoint(vote) => {
-                begin(4);
-                vote.encode(out);
-            }
-            Self::ViewChange(change) => {
-                begin(5);
-                change.encode(out);
-            }
-            Self::NewView(new_view) => {
-                begin(6);
-                new_view.encode(out);
-            }
-            Self::Status(status) => {
-                begin(7);
-                status.encode(out);
-            }
-            Self::Stable(certificate) => {
-                begin(8);
-                certificate.encode(out);
-            }
-            Self::FetchBatch(digest) => {
-                begin(9);
-                digest.encode(out);
-            }
-            Self::Batch(batch) => {
-                begin(10);
-                batch.encode(out);
-            }
-            Self::FetchState(fetch) => {
-                begin(11);
-                fetch.encode(out);
-            }
-            Self::Manifest(manifest) => {
-                begin(12);
-                manifest.encode(out);
-            }
-            Self::Chunk(chunk) => {
-                begin(13);
-                chunk.encode(out);
-            }
-            Self::Reply(reply) => {
-                begin(14);
-                reply.encode(out);
-            }
-            Self::Committed(vote) => {
-                begin(15);
-                vote.encode(out);
-            }
-        }
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let version = u8::decode(reader)?;
-        if version == 0 {
-            return Err(DecodeError::Invalid("a pBFT message of a version that never was"));
-        }
-        let message = match u8::decode(reader)? {
-            0 => Self::Request(Wire::decode(reader)?),
-            1 => Self::PrePrepare(Wire::decode(reader)?),
-            2 => Self::Prepare(Wire::decode(reader)?),
-            3 => Self::Commit(Wire::decode(reader)?),
-            4 => Self::Checkpoint(Wire::decode(reader)?),
-            5 => Self::ViewChange(Arc::new(Wire::decode(reader)?)),
-            6 => Self::NewView(Arc::new(Wire::decode(reader)?)),
-            7 => Self::Status(Wire::decode(reader)?),
-            8 => Self::Stable(Wire::decode(reader)?),
-            9 => Self::FetchBatch(Wire::decode(reader)?),
-            10 => Self::Batch(Wire::decode(reader)?),
-            11 => Self::FetchState(Wire::decode(reader)?),
-            12 => Self::Manifest(Wire::decode(reader)?),
-            13 => Self::Chunk(Wire::decode(reader)?),
-            14 => Self::Reply(Wire::decode(reader)?),
-            15 => Self::Committed(Wire::decode(reader)?),
-            variant => return Err(DecodeError::UnknownVariant { type_name: "Message", variant: variant.into() }),
-        };
-        if version > VERSION {
-            reader.skip_rest();
-        }
-        Ok(message)
-    }
-}
+wire_message!(Message: version VERSION {
+    0 => Request(request),
+    1 => PrePrepare(pre_prepare),
+    2 => Prepare(vote),
+    3 => Commit(vote),
+    4 => Checkpoint(vote),
+    5 => ViewChange(change),
+    6 => NewView(new_view),
+    7 => Status(status),
+    8 => Stable(certificate),
+    9 => FetchBatch(digest),
+    10 => Batch(batch),
+    11 => FetchState(fetch),
+    12 => Manifest(manifest),
+    13 => Chunk(chunk),
+    14 => Reply(reply),
+    15 => Committed(vote),
+});
 
 #[cfg(test)]
 mod tests {

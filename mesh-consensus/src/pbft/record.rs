@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use mesh_core::{Context, DecodeError, Reader, RecoverError, Recovery, SnapshotId, StateMachine, Wire, wire_struct};
+use mesh_core::{Context, RecoverError, Recovery, SnapshotId, StateMachine, wire_record, wire_struct};
 
 use super::Pbft;
 use super::checkpoint::Taken;
@@ -72,63 +72,14 @@ pub struct StableRecord {
 
 wire_struct!(StableRecord { certificate, manifest, id });
 
-impl Wire for Record {
-    fn encode(&self, out: &mut Vec<u8>) {
-        let mut begin = |kind| out.extend_from_slice(&[VERSION, kind]);
-        match self {
-            Self::Accepted { view, sequence, batch } => {
-                begin(0);
-                (*view, *sequence).encode(out);
-                batch.encode(out);
-            }
-            Self::Prepared { view, sequence, digest } => {
-                begin(1);
-                (*view, *sequence, *digest).encode(out);
-            }
-            Self::Committed { sequence, digest, batch } => {
-                begin(2);
-                (*sequence, *digest).encode(out);
-                batch.encode(out);
-            }
-            Self::ViewChange(change) => {
-                begin(3);
-                change.encode(out);
-            }
-            Self::NewView(new_view) => {
-                begin(4);
-                new_view.encode(out);
-            }
-            Self::Stable(record) => {
-                begin(5);
-                record.encode(out);
-            }
-        }
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        if u8::decode(reader)? != VERSION {
-            return Err(DecodeError::Invalid("a pBFT record of another version"));
-        }
-        Ok(match u8::decode(reader)? {
-            0 => {
-                let (view, sequence, batch) = Wire::decode(reader)?;
-                Self::Accepted { view, sequence, batch }
-            }
-            1 => {
-                let (view, sequence, digest) = Wire::decode(reader)?;
-                Self::Prepared { view, sequence, digest }
-            }
-            2 => {
-                let (sequence, digest, batch) = Wire::decode(reader)?;
-                Self::Committed { sequence, digest, batch }
-            }
-            3 => Self::ViewChange(Arc::new(Wire::decode(reader)?)),
-            4 => Self::NewView(Arc::new(Wire::decode(reader)?)),
-            5 => Self::Stable(Wire::decode(reader)?),
-            variant => return Err(DecodeError::UnknownVariant { type_name: "Record", variant: variant.into() }),
-        })
-    }
-}
+wire_record!(Record: version VERSION {
+    0 => Accepted { view, sequence, batch },
+    1 => Prepared { view, sequence, digest },
+    2 => Committed { sequence, digest, batch },
+    3 => ViewChange(change),
+    4 => NewView(new_view),
+    5 => Stable(record),
+});
 
 fn inconsistent(text: String) -> RecoverError {
     RecoverError::Inconsistent(text)

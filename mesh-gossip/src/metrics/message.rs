@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use mesh_core::{DecodeError, NodeId, Reader, Wire, wire_struct};
+use mesh_core::wire::check_len;
+use mesh_core::{DecodeError, NodeId, Reader, Wire, wire_message, wire_struct};
 
 /// The version of the message format.
 const VERSION: u8 = 1;
@@ -101,45 +102,13 @@ pub enum Message {
     },
 }
 
-impl Wire for Message {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.push(VERSION);
-        match self {
-            Self::Reports { sent, reports } => {
-                out.push(0);
-                sent.encode(out);
-                reports.encode(out);
-            }
-            Self::Echo { sent } => {
-                out.push(1);
-                sent.encode(out);
-            }
-        }
-    }
+wire_message!(Message: version VERSION, check Message::check { 0 => Reports { sent, reports }, 1 => Echo { sent } });
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let limit = |claimed: usize, limit| match claimed <= limit {
-            true => Ok(()),
-            false => Err(DecodeError::Length { claimed: claimed as u64, limit }),
-        };
-        let version = u8::decode(reader)?;
-        if version < VERSION {
-            return Err(DecodeError::Invalid("a message of monitors of a version that never was"));
-        }
-        let message = match u8::decode(reader)? {
-            0 => {
-                let (sent, reports): (_, Vec<Report>) = (Wire::decode(reader)?, Wire::decode(reader)?);
-                limit(reports.len(), REPORTS_MAX)?;
-                reports.iter().try_for_each(|report| limit(report.opinions.len(), OPINIONS_MAX))?;
-                Self::Reports { sent, reports }
-            }
-            1 => Self::Echo { sent: Wire::decode(reader)? },
-            kind => return Err(DecodeError::UnknownVariant { type_name: "metrics::Message", variant: kind.into() }),
-        };
-        if version > VERSION {
-            reader.skip_rest();
-        }
-        Ok(message)
+impl Message {
+    fn check(&self) -> Result<(), DecodeError> {
+        let Self::Reports { reports, .. } = self else { return Ok(()) };
+        check_len(reports.len(), REPORTS_MAX)?;
+        reports.iter().try_for_each(|report| check_len(report.opinions.len(), OPINIONS_MAX))
     }
 }
 
