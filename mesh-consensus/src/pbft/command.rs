@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 
-use mesh_core::{CallError, Handle, LogIndex, NodeId, Protocol, SnapshotError, StateMachine};
+use mesh_core::{CallError, Handle, LogIndex, NodeId, Protocol, SnapshotError, StateMachine, reply};
 
 use super::client::Failure;
 
@@ -208,16 +208,6 @@ pub trait PbftHandle<S: StateMachine> {
     fn status(&self) -> impl Future<Output = Result<Option<PbftStatus>, CallError>> + Send + 'static;
 }
 
-/// Waits for the reply of one kind.
-macro_rules! reply {
-    ($call:expr, $kind:ident) => {
-        match $call.await? {
-            PbftReply::$kind(result) => result,
-            _ => unreachable!("a command is answered by the reply to it"),
-        }
-    };
-}
-
 impl<S, P> PbftHandle<S> for Handle<P>
 where
     S: StateMachine,
@@ -228,16 +218,16 @@ where
         command: S::Command,
     ) -> impl Future<Output = Result<Executed<S::Output>, ProposeError>> + Send + 'static {
         let call = self.call(PbftCommand::Propose(command));
-        async move { reply!(call, Proposed) }
+        async move { reply!(call, PbftReply::Proposed) }
     }
 
     fn query(&self, query: S::Query) -> impl Future<Output = Result<Option<S::Answer>, CallError>> + Send + 'static {
         let call = self.call(PbftCommand::Query(query));
-        async move { Ok(reply!(call, Answered)) }
+        async move { Ok(reply!(call, PbftReply::Answered)) }
     }
 
     fn status(&self) -> impl Future<Output = Result<Option<PbftStatus>, CallError>> + Send + 'static {
         let call = self.call(PbftCommand::Status);
-        async move { Ok(reply!(call, Status)) }
+        async move { Ok(reply!(call, PbftReply::Status)) }
     }
 }

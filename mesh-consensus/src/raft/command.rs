@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::{CallError, Handle, LogIndex, NodeId, SnapshotError, StateMachine};
+use mesh_core::{CallError, Handle, LogIndex, NodeId, SnapshotError, StateMachine, reply};
 
 use super::Raft;
 use super::configuration::{ChangeRefused, Configuration, Membership, ReplicaId};
@@ -649,23 +649,13 @@ pub trait RaftHandle<S: StateMachine> {
     fn status(&self) -> impl Future<Output = Result<RaftStatus, CallError>> + Send + 'static;
 }
 
-/// Waits for the reply of one kind.
-macro_rules! reply {
-    ($call:expr, $kind:ident) => {
-        match $call.await? {
-            RaftReply::$kind(result) => result,
-            _ => unreachable!("a command is answered by the reply to it"),
-        }
-    };
-}
-
 impl<S: StateMachine> RaftHandle<S> for Handle<Raft<S>> {
     fn propose(
         &self,
         command: S::Command,
     ) -> impl Future<Output = Result<Applied<S::Output>, ProposeError>> + Send + 'static {
         let call = self.call(RaftCommand::Propose(command));
-        async move { reply!(call, Proposed) }
+        async move { reply!(call, RaftReply::Proposed) }
     }
 
     fn read(
@@ -674,12 +664,12 @@ impl<S: StateMachine> RaftHandle<S> for Handle<Raft<S>> {
         policy: ReadPolicy,
     ) -> impl Future<Output = Result<Read<S::Answer>, ReadError>> + Send + 'static {
         let call = self.call(RaftCommand::Read(query, policy));
-        async move { reply!(call, Read) }
+        async move { reply!(call, RaftReply::Read) }
     }
 
     fn open_session(&self, ttl: Duration) -> impl Future<Output = Result<SessionId, ProposeError>> + Send + 'static {
         let call = self.call(RaftCommand::OpenSession { ttl });
-        async move { reply!(call, SessionOpened) }
+        async move { reply!(call, RaftReply::SessionOpened) }
     }
 
     fn propose_once(
@@ -688,17 +678,17 @@ impl<S: StateMachine> RaftHandle<S> for Handle<Raft<S>> {
         command: S::Command,
     ) -> impl Future<Output = Result<Applied<S::Output>, ProposeError>> + Send + 'static {
         let call = self.call(RaftCommand::ProposeOnce { request, command });
-        async move { reply!(call, Proposed) }
+        async move { reply!(call, RaftReply::Proposed) }
     }
 
     fn keep_session(&self, session: SessionId) -> impl Future<Output = Result<(), ProposeError>> + Send + 'static {
         let call = self.call(RaftCommand::KeepSession { session });
-        async move { reply!(call, SessionKept) }
+        async move { reply!(call, RaftReply::SessionKept) }
     }
 
     fn close_session(&self, session: SessionId) -> impl Future<Output = Result<(), ProposeError>> + Send + 'static {
         let call = self.call(RaftCommand::CloseSession { session });
-        async move { reply!(call, SessionClosed) }
+        async move { reply!(call, RaftReply::SessionClosed) }
     }
 
     fn change_membership(
@@ -706,24 +696,21 @@ impl<S: StateMachine> RaftHandle<S> for Handle<Raft<S>> {
         target: Membership,
     ) -> impl Future<Output = Result<Changed, ChangeError>> + Send + 'static {
         let call = self.call(RaftCommand::ChangeMembership(target));
-        async move { reply!(call, MembershipChanged) }
+        async move { reply!(call, RaftReply::MembershipChanged) }
     }
 
     fn transfer(&self, to: Option<NodeId>) -> impl Future<Output = Result<NodeId, TransferError>> + Send + 'static {
         let call = self.call(RaftCommand::Transfer(to));
-        async move { reply!(call, Transferred) }
+        async move { reply!(call, RaftReply::Transferred) }
     }
 
     fn set_read_only(&self, read_only: bool) -> impl Future<Output = Result<(), CallError>> + Send + 'static {
         let call = self.call(RaftCommand::SetReadOnly(read_only));
-        async move {
-            let RaftReply::ReadOnlySet = call.await? else { unreachable!("a command is answered by the reply to it") };
-            Ok(())
-        }
+        async move { reply!(call, RaftReply::ReadOnlySet => Ok(())) }
     }
 
     fn status(&self) -> impl Future<Output = Result<RaftStatus, CallError>> + Send + 'static {
         let call = self.call(RaftCommand::Status);
-        async move { Ok(reply!(call, Status)) }
+        async move { Ok(reply!(call, RaftReply::Status)) }
     }
 }

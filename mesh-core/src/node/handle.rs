@@ -473,3 +473,63 @@ impl<E> Stream for Events<E> {
         }
     }
 }
+
+/// Waits for a [`Call`], and takes what the reply of one kind holds: for the methods of a trait that a
+/// protocol's [`Handle`] implements.
+///
+/// # Panics
+/// When the protocol answers with a reply of another kind, which is a bug in it.
+///
+/// ```
+/// use mesh_core::{CallError, Context, Handle, Never, NodeId, Protocol, RequestId, reply};
+///
+/// struct Counter(u64);
+///
+/// enum CounterCommand {
+///     Get,
+///     Reset,
+/// }
+///
+/// enum CounterReply {
+///     Value(u64),
+///     Done,
+/// }
+/// # impl Protocol for Counter {
+/// #     type Message = Never;
+/// #     type Command = CounterCommand;
+/// #     type Reply = CounterReply;
+/// #     type Event = Never;
+/// #     type Timer = ();
+/// #     type Record = Never;
+/// #     fn on_message(&mut self, _: &mut Context<'_, Self>, _: NodeId, message: Never) {
+/// #         match message {}
+/// #     }
+/// #     fn on_timer(&mut self, _: &mut Context<'_, Self>, (): ()) {}
+/// #     fn on_command(&mut self, cx: &mut Context<'_, Self>, request: RequestId, command: CounterCommand) {
+/// #         cx.reply(request, match command {
+/// #             CounterCommand::Get => CounterReply::Value(self.0),
+/// #             CounterCommand::Reset => { self.0 = 0; CounterReply::Done }
+/// #         });
+/// #     }
+/// # }
+///
+/// async fn get(counter: &Handle<Counter>) -> Result<u64, CallError> {
+///     Ok(reply!(counter.call(CounterCommand::Get), CounterReply::Value))
+/// }
+///
+/// async fn reset(counter: &Handle<Counter>) -> Result<(), CallError> {
+///     reply!(counter.call(CounterCommand::Reset), CounterReply::Done => Ok(()))
+/// }
+/// ```
+#[macro_export]
+macro_rules! reply {
+    ($call:expr, $reply:ident :: $kind:ident) => {
+        $crate::reply!($call, $reply::$kind(result) => result)
+    };
+    ($call:expr, $pattern:pat => $value:expr) => {
+        match $call.await? {
+            $pattern => $value,
+            _ => unreachable!("a command is answered by the reply to it"),
+        }
+    };
+}

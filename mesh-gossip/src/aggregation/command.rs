@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use mesh_core::{CallError, Handle, NodeId};
+use mesh_core::{CallError, Handle, NodeId, reply};
 
 use super::Aggregation;
 use super::config::AggregationConfigError;
@@ -142,16 +142,6 @@ pub trait AggregationHandle {
     fn estimate(&self) -> impl Future<Output = Result<Estimate, CallError>> + Send + 'static;
 }
 
-/// Waits for the reply of one kind.
-macro_rules! reply {
-    ($call:expr, $kind:ident) => {
-        match $call.await? {
-            AggregationReply::$kind(result) => result,
-            _ => unreachable!("a command is answered by the reply to it"),
-        }
-    };
-}
-
 impl AggregationHandle for Handle<Aggregation> {
     fn set(
         &self,
@@ -159,12 +149,12 @@ impl AggregationHandle for Handle<Aggregation> {
         value: f64,
     ) -> impl Future<Output = Result<(), AggregationError>> + Send + 'static {
         let call = self.call(AggregationCommand::Set { variable: variable.into(), value });
-        async move { reply!(call, Done) }
+        async move { reply!(call, AggregationReply::Done) }
     }
 
     fn estimate(&self) -> impl Future<Output = Result<Estimate, CallError>> + Send + 'static {
         let call = self.call(AggregationCommand::Estimate);
-        async move { Ok(reply!(call, Estimate)) }
+        async move { Ok(reply!(call, AggregationReply::Estimate)) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use mesh_core::{Bytes, CallError, Handle, NodeId};
+use mesh_core::{Bytes, CallError, Handle, NodeId, reply};
 
 use super::Broadcast;
 use super::config::{BroadcastConfigError, Class};
@@ -112,25 +112,15 @@ pub trait BroadcastHandle {
     ) -> impl Future<Output = Result<MessageId, BroadcastError>> + Send + 'static;
 }
 
-/// Waits for the reply of one kind.
-macro_rules! reply {
-    ($call:expr, $kind:ident) => {
-        match $call.await? {
-            BroadcastReply::$kind(result) => result,
-            _ => unreachable!("a command is answered by the reply to it"),
-        }
-    };
-}
-
 impl BroadcastHandle for Handle<Broadcast> {
     fn add_peer(&self, peer: NodeId) -> impl Future<Output = Result<(), BroadcastError>> + Send + 'static {
         let call = self.call(BroadcastCommand::AddPeer(peer));
-        async move { reply!(call, Done) }
+        async move { reply!(call, BroadcastReply::Done) }
     }
 
     fn remove_peer(&self, peer: NodeId) -> impl Future<Output = Result<(), BroadcastError>> + Send + 'static {
         let call = self.call(BroadcastCommand::RemovePeer(peer));
-        async move { reply!(call, Done) }
+        async move { reply!(call, BroadcastReply::Done) }
     }
 
     fn publish(
@@ -139,6 +129,6 @@ impl BroadcastHandle for Handle<Broadcast> {
         payload: Bytes,
     ) -> impl Future<Output = Result<MessageId, BroadcastError>> + Send + 'static {
         let call = self.call(BroadcastCommand::Publish { class, payload });
-        async move { reply!(call, Published) }
+        async move { reply!(call, BroadcastReply::Published) }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 
 use mesh_core::identity::PublicKey;
-use mesh_core::{CallError, Handle, NodeId};
+use mesh_core::{CallError, Handle, NodeId, reply};
 
 use super::Discovery;
 use super::config::DiscoveryConfigError;
@@ -239,25 +239,15 @@ pub trait DiscoveryHandle {
     fn topology(&self) -> impl Future<Output = Result<Topology, CallError>> + Send + 'static;
 }
 
-/// Waits for the reply of one kind.
-macro_rules! reply {
-    ($call:expr, $kind:ident) => {
-        match $call.await? {
-            DiscoveryReply::$kind(result) => result,
-            _ => unreachable!("a command is answered by the reply to it"),
-        }
-    };
-}
-
 impl DiscoveryHandle for Handle<Discovery> {
     fn add_seeds(&self, seeds: Vec<NodeId>) -> impl Future<Output = Result<(), DiscoveryError>> + Send + 'static {
         let call = self.call(DiscoveryCommand::AddSeeds(seeds));
-        async move { reply!(call, Done) }
+        async move { reply!(call, DiscoveryReply::Done) }
     }
 
     fn set_profile(&self, profile: Profile) -> impl Future<Output = Result<(), DiscoveryError>> + Send + 'static {
         let call = self.call(DiscoveryCommand::SetProfile(profile));
-        async move { reply!(call, Done) }
+        async move { reply!(call, DiscoveryReply::Done) }
     }
 
     fn select(
@@ -266,16 +256,16 @@ impl DiscoveryHandle for Handle<Discovery> {
         zone: Option<u16>,
     ) -> impl Future<Output = Result<Vec<NodeId>, CallError>> + Send + 'static {
         let call = self.call(DiscoveryCommand::Select { count, zone });
-        async move { Ok(reply!(call, Selected)) }
+        async move { Ok(reply!(call, DiscoveryReply::Selected)) }
     }
 
     fn peers(&self) -> impl Future<Output = Result<Vec<PeerStatus>, CallError>> + Send + 'static {
         let call = self.call(DiscoveryCommand::Peers);
-        async move { Ok(reply!(call, Peers)) }
+        async move { Ok(reply!(call, DiscoveryReply::Peers)) }
     }
 
     fn topology(&self) -> impl Future<Output = Result<Topology, CallError>> + Send + 'static {
         let call = self.call(DiscoveryCommand::Topology);
-        async move { Ok(reply!(call, Topology)) }
+        async move { Ok(reply!(call, DiscoveryReply::Topology)) }
     }
 }

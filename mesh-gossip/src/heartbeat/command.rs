@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use mesh_core::{CallError, Handle, NodeId};
+use mesh_core::{CallError, Handle, NodeId, reply};
 
 use super::Heartbeat;
 use super::config::HeartbeatConfigError;
@@ -117,29 +117,19 @@ pub trait HeartbeatHandle {
     fn health(&self) -> impl Future<Output = Result<Vec<PeerHealth>, CallError>> + Send + 'static;
 }
 
-/// Waits for the reply of one kind.
-macro_rules! reply {
-    ($call:expr, $kind:ident) => {
-        match $call.await? {
-            HeartbeatReply::$kind(result) => result,
-            _ => unreachable!("a command is answered by the reply to it"),
-        }
-    };
-}
-
 impl HeartbeatHandle for Handle<Heartbeat> {
     fn add_peer(&self, peer: NodeId) -> impl Future<Output = Result<(), HeartbeatError>> + Send + 'static {
         let call = self.call(HeartbeatCommand::AddPeer(peer));
-        async move { reply!(call, Done) }
+        async move { reply!(call, HeartbeatReply::Done) }
     }
 
     fn remove_peer(&self, peer: NodeId) -> impl Future<Output = Result<(), HeartbeatError>> + Send + 'static {
         let call = self.call(HeartbeatCommand::RemovePeer(peer));
-        async move { reply!(call, Done) }
+        async move { reply!(call, HeartbeatReply::Done) }
     }
 
     fn health(&self) -> impl Future<Output = Result<Vec<PeerHealth>, CallError>> + Send + 'static {
         let call = self.call(HeartbeatCommand::Health);
-        async move { Ok(reply!(call, Health)) }
+        async move { Ok(reply!(call, HeartbeatReply::Health)) }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use mesh_core::{CallError, Handle, NodeId};
+use mesh_core::{CallError, Handle, NodeId, reply};
 
 use super::Membership;
 use super::member::{Member, Profile, ProfileTooLong};
@@ -202,16 +202,6 @@ pub trait MembershipHandle {
 
     /// How things are.
     fn status(&self) -> impl Future<Output = Result<MembershipStatus, CallError>> + Send + 'static;
-}
-
-/// Waits for the reply of one kind.
-macro_rules! reply {
-    ($call:expr, $kind:pat => $value:expr) => {
-        match $call.await? {
-            $kind => $value,
-            _ => unreachable!("a command is answered by the reply to it"),
-        }
-    };
 }
 
 impl MembershipHandle for Handle<Membership> {

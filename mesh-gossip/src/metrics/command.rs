@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use mesh_core::{CallError, Handle, NodeId};
+use mesh_core::{CallError, Handle, NodeId, reply};
 
 use super::message::{Opinion, Report};
 use super::{ConfigError, Monitor};
@@ -124,24 +124,14 @@ pub trait MonitorHandle {
     fn reports(&self) -> impl Future<Output = Result<Vec<Report>, CallError>> + Send + 'static;
 }
 
-/// Waits for the reply of one kind.
-macro_rules! reply {
-    ($call:expr, $kind:ident) => {
-        match $call.await? {
-            MonitorReply::$kind(result) => result,
-            _ => unreachable!("a command is answered by the reply to it"),
-        }
-    };
-}
-
 impl MonitorHandle for Handle<Monitor> {
     fn status(&self) -> impl Future<Output = Result<MonitorStatus, CallError>> + Send + 'static {
         let call = self.call(MonitorCommand::Status);
-        async move { Ok(reply!(call, Status)) }
+        async move { Ok(reply!(call, MonitorReply::Status)) }
     }
 
     fn reports(&self) -> impl Future<Output = Result<Vec<Report>, CallError>> + Send + 'static {
         let call = self.call(MonitorCommand::Reports);
-        async move { Ok(reply!(call, Reports)) }
+        async move { Ok(reply!(call, MonitorReply::Reports)) }
     }
 }

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use mesh_core::{Bytes, CallError, Handle, NodeId};
+use mesh_core::{Bytes, CallError, Handle, NodeId, reply};
 
 use super::Overlay;
 use super::config::OverlayConfigError;
@@ -158,34 +158,24 @@ pub trait OverlayHandle {
     fn links(&self) -> impl Future<Output = Result<Vec<LinkStatus>, CallError>> + Send + 'static;
 }
 
-/// Waits for the reply of one kind.
-macro_rules! reply {
-    ($call:expr, $kind:ident) => {
-        match $call.await? {
-            OverlayReply::$kind(result) => result,
-            _ => unreachable!("a command is answered by the reply to it"),
-        }
-    };
-}
-
 impl OverlayHandle for Handle<Overlay> {
     fn add_peer(&self, node: NodeId, zone: u16) -> impl Future<Output = Result<(), OverlayError>> + Send + 'static {
         let call = self.call(OverlayCommand::AddPeer { node, zone });
-        async move { reply!(call, Done) }
+        async move { reply!(call, OverlayReply::Done) }
     }
 
     fn remove_peer(&self, node: NodeId) -> impl Future<Output = Result<(), OverlayError>> + Send + 'static {
         let call = self.call(OverlayCommand::RemovePeer(node));
-        async move { reply!(call, Done) }
+        async move { reply!(call, OverlayReply::Done) }
     }
 
     fn send(&self, to: NodeId, payload: Bytes) -> impl Future<Output = Result<(), OverlayError>> + Send + 'static {
         let call = self.call(OverlayCommand::Send { to, payload });
-        async move { reply!(call, Sent) }
+        async move { reply!(call, OverlayReply::Sent) }
     }
 
     fn links(&self) -> impl Future<Output = Result<Vec<LinkStatus>, CallError>> + Send + 'static {
         let call = self.call(OverlayCommand::Links);
-        async move { Ok(reply!(call, Links)) }
+        async move { Ok(reply!(call, OverlayReply::Links)) }
     }
 }

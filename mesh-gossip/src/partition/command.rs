@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use mesh_core::{CallError, Handle, NodeId};
+use mesh_core::{CallError, Handle, NodeId, reply};
 
 use super::Partition;
 use super::config::PartitionConfigError;
@@ -187,24 +187,14 @@ pub trait PartitionHandle {
     fn status(&self) -> impl Future<Output = Result<PartitionStatus, CallError>> + Send + 'static;
 }
 
-/// Waits for the reply of one kind.
-macro_rules! reply {
-    ($call:expr, $kind:ident) => {
-        match $call.await? {
-            PartitionReply::$kind(result) => result,
-            _ => unreachable!("a command is answered by the reply to it"),
-        }
-    };
-}
-
 impl PartitionHandle for Handle<Partition> {
     fn reset(&self) -> impl Future<Output = Result<(), PartitionError>> + Send + 'static {
         let call = self.call(PartitionCommand::Reset);
-        async move { reply!(call, Done) }
+        async move { reply!(call, PartitionReply::Done) }
     }
 
     fn status(&self) -> impl Future<Output = Result<PartitionStatus, CallError>> + Send + 'static {
         let call = self.call(PartitionCommand::Status);
-        async move { Ok(reply!(call, Status)) }
+        async move { Ok(reply!(call, PartitionReply::Status)) }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
-use mesh_core::{Bytes, CallError, Handle, Instant, NodeId, wire};
+use mesh_core::{Bytes, CallError, Handle, Instant, NodeId, reply, wire};
 
 use super::Store;
 use crate::crdt::{Counter, Crdt, HybridTime, Map, Max, Min, Register, Set, Stamp};
@@ -431,20 +431,10 @@ pub trait StoreHandle {
     fn status(&self) -> impl Future<Output = Result<StoreStatus, CallError>> + Send + 'static;
 }
 
-/// Waits for the reply of one kind.
-macro_rules! reply {
-    ($call:expr, $kind:ident) => {
-        match $call.await? {
-            StoreReply::$kind(result) => result,
-            _ => unreachable!("a command is answered by the reply to it"),
-        }
-    };
-}
-
 impl StoreHandle for Handle<Store> {
     fn write(&self, writes: Vec<Write>) -> impl Future<Output = Result<Stamp, WriteError>> + Send + 'static {
         let call = self.call(StoreCommand::Write(writes));
-        async move { reply!(call, Written) }
+        async move { reply!(call, StoreReply::Written) }
     }
 
     fn get(
@@ -453,7 +443,7 @@ impl StoreHandle for Handle<Store> {
         key: impl Into<Bytes>,
     ) -> impl Future<Output = Result<Option<Found>, CallError>> + Send + 'static {
         let call = self.call(StoreCommand::Get { namespace: namespace.into(), key: key.into() });
-        async move { Ok(reply!(call, Got)) }
+        async move { Ok(reply!(call, StoreReply::Got)) }
     }
 
     fn list(
@@ -465,7 +455,7 @@ impl StoreHandle for Handle<Store> {
     ) -> impl Future<Output = Result<Vec<(Bytes, Found)>, CallError>> + Send + 'static {
         let (namespace, prefix) = (namespace.into(), prefix.into());
         let call = self.call(StoreCommand::List { namespace, prefix, after, limit });
-        async move { Ok(reply!(call, Listed)) }
+        async move { Ok(reply!(call, StoreReply::Listed)) }
     }
 
     fn watch(
@@ -474,11 +464,11 @@ impl StoreHandle for Handle<Store> {
         prefix: impl Into<Bytes>,
     ) -> impl Future<Output = Result<bool, CallError>> + Send + 'static {
         let call = self.call(StoreCommand::Watch { namespace: namespace.into(), prefix: prefix.into() });
-        async move { Ok(reply!(call, Watching)) }
+        async move { Ok(reply!(call, StoreReply::Watching)) }
     }
 
     fn status(&self) -> impl Future<Output = Result<StoreStatus, CallError>> + Send + 'static {
         let call = self.call(StoreCommand::Status);
-        async move { Ok(*reply!(call, Status)) }
+        async move { Ok(*reply!(call, StoreReply::Status)) }
     }
 }
