@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 
-use mesh_core::{CallError, Handle, LogIndex, NodeId, Protocol, SnapshotError, StateMachine, reply};
+use mesh_core::{CallError, Handle, LogIndex, NodeId, Protocol, SnapshotError, StateMachine, from_call_error, reply};
 
 use super::client::Failure;
 
@@ -77,14 +77,7 @@ pub enum ProposeError {
     Stopped,
 }
 
-impl From<CallError> for ProposeError {
-    fn from(error: CallError) -> Self {
-        match error {
-            CallError::Busy => Self::Busy,
-            _ => Self::Stopped,
-        }
-    }
-}
+from_call_error!(ProposeError);
 
 impl From<Failure> for ProposeError {
     fn from(failure: Failure) -> Self {

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::{CallError, Handle, LogIndex, NodeId, SnapshotError, StateMachine, reply};
+use mesh_core::{CallError, Handle, LogIndex, NodeId, SnapshotError, StateMachine, from_call_error, reply};
 
 use super::Raft;
 use super::configuration::{ChangeRefused, Configuration, Membership, ReplicaId};
@@ -174,14 +174,7 @@ impl ProposeError {
     }
 }
 
-impl From<CallError> for ProposeError {
-    fn from(error: CallError) -> Self {
-        match error {
-            CallError::Busy => Self::Busy,
-            _ => Self::Stopped,
-        }
-    }
-}
+from_call_error!(ProposeError);
 
 /// How fresh the answer to a read must be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -243,14 +236,7 @@ pub enum ReadError {
     Stopped,
 }
 
-impl From<CallError> for ReadError {
-    fn from(error: CallError) -> Self {
-        match error {
-            CallError::Busy => Self::Busy,
-            _ => Self::Stopped,
-        }
-    }
-}
+from_call_error!(ReadError);
 
 /// The membership is what was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -303,14 +289,7 @@ pub enum ChangeError {
     Stopped,
 }
 
-impl From<CallError> for ChangeError {
-    fn from(error: CallError) -> Self {
-        match error {
-            CallError::Busy => Self::Busy,
-            _ => Self::Stopped,
-        }
-    }
-}
+from_call_error!(ChangeError);
 
 /// Why leadership was not handed over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -353,14 +332,7 @@ pub enum TransferError {
     Stopped,
 }
 
-impl From<CallError> for TransferError {
-    fn from(error: CallError) -> Self {
-        match error {
-            CallError::Busy => Self::Busy,
-            _ => Self::Stopped,
-        }
-    }
-}
+from_call_error!(TransferError);
 
 /// Why a node should not lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -533,3 +533,34 @@ macro_rules! reply {
         }
     };
 }
+
+/// Turns a [`CallError`] into errors that have the variants `Busy` and `Stopped` of their own.
+///
+/// ```
+/// use mesh_core::{CallError, from_call_error};
+///
+/// #[derive(Debug, PartialEq)]
+/// enum TransferError {
+///     NoFunds,
+///     Busy,
+///     Stopped,
+/// }
+///
+/// from_call_error!(TransferError);
+///
+/// assert_eq!(TransferError::from(CallError::Busy), TransferError::Busy);
+/// ```
+#[macro_export]
+macro_rules! from_call_error {
+    ($($name:ident),+) => {$(
+        impl ::std::convert::From<$crate::CallError> for $name {
+            fn from(error: $crate::CallError) -> Self {
+                match error {
+                    $crate::CallError::Busy => Self::Busy,
+                    // Whatever else ends a call, it is not answered any more.
+                    _ => Self::Stopped,
+                }
+            }
+        }
+    )+};
+}

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use mesh_core::{CallError, Handle, NodeId, reply};
+use mesh_core::{CallError, Handle, NodeId, from_call_error, reply};
 
 use super::Membership;
 use super::member::{Member, Profile, ProfileTooLong};
@@ -75,18 +75,6 @@ pub enum SetProfileError {
     Stopped,
 }
 
-macro_rules! from_call_error {
-    ($($name:ident),*) => {$(
-        impl From<CallError> for $name {
-            fn from(error: CallError) -> Self {
-                match error {
-                    CallError::Busy => Self::Busy,
-                    _ => Self::Stopped,
-                }
-            }
-        }
-    )*};
-}
 from_call_error!(LeaveError, SetProfileError);
 
 /// How things are with a membership.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
-use mesh_core::{Bytes, CallError, Handle, Instant, NodeId, reply, wire};
+use mesh_core::{Bytes, CallError, Handle, Instant, NodeId, from_call_error, reply, wire};
 
 use super::Store;
 use crate::crdt::{Counter, Crdt, HybridTime, Map, Max, Min, Register, Set, Stamp};
@@ -305,14 +305,7 @@ pub enum WriteError {
     Stopped,
 }
 
-impl From<CallError> for WriteError {
-    fn from(error: CallError) -> Self {
-        match error {
-            CallError::Busy => Self::Busy,
-            _ => Self::Stopped,
-        }
-    }
-}
+from_call_error!(WriteError);
 
 /// What a store tells unasked.
 #[derive(Clone, Debug, PartialEq, Eq)]
