@@ -196,6 +196,8 @@ pub struct Pbft<S: StateMachine> {
     pool: Pool,
     client: ClientCore,
     proposals: BTreeMap<u64, RequestId>,
+    /// It was told to take no proposals.
+    read_only: bool,
     client_due: Option<Instant>,
     meter: Meter,
     misbehaved: u64,
@@ -252,6 +254,7 @@ impl<S: StateMachine> Pbft<S> {
             sources_asked: 0,
             pool: Pool::default(),
             proposals: BTreeMap::new(),
+            read_only: false,
             client_due: None,
             meter: Meter::default(),
             misbehaved: 0,
@@ -351,7 +354,9 @@ impl<S: StateMachine> Pbft<S> {
     fn on_propose(&mut self, cx: &mut Context<'_, Self>, request: RequestId, command: &S::Command) {
         let encoded = wire::to_bytes(command);
         let (len, limit) = (encoded.len(), self.config.command_len_max);
-        let refused = if len > limit {
+        let refused = if self.read_only {
+            Some(ProposeError::ReadOnly)
+        } else if len > limit {
             Some(ProposeError::TooLarge { len, limit })
         } else if self.validator.as_ref().is_some_and(|is_valid| !is_valid(command)) {
             Some(ProposeError::Invalid)
@@ -419,6 +424,7 @@ impl<S: StateMachine> Pbft<S> {
             faults: self.replicas().faults(),
             others_heard: self.peers.iter().filter(|(_, peer)| heard(peer)).count(),
             transferring: self.repair.is_some(),
+            read_only: self.read_only,
             misbehaved: self.misbehaved,
         }
     }
@@ -501,6 +507,10 @@ impl<S: StateMachine> Protocol for Pbft<S> {
     fn on_command(&mut self, cx: &mut Context<'_, Self>, request: RequestId, command: PbftCommand<S>) {
         match command {
             PbftCommand::Propose(command) => self.on_propose(cx, request, &command),
+            PbftCommand::SetReadOnly(read_only) => {
+                self.read_only = read_only;
+                cx.reply_volatile(request, PbftReply::ReadOnlySet);
+            }
             PbftCommand::Query(query) => {
                 cx.reply_volatile(request, PbftReply::Answered(Some(self.replicated.state.query(query))));
             }

@@ -497,16 +497,10 @@ impl<S: StateMachine> Protocol for Raft<S> {
     }
 
     fn on_command(&mut self, cx: &mut Context<'_, Self>, request: RequestId, command: RaftCommand<S>) {
-        match command {
-            RaftCommand::Status => return cx.reply_volatile(request, RaftReply::Status(self.status(cx.now()))),
-            RaftCommand::SetReadOnly(read_only) => {
-                self.read_only = read_only;
-                return cx.reply_volatile(request, RaftReply::ReadOnlySet);
-            }
-            _ => {}
+        if !matches!(command, RaftCommand::Status | RaftCommand::SetReadOnly(_)) {
+            self.wake(cx);
+            self.last_active = cx.now();
         }
-        self.wake(cx);
-        self.last_active = cx.now();
         match command {
             RaftCommand::Propose(command) => self.on_propose_command(cx, request, &command),
             RaftCommand::OpenSession { ttl } => {
@@ -528,7 +522,11 @@ impl<S: StateMachine> Protocol for Raft<S> {
             RaftCommand::Read(query, policy) => self.on_read(cx, request, query, policy),
             RaftCommand::ChangeMembership(target) => self.on_change_membership(cx, request, target),
             RaftCommand::Transfer(to) => self.on_transfer(cx, request, to),
-            RaftCommand::Status | RaftCommand::SetReadOnly(_) => {}
+            RaftCommand::SetReadOnly(read_only) => {
+                self.read_only = read_only;
+                cx.reply_volatile(request, RaftReply::ReadOnlySet);
+            }
+            RaftCommand::Status => cx.reply_volatile(request, RaftReply::Status(self.status(cx.now()))),
         }
     }
 

@@ -2,9 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_consensus::pbft::{self, Pbft, PbftCommand, PbftConfig, PbftHandle, ReplicaSet};
 use mesh_consensus::raft::{ProposeError, Raft, RaftCommand, RaftConfig, RaftHandle};
+use mesh_core::identity::SecretKey;
 use mesh_core::{Bytes, Events, Handle, LogIndex, NodeId, ProtocolId, RestoreError, SnapshotSource, StateMachine};
 use mesh_gossip::aggregation::{Aggregation, AggregationCommand, AggregationConfig};
 use mesh_gossip::broadcast::{Broadcast, BroadcastCommand, BroadcastConfig, BroadcastEvent, BroadcastHandle, Class};
@@ -25,6 +28,7 @@ const PARTITION: ProtocolId = ProtocolId(6);
 const MONITOR: ProtocolId = ProtocolId(7);
 const STORE: ProtocolId = ProtocolId(8);
 const RAFT: ProtocolId = ProtocolId(9);
+const PBFT: ProtocolId = ProtocolId(10);
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -230,4 +234,41 @@ fn all_modules_of_a_node_go_through_a_partition_and_back() {
             assert_eq!(delivered, 1, "{id} (seed {seed})");
         }
     }
+}
+
+#[test]
+fn a_replica_that_is_cut_off_refuses_proposals_until_it_is_back() {
+    let key = |n: u8| SecretKey::from_seed([n; 32]);
+    let ids: Vec<_> = (1..=4).map(|n| key(n).node_id()).collect();
+    let replicas = ReplicaSet::new("wired", (1..=4).map(|n| (key(n).node_id(), key(n).public()))).unwrap();
+    let mut sim: Sim<Handle<Pbft<Sum>>> = Sim::new(1);
+    for n in 1..=4 {
+        let (replicas, ids) = (replicas.clone(), ids.clone());
+        sim.add_node(key(n).node_id(), move |node| {
+            let partition = node.host(PARTITION, Partition::new(PartitionConfig::default(), ids.clone()).unwrap());
+            let config = PbftConfig::default();
+            let pbft = node.host(PBFT, Pbft::new(config, replicas.clone(), Arc::new(key(n)), Sum::default()).unwrap());
+            partition.link(&pbft, |event| event.mode().map(|mode| PbftCommand::SetReadOnly(mode == Mode::ReadOnly)));
+            pbft
+        });
+    }
+    let go_on = |sim: &Sim<_>, ids: &[NodeId]| {
+        ids.iter()
+            .all(|id| sim.protocol::<Partition>(*id, PARTITION).unwrap().mode_at(sim.clock(*id)) == Mode::Continue)
+    };
+    let add = |sim: &mut Sim<Handle<Pbft<Sum>>>, at: NodeId| {
+        let proposed = sim.handle(at).propose(1);
+        sim.wait(10 * SECOND, proposed)
+    };
+    assert_eq!(add(&mut sim, ids[0]), Some(Err(pbft::ProposeError::ReadOnly)), "nobody goes on yet");
+    assert!(sim.run_until(30 * SECOND, |sim| go_on(sim, &ids)));
+    assert!(matches!(add(&mut sim, ids[0]), Some(Ok(_))));
+    sim.partition(&[&ids[..1], &ids[1..]]);
+    sim.run_for(11 * SECOND);
+    assert!(sim.run_until(10 * SECOND, |sim| go_on(sim, &ids[1..])));
+    assert_eq!(add(&mut sim, ids[0]), Some(Err(pbft::ProposeError::ReadOnly)));
+    assert!(matches!(add(&mut sim, ids[1]), Some(Ok(_))));
+    sim.heal();
+    assert!(sim.run_until(60 * SECOND, |sim| go_on(sim, &ids)));
+    assert!(matches!(add(&mut sim, ids[0]), Some(Ok(_))));
 }

@@ -11,6 +11,8 @@ use super::client::Failure;
 pub enum PbftCommand<S: StateMachine> {
     /// Order and execute a command.
     Propose(S::Command),
+    /// Take no proposals until told otherwise, or take them again: see [`ProposeError::ReadOnly`].
+    SetReadOnly(bool),
     /// Ask the state of this replica something, as it is now.
     Query(S::Query),
     /// Tell how things are.
@@ -19,11 +21,12 @@ pub enum PbftCommand<S: StateMachine> {
 
 impl<S: StateMachine> fmt::Debug for PbftCommand<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Propose(_) => "Propose(..)",
-            Self::Query(_) => "Query(..)",
-            Self::Status => "Status",
-        })
+        match self {
+            Self::Propose(_) => f.write_str("Propose(..)"),
+            Self::SetReadOnly(read_only) => write!(f, "SetReadOnly({read_only})"),
+            Self::Query(_) => f.write_str("Query(..)"),
+            Self::Status => f.write_str("Status"),
+        }
     }
 }
 
@@ -33,6 +36,8 @@ impl<S: StateMachine> fmt::Debug for PbftCommand<S> {
 pub enum PbftReply<O, A> {
     /// To [`PbftCommand::Propose`].
     Proposed(Result<Executed<O>, ProposeError>),
+    /// To [`PbftCommand::SetReadOnly`].
+    ReadOnlySet,
     /// To [`PbftCommand::Query`]; `None` from a client, which has no state.
     Answered(Option<A>),
     /// To [`PbftCommand::Status`]; `None` from a client.
@@ -63,6 +68,10 @@ pub enum ProposeError {
     /// The validator refuses the command. It was not executed.
     #[error("the command is refused by the validator")]
     Invalid,
+    /// This node takes no proposals for now: the application, or a partition handler, said so by
+    /// [`PbftCommand::SetReadOnly`]. The command went nowhere.
+    #[error("this node takes no writes for now")]
+    ReadOnly,
     /// Too many commands wait; this one went nowhere. Try again later.
     #[error("too many commands wait")]
     Overloaded,
@@ -112,6 +121,8 @@ pub struct PbftStatus {
     pub others_heard: usize,
     /// Whether the state is being fetched from others.
     pub transferring: bool,
+    /// Whether it takes no proposals, as [`PbftCommand::SetReadOnly`] said.
+    pub read_only: bool,
     /// Messages that made no sense.
     pub misbehaved: u64,
 }
@@ -193,6 +204,15 @@ pub trait PbftHandle<S: StateMachine> {
         command: S::Command,
     ) -> impl Future<Output = Result<Executed<S::Output>, ProposeError>> + Send + 'static;
 
+    /// Takes no proposals at this node until told otherwise, or takes them again.
+    ///
+    /// While it is so, proposals of this handle are refused with [`ProposeError::ReadOnly`]. What others propose is
+    /// ordered as before, and what was taken before may yet be executed. It is not kept over a restart.
+    ///
+    /// Meant to be linked to a partition handler, such as `mesh_gossip::partition`: it need not take a minority a
+    /// timeout to find out that it is one.
+    fn set_read_only(&self, read_only: bool) -> impl Future<Output = Result<(), CallError>> + Send + 'static;
+
     /// Asks the state of this replica something, as it is now: it may be behind that of others. `None` from a
     /// client, which has no state.
     fn query(&self, query: S::Query) -> impl Future<Output = Result<Option<S::Answer>, CallError>> + Send + 'static;
@@ -212,6 +232,11 @@ where
     ) -> impl Future<Output = Result<Executed<S::Output>, ProposeError>> + Send + 'static {
         let call = self.call(PbftCommand::Propose(command));
         async move { reply!(call, PbftReply::Proposed) }
+    }
+
+    fn set_read_only(&self, read_only: bool) -> impl Future<Output = Result<(), CallError>> + Send + 'static {
+        let call = self.call(PbftCommand::SetReadOnly(read_only));
+        async move { reply!(call, PbftReply::ReadOnlySet => Ok(())) }
     }
 
     fn query(&self, query: S::Query) -> impl Future<Output = Result<Option<S::Answer>, CallError>> + Send + 'static {

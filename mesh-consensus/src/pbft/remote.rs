@@ -24,6 +24,8 @@ pub struct PbftClient<S: StateMachine> {
     config: ClientConfig,
     command_len_max: usize,
     proposals: BTreeMap<u64, RequestId>,
+    /// It was told to take no proposals.
+    read_only: bool,
     next_ticket: u64,
     state: std::marker::PhantomData<fn() -> S>,
 }
@@ -45,6 +47,7 @@ impl<S: StateMachine> PbftClient<S> {
             config: client,
             command_len_max: config.command_len_max,
             proposals: BTreeMap::new(),
+            read_only: false,
             next_ticket: 0,
             state: std::marker::PhantomData,
         }
@@ -83,7 +86,14 @@ impl<S: StateMachine> Protocol for PbftClient<S> {
 
     fn on_command(&mut self, cx: &mut Context<'_, Self>, request: RequestId, command: PbftCommand<S>) {
         let command = match command {
+            PbftCommand::Propose(_) if self.read_only => {
+                return cx.reply(request, PbftReply::Proposed(Err(ProposeError::ReadOnly)));
+            }
             PbftCommand::Propose(command) => wire::to_bytes(&command),
+            PbftCommand::SetReadOnly(read_only) => {
+                self.read_only = read_only;
+                return cx.reply(request, PbftReply::ReadOnlySet);
+            }
             PbftCommand::Query(_) => return cx.reply(request, PbftReply::Answered(None)),
             PbftCommand::Status => return cx.reply(request, PbftReply::Status(None)),
         };
