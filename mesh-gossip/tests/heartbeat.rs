@@ -61,9 +61,11 @@ fn s3_a_crash_is_confirmed_by_a_quorum_within_the_timeout_and_one_round_and_ends
 
 #[test]
 fn s4_loss_does_not_make_a_peer_fail() {
-    for seed in 0..5 {
+    for seed in 0..6 {
         let mut sim = group(seed, 5, &HeartbeatConfig::default());
-        sim.set_links(LinkConfig { loss: 0.2, ..LinkConfig::default() });
+        // One frame in five, alone or in bursts of up to two heartbeats.
+        let loss_burst = SECOND * (seed % 2) as u32 * 3;
+        sim.set_links(LinkConfig { loss: 0.2, loss_burst, ..LinkConfig::default() });
         for _ in 0..600 {
             sim.run_for(SECOND);
             for peer in 1..=5 {

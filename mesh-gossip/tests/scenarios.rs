@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mesh_core::NodeId;
 use mesh_gossip::membership::{MembershipConfig, Status};
+use mesh_transport_mem::LinkConfig;
 use support::{Cluster, SECOND, link, name};
 
 /// Sizes and a seed for each.
@@ -105,12 +106,22 @@ fn a_crash_of_a_tenth_a_third_or_more_than_half_leaves_no_ghosts() {
 #[test]
 fn nobody_is_declared_down_because_packets_are_lost() {
     for (nodes, seed) in SIZES {
-        let runs: &[(f64, u32)] = if nodes > 100 { &[(0.2, 60)] } else { &[(0.05, 600), (0.2, 600), (0.4, 120)] };
-        for (loss, seconds) in runs {
+        let alone = Duration::ZERO;
+        let runs: &[_] = match nodes {
+            100.. => &[(0.2, alone, 60), (0.2, 2 * SECOND, 60)],
+            _ => &[
+                (0.05, alone, 600),
+                (0.2, alone, 600),
+                (0.4, alone, 120),
+                (0.2, SECOND / 5, 300),
+                (0.2, 2 * SECOND, 600),
+            ],
+        };
+        for (loss, loss_burst, seconds) in runs.iter().copied() {
             let mut cluster = Cluster::joined(seed, nodes);
-            cluster.sim.set_links(link(*loss));
-            cluster.run(*seconds * SECOND);
-            assert_eq!(cluster.told.downs, 0, "{nodes} nodes, {loss} lost");
+            cluster.sim.set_links(LinkConfig { loss_burst, ..link(loss) });
+            cluster.run(seconds * SECOND);
+            assert_eq!(cluster.told.downs, 0, "{nodes} nodes, {loss} lost, in bursts of {loss_burst:?}");
             cluster.sim.set_links(link(0.0));
             cluster.until("all know the same", 10 * SECOND, agree_and_know_the_same);
         }

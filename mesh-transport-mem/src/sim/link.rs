@@ -16,6 +16,9 @@ pub struct LinkConfig {
     pub latency: Latency,
     /// The share of frames that are lost. Default: 0.
     pub loss: f64,
+    /// For how long on average a link loses all frames, or none, before chance decides again: losses come in
+    /// bursts, as by Gilbert and Elliott. Default: zero, chance decides for each frame alone.
+    pub loss_burst: Duration,
     /// The share of frames that arrive twice. Default: 0.
     pub duplicate: f64,
     /// The share of frames that take a second delay on top and do not keep their place: they may be
@@ -33,6 +36,7 @@ impl Default for LinkConfig {
         Self {
             latency: Latency::between(Duration::from_micros(500), Duration::from_micros(1_500)),
             loss: 0.0,
+            loss_burst: Duration::ZERO,
             duplicate: 0.0,
             reorder: 0.0,
             bandwidth: None,
@@ -60,6 +64,8 @@ struct Link {
     /// How many partitions and cuts lie across it.
     cuts: u32,
     congested: bool,
+    /// Whether it loses all frames, and until when, where losses come in bursts.
+    burst: (bool, Instant),
     /// Which of the network's settings; 0 is the default.
     setting: u32,
     /// When the last byte sent so far has left, where the bandwidth is limited.
@@ -201,7 +207,17 @@ impl Network {
             link.free_at = link.free_at.max(now) + time(len as u64);
             leaves = link.free_at;
         }
-        if loss.happens(rng) {
+        let is_lost = if config.loss_burst.is_zero() {
+            loss.happens(rng)
+        } else {
+            let (loses, until) = &mut self.links.entry(key).or_default().burst;
+            if now >= *until {
+                *loses = loss.happens(rng);
+                *until = now + rng.duration_between(Duration::ZERO, config.loss_burst * 2);
+            }
+            *loses
+        };
+        if is_lost {
             return Fate::Lost;
         }
         let mut at = leaves + config.latency.draw(rng);
@@ -262,6 +278,19 @@ mod tests {
         let twice = fates.iter().filter(|fate| matches!(fate, Fate::Arrives { again: Some(_), .. })).count();
         assert!((1_800..2_200).contains(&lost), "{lost}");
         assert!((3_800..4_200).contains(&twice), "{twice}");
+    }
+
+    #[test]
+    fn bursts_of_losses_are_as_long_and_as_frequent_as_said() {
+        let config = LinkConfig { loss: 0.2, loss_burst: MS * 100, ..LinkConfig::default() };
+        // Ten frames a millisecond for a hundred seconds.
+        let lost: Vec<_> = arrivals(config, 1_000_000).iter().map(|fate| *fate == Fate::Lost).collect();
+        let all = lost.iter().filter(|lost| **lost).count();
+        assert!((170_000..230_000).contains(&all), "{all}");
+        let bursts: Vec<_> = lost.chunk_by(|a, b| a == b).filter(|run| run[0]).map(<[bool]>::len).collect();
+        // Bursts that follow each other look like one: 100 ms / (1 - 0.2).
+        let mean = all / bursts.len();
+        assert!((1_100..1_400).contains(&mean), "{mean} frames");
     }
 
     #[test]
