@@ -9,8 +9,8 @@
 //! and bring those that are behind up to date.
 //!
 //! What a replica says is behind what it would have to remember after a crash, as is the rule in
-//! [`mesh_core::protocol`]. A replica that lost its disk has forgotten what it said, and counts as one of the f
-//! faulty ones.
+//! [`mesh_core::protocol`]. A replica that lost its disk has forgotten what it said: it finds that out from the
+//! others, counts as one of the f faulty ones, and says nothing until all that it may have said is in the past.
 //!
 //! Replicas are known by their Ed25519 keys and prove what they say by signatures or MACs ([`AuthMode`]). The
 //! transport is trusted to name the node that a frame is from.
@@ -94,6 +94,7 @@ mod ordering;
 mod plant;
 mod pool;
 mod record;
+mod recovery;
 mod remote;
 mod replicas;
 mod request;
@@ -116,8 +117,8 @@ pub use client::{ClientConfig, ClientCore, Done, Failure, Recipient};
 pub use command::{Executed, PbftCommand, PbftEvent, PbftHandle, PbftReply, PbftStatus, ProposeError};
 pub use config::{ConfigError, PbftConfig};
 pub use message::{
-    CLAIMS_MAX, Certificate, CheckpointVote, Chunk, Claim, FetchState, Manifest, Message, NUMBER_MAX, NewView, Outcome,
-    PrePrepare, Reply, Status, ViewChange, Vote,
+    CLAIMS_MAX, Certificate, CheckpointVote, Chunk, Claim, FetchState, Join, JoinAnswer, Manifest, Message, NUMBER_MAX,
+    NewView, Outcome, PrePrepare, Reply, Status, ViewChange, Vote,
 };
 #[cfg(feature = "planted")]
 pub use plant::Plant;
@@ -132,6 +133,7 @@ use execution::{Replicated, Validator};
 use meter::Meter;
 use ordering::OwnVote;
 use pool::Pool;
+use recovery::Lives;
 use replicas::PerReplica;
 use slot::Slot;
 use status::Peer;
@@ -191,6 +193,7 @@ pub struct Pbft<S: StateMachine> {
     checkpoints: Checkpoints,
     repair: Option<Transfer>,
 
+    lives: Lives,
     peers: PerReplica<Peer>,
     sources_asked: usize,
     pool: Pool,
@@ -226,6 +229,7 @@ impl<S: StateMachine> Pbft<S> {
             others: others.filter_map(|replica| replicas.node(replica)).collect(),
             client: own_client(&config, &replicas, signer, 0),
             changes: PerReplica::new(&replicas, |_| None),
+            lives: Lives::new(&replicas),
             peers: PerReplica::new(&replicas, |_| Peer::default()),
             config,
             auth,
@@ -301,6 +305,11 @@ impl<S: StateMachine> Pbft<S> {
     /// The last stable checkpoint.
     pub const fn stable(&self) -> u64 {
         self.stable.sequence
+    }
+
+    /// Whether this replica votes: see [`PbftStatus::takes_part`].
+    pub fn takes_part(&self) -> bool {
+        !self.is_mute()
     }
 
     const fn me(&self) -> ReplicaIndex {
@@ -425,6 +434,7 @@ impl<S: StateMachine> Pbft<S> {
             others_heard: self.peers.iter().filter(|(_, peer)| heard(peer)).count(),
             transferring: self.repair.is_some(),
             read_only: self.read_only,
+            takes_part: self.takes_part(),
             misbehaved: self.misbehaved,
         }
     }
@@ -457,6 +467,7 @@ impl<S: StateMachine> Protocol for Pbft<S> {
         let tag = cx.rng().next_u64();
         self.client = own_client(&self.config, self.auth.replicas(), self.auth.signer(), tag);
         self.patience_from = cx.now();
+        self.begin_life(cx);
         let me = self.me();
         if let (false, Some(change), Some(place)) = (self.active, self.own_change.clone(), self.changes.get_mut(me)) {
             *place = Some(Verified::by_us(change));
@@ -492,6 +503,8 @@ impl<S: StateMachine> Protocol for Pbft<S> {
             Message::FetchState(fetch) => self.on_fetch_state(cx, replica, fetch),
             Message::Manifest(manifest) => self.on_manifest(cx, manifest),
             Message::Chunk(chunk) => self.on_chunk(cx, replica, chunk),
+            Message::Join(join) => self.on_join(cx, replica, join),
+            Message::JoinAnswer(answer) => self.on_join_answer(cx, replica, answer),
             // Replicas believe what they execute.
             Message::Request(_) | Message::Reply(_) => {}
         }

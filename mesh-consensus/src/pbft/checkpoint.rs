@@ -130,6 +130,9 @@ impl<S: StateMachine> Pbft<S> {
         if sequence <= self.stable.sequence {
             return;
         }
+        if self.is_mute() {
+            return self.settle_certified(cx);
+        }
         let vote = self.checkpoint_vote(sequence, digest);
         let signature = vote.signature;
         cx.broadcast(self.others.clone(), Message::Checkpoint(vote));

@@ -123,6 +123,9 @@ pub struct PbftStatus {
     pub transferring: bool,
     /// Whether it takes no proposals, as [`PbftCommand::SetReadOnly`] said.
     pub read_only: bool,
+    /// Whether this replica votes. It does not until the others told it that its disk is not one that was lost;
+    /// if it was, until checkpoints are beyond all that it may have said before.
+    pub takes_part: bool,
     /// Messages that made no sense.
     pub misbehaved: u64,
 }
@@ -170,6 +173,12 @@ pub enum PbftEvent {
         sequence: u64,
         /// What the state machine said.
         reason: String,
+    },
+    /// This replica had a disk before, and has lost it: it counts as faulty until a checkpoint is stable here that
+    /// is beyond all that it may have said.
+    DiskLost {
+        /// The sequence number of that checkpoint.
+        barrier: u64,
     },
     /// Quorums committed two batches at one sequence number: more replicas are faulty than a group survives.
     Forked {

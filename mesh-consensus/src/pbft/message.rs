@@ -58,6 +58,10 @@ pub enum Message {
     Reply(Reply),
     /// A replica has executed a batch: f + 1 of these prove it to one that did not hear the commits. The view is 0.
     Committed(Vote),
+    /// A replica that started with an empty log asks what is known of it.
+    Join(Join),
+    /// What is known of it.
+    JoinAnswer(JoinAnswer),
 }
 
 /// The primary gives a batch its sequence number.
@@ -227,6 +231,26 @@ pub struct Status {
     pub executed: u64,
     /// Its last stable checkpoint.
     pub stable: u64,
+    /// The checkpoint with which it takes part again, after it lost its disk; 0 where it does.
+    pub barrier: u64,
+}
+
+/// A replica that started with an empty log asks what is known of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Join {
+    /// Drawn by chance by a replica whose log is empty, and kept on its disk.
+    pub life: u64,
+}
+
+/// What is known of a replica that started with an empty log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinAnswer {
+    /// Its life, as it named it.
+    pub life: u64,
+    /// Whether that is the first that was heard of.
+    pub is_first: bool,
+    /// The last stable checkpoint of who answers.
+    pub stable: Certificate,
 }
 
 /// Asks for a piece of a checkpoint.
@@ -342,7 +366,9 @@ wire_struct!(Certificate { sequence, digest, signatures });
 wire_struct!(Claim { sequence, digest, view });
 wire_struct!(ViewChange { replica, view, stable, prepared, pre_prepared, signature });
 wire_struct!(NewView { view, view_changes, signature });
-wire_struct!(Status { view, active, executed, stable });
+wire_struct!(Status { view, active, executed, stable, barrier });
+wire_struct!(Join { life });
+wire_struct!(JoinAnswer { life, is_first, stable });
 wire_struct!(FetchState { digest, chunk });
 wire_struct!(Manifest { sequence, len, chunks });
 wire_struct!(Chunk { digest, index, bytes });
@@ -365,6 +391,8 @@ wire_message!(Message: version VERSION {
     13 => Chunk(chunk),
     14 => Reply(reply),
     15 => Committed(vote),
+    16 => Join(join),
+    17 => JoinAnswer(answer),
 });
 
 #[cfg(test)]
@@ -420,7 +448,9 @@ mod tests {
             Message::Checkpoint(CheckpointVote { sequence: 8, digest, signature }),
             Message::ViewChange(Arc::new(view_change())),
             Message::NewView(Arc::new(NewView { view: 2, view_changes: vec![view_change()], signature })),
-            Message::Status(Status { view: 2, active: false, executed: 9, stable: 8 }),
+            Message::Status(Status { view: 2, active: false, executed: 9, stable: 8, barrier: 24 }),
+            Message::Join(Join { life: 5 }),
+            Message::JoinAnswer(JoinAnswer { life: 5, is_first: true, stable: certificate(8, &[0, 1, 2]) }),
             Message::Stable(certificate(8, &[0, 1, 2])),
             Message::FetchBatch(digest),
             Message::Batch(batch),
@@ -481,7 +511,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_refused_or_have_one_encoding(bytes: Vec<u8>, kind in 0..16u8) {
+        fn any_bytes_are_refused_or_have_one_encoding(bytes: Vec<u8>, kind in 0..18u8) {
             let bytes = [&[VERSION, kind], &bytes[..]].concat();
             if let Ok(message) = wire::from_slice::<Message>(&bytes) {
                 prop_assert_eq!(&wire::to_bytes(&message)[..], &bytes[..]);
@@ -491,7 +521,7 @@ mod tests {
 
         #[test]
         fn what_a_forger_makes_of_a_message_is_refused_or_has_one_encoding(
-            which in 0..16usize, at: prop::sample::Index, forged: Vec<u8>,
+            which in 0..18usize, at: prop::sample::Index, forged: Vec<u8>,
         ) {
             let mut bytes = wire::to_bytes(&messages()[which]).to_vec();
             let at = at.index(bytes.len() - 1) + 1;

@@ -105,7 +105,7 @@ impl<S: StateMachine> Pbft<S> {
 
     /// Orders what waits. While several batches are on their way, only full ones follow.
     pub(super) fn propose(&mut self, cx: &mut Context<'_, Self>) {
-        if !self.active || !self.is_primary() {
+        if !self.may_propose() {
             return;
         }
         let sent = |next: u64, executed: u64| usize::try_from(next.saturating_sub(executed)).unwrap_or(usize::MAX);
@@ -114,13 +114,18 @@ impl<S: StateMachine> Pbft<S> {
             && (sent(self.proposed, self.executed) < self.config.pipeline_depth || self.pool.fills_batch(&self.config))
         {
             let batch = Batch::new(self.pool.take(&self.config));
-            self.proposed += 1;
-            self.pre_prepare(cx, self.proposed, batch);
+            self.propose_batch(cx, batch);
         }
     }
 
-    fn pre_prepare(&mut self, cx: &mut Context<'_, Self>, sequence: u64, batch: Batch) {
-        let (view, digest) = (self.view, batch.digest());
+    pub(super) fn may_propose(&self) -> bool {
+        self.active && self.is_primary() && !self.is_mute()
+    }
+
+    /// Gives a batch the next sequence number.
+    pub(super) fn propose_batch(&mut self, cx: &mut Context<'_, Self>, batch: Batch) {
+        self.proposed += 1;
+        let (view, sequence, digest) = (self.view, self.proposed, batch.digest());
         self.accept(cx, sequence, batch.clone());
         let proof = self.auth.prove(&self.auth.statement(Kind::PrePrepare, view, sequence, digest));
         cx.broadcast(self.others.clone(), Message::PrePrepare(PrePrepare { view, sequence, batch, proof }));
@@ -188,7 +193,7 @@ impl<S: StateMachine> Pbft<S> {
         }
         let lsn = cx.persist(Record::Accepted { view: choice.view, sequence, batch });
         self.own_votes.push_back((lsn, OwnVote { kind: Kind::Prepare, sequence, choice }));
-        if me != primary {
+        if me != primary && !self.is_mute() {
             let vote = self.vote(Kind::Prepare, sequence, choice);
             cx.broadcast(self.others.clone(), Message::Prepare(vote));
         }
@@ -268,10 +273,13 @@ impl<S: StateMachine> Pbft<S> {
             slot.prepared = Some(choice);
             let lsn = cx.persist(Record::Prepared { view, sequence, digest });
             self.own_votes.push_back((lsn, OwnVote { kind: Kind::Commit, sequence, choice }));
-            let vote = self.vote(Kind::Commit, sequence, choice);
-            if planted!(self, CommitBeforePersist) {
+            if self.is_mute() {
+                // It follows what the others say.
+            } else if planted!(self, CommitBeforePersist) {
+                let vote = self.vote(Kind::Commit, sequence, choice);
                 cx.broadcast_volatile(self.others.clone(), Message::Commit(vote));
             } else {
+                let vote = self.vote(Kind::Commit, sequence, choice);
                 cx.broadcast(self.others.clone(), Message::Commit(vote));
             }
         }

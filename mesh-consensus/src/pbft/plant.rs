@@ -12,10 +12,17 @@ pub enum Plant {
     CommitBeforePersist,
     /// A view change does not tell what was prepared.
     PreparedForgotten,
+    /// A replica that lost its disk takes part at once.
+    WipedSpeaks,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::SecondPrePrepare, Self::QuorumTooSmall, Self::CommitBeforePersist, Self::PreparedForgotten];
+    pub const ALL: [Self; 5] = [
+        Self::SecondPrePrepare,
+        Self::QuorumTooSmall,
+        Self::CommitBeforePersist,
+        Self::PreparedForgotten,
+        Self::WipedSpeaks,
+    ];
 }

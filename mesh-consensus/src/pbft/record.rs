@@ -14,7 +14,7 @@ use mesh_core::{Context, RecoverError, Recovery, SnapshotId, StateMachine, wire_
 use super::Pbft;
 use super::checkpoint::Taken;
 use super::message::{Certificate, Manifest, NewView, ViewChange};
-use super::replicas::Digest;
+use super::replicas::{Digest, ReplicaIndex};
 use super::request::Batch;
 use super::slot::{Accepted, Standing};
 
@@ -57,6 +57,20 @@ pub enum Record {
     NewView(Arc<NewView>),
     /// A checkpoint is stable, and on disk.
     Stable(StableRecord),
+    /// This replica started with an empty log, as which life.
+    Life(u64),
+    /// The first life of another replica that this one heard of.
+    Known {
+        /// Which replica.
+        replica: ReplicaIndex,
+        /// Its life.
+        life: u64,
+    },
+    /// This replica knows whether it lost its disk.
+    Joined {
+        /// The checkpoint with which it takes part; 0 where it lost nothing.
+        barrier: u64,
+    },
 }
 
 /// A checkpoint that is stable, and on disk.
@@ -79,6 +93,9 @@ wire_record!(Record: version VERSION {
     3 => ViewChange(change),
     4 => NewView(new_view),
     5 => Stable(record),
+    6 => Life(life),
+    7 => Known { replica, life },
+    8 => Joined { barrier },
 });
 
 fn inconsistent(text: String) -> RecoverError {
@@ -139,6 +156,9 @@ impl<S: StateMachine> Pbft<S> {
                 self.begin(&new_view);
                 self.new_view = Some(new_view);
             }
+            Record::Life(life) => self.lives.recover_own(life),
+            Record::Known { replica, life } => self.lives.recover_first(replica, life),
+            Record::Joined { barrier } => self.lives.recover_barrier(barrier),
             Record::Stable(StableRecord { certificate, manifest, id }) => {
                 let bytes = recovery.snapshot(id)?;
                 let sequence = certificate.sequence;
@@ -168,6 +188,7 @@ impl<S: StateMachine> Pbft<S> {
         let Some(taken) = self.checkpoints.at(self.stable.sequence) else { return };
         let (certificate, manifest, id) = (self.stable.clone(), taken.manifest.clone(), taken.id);
         let mut records = vec![Record::Stable(StableRecord { certificate, manifest, id })];
+        records.extend(self.lives.records());
         records.extend(self.new_view.clone().map(Record::NewView));
         if !self.active {
             records.extend(self.own_change.clone().map(Record::ViewChange));

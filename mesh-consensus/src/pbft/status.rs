@@ -62,7 +62,7 @@ impl Peer {
 
 impl Default for Peer {
     fn default() -> Self {
-        let status = Status { view: 0, active: true, executed: 0, stable: 0 };
+        let status = Status { view: 0, active: true, executed: 0, stable: 0, barrier: 0 };
         Self { status, told_at: None, served: 0, strikes: 0, view_changes: 0 }
     }
 }
@@ -74,15 +74,20 @@ impl<S: StateMachine> Pbft<S> {
         for (_, peer) in self.peers.iter_mut() {
             (peer.served, peer.strikes, peer.view_changes) = (0, 0, 0);
         }
-        let Self { view, active, executed, .. } = *self;
-        let status = Status { view, active, executed, stable: self.stable.sequence };
-        cx.broadcast_volatile(self.others.clone(), Message::Status(status));
-        if let Some(message) = self.view_message().filter(|_| !active) {
+        cx.broadcast_volatile(self.others.clone(), Message::Status(self.own_status()));
+        self.ask_to_join(cx);
+        if let Some(message) = self.view_message().filter(|_| !self.active) {
             cx.broadcast(self.others.clone(), message);
         }
         self.catch_up(cx);
         self.try_new_view(cx);
+        self.help_over_barriers(cx);
         self.suspect(cx);
+    }
+
+    pub(super) fn own_status(&self) -> Status {
+        let Self { view, active, executed, .. } = *self;
+        Status { view, active, executed, stable: self.stable.sequence, barrier: self.barrier_ahead() }
     }
 
     /// Asks for what is missing here.
@@ -119,9 +124,11 @@ impl<S: StateMachine> Pbft<S> {
             cx.send(node, message);
         }
         if status.stable == before.stable {
+            let silent = self.is_mute();
             let votes: Vec<_> = self
                 .checkpoints
                 .durable_after(status.stable.max(self.stable.sequence))
+                .filter(|_| !silent)
                 .map(|taken| (taken.manifest.sequence, taken.manifest.digest()))
                 .collect();
             for (sequence, digest) in votes {
@@ -137,7 +144,10 @@ impl<S: StateMachine> Pbft<S> {
     }
 
     /// Sends a replica again what this one said of the sequence numbers after those that it has executed.
-    fn send_again(&self, cx: &mut Context<'_, Self>, node: mesh_core::NodeId, status: Status) {
+    pub(super) fn send_again(&self, cx: &mut Context<'_, Self>, node: mesh_core::NodeId, status: Status) {
+        if self.is_mute() {
+            return;
+        }
         let from = status.executed.saturating_add(1);
         for (sequence, slot) in self.slots.range(from..=status.executed.saturating_add(AGAIN_MAX)) {
             let sequence = *sequence;

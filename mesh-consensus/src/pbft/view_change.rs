@@ -36,7 +36,12 @@ pub struct Choice {
 }
 
 /// What a view begins with, by a quorum of view changes of different replicas; `None` where they leave that
-/// open, and more of them are needed. Those of all replicas that work never do.
+/// open, and more of them are needed. Those of all replicas that work never do, if none of these is so far behind
+/// that it took nothing where others did because that was beyond its window. (Such a one catches up, and the next
+/// view begins.)
+///
+/// A view change speaks for its own window only: who made it may have lost its disk since, and then voted
+/// beyond.
 pub fn choose(replicas: &ReplicaSet, window: u64, changes: &[&ViewChange]) -> Option<Choice> {
     if changes.len() < replicas.quorum() {
         return None;
@@ -47,7 +52,9 @@ pub fn choose(replicas: &ReplicaSet, window: u64, changes: &[&ViewChange]) -> Op
     let mut batches = BTreeMap::new();
     let mut null_from = stable.sequence + 1;
     for sequence in stable.sequence + 1..=last {
-        let prepared: Vec<Option<Claim>> = changes.iter().map(|change| claim_at(&change.prepared, sequence)).collect();
+        let speaks = |change: &&&ViewChange| sequence <= change.stable.sequence.saturating_add(window);
+        let prepared: Vec<Option<Claim>> =
+            changes.iter().filter(speaks).map(|change| claim_at(&change.prepared, sequence)).collect();
         if let Some(digest) = choose_at(replicas, changes, &prepared) {
             batches.insert(sequence, digest);
             null_from = sequence + 1;
@@ -96,7 +103,7 @@ pub(super) type Changes = PerReplica<Option<Verified<Arc<ViewChange>>>>;
 impl<S: StateMachine> Pbft<S> {
     /// Leaves the view for a later one, and says so when that is on disk.
     pub(super) fn start_view_change(&mut self, cx: &mut Context<'_, Self>, view: u64) {
-        if view >= NUMBER_MAX || view <= self.view {
+        if view >= NUMBER_MAX || view <= self.view || self.is_mute() {
             return;
         }
         self.enter(view);
@@ -209,7 +216,7 @@ impl<S: StateMachine> Pbft<S> {
 
     /// The next primary begins its view, once view changes say with what, and it has all of that.
     pub(super) fn try_new_view(&mut self, cx: &mut Context<'_, Self>) {
-        if self.active || !self.is_primary() || self.view == 0 {
+        if self.active || !self.is_primary() || self.view == 0 || self.is_mute() {
             return;
         }
         let changes = self.changes_to_this_view();
@@ -317,8 +324,12 @@ impl<S: StateMachine> Pbft<S> {
         doubled.unwrap_or(self.config.request_timeout_max).min(self.config.request_timeout_max)
     }
 
-    /// Wants another primary where a request waits too long, or the next primary does not begin.
+    /// Wants another primary where this one says that it takes no part, a request waits too long, or the next
+    /// primary does not begin.
     pub(super) fn suspect(&mut self, cx: &mut Context<'_, Self>) {
+        if self.active && self.peers.get(self.primary()).is_some_and(|primary| primary.status.barrier > 0) {
+            return self.start_view_change(cx, self.view + 1);
+        }
         let since = if self.active { self.waiting_since() } else { self.changes_since };
         let Some(since) = since else { return };
         if cx.now().since(since) < self.patience() {
@@ -422,6 +433,19 @@ mod tests {
         assert_eq!(chosen(4, &few), None, "the third that works has not spoken yet");
         let all = [few.as_slice(), &[change(2, 0, &[], &[])]].concat();
         assert_eq!(chosen(4, &all).unwrap(), BTreeMap::from([(1, digest(1))]));
+    }
+
+    #[test]
+    fn a_view_change_says_nothing_of_what_is_beyond_its_window() {
+        // Replica 2 lost its disk after it had said so, and then took batch 7 with a replica not heard here.
+        let taken = [(7, 7, 0)];
+        let former = change(2, 0, &[], &[]);
+        let open = [change(0, 4, &taken, &taken), change(1, 4, &[], &[]), former];
+        assert_eq!(choose(&replicas(4), 4, &open.iter().collect::<Vec<_>>()), None);
+        let closed = [open.as_slice(), &[change(3, 4, &[], &taken)]].concat();
+        let choice = choose(&replicas(4), 4, &closed.iter().collect::<Vec<_>>()).unwrap();
+        let empty = Batch::empty().digest();
+        assert_eq!(choice.batches, BTreeMap::from([(5, empty), (6, empty), (7, digest(7))]));
     }
 
     #[test]

@@ -151,18 +151,7 @@ fn liars_and_crashes_together_break_nothing() {
         for seed in 0..6 {
             let mut group = group_with(seed, n, auth, 1..=faults, &liar::chaotic());
             let client = group.add_client();
-            for round in 0..30usize {
-                group.propose(client);
-                let victim = group.correct[(round / 3) % group.correct.len()];
-                group.run(Duration::from_millis(100));
-                if round % 3 == 0 {
-                    group.sim.crash(victim);
-                } else if round % 3 == 2 {
-                    group.sim.restart(victim);
-                }
-            }
-            let nodes = group.nodes.clone();
-            nodes.iter().for_each(|node| group.sim.restart(*node));
+            group.crash_in_turn(client, &group.correct.clone(), 30);
             group.finish(60 * SECOND);
         }
     });

@@ -153,6 +153,31 @@ impl Group {
         command
     }
 
+    /// Takes a replica's disk away, and starts it again.
+    pub fn lose_disk(&mut self, node: NodeId) {
+        self.sim.wipe(node);
+        self.sim.restart(node);
+    }
+
+    pub fn takes_part(&self, node: NodeId) -> bool {
+        self.replica(node).is_some_and(Pbft::takes_part)
+    }
+
+    /// One replica after the other loses power and gets it back, while a client proposes.
+    pub fn crash_in_turn(&mut self, client: NodeId, victims: &[NodeId], rounds: usize) {
+        for round in 0..rounds {
+            self.propose(client);
+            let victim = victims[(round / 3) % victims.len()];
+            self.run(Duration::from_millis(100));
+            match round % 3 {
+                0 => self.sim.crash(victim),
+                2 => self.sim.restart(victim),
+                _ => {}
+            }
+        }
+        victims.iter().for_each(|node| self.sim.restart(*node));
+    }
+
     pub fn replica(&self, node: NodeId) -> Option<&Pbft<Journal>> {
         self.sim.protocol(node, PBFT)
     }
@@ -258,11 +283,15 @@ impl Group {
     }
 }
 
+/// Runs a test in both modes.
+pub fn both(test: impl Fn(AuthMode)) {
+    test(AuthMode::Signatures);
+    test(AuthMode::Macs);
+}
+
 /// Runs a test for four and seven replicas, in both modes.
 pub fn in_all_modes(test: impl Fn(u8, AuthMode)) {
     for n in [4, 7] {
-        for auth in [AuthMode::Signatures, AuthMode::Macs] {
-            test(n, auth);
-        }
+        both(|auth| test(n, auth));
     }
 }

@@ -8,5 +8,6 @@ mod liar;
 mod normal;
 #[cfg(feature = "planted")]
 mod planted;
+mod recovery;
 mod stories;
 mod view_changes;

@@ -10,40 +10,41 @@ use mesh_core::identity::{Ed25519, Signature};
 use mesh_core::protocol::LogOp;
 use mesh_core::{Harness, NodeId};
 
-use crate::group::{Journal, config, key};
+use crate::group::{Journal, both, config, key};
 
 /// Replica 1 of four, replicas counted from 0, and what the others can say.
-struct Story {
-    one: Harness<Pbft<Journal>>,
+pub struct Story {
+    pub one: Harness<Pbft<Journal>>,
     set: ReplicaSet,
     auth: AuthMode,
-}
-
-fn both(story: impl Fn(AuthMode)) {
-    story(AuthMode::Signatures);
-    story(AuthMode::Macs);
 }
 
 fn replicas() -> ReplicaSet {
     ReplicaSet::new("tests", (1..=4).map(|n| (key(n).node_id(), key(n).public()))).unwrap()
 }
 
-fn replica(auth: AuthMode) -> Pbft<Journal> {
+pub fn replica(auth: AuthMode) -> Pbft<Journal> {
     Pbft::new(config(auth), replicas(), Arc::new(key(2)), Journal::default()).unwrap()
 }
 
 impl Story {
-    fn new(auth: AuthMode) -> Self {
-        let mut one = Harness::new(key(2).node_id(), replica(auth));
+    pub fn new(auth: AuthMode) -> Self {
+        Self::started_with(auth, vec![Record::Life(1), Record::Joined { barrier: 0 }])
+    }
+
+    /// The replica starts with this log.
+    pub fn started_with(auth: AuthMode, log: Vec<Record>) -> Self {
+        let mut one = Harness::recovered(key(2).node_id(), replica(auth), log, &[]).unwrap();
+        one.sync();
         one.sent();
         Self { one, set: replicas(), auth }
     }
 
-    fn node(&self, replica: u16) -> NodeId {
+    pub fn node(&self, replica: u16) -> NodeId {
         self.set.node(ReplicaIndex(replica)).unwrap()
     }
 
-    fn auth(&self, replica: u16) -> Authenticator {
+    pub fn auth(&self, replica: u16) -> Authenticator {
         let key = Arc::new(key(replica as u8 + 1));
         Authenticator::new(self.set.clone(), self.auth, key, Arc::new(Ed25519::default())).unwrap()
     }
@@ -53,30 +54,39 @@ impl Story {
         auth.prove(&auth.statement(kind, view, sequence, digest))
     }
 
-    fn pre_prepare(&self, view: u64, sequence: u64, batch: &Batch) -> Message {
+    pub fn pre_prepare(&self, view: u64, sequence: u64, batch: &Batch) -> Message {
         let proof = self.proof(0, Kind::PrePrepare, view, sequence, batch.digest());
         Message::PrePrepare(PrePrepare { view, sequence, batch: batch.clone(), proof })
     }
 
-    fn vote(&self, replica: u16, kind: Kind, view: u64, sequence: u64, digest: Digest) -> Vote {
+    pub fn vote(&self, replica: u16, kind: Kind, view: u64, sequence: u64, digest: Digest) -> Vote {
         Vote { view, sequence, digest, proof: self.proof(replica, kind, view, sequence, digest) }
     }
 
-    fn prepare(&self, replica: u16, sequence: u64, digest: Digest) -> Message {
+    pub fn prepare(&self, replica: u16, sequence: u64, digest: Digest) -> Message {
         Message::Prepare(self.vote(replica, Kind::Prepare, 0, sequence, digest))
     }
 
-    fn commit(&self, replica: u16, sequence: u64, digest: Digest) -> Message {
+    pub fn commit(&self, replica: u16, sequence: u64, digest: Digest) -> Message {
         Message::Commit(self.vote(replica, Kind::Commit, 0, sequence, digest))
     }
 
-    fn hear(&mut self, from: u16, message: Message) {
+    pub fn hear(&mut self, from: u16, message: Message) {
         let from = self.node(from);
         self.one.receive(from, message);
     }
 
+    /// The records written since the last call.
+    pub fn logged(&mut self) -> Vec<Record> {
+        let record = |op| match op {
+            LogOp::Record(record) => Some(record),
+            _ => None,
+        };
+        self.one.logged().into_iter().filter_map(record).collect()
+    }
+
     /// The prepares and commits sent since the last call, each once.
-    fn votes(&mut self) -> Vec<(Kind, u64, Digest)> {
+    pub fn votes(&mut self) -> Vec<(Kind, u64, Digest)> {
         let mut votes: Vec<_> = self
             .one
             .sent()
@@ -92,7 +102,7 @@ impl Story {
     }
 }
 
-fn batch(command: u8) -> Batch {
+pub fn batch(command: u8) -> Batch {
     let set = replicas();
     let nonce = mesh_consensus::pbft::Nonce { number: 1, tag: u64::from(command) };
     Batch::new(vec![Request::signed(&set.group(), &key(100 + command), Operation::Open(nonce))])
@@ -151,12 +161,8 @@ fn a_replica_that_starts_again_takes_nothing_else_where_it_took_something() {
         let mut story = Story::new(auth);
         story.hear(0, story.pre_prepare(0, 1, &batch(1)));
         story.one.sync();
-        let records = story.one.logged().into_iter().filter_map(|op| match op {
-            LogOp::Record(record) => Some(record),
-            _ => None,
-        });
-        let records: Vec<Record> = records.collect();
-        story.one = Harness::recovered(key(2).node_id(), replica(auth), records, &[]).unwrap();
+        let log = [vec![Record::Joined { barrier: 0 }], story.logged()].concat();
+        story = Story::started_with(auth, log);
         story.hear(0, story.pre_prepare(0, 1, &batch(2)));
         story.one.sync();
         assert_eq!(story.votes(), []);

@@ -122,18 +122,7 @@ fn power_is_lost_again_and_again_while_views_change() {
         for seed in 0..6 {
             let mut group = Group::new(seed, n, config(auth));
             let client = group.add_client();
-            for round in 0..30u64 {
-                group.propose(client);
-                let victim = group.nodes[((round / 3) % u64::from(n)) as usize];
-                group.run(Duration::from_millis(100));
-                if round % 3 == 0 {
-                    group.sim.crash(victim);
-                } else if round % 3 == 2 {
-                    group.sim.restart(victim);
-                }
-            }
-            let nodes = group.nodes.clone();
-            nodes.iter().for_each(|node| group.sim.restart(*node));
+            group.crash_in_turn(client, &group.nodes.clone(), 30);
             group.finish(40 * SECOND);
             assert_eq!(group.answered(), 30);
         }
