@@ -11,6 +11,8 @@
 //!   and given up after little more than three seconds, at once where the transport says that it is gone.
 //! - **Zones**: where nodes are in several zones, each keeps a link out of its own.
 //! - **Islands**: parts without a link between them find that out and join again.
+//! - **Liars**: those who ask for links can take one of a full node's, however often they ask; neighbours that pass
+//!   no beacons on lose theirs.
 //! - **Relaying**: [`OverlayCommand::Send`] brings a payload to any node, over others and, when one of those dies,
 //!   over yet others. It ends with the word of the receiver, or with a typed error after two seconds. The
 //!   application gets it once, while the last 4,096 messages are remembered. Who sent it is told by those on the
@@ -105,6 +107,10 @@ pub struct Overlay {
     shuffling: Instant,
     /// Until when no other link to another island is asked for.
     bridging: Instant,
+    /// The member that beacons were last compared with, and when.
+    compared: Option<(NodeId, Instant)>,
+    /// Until when no neighbour who earned its link has to go for others who ask.
+    settled: Instant,
     meter: Meter,
 }
 
@@ -126,6 +132,8 @@ impl Overlay {
             measuring: None,
             shuffling: Instant::ZERO,
             bridging: Instant::ZERO,
+            compared: None,
+            settled: Instant::ZERO,
             meter: Meter::default(),
         })
     }
@@ -281,7 +289,7 @@ impl Protocol for Overlay {
         if let Some(period) = self.config.improve {
             first(cx, Timer::ImproveDue, period);
         }
-        self.set_beacon_timer(cx, false);
+        first(cx, Timer::BeaconDue, self.config.beacon);
         self.seek_soon(cx);
     }
 

@@ -112,6 +112,8 @@ pub enum LinkDownCause {
     GivenUp,
     /// This node gave the link up, for one who needed it more, or one that is nearer.
     Replaced,
+    /// The neighbour passed no beacons on.
+    Useless,
     /// The application removed the peer.
     Removed,
 }

@@ -26,11 +26,15 @@ pub(super) struct Measuring {
 }
 
 impl Overlay {
-    /// The farthest link that may be swapped for a near one.
-    fn farthest(&self) -> Option<(NodeId, Link, Duration)> {
+    /// The farthest link that may be swapped for a near one; others who ask may have only the latest of them.
+    fn farthest(&self, for_others: bool) -> Option<(NodeId, Link, Duration)> {
         let near = self.view.links.values().filter(|link| link.near).count();
-        let may_go =
-            |node: NodeId, link: &Link| !self.view.is_bridge(node) && (link.near || near + 1 < self.config.degree_min);
+        let guest = self.view.guest().map(|(node, _)| node);
+        let may_go = |node: NodeId, link: &Link| {
+            !self.view.is_bridge(node)
+                && (link.near || near + 1 < self.config.degree_min)
+                && (!for_others || guest == Some(node))
+        };
         let links = self.view.links.iter().filter(|(node, link)| may_go(**node, link));
         let measured = links.filter_map(|(node, link)| Some((*node, *link, link.round_trip?)));
         measured.max_by_key(|(_, _, round_trip)| *round_trip)
@@ -39,7 +43,7 @@ impl Overlay {
     /// A link to give up for somebody so near.
     pub(super) fn farther_than(&self, micros: u32) -> Option<NodeId> {
         let near = Duration::from_micros(micros.into());
-        self.farthest().filter(|(_, _, far)| near * 3 / 2 < *far).map(|(node, _, _)| node)
+        self.farthest(true).filter(|(_, _, far)| near * 3 / 2 < *far).map(|(node, _, _)| node)
     }
 
     pub(super) fn on_improve_due(&mut self, cx: &mut Context<'_, Self>) {
@@ -48,11 +52,12 @@ impl Overlay {
         cx.set_timer(Timer::ImproveDue, delay);
         self.measuring = None;
         // In a full mesh all are linked, and who lacks links has other worries.
-        if self.view.links.len() < self.config.degree || !self.view.asking.is_empty() || self.farthest().is_none() {
+        if self.view.links.len() < self.config.degree || !self.view.asking.is_empty() || self.farthest(false).is_none()
+        {
             return;
         }
         let now = cx.now();
-        if let Some(candidate) = self.view.candidate(now, cx.rng()) {
+        if let Some(candidate) = self.view.candidate(now, self.config.passive_max, cx.rng()) {
             self.measuring = Some(Measuring { candidate, times: 0, total: Duration::ZERO });
             let ping = self.ping(cx);
             cx.send(candidate.node, ping);
@@ -72,12 +77,12 @@ impl Overlay {
         }
         let (candidate, mean) = (measuring.candidate, measuring.total / MEASURES);
         self.measuring = None;
-        let Some((node, link, far)) = self.farthest() else { return };
+        let Some((node, link, far)) = self.farthest(false) else { return };
         let can_spare = usize::from(link.degree) > self.config.degree_min;
         if can_spare && mean * 2 <= far && self.view.is_free(candidate.node) && self.view.asking.is_empty() {
             let micros = u32::try_from(mean.as_micros()).unwrap_or(u32::MAX);
             self.meter.swaps.increment();
-            self.ask(cx, candidate, Need::Nearer { micros }, Some(node));
+            self.ask(cx, candidate, Need::Nearer { micros }, Some(node), true);
         }
     }
 }

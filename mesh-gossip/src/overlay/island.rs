@@ -32,13 +32,24 @@ pub(super) struct Island {
 }
 
 impl Island {
+    /// Whether any beacon was seen.
+    pub(super) fn is_lit(&self) -> bool {
+        !self.beacons.is_empty()
+    }
+
+    /// Whether a beacon would be the first of its round.
+    fn begins_round(&self, now: Instant) -> bool {
+        self.beacons.is_empty() || now.since(self.seen) >= ROUND
+    }
+
     /// Whether a beacon is news that should go on.
     fn admits(&mut self, beacon: Beacon, now: Instant) -> bool {
         if self.beacons.contains(&beacon) {
             return false;
         }
+        let begins = self.begins_round(now);
         match self.beacons.front_mut() {
-            Some(latest) if now.since(self.seen) < ROUND => {
+            Some(latest) if !begins => {
                 if latest.origin <= beacon.origin {
                     return false;
                 }
@@ -70,25 +81,36 @@ impl Overlay {
     pub(super) fn on_beacon_due(&mut self, cx: &mut Context<'_, Self>) {
         self.island.number = self.island.number.wrapping_add(1);
         let beacon = Beacon { origin: cx.me(), number: self.island.number };
-        if self.island.admits(beacon, cx.now()) {
-            self.pass_on(cx, beacon, None);
-        }
+        self.take(cx, beacon);
         self.set_beacon_timer(cx, true);
     }
 
     pub(super) fn on_beacon(&mut self, cx: &mut Context<'_, Self>, from: NodeId, beacon: Beacon) {
-        if beacon.origin == cx.me() || !self.may_flood(cx, from) || !self.island.admits(beacon, cx.now()) {
+        if !self.may_flood(cx, from) {
             return;
         }
-        self.pass_on(cx, beacon, Some(from));
-        self.set_beacon_timer(cx, false);
+        if beacon.origin != cx.me() && self.take(cx, beacon) {
+            self.set_beacon_timer(cx, false);
+        }
+        if let Some(link) = self.view.links.get_mut(&from) {
+            (link.shone, link.earned) = (true, true);
+        }
     }
 
-    fn pass_on(&self, cx: &mut Context<'_, Self>, beacon: Beacon, from: Option<NodeId>) {
-        let to: Vec<_> = self.view.links.keys().copied().filter(|node| Some(*node) != from).collect();
+    /// Passes a beacon on, if it is news, to whom it came from as well: that one sees that this node does.
+    fn take(&mut self, cx: &mut Context<'_, Self>, beacon: Beacon) -> bool {
+        let begins = self.island.begins_round(cx.now());
+        if !self.island.admits(beacon, cx.now()) {
+            return false;
+        }
+        if begins {
+            self.on_round(cx);
+        }
+        let to: Vec<_> = self.view.links.keys().copied().collect();
         if !to.is_empty() {
             cx.broadcast(to, Message::Beacon(beacon));
         }
+        true
     }
 
     /// Tells a new neighbour which island this is.
@@ -106,6 +128,7 @@ impl Overlay {
             return;
         }
         if let Some(member) = self.view.member(cx.rng(), |peer| self.view.is_free(peer.node)) {
+            self.compared = Some((member.node, cx.now()));
             cx.send(member.node, Message::Compare { beacons });
         }
     }
@@ -119,8 +142,14 @@ impl Overlay {
         self.bridging = cx.now() + self.config.ping_timeout * 4;
         let zone = self.view.zone_of(from).unwrap_or(self.config.zone);
         let full = self.view.taken() >= self.view.limit(&self.config);
-        let instead_of = if full { self.view.victim(&self.config, zone, Need::Urgent) } else { None };
-        self.ask(cx, Peer { node: from, zone }, Need::Urgent, instead_of);
+        let peer = Peer { node: from, zone };
+        let instead_of = if full { self.victim_for(cx.now(), peer, Need::Urgent) } else { None };
+        if instead_of.is_some() {
+            self.settle(cx);
+        }
+        if !full || instead_of.is_some() {
+            self.ask(cx, peer, Need::Urgent, instead_of, false);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mesh_core::{Context, NodeId};
+use mesh_core::{Context, Instant, NodeId};
 
 use super::command::{LinkDownCause, OverlayEvent};
 use super::message::{Message, Need, Peer};
@@ -14,6 +14,14 @@ use crate::allowance::Allowance;
 const REST_SILENT: Duration = Duration::from_secs(10);
 /// How long somebody who had no room is left alone.
 const REST_FULL: Duration = Duration::from_secs(2);
+/// How long somebody who passes no beacons on gets no link.
+const BARRED: Duration = Duration::from_secs(1800);
+/// After so many rounds without a beacon from a neighbour it is given up.
+const DARK_MAX: u32 = 4;
+/// For so many periods of beacons no earned link goes to another who asks.
+const SETTLED: u32 = 4;
+/// For so many times an answer is waited for a new link stays, and one that was compared with may take another's.
+const CHANCE: u32 = 4;
 /// How many others are named to somebody for whom there is no room.
 const OTHERS: usize = 4;
 /// How far the news of a newcomer goes, and where on its way it is remembered.
@@ -53,8 +61,8 @@ impl Overlay {
         };
         for _ in 0..missing.min(room) {
             let now = cx.now();
-            let Some(peer) = self.view.candidate(now, cx.rng()) else { break };
-            self.ask(cx, peer, need, None);
+            let Some(peer) = self.view.candidate(now, self.config.passive_max, cx.rng()) else { break };
+            self.ask(cx, peer, need, None, true);
         }
         if self.view.links.len() < target || wants_far {
             let longest = if few { self.config.ping_timeout * 4 } else { self.config.ping_timeout * 64 };
@@ -65,11 +73,20 @@ impl Overlay {
         }
     }
 
-    pub(super) fn ask(&mut self, cx: &mut Context<'_, Self>, to: Peer, need: Need, instead_of: Option<NodeId>) {
+    /// Asks for a link. `chosen`: nobody else brought that node up.
+    pub(super) fn ask(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        to: Peer,
+        need: Need,
+        instead_of: Option<NodeId>,
+        chosen: bool,
+    ) {
         if to.node == cx.me() || self.view.links.contains_key(&to.node) {
             return;
         }
-        self.view.asking.insert(to.node, Asking { zone: to.zone, at: cx.now(), instead_of });
+        let chosen = chosen && self.view.is_member(to.node);
+        self.view.asking.insert(to.node, Asking { zone: to.zone, at: cx.now(), instead_of, chosen });
         let newcomer = self.view.links.is_empty();
         cx.send(to.node, Message::Ask { zone: self.config.zone, degree: self.degree(), need, newcomer });
         cx.set_timer(Timer::AskDue(to.node), self.config.ping_timeout);
@@ -94,31 +111,85 @@ impl Overlay {
             self.heard(cx, from.node, Some(degree));
             return cx.send(from.node, accept(self, None));
         }
+        if self.view.is_barred(from.node, cx.now()) {
+            return cx.send(from.node, Message::Refuse { others: Vec::new() });
+        }
         // Who asks each other at once has a place kept already.
         let asked = self.view.asking.get(&from.node).is_some_and(|asking| asking.instead_of.is_none());
+        let chosen = self.view.asking.get(&from.node).is_some_and(|asking| asking.chosen);
         let mut instead_of = None;
         if !asked && self.view.taken() >= self.view.limit(&self.config) {
-            let far = from.zone != self.config.zone && self.view.wants_far();
-            let need = if far { need.max(Need::Required) } else { need };
-            let victim = match need {
-                Need::Nearer { micros } => self.farther_than(micros),
-                need => self.view.victim(&self.config, from.zone, need),
-            };
-            let Some(victim) = victim else {
+            let Some(victim) = self.victim_for(cx.now(), from, need) else {
                 let others = self.view.sample(cx.rng(), OTHERS, from.node);
                 let passive_max = self.config.passive_max;
                 self.view.remember(from, passive_max, cx.rng());
                 return cx.send(from.node, Message::Refuse { others });
             };
             instead_of = self.view.links.get(&victim).map(|link| Peer { node: victim, zone: link.zone });
-            self.give_up(cx, victim, None);
+            self.give_up_guest(cx, victim);
         }
-        self.link(cx, from, degree, matches!(need, Need::Nearer { .. }));
+        self.link(cx, from, degree, matches!(need, Need::Nearer { .. }), chosen);
         cx.send(from.node, accept(self, instead_of));
         if newcomer {
             let walk = Message::Walk { newcomer: from, hops_left: WALK };
             let others: Vec<_> = self.view.links.keys().copied().filter(|node| *node != from.node).collect();
             cx.broadcast(others, walk);
+        }
+    }
+
+    /// The link to give up for one who asks, if any: that of the guest, who may stay for a while first.
+    pub(super) fn victim_for(&self, now: Instant, from: Peer, need: Need) -> Option<NodeId> {
+        let far = from.zone != self.config.zone;
+        let need = if far && self.view.wants_far() { need.max(Need::Required) } else { need };
+        let (node, guest) = self.view.guest().filter(|(node, _)| far || !self.view.is_bridge(*node))?;
+        let may_go = match need {
+            Need::Spare => false,
+            _ if !guest.earned => now.since(guest.since) >= self.config.ping_timeout * CHANCE,
+            _ if now < self.settled && !self.invited(now, from.node) => false,
+            Need::Nearer { micros } => self.farther_than(micros) == Some(node),
+            Need::Required => usize::from(guest.degree) > self.config.degree_min,
+            Need::Urgent => true,
+        };
+        may_go.then_some(node)
+    }
+
+    /// Whether this node has just compared beacons with another, which asks for a link if they differ.
+    fn invited(&self, now: Instant, node: NodeId) -> bool {
+        self.compared
+            .is_some_and(|(compared, at)| compared == node && now.since(at) < self.config.ping_timeout * CHANCE)
+    }
+
+    /// Gives the guest's link up for one who asks.
+    fn give_up_guest(&mut self, cx: &mut Context<'_, Self>, node: NodeId) {
+        let earned = self.view.links.get(&node).is_some_and(|guest| guest.earned);
+        self.give_up(cx, node, None);
+        if earned {
+            self.settle(cx);
+        } else if self.island.is_lit() {
+            self.view.bar(node, cx.now() + BARRED);
+        }
+    }
+
+    /// For a while no earned link goes to another.
+    pub(super) fn settle(&mut self, cx: &Context<'_, Self>) {
+        self.settled = cx.now() + self.config.beacon * SETTLED;
+    }
+
+    /// A round of beacons begins: who passed none on in the last few is of no use.
+    pub(super) fn on_round(&mut self, cx: &mut Context<'_, Self>) {
+        let full_mesh = self.view.is_full_mesh(&self.config);
+        let mut useless = Vec::new();
+        for (node, link) in &mut self.view.links {
+            link.dark = if link.shone { 0 } else { link.dark + 1 };
+            link.shone = false;
+            if link.dark >= DARK_MAX && !full_mesh {
+                useless.push(*node);
+            }
+        }
+        for node in useless {
+            cx.send(node, Message::Unlink { leaving: false, instead: None });
+            self.unlink(cx, node, LinkDownCause::Useless);
+            self.view.bar(node, cx.now() + BARRED);
         }
     }
 
@@ -135,7 +206,7 @@ impl Overlay {
             self.give_up(cx, old, instead_of);
         }
         let round_trip = cx.now().since(asking.at);
-        self.link(cx, from, degree, asking.instead_of.is_some());
+        self.link(cx, from, degree, asking.instead_of.is_some(), asking.chosen);
         if let Some(link) = self.view.links.get_mut(&from.node) {
             link.measured(round_trip);
         }
@@ -166,13 +237,18 @@ impl Overlay {
     }
 
     /// There is a link now.
-    fn link(&mut self, cx: &mut Context<'_, Self>, Peer { node, zone }: Peer, degree: u8, near: bool) {
+    fn link(&mut self, cx: &mut Context<'_, Self>, Peer { node, zone }: Peer, degree: u8, near: bool, chosen: bool) {
         self.view.asking.remove(&node);
         cx.cancel_timer(Timer::AskDue(node));
         self.view.forget(node);
         let link = Link {
             zone,
             degree,
+            since: cx.now(),
+            chosen,
+            earned: false,
+            shone: false,
+            dark: 0,
             heard: cx.now(),
             pings: 0,
             round_trip: None,
@@ -225,7 +301,7 @@ impl Overlay {
         if let Some(peer) = instead.filter(|peer| was_linked && self.view.is_free(peer.node))
             && self.view.taken() < self.view.limit(&self.config)
         {
-            self.ask(cx, peer, Need::Spare, None);
+            self.ask(cx, peer, Need::Spare, None, false);
         }
     }
 
@@ -303,7 +379,7 @@ impl Overlay {
         match next.filter(|next| *next != newcomer.node) {
             Some(next) => cx.send(next, Message::Walk { newcomer, hops_left: hops_left - 1 }),
             None if self.view.taken() < self.view.limit(&self.config) && self.view.is_free(newcomer.node) => {
-                self.ask(cx, newcomer, Need::Spare, None);
+                self.ask(cx, newcomer, Need::Spare, None, false);
             }
             None => {}
         }

@@ -34,29 +34,134 @@ fn to(sent: &[(NodeId, Message)]) -> Vec<u128> {
     sent.iter().map(|(to, _)| to.0).collect()
 }
 
+/// These neighbours pass a beacon on.
+fn shine(node: &mut Harness<Overlay>, number: u32, peers: &[u128]) {
+    let beacon = Beacon { origin: NodeId(1_000), number };
+    peers.iter().for_each(|peer| node.receive(NodeId(*peer), Message::Beacon(beacon)));
+}
+
+/// A while in which each neighbour says that it has so many links.
+fn keep(node: &mut Harness<Overlay>, seconds: u32, degree: u8) {
+    for _ in 0..seconds {
+        node.pass(SECOND);
+        linked(node).into_iter().for_each(|peer| node.receive(NodeId(peer), Message::Alive { degree }));
+    }
+    node.sent();
+}
+
 #[test]
 fn a_full_node_refuses_and_names_others_and_gives_a_link_to_who_needs_one() {
     let mut node = with_links(5);
+    shine(&mut node, 1, &[2, 3, 4, 5, 6]);
+    node.sent();
     node.receive(NodeId(9), ask(Need::Spare));
     let sent = node.sent();
     assert!(matches!(&sent[..], [(NodeId(9), Message::Refuse { others })] if others.len() == 4), "{sent:?}");
-    // One neighbour says that it has five links: it can spare one.
-    node.receive(NodeId(4), Message::Alive { degree: 5 });
+    // The latest neighbour says that it has five links: it can spare one.
+    node.receive(NodeId(6), Message::Alive { degree: 5 });
     node.receive(NodeId(9), ask(Need::Required));
     let sent = node.sent();
     let given_up = Message::Unlink { leaving: false, instead: None };
-    assert!(sent.contains(&(NodeId(4), given_up)), "{sent:?}");
-    assert_eq!(linked(&node), [2, 3, 5, 6, 9]);
+    assert!(sent.contains(&(NodeId(6), given_up)), "{sent:?}");
+    assert_eq!(linked(&node), [2, 3, 4, 5, 9]);
 }
 
 #[test]
 fn nobody_who_has_few_loses_a_link_but_for_who_has_none() {
     let mut node = with_links(5);
+    shine(&mut node, 1, &[2, 3, 4, 5, 6]);
     (2..7).for_each(|peer| node.receive(NodeId(peer), Message::Alive { degree: 3 }));
     node.receive(NodeId(9), ask(Need::Required));
     assert!(!linked(&node).contains(&9));
     node.receive(NodeId(9), ask(Need::Urgent));
     assert!(linked(&node).contains(&9) && linked(&node).len() == 5);
+}
+
+#[test]
+fn s19_those_who_ask_take_one_link_from_each_other_however_often_they_ask() {
+    let mut node = with_links(5);
+    shine(&mut node, 1, &[2, 3, 4, 5, 6]);
+    let mut taken = 0;
+    for asker in 100..200 {
+        for need in [Need::Urgent, Need::Required, Need::Nearer { micros: 1 }] {
+            node.receive(NodeId(asker), ask(need));
+        }
+        // It says that it is on another island, and is asked at most as often.
+        let beacons = vec![Beacon { origin: NodeId(asker), number: 1 }];
+        node.receive(NodeId(asker), Message::Compare { beacons });
+        node.receive(NodeId(asker), Message::Accept { zone: 0, degree: 1, instead_of: None });
+        let now = linked(&node);
+        taken += usize::from(now.contains(&asker));
+        assert_eq!(now[..4], [2, 3, 4, 5]);
+        shine(&mut node, 1, &[asker]);
+        keep(&mut node, 1, 3);
+        let all = linked(&node);
+        shine(&mut node, asker as u32, &all);
+    }
+    assert_eq!(taken, 2, "in 100 s, and each had a minute");
+}
+
+#[test]
+fn s19_who_passes_no_beacon_on_makes_room_for_who_asks_and_does_not_come_back() {
+    let mut node = with_links(5);
+    shine(&mut node, 1, &[2, 3, 5, 6]);
+    node.receive(NodeId(9), ask(Need::Urgent));
+    assert!(!linked(&node).contains(&9), "a guest has a second");
+    keep(&mut node, 1, 3);
+    node.receive(NodeId(9), ask(Need::Required));
+    assert_eq!(linked(&node), [2, 3, 5, 6, 9]);
+    keep(&mut node, 1, 3);
+    node.receive(NodeId(4), ask(Need::Urgent));
+    let refused = Message::Refuse { others: vec![] };
+    assert_eq!(node.sent(), [(NodeId(4), refused)]);
+    // Nor does it where there is room, until half an hour is over.
+    node.command(OverlayCommand::RemovePeer(NodeId(2)));
+    node.receive(NodeId(4), ask(Need::Spare));
+    assert!(!linked(&node).contains(&4));
+    node.pass(1800 * SECOND);
+    node.receive(NodeId(4), ask(Need::Spare));
+    assert!(linked(&node).contains(&4));
+}
+
+#[test]
+fn s19_who_passes_no_beacons_on_any_more_loses_its_link() {
+    let mut node = with_links(5);
+    for number in 1..6 {
+        let all = linked(&node);
+        shine(&mut node, number, if number == 1 { &all } else { &[2, 3, 4, 5] });
+        assert_eq!(all.contains(&6), number <= 5, "{number}");
+        keep(&mut node, 2, 3);
+    }
+    assert!(linked(&node).contains(&6), "four rounds are not over");
+    shine(&mut node, 6, &[2, 3, 4, 5]);
+    assert_eq!(linked(&node), [2, 3, 4, 5]);
+    assert!(node.events().contains(&OverlayEvent::LinkDown { node: NodeId(6), cause: LinkDownCause::Useless }));
+    // Many beacons at once are one round: nobody has to be faster than a second.
+    let mut node = with_links(5);
+    for number in 1..100 {
+        let beacon = Beacon { origin: NodeId(1_000 - u128::from(number)), number };
+        node.receive(NodeId(2), Message::Beacon(beacon));
+    }
+    assert_eq!(linked(&node).len(), 5);
+}
+
+#[test]
+fn s19_links_that_this_node_chose_go_to_nobody_who_asks() {
+    let config = OverlayConfig { full_mesh: 2, degree: 5, ..OverlayConfig::default() };
+    let members = (2..7).map(|peer| (NodeId(peer), 0));
+    let mut node = Harness::new(ME, Overlay::new(config).unwrap().with_members(members).unwrap());
+    node.pass(SECOND / 10);
+    let accept = Message::Accept { zone: 0, degree: 4, instead_of: None };
+    (2..7).for_each(|peer| node.receive(NodeId(peer), accept.clone()));
+    assert_eq!(linked(&node), [2, 3, 4, 5, 6]);
+    keep(&mut node, 2, 5);
+    for need in [Need::Urgent, Need::Required, Need::Nearer { micros: 1 }] {
+        node.receive(NodeId(9), ask(need));
+        assert!(!linked(&node).contains(&9), "{need:?}");
+    }
+    // Nor to one who says that it is on another island.
+    node.receive(NodeId(9), Message::Compare { beacons: vec![Beacon { origin: NodeId(9), number: 1 }] });
+    assert_eq!(linked(&node).len(), 5);
 }
 
 #[test]

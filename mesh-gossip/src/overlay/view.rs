@@ -6,11 +6,11 @@ use std::time::Duration;
 use mesh_core::{Instant, NodeId, Rng64};
 
 use super::config::OverlayConfig;
-use super::message::{Need, Peer};
+use super::message::Peer;
 use crate::allowance::Allowance;
 
 /// How many nodes are remembered that are better not asked for a while.
-const RESTING_MAX: usize = 64;
+const RESTING_MAX: usize = 256;
 
 /// How often a random member is drawn before all are looked through.
 const DRAWS: usize = 8;
@@ -21,6 +21,15 @@ pub(super) struct Link {
     pub(super) zone: u16,
     /// How many links it has, as it said last.
     pub(super) degree: u8,
+    /// When there was a link.
+    pub(super) since: Instant,
+    /// Whether this node chose it among the members that the application named.
+    pub(super) chosen: bool,
+    /// Whether it ever passed a beacon on.
+    pub(super) earned: bool,
+    /// Whether it did in this round of beacons, and how many rounds it has not until now.
+    pub(super) shone: bool,
+    pub(super) dark: u32,
     /// When it was last heard of.
     pub(super) heard: Instant,
     /// How many questions it has not answered.
@@ -46,6 +55,17 @@ pub(super) struct Asking {
     pub(super) at: Instant,
     /// The link that is given up for this one.
     pub(super) instead_of: Option<NodeId>,
+    /// Whether nobody else brought it up.
+    pub(super) chosen: bool,
+}
+
+/// Somebody who is better not asked for a while.
+#[derive(Clone, Copy, Debug)]
+struct Resting {
+    node: NodeId,
+    until: Instant,
+    /// Whether it may not ask either.
+    barred: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -68,8 +88,8 @@ pub(super) struct View {
     ids: Vec<NodeId>,
     /// How many of them are in other zones.
     far_members: usize,
-    /// Who did not answer or had no room, and until when not to ask again.
-    resting: VecDeque<(NodeId, Instant)>,
+    /// Who did not answer, had no room, or was of no use.
+    resting: VecDeque<Resting>,
     zone: u16,
 }
 
@@ -126,11 +146,35 @@ impl View {
 
     /// Leaves a node alone until a time.
     pub(super) fn rest(&mut self, node: NodeId, until: Instant) {
-        self.resting.retain(|(resting, _)| *resting != node);
+        if !self.resting.iter().any(|resting| resting.node == node && resting.barred) {
+            self.push_resting(Resting { node, until, barred: false });
+        }
+    }
+
+    /// Has no link with a node until a time, whoever asks.
+    pub(super) fn bar(&mut self, node: NodeId, until: Instant) {
+        self.push_resting(Resting { node, until, barred: true });
+    }
+
+    fn push_resting(&mut self, resting: Resting) {
+        self.resting.retain(|other| other.node != resting.node);
         if self.resting.len() >= RESTING_MAX {
             self.resting.pop_front();
         }
-        self.resting.push_back((node, until));
+        self.resting.push_back(resting);
+    }
+
+    pub(super) fn is_barred(&self, node: NodeId, now: Instant) -> bool {
+        self.resting.iter().any(|resting| resting.node == node && resting.barred && resting.until > now)
+    }
+
+    pub(super) fn is_member(&self, node: NodeId) -> bool {
+        self.members.contains_key(&node)
+    }
+
+    /// Whether there are so few others that all are linked with all.
+    pub(super) fn is_full_mesh(&self, config: &OverlayConfig) -> bool {
+        self.others(config.full_mesh) < config.full_mesh
     }
 
     /// How many other nodes there are, as far as is known; counted up to `enough` at least.
@@ -187,25 +231,22 @@ impl View {
         self.links.get(&node).is_some_and(far) && self.links.values().filter(|link| far(link)).count() == 1
     }
 
-    /// The link to give up for somebody who asks, if any.
-    pub(super) fn victim(&self, config: &OverlayConfig, zone: u16, need: Need) -> Option<NodeId> {
-        if need < Need::Required {
-            return None;
-        }
-        let expendable = |node: &NodeId| !self.is_bridge(*node) || self.is_far(zone);
-        let mut links: Vec<_> = self.links.iter().filter(|(node, _)| expendable(node)).collect();
-        links.sort_by_key(|(_, link)| (link.degree, link.round_trip));
-        let (node, link) = links.pop()?;
-        (usize::from(link.degree) > config.degree_min || need == Need::Urgent).then_some(*node)
+    /// The one link that others may take: of those that this node did not choose itself one that passed no beacon
+    /// on yet, else the latest. So whoever asks, and however often, the others stay.
+    pub(super) fn guest(&self) -> Option<(NodeId, &Link)> {
+        let guests = self.links.iter().filter(|(_, link)| !link.chosen);
+        guests.map(|(node, link)| (*node, link)).max_by_key(|(_, link)| (!link.earned, link.since))
     }
 
-    /// Somebody to ask for a link: as often one heard of as one that the application named.
-    pub(super) fn candidate(&mut self, now: Instant, rng: &mut Rng64) -> Option<Peer> {
-        self.resting.retain(|(_, until)| *until > now);
+    /// Somebody to ask for a link: one that the application named; where those are fewer than would be remembered,
+    /// as often one heard of.
+    pub(super) fn candidate(&mut self, now: Instant, passive_max: usize, rng: &mut Rng64) -> Option<Peer> {
+        self.resting.retain(|resting| resting.until > now);
         let far = self.wants_far();
         let wanted = |peer: &Peer| self.is_free(peer.node) && (!far || self.is_far(peer.zone));
         let heard_of: Vec<_> = self.passive.iter().filter(|peer| wanted(peer)).copied().collect();
-        if rng.chance(1, 2)
+        if self.ids.len() < passive_max
+            && rng.chance(1, 2)
             && let Some(peer) = rng.choose(&heard_of)
         {
             return Some(*peer);
@@ -229,7 +270,7 @@ impl View {
 
     /// Whether a node is neither linked nor asked, and may be.
     pub(super) fn is_free(&self, node: NodeId) -> bool {
-        let rests = self.resting.iter().any(|(resting, _)| *resting == node);
+        let rests = self.resting.iter().any(|resting| resting.node == node);
         !self.links.contains_key(&node) && !self.asking.contains_key(&node) && !rests
     }
 
