@@ -86,6 +86,7 @@ mod checkpoint;
 mod client;
 mod command;
 mod config;
+mod evidence;
 mod execution;
 mod message;
 mod meter;
@@ -116,6 +117,7 @@ pub use authenticator::{AuthMode, Authenticator, Kind, Mac, Proof, Statement, Ve
 pub use client::{ClientConfig, ClientCore, Done, Failure, Recipient};
 pub use command::{Executed, PbftCommand, PbftEvent, PbftHandle, PbftReply, PbftStatus, ProposeError};
 pub use config::{ConfigError, PbftConfig};
+pub use evidence::{EVIDENCE_MAX, Evidence, EvidenceError, Said};
 pub use message::{
     CLAIMS_MAX, Certificate, CheckpointVote, Chunk, Claim, FetchState, Join, JoinAnswer, Manifest, Message, NUMBER_MAX,
     NewView, Outcome, PrePrepare, Reply, Status, ViewChange, Vote,
@@ -129,6 +131,7 @@ pub use request::{Batch, Nonce, Operation, Request, RequestKey};
 pub use view_change::{Choice, choose};
 
 use checkpoint::Checkpoints;
+use evidence::EvidenceStore;
 use execution::{Replicated, Validator};
 use meter::Meter;
 use ordering::OwnVote;
@@ -194,6 +197,7 @@ pub struct Pbft<S: StateMachine> {
     repair: Option<Transfer>,
 
     lives: Lives,
+    evidence: EvidenceStore,
     peers: PerReplica<Peer>,
     sources_asked: usize,
     pool: Pool,
@@ -230,6 +234,7 @@ impl<S: StateMachine> Pbft<S> {
             client: own_client(&config, &replicas, signer, 0),
             changes: PerReplica::new(&replicas, |_| None),
             lives: Lives::new(&replicas),
+            evidence: EvidenceStore::new(&replicas),
             peers: PerReplica::new(&replicas, |_| Peer::default()),
             config,
             auth,
@@ -278,7 +283,8 @@ impl<S: StateMachine> Pbft<S> {
     /// [`NodeBuilder::metrics`](mesh_core::NodeBuilder::metrics).
     ///
     /// Counters: `pbft_batches_executed`, `pbft_requests_executed`, `pbft_view_changes`, `pbft_requests_waiting`
-    /// (a gauge), `pbft_signatures_made`, `pbft_signatures_checked`, `pbft_signatures_bad`, `pbft_misbehaved`.
+    /// (a gauge), `pbft_signatures_made`, `pbft_signatures_checked`, `pbft_signatures_bad`, `pbft_evidence`,
+    /// `pbft_misbehaved`.
     /// Histogram: `pbft_decision_nanos`, from taking a batch until it is executed. All groups that are given the
     /// same [`Metrics`] share them.
     #[must_use]
@@ -505,6 +511,7 @@ impl<S: StateMachine> Protocol for Pbft<S> {
             Message::Chunk(chunk) => self.on_chunk(cx, replica, chunk),
             Message::Join(join) => self.on_join(cx, replica, join),
             Message::JoinAnswer(answer) => self.on_join_answer(cx, replica, answer),
+            Message::Shown(shown) => self.on_shown(cx, replica, &shown),
             // Replicas believe what they execute.
             Message::Request(_) | Message::Reply(_) => {}
         }
@@ -526,6 +533,10 @@ impl<S: StateMachine> Protocol for Pbft<S> {
             }
             PbftCommand::Query(query) => {
                 cx.reply_volatile(request, PbftReply::Answered(Some(self.replicated.state.query(query))));
+            }
+            PbftCommand::Evidence => {
+                let evidence = self.evidence.all().copied().collect();
+                cx.reply_volatile(request, PbftReply::Evidence(evidence));
             }
             PbftCommand::Status => cx.reply_volatile(request, PbftReply::Status(Some(self.status(cx.now())))),
         }

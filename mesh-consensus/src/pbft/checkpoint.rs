@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+use mesh_core::identity::Signature;
 use mesh_core::{Bytes, Context, SnapshotId, StateMachine, wire};
 
 use super::command::PbftEvent;
@@ -57,7 +58,7 @@ pub(super) struct Checkpoints {
 #[derive(Clone, Copy, Debug)]
 struct SignedVote {
     digest: Digest,
-    signature: mesh_core::identity::Signature,
+    signature: Signature,
     /// `None` until somebody looked.
     good: Option<bool>,
 }
@@ -91,6 +92,12 @@ impl Checkpoints {
 
     fn votes(&mut self, replicas: &ReplicaSet, sequence: u64) -> &mut PerReplica<Option<SignedVote>> {
         self.votes.entry(sequence).or_insert_with(|| PerReplica::new(replicas, |_| None))
+    }
+
+    /// What a replica signed for at a sequence number, checked or not.
+    pub(super) fn vote_of(&self, sequence: u64, replica: ReplicaIndex) -> Option<(Digest, Signature)> {
+        let vote = self.votes.get(&sequence)?.get(replica)?.as_ref()?;
+        Some((vote.digest, vote.signature))
     }
 
     fn forget_below(&mut self, stable: u64) {
@@ -133,11 +140,15 @@ impl<S: StateMachine> Pbft<S> {
         if self.is_mute() {
             return self.settle_certified(cx);
         }
+        let me = self.me();
+        if self.checkpoints.vote_of(sequence, me).is_some_and(|(before, _)| before != digest) {
+            // Its own state was another: it has signed for that, and not for this one as well.
+            return self.settle_certified(cx);
+        }
         let vote = self.checkpoint_vote(sequence, digest);
         let signature = vote.signature;
         cx.broadcast(self.others.clone(), Message::Checkpoint(vote));
-        let (me, replicas) = (self.me(), self.auth.replicas());
-        let votes = self.checkpoints.votes(replicas, sequence);
+        let votes = self.checkpoints.votes(self.auth.replicas(), sequence);
         if let Some(place) = votes.get_mut(me) {
             *place = Some(SignedVote { digest, signature, good: Some(true) });
         }
@@ -157,11 +168,16 @@ impl<S: StateMachine> Pbft<S> {
         }
         let votes = self.checkpoints.votes(self.auth.replicas(), sequence);
         // The first counts.
-        if let Some(place) = votes.get_mut(replica)
-            && place.is_none()
-        {
-            *place = Some(SignedVote { digest, signature, good: None });
-            self.count_checkpoint_votes(cx, sequence);
+        match votes.get_mut(replica) {
+            Some(place @ None) => {
+                *place = Some(SignedVote { digest, signature, good: None });
+                self.count_checkpoint_votes(cx, sequence);
+            }
+            _ => self.compare_checkpoint(
+                cx,
+                replica,
+                &Certificate { sequence, digest, signatures: vec![(replica, signature)] },
+            ),
         }
     }
 
@@ -204,6 +220,7 @@ impl<S: StateMachine> Pbft<S> {
         if !certificate.is_valid(&self.auth) {
             return self.misbehaved_replica(cx, from, "a checkpoint that no quorum signed");
         }
+        self.compare_checkpoint(cx, from, &certificate);
         self.on_certified(cx, certificate);
     }
 

@@ -6,6 +6,7 @@ use std::future::Future;
 use mesh_core::{CallError, Handle, LogIndex, NodeId, Protocol, SnapshotError, StateMachine, from_call_error, reply};
 
 use super::client::Failure;
+use super::evidence::Evidence;
 
 /// What the application asks of its replica or client.
 pub enum PbftCommand<S: StateMachine> {
@@ -17,6 +18,8 @@ pub enum PbftCommand<S: StateMachine> {
     Query(S::Query),
     /// Tell how things are.
     Status,
+    /// Give the evidence that there is against replicas.
+    Evidence,
 }
 
 impl<S: StateMachine> fmt::Debug for PbftCommand<S> {
@@ -26,6 +29,7 @@ impl<S: StateMachine> fmt::Debug for PbftCommand<S> {
             Self::SetReadOnly(read_only) => write!(f, "SetReadOnly({read_only})"),
             Self::Query(_) => f.write_str("Query(..)"),
             Self::Status => f.write_str("Status"),
+            Self::Evidence => f.write_str("Evidence"),
         }
     }
 }
@@ -42,6 +46,8 @@ pub enum PbftReply<O, A> {
     Answered(Option<A>),
     /// To [`PbftCommand::Status`]; `None` from a client.
     Status(Option<PbftStatus>),
+    /// To [`PbftCommand::Evidence`]; none from a client.
+    Evidence(Vec<Evidence>),
 }
 
 /// A command was ordered and executed.
@@ -180,6 +186,8 @@ pub enum PbftEvent {
         /// The sequence number of that checkpoint.
         barrier: u64,
     },
+    /// A replica contradicts itself, and this proves it to anyone.
+    Evidence(Box<Evidence>),
     /// Quorums committed two batches at one sequence number: more replicas are faulty than a group survives.
     Forked {
         /// Which sequence number.
@@ -228,6 +236,10 @@ pub trait PbftHandle<S: StateMachine> {
 
     /// Asks how things are; `None` from a client.
     fn status(&self) -> impl Future<Output = Result<Option<PbftStatus>, CallError>> + Send + 'static;
+
+    /// The evidence that this replica has against others: what it told by [`PbftEvent::Evidence`], kept on its disk,
+    /// at most [`EVIDENCE_MAX`](super::EVIDENCE_MAX) against each. None from a client.
+    fn evidence(&self) -> impl Future<Output = Result<Vec<Evidence>, CallError>> + Send + 'static;
 }
 
 impl<S, P> PbftHandle<S> for Handle<P>
@@ -256,5 +268,10 @@ where
     fn status(&self) -> impl Future<Output = Result<Option<PbftStatus>, CallError>> + Send + 'static {
         let call = self.call(PbftCommand::Status);
         async move { Ok(reply!(call, PbftReply::Status)) }
+    }
+
+    fn evidence(&self) -> impl Future<Output = Result<Vec<Evidence>, CallError>> + Send + 'static {
+        let call = self.call(PbftCommand::Evidence);
+        async move { Ok(reply!(call, PbftReply::Evidence)) }
     }
 }

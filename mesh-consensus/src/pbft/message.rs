@@ -9,6 +9,7 @@ use mesh_core::identity::Signature;
 use mesh_core::{Bytes, DecodeError, Reader, Wire, wire_message, wire_struct};
 
 use super::authenticator::{Authenticator, Kind, Proof, Statement};
+use super::evidence::Said;
 use super::replicas::{Digest, ReplicaIndex};
 use super::request::{Batch, Request};
 use crate::session::SessionId;
@@ -62,6 +63,8 @@ pub enum Message {
     Join(Join),
     /// What is known of it.
     JoinAnswer(JoinAnswer),
+    /// What replicas signed, shown because some of them contradict themselves.
+    Shown(Vec<Said>),
 }
 
 /// The primary gives a batch its sequence number.
@@ -393,6 +396,7 @@ wire_message!(Message: version VERSION {
     15 => Committed(vote),
     16 => Join(join),
     17 => JoinAnswer(answer),
+    18 => Shown(shown),
 });
 
 #[cfg(test)]
@@ -450,6 +454,7 @@ mod tests {
             Message::NewView(Arc::new(NewView { view: 2, view_changes: vec![view_change()], signature })),
             Message::Status(Status { view: 2, active: false, executed: 9, stable: 8, barrier: 24 }),
             Message::Join(Join { life: 5 }),
+            Message::Shown(vec![Said { statement: zero.statement(Kind::Commit, 1, 9, digest), signature }]),
             Message::JoinAnswer(JoinAnswer { life: 5, is_first: true, stable: certificate(8, &[0, 1, 2]) }),
             Message::Stable(certificate(8, &[0, 1, 2])),
             Message::FetchBatch(digest),
@@ -511,7 +516,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_refused_or_have_one_encoding(bytes: Vec<u8>, kind in 0..18u8) {
+        fn any_bytes_are_refused_or_have_one_encoding(bytes: Vec<u8>, kind in 0..19u8) {
             let bytes = [&[VERSION, kind], &bytes[..]].concat();
             if let Ok(message) = wire::from_slice::<Message>(&bytes) {
                 prop_assert_eq!(&wire::to_bytes(&message)[..], &bytes[..]);
@@ -521,7 +526,7 @@ mod tests {
 
         #[test]
         fn what_a_forger_makes_of_a_message_is_refused_or_has_one_encoding(
-            which in 0..18usize, at: prop::sample::Index, forged: Vec<u8>,
+            which in 0..19usize, at: prop::sample::Index, forged: Vec<u8>,
         ) {
             let mut bytes = wire::to_bytes(&messages()[which]).to_vec();
             let at = at.index(bytes.len() - 1) + 1;

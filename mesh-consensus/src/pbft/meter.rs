@@ -10,6 +10,7 @@
 //! | `pbft_signatures_made` | count | signatures made by replicas here |
 //! | `pbft_signatures_checked` | count | signatures of replicas and clients checked here |
 //! | `pbft_signatures_bad` | count | those of them that were bad |
+//! | `pbft_evidence` | count | replicas' contradictions of themselves that were proved |
 //! | `pbft_misbehaved` | count | messages that no replica or client sends that works |
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ struct Named {
     decision_nanos: Histogram,
     view_changes: Counter,
     requests_waiting: Counter,
+    evidence: Counter,
     misbehaved: Counter,
 }
 
@@ -42,6 +44,7 @@ impl Meter {
             decision_nanos: metrics.histogram("pbft_decision_nanos"),
             view_changes: metrics.counter("pbft_view_changes"),
             requests_waiting: metrics.counter("pbft_requests_waiting"),
+            evidence: metrics.counter("pbft_evidence"),
             misbehaved: metrics.counter("pbft_misbehaved"),
         };
         let auth = AuthCounters {
@@ -72,6 +75,12 @@ impl Meter {
     pub(super) fn waiting(&self, requests: usize) {
         if let Some(named) = &self.named {
             named.requests_waiting.set(requests as u64);
+        }
+    }
+
+    pub(super) fn has_evidence(&self) {
+        if let Some(named) = &self.named {
+            named.evidence.increment();
         }
     }
 

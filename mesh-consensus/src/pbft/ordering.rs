@@ -9,14 +9,14 @@ use std::collections::BTreeSet;
 
 use mesh_core::{Context, NodeId, StateMachine, wire};
 
-use super::authenticator::{Kind, Statement, Verified};
+use super::authenticator::{Kind, Proof, Statement, Verified};
 use super::command::PbftEvent;
 use super::message::{Message, NUMBER_MAX, PrePrepare, Vote};
 use super::pool::Put;
 use super::record::Record;
 use super::replicas::{Digest, ReplicaIndex};
 use super::request::{Batch, Operation, Request};
-use super::slot::{Accepted, Slot, Standing};
+use super::slot::{Accepted, Slot};
 use super::status::Peer;
 use super::{Pbft, PbftConfig};
 
@@ -126,7 +126,7 @@ impl<S: StateMachine> Pbft<S> {
     pub(super) fn propose_batch(&mut self, cx: &mut Context<'_, Self>, batch: Batch) {
         self.proposed += 1;
         let (view, sequence, digest) = (self.view, self.proposed, batch.digest());
-        self.accept(cx, sequence, batch.clone());
+        self.accept(cx, sequence, batch.clone(), None);
         let proof = self.auth.prove(&self.auth.statement(Kind::PrePrepare, view, sequence, digest));
         cx.broadcast(self.others.clone(), Message::PrePrepare(PrePrepare { view, sequence, batch, proof }));
     }
@@ -149,6 +149,7 @@ impl<S: StateMachine> Pbft<S> {
             return self.misbehaved(cx, from, "a pre-prepare that the primary did not make");
         }
         if taken.is_some() && !planted!(self, SecondPrePrepare) {
+            self.compare_vote(cx, replica, said, &proof);
             return self.misbehaved(cx, from, "two batches for one sequence number");
         }
         if !self.is_sound(&batch) {
@@ -156,7 +157,7 @@ impl<S: StateMachine> Pbft<S> {
             self.misbehaved(cx, from, "a batch that no primary makes that works");
             return self.start_view_change(cx, view + 1);
         }
-        self.accept(cx, sequence, batch);
+        self.accept(cx, sequence, batch, Some(proof));
     }
 
     /// Whether a batch is one that a primary makes that works. Commands that are not valid are told so when they
@@ -174,8 +175,9 @@ impl<S: StateMachine> Pbft<S> {
             })
     }
 
-    /// Takes a batch in the current view, and says so when that is on disk.
-    pub(super) fn accept(&mut self, cx: &mut Context<'_, Self>, sequence: u64, batch: Batch) {
+    /// Takes a batch in the current view, and says so when that is on disk. `proof` is that of the primary, where
+    /// it told this replica.
+    pub(super) fn accept(&mut self, cx: &mut Context<'_, Self>, sequence: u64, batch: Batch, proof: Option<Proof>) {
         let (now, choice) = (cx.now(), Accepted { view: self.view, digest: batch.digest() });
         if sequence > self.executed {
             batch.requests().iter().for_each(|request| self.pool.note_proposed(&request.key()));
@@ -189,7 +191,7 @@ impl<S: StateMachine> Pbft<S> {
         if me != primary {
             // Its pre-prepare, or the view it began, is its prepare. Where f + 1 commits stand for it, a quorum has
             // prepared the batch, with it or without.
-            slot.prepares.put(primary, choice, Standing::Good);
+            slot.prepares.put(primary, choice, proof);
         }
         let lsn = cx.persist(Record::Accepted { view: choice.view, sequence, batch });
         self.own_votes.push_back((lsn, OwnVote { kind: Kind::Prepare, sequence, choice }));
@@ -217,19 +219,22 @@ impl<S: StateMachine> Pbft<S> {
         if !self.in_window(sequence) || view >= NUMBER_MAX || late {
             return;
         }
-        let choice = Accepted { view, digest };
+        let (choice, said) = (Accepted { view, digest }, Statement { kind, replica, view, sequence, digest });
+        self.compare_vote(cx, replica, said, &proof);
         let known = self.slots.get_mut(&sequence).and_then(|slot| slot.tally(kind).of(replica));
         if known.is_some_and(|known| known.view >= view) {
             return;
         }
-        let standing = if self.auth.is_expensive() {
-            Standing::Unchecked(proof)
-        } else if self.auth.check(&Statement { kind, replica, view, sequence, digest }, &proof).is_ok() {
-            Standing::Good
+        if self.auth.is_expensive() {
+            self.slot(sequence).tally(kind).put_unchecked(replica, choice, proof);
+        } else if self.auth.check(&said, &proof).is_ok() {
+            self.slot(sequence).tally(kind).put(replica, choice, None);
         } else {
             return self.misbehaved_replica(cx, replica, "a vote that it did not make");
-        };
-        self.slot(sequence).tally(kind).put(replica, choice, standing);
+        }
+        if self.slots.get(&sequence).and_then(|slot| slot.accepted_in(view)).is_some_and(|ours| ours != digest) {
+            self.show_votes(cx, replica, sequence, view);
+        }
         self.touched.insert(sequence);
     }
 
@@ -241,7 +246,7 @@ impl<S: StateMachine> Pbft<S> {
         {
             self.own_votes.pop_front();
             let Some(slot) = self.slots.get_mut(&sequence) else { continue };
-            slot.tally(kind).put(me, choice, Standing::Good);
+            slot.tally(kind).put(me, choice, None);
             self.touched.insert(sequence);
         }
     }
@@ -333,7 +338,7 @@ impl<S: StateMachine> Pbft<S> {
             if slot.commits.reaches(weak, choice, is_good, |replica| culprits.push(replica)) {
                 slot.wanted = Some(digest);
                 match self.batches.get(&digest).cloned() {
-                    Some(batch) => self.accept(cx, sequence, batch),
+                    Some(batch) => self.accept(cx, sequence, batch, None),
                     None => self.fetch_batch(cx, digest),
                 }
             }
@@ -366,7 +371,7 @@ impl<S: StateMachine> Pbft<S> {
         let here = |slot: &Slot| self.batches.get(&slot.wanted?).cloned();
         let wanted: Vec<_> = self.slots.iter().filter_map(|(sequence, slot)| Some((*sequence, here(slot)?))).collect();
         for (sequence, batch) in wanted {
-            self.accept(cx, sequence, batch);
+            self.accept(cx, sequence, batch, None);
         }
     }
 

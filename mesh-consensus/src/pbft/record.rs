@@ -13,10 +13,11 @@ use mesh_core::{Context, RecoverError, Recovery, SnapshotId, StateMachine, wire_
 
 use super::Pbft;
 use super::checkpoint::Taken;
+use super::evidence::Evidence;
 use super::message::{Certificate, Manifest, NewView, ViewChange};
 use super::replicas::{Digest, ReplicaIndex};
 use super::request::Batch;
-use super::slot::{Accepted, Standing};
+use super::slot::Accepted;
 
 /// The version of the record format.
 const VERSION: u8 = 1;
@@ -71,6 +72,8 @@ pub enum Record {
         /// The checkpoint with which it takes part; 0 where it lost nothing.
         barrier: u64,
     },
+    /// A replica contradicts itself.
+    Evidence(Evidence),
 }
 
 /// A checkpoint that is stable, and on disk.
@@ -96,6 +99,7 @@ wire_record!(Record: version VERSION {
     6 => Life(life),
     7 => Known { replica, life },
     8 => Joined { barrier },
+    9 => Evidence(evidence),
 });
 
 fn inconsistent(text: String) -> RecoverError {
@@ -118,8 +122,8 @@ impl<S: StateMachine> Pbft<S> {
                 let slot = self.slot(sequence);
                 slot.accept(choice);
                 slot.wanted.take_if(|_| this_view);
-                slot.prepares.put(primary, choice, Standing::Good);
-                slot.prepares.put(me, choice, Standing::Good);
+                slot.prepares.put(primary, choice, None);
+                slot.prepares.put(me, choice, None);
             }
             Record::Prepared { view, sequence, digest } => {
                 self.recover_window(sequence)?;
@@ -129,7 +133,7 @@ impl<S: StateMachine> Pbft<S> {
                     return Err(inconsistent(format!("the batch prepared at {sequence} was not taken before")));
                 }
                 slot.prepared = Some(choice);
-                slot.commits.put(me, choice, Standing::Good);
+                slot.commits.put(me, choice, None);
             }
             Record::Committed { sequence, digest, batch } => {
                 self.recover_window(sequence)?;
@@ -159,6 +163,7 @@ impl<S: StateMachine> Pbft<S> {
             Record::Life(life) => self.lives.recover_own(life),
             Record::Known { replica, life } => self.lives.recover_first(replica, life),
             Record::Joined { barrier } => self.lives.recover_barrier(barrier),
+            Record::Evidence(evidence) => self.evidence.keep(evidence),
             Record::Stable(StableRecord { certificate, manifest, id }) => {
                 let bytes = recovery.snapshot(id)?;
                 let sequence = certificate.sequence;
@@ -189,6 +194,7 @@ impl<S: StateMachine> Pbft<S> {
         let (certificate, manifest, id) = (self.stable.clone(), taken.manifest.clone(), taken.id);
         let mut records = vec![Record::Stable(StableRecord { certificate, manifest, id })];
         records.extend(self.lives.records());
+        records.extend(self.evidence.all().copied().map(Record::Evidence));
         records.extend(self.new_view.clone().map(Record::NewView));
         if !self.active {
             records.extend(self.own_change.clone().map(Record::ViewChange));

@@ -96,6 +96,7 @@ impl<S: StateMachine> Protocol for PbftClient<S> {
             }
             PbftCommand::Query(_) => return cx.reply(request, PbftReply::Answered(None)),
             PbftCommand::Status => return cx.reply(request, PbftReply::Status(None)),
+            PbftCommand::Evidence => return cx.reply(request, PbftReply::Evidence(Vec::new())),
         };
         let (len, limit) = (command.len(), self.command_len_max);
         if len > limit {

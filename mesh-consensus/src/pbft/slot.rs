@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use mesh_core::Instant;
+use mesh_core::identity::Signature;
 
 use super::authenticator::{Kind, Proof};
 use super::message::{CLAIMS_MAX, Claim};
@@ -106,14 +107,15 @@ pub(super) struct Tally(PerReplica<Option<Ballot>>);
 #[derive(Clone, Debug)]
 struct Ballot {
     choice: Accepted,
+    proof: Option<Proof>,
     standing: Standing,
 }
 
 /// Whether a vote counts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
     /// Nobody looked yet: that is put off until it matters.
-    Unchecked(Proof),
+    Unchecked,
     /// It does.
     Good,
     /// It does not, and no other of this replica in this view does.
@@ -125,13 +127,33 @@ impl Tally {
         Self(PerReplica::new(replicas, |_| None))
     }
 
-    /// Takes a vote, unless there is one of this replica in that view or a later one.
-    pub(super) fn put(&mut self, replica: ReplicaIndex, choice: Accepted, standing: Standing) {
+    /// Takes a vote that counts, unless there is one of this replica in that view or a later one.
+    pub(super) fn put(&mut self, replica: ReplicaIndex, choice: Accepted, proof: Option<Proof>) {
+        self.place(replica, Ballot { choice, proof, standing: Standing::Good });
+    }
+
+    /// Takes a vote that may count, unless there is one of this replica in that view or a later one.
+    pub(super) fn put_unchecked(&mut self, replica: ReplicaIndex, choice: Accepted, proof: Proof) {
+        self.place(replica, Ballot { choice, proof: Some(proof), standing: Standing::Unchecked });
+    }
+
+    fn place(&mut self, replica: ReplicaIndex, ballot: Ballot) {
         if let Some(place) = self.0.get_mut(replica)
-            && place.as_ref().is_none_or(|ballot| ballot.choice.view < choice.view)
+            && place.as_ref().is_none_or(|known| known.choice.view < ballot.choice.view)
         {
-            *place = Some(Ballot { choice, standing });
+            *place = Some(ballot);
         }
+    }
+
+    /// The votes in a view that were signed, checked or not.
+    pub(super) fn signed_in(&self, view: u64) -> impl Iterator<Item = (ReplicaIndex, Digest, Signature)> {
+        let ballots = self.0.iter().filter_map(|(replica, ballot)| Some((replica, ballot.as_ref()?)));
+        ballots.filter(move |(_, ballot)| ballot.choice.view == view).filter_map(|(replica, ballot)| {
+            match &ballot.proof {
+                Some(Proof::Signature(signature)) => Some((replica, ballot.choice.digest, *signature)),
+                _ => None,
+            }
+        })
     }
 
     /// The vote of a replica, counted or not.
@@ -160,14 +182,14 @@ impl Tally {
             .filter_map(|(replica, ballot)| Some((replica, ballot.as_mut()?)))
             .filter(|(_, ballot)| ballot.choice == choice)
             .collect();
-        let good = votes.iter().filter(|(_, ballot)| matches!(ballot.standing, Standing::Good)).count();
-        let mut possible = votes.iter().filter(|(_, ballot)| !matches!(ballot.standing, Standing::Bad)).count();
+        let good = votes.iter().filter(|(_, ballot)| ballot.standing == Standing::Good).count();
+        let mut possible = votes.iter().filter(|(_, ballot)| ballot.standing != Standing::Bad).count();
         let mut missing = quorum.saturating_sub(good);
         for (replica, ballot) in &mut votes {
             if missing == 0 || possible < quorum {
                 break;
             }
-            if let Standing::Unchecked(proof) = &ballot.standing {
+            if let (Standing::Unchecked, Some(proof)) = (ballot.standing, &ballot.proof) {
                 if is_good(*replica, proof) {
                     ballot.standing = Standing::Good;
                     missing -= 1;
@@ -187,7 +209,7 @@ mod tests {
     use std::cell::RefCell;
 
     use mesh_core::NodeId;
-    use mesh_core::identity::{SecretKey, Signature};
+    use mesh_core::identity::SecretKey;
 
     use super::*;
 
@@ -200,8 +222,8 @@ mod tests {
         Accepted { view, digest: Digest::of(batch) }
     }
 
-    fn unchecked() -> Standing {
-        Standing::Unchecked(Proof::Signature(Signature::from_bytes([0; 64])))
+    fn unchecked() -> Proof {
+        Proof::Signature(Signature::from_bytes([0; 64]))
     }
 
     #[test]
@@ -215,15 +237,15 @@ mod tests {
             };
             tally.reaches(3, choice(0, b"a"), is_good, |culprit| assert_eq!(culprit.0, bad))
         };
-        tally.put(ReplicaIndex(0), choice(0, b"a"), Standing::Good);
-        tally.put(ReplicaIndex(1), choice(0, b"a"), unchecked());
+        tally.put(ReplicaIndex(0), choice(0, b"a"), None);
+        tally.put_unchecked(ReplicaIndex(1), choice(0, b"a"), unchecked());
         assert!(!reaches(&mut tally, 1));
         assert!(checked.borrow().is_empty(), "two are no quorum, whatever they are worth");
-        tally.put(ReplicaIndex(2), choice(0, b"a"), unchecked());
+        tally.put_unchecked(ReplicaIndex(2), choice(0, b"a"), unchecked());
         assert!(!reaches(&mut tally, 1));
         assert_eq!(*checked.borrow(), [1], "without it there is none");
-        tally.put(ReplicaIndex(1), choice(0, b"a"), Standing::Good);
-        tally.put(ReplicaIndex(3), choice(0, b"a"), unchecked());
+        tally.put(ReplicaIndex(1), choice(0, b"a"), None);
+        tally.put_unchecked(ReplicaIndex(3), choice(0, b"a"), unchecked());
         assert!(reaches(&mut tally, 1), "a second vote of the culprit does not count, the others do");
         assert!(reaches(&mut tally, 1));
         assert_eq!(*checked.borrow(), [1, 2, 3], "each is checked once");
@@ -235,7 +257,7 @@ mod tests {
         for (replica, choice) in
             [(0, choice(0, b"a")), (1, choice(0, b"b")), (2, choice(1, b"a")), (3, choice(0, b"a"))]
         {
-            tally.put(ReplicaIndex(replica), choice, Standing::Good);
+            tally.put(ReplicaIndex(replica), choice, None);
         }
         assert!(!tally.reaches(3, choice(0, b"a"), |_, _| true, |_| {}));
         assert!(tally.reaches(2, choice(0, b"a"), |_, _| true, |_| {}));
@@ -245,13 +267,13 @@ mod tests {
     #[test]
     fn the_first_vote_of_a_view_counts_and_a_later_view_takes_its_place() {
         let mut tally = Tally::new(&replicas());
-        tally.put(ReplicaIndex(0), choice(1, b"a"), Standing::Good);
-        tally.put(ReplicaIndex(0), choice(1, b"b"), Standing::Good);
-        tally.put(ReplicaIndex(0), choice(0, b"b"), Standing::Good);
+        tally.put(ReplicaIndex(0), choice(1, b"a"), None);
+        tally.put(ReplicaIndex(0), choice(1, b"b"), None);
+        tally.put(ReplicaIndex(0), choice(0, b"b"), None);
         assert_eq!(tally.of(ReplicaIndex(0)), Some(choice(1, b"a")));
-        tally.put(ReplicaIndex(0), choice(2, b"b"), Standing::Good);
+        tally.put(ReplicaIndex(0), choice(2, b"b"), None);
         assert_eq!(tally.of(ReplicaIndex(0)), Some(choice(2, b"b")));
-        tally.put(ReplicaIndex(9), choice(2, b"b"), Standing::Good);
+        tally.put(ReplicaIndex(9), choice(2, b"b"), None);
         assert!(!tally.reaches(2, choice(2, b"b"), |_, _| true, |_| {}), "nobody has that place");
     }
 

@@ -158,8 +158,11 @@ impl<S: StateMachine> Pbft<S> {
         change: Arc<ViewChange>,
     ) {
         let known = self.changes.get(replica).and_then(Option::as_ref).map_or(0, |known| known.view);
-        if change.replica != replica || change.view <= known || change.view < self.view {
+        if change.replica != replica || change.view < known.max(self.view) {
             return;
+        }
+        if change.view == known {
+            return self.compare_change(cx, replica, &change);
         }
         if change.view == self.view && self.active || !self.peers.get_mut(replica).is_some_and(Peer::may_change_view) {
             return;
@@ -238,11 +241,18 @@ impl<S: StateMachine> Pbft<S> {
 
     pub(super) fn on_new_view(&mut self, cx: &mut Context<'_, Self>, from: NodeId, new_view: Arc<NewView>) {
         let view = new_view.view;
-        if view >= NUMBER_MAX || view < self.view || view == self.view && self.active || view == 0 {
+        if view >= NUMBER_MAX || view < self.view || view == 0 {
             return;
+        }
+        let Some(replica) = self.replicas().index_of(from) else { return };
+        if view == self.view && self.active {
+            return self.compare_new_view(cx, replica, &new_view);
         }
         if !self.is_valid_new_view(&new_view) {
             return self.misbehaved(cx, from, "a new view that is not valid");
+        }
+        for change in &new_view.view_changes {
+            self.compare_change(cx, replica, change);
         }
         self.install(cx, new_view);
     }

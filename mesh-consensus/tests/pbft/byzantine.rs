@@ -11,7 +11,7 @@ use crate::liar::{self, Lie};
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A group in which the replicas at some places lie.
-fn group_with(seed: u64, n: u8, auth: AuthMode, liars: impl IntoIterator<Item = u8>, lie: &Lie) -> Group {
+pub fn group_with(seed: u64, n: u8, auth: AuthMode, liars: impl IntoIterator<Item = u8>, lie: &Lie) -> Group {
     let members = (1..=n).map(|n| (key(n).node_id(), key(n).public()));
     let replicas = ReplicaSet::new("tests", members).unwrap();
     let faulty: BTreeMap<u8, Boot> =
@@ -20,7 +20,7 @@ fn group_with(seed: u64, n: u8, auth: AuthMode, liars: impl IntoIterator<Item = 
 }
 
 /// Proposes for some seconds, and waits until all is answered.
-fn load_and_finish(group: &mut Group, within: Duration) {
+pub fn load_and_finish(group: &mut Group, within: Duration) {
     let client = group.add_client();
     for round in 0..40 {
         group.propose(client);
@@ -43,7 +43,7 @@ pub fn a_primary_that_tells_replicas_of_different_batches_forks_nothing_and_is_d
     in_all_modes(|n, auth| {
         let faults = (n - 1) / 3;
         for seed in 0..4 {
-            let mut group = group_with(seed, n, auth, 1..=faults, &liar::equivocate());
+            let mut group = group_with(seed, n, auth, 1..=faults, &liar::equivocate(1..=faults));
             load_and_finish(&mut group, 40 * SECOND);
         }
     });

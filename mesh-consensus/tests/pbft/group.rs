@@ -72,6 +72,8 @@ pub struct Group {
     pub correct: Vec<NodeId>,
     pub nodes: Vec<NodeId>,
     pub clients: Vec<NodeId>,
+    /// Those that lost their disks, which counts as a fault.
+    pub lost: BTreeSet<NodeId>,
     proposals: Vec<Proposal>,
     next_command: u64,
 }
@@ -123,7 +125,17 @@ impl Group {
         }
         let nodes: Vec<NodeId> = (1..=n).map(|n| key(n).node_id()).collect();
         let correct = (1..=n).filter(|n| !faulty.contains_key(n)).map(|n| key(n).node_id()).collect();
-        Self { sim, replicas, config, correct, nodes, clients: Vec::new(), proposals: Vec::new(), next_command: 0 }
+        Self {
+            sim,
+            replicas,
+            config,
+            correct,
+            nodes,
+            clients: Vec::new(),
+            lost: BTreeSet::new(),
+            proposals: Vec::new(),
+            next_command: 0,
+        }
     }
 
     /// Adds a client on a node of its own.
@@ -155,6 +167,7 @@ impl Group {
 
     /// Takes a replica's disk away, and starts it again.
     pub fn lose_disk(&mut self, node: NodeId) {
+        self.lost.insert(node);
         self.sim.wipe(node);
         self.sim.restart(node);
     }
@@ -230,9 +243,25 @@ impl Group {
         }
     }
 
+    /// The nodes that replicas that work have evidence against.
+    pub fn accused(&self) -> BTreeSet<NodeId> {
+        let replicas = self.correct.iter().filter_map(|node| self.replica(*node));
+        let evidence = replicas.flat_map(Pbft::evidence);
+        evidence
+            .map(|evidence| {
+                evidence.verify(&self.replicas).expect("evidence that convinces nobody");
+                self.replicas.node(evidence.culprit()).unwrap()
+            })
+            .collect()
+    }
+
     /// What must hold at any time: the replicas that work execute the same in the same order, each command at most
-    /// once, and clients are told what was done, in an order that agrees with when they asked.
+    /// once, clients are told what was done, in an order that agrees with when they asked, and there is evidence
+    /// against none that works.
     pub fn check(&self) {
+        for accused in self.accused() {
+            assert!(!self.correct.contains(&accused) || self.lost.contains(&accused), "{accused:?} is accused");
+        }
         let longest = self.journals().max_by_key(|journal| journal.len()).cloned().unwrap_or_default();
         for node in &self.correct {
             let Some(replica) = self.replica(*node) else { continue };

@@ -151,29 +151,28 @@ pub fn silent() -> Lie {
     Arc::new(|_, _, _, _| Vec::new())
 }
 
-/// As primary tells every second replica of another batch, and votes for whatever each was told.
-pub fn equivocate() -> Lie {
-    Arc::new(|forger, _, to, message| {
-        let at = forger.replicas.index_of(to).map_or(0, |replica| replica.0);
+/// As primary tells every second replica of another batch, but for its accomplices, and votes for whatever each was
+/// told.
+pub fn equivocate(accomplices: impl IntoIterator<Item = u8>) -> Lie {
+    let accomplices: Vec<u16> = accomplices.into_iter().map(|at| u16::from(at) - 1).collect();
+    let is_misled = move |forger: &Forger, node: NodeId| {
+        forger.replicas.index_of(node).is_some_and(|replica| replica.0 % 2 == 1 && !accomplices.contains(&replica.0))
+    };
+    Arc::new(move |forger, _, to, message| {
         let other = Batch::empty();
+        let misled = is_misled(forger, to);
+        let vote = |kind, vote: &Vote| forger.vote(kind, vote.view, vote.sequence, other.digest());
         match message {
-            Message::PrePrepare(told) if at % 2 == 1 => vec![(to, forger.pre_prepare(told.view, told.sequence, other))],
-            Message::Prepare(vote) if at % 2 == 1 => {
-                vec![(to, Message::Prepare(forger.vote(Kind::Prepare, vote.view, vote.sequence, other.digest())))]
-            }
+            Message::PrePrepare(told) if misled => vec![(to, forger.pre_prepare(told.view, told.sequence, other))],
+            Message::Prepare(told) if misled => vec![(to, Message::Prepare(vote(Kind::Prepare, &told)))],
+            Message::Commit(told) if misled => vec![(to, Message::Commit(vote(Kind::Commit, &told)))],
             Message::PrePrepare(told) => {
                 // The commits that it would only send later, and for both.
                 let commit = |digest| Message::Commit(forger.vote(Kind::Commit, told.view, told.sequence, digest));
-                let (digest, view, sequence) = (told.batch.digest(), told.view, told.sequence);
-                let mut all = vec![(to, commit(digest)), (to, Message::PrePrepare(told))];
-                let odd = forger
-                    .others()
-                    .into_iter()
-                    .filter(|node| forger.replicas.index_of(*node).is_some_and(|replica| replica.0 % 2 == 1));
-                all.extend(
-                    odd.map(|node| (node, Message::Commit(forger.vote(Kind::Commit, view, sequence, other.digest())))),
-                );
-                all
+                let (ours, theirs) = (commit(told.batch.digest()), commit(other.digest()));
+                let misled = forger.others().into_iter().filter(|node| is_misled(forger, *node));
+                let theirs: Vec<_> = misled.map(|node| (node, theirs.clone())).collect();
+                [vec![(to, ours), (to, Message::PrePrepare(told))], theirs].concat()
             }
             message => vec![(to, message)],
         }

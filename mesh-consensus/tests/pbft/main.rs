@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "the modules of a test share what they need")]
 
 mod byzantine;
+mod evidence;
 mod group;
 mod liar;
 mod normal;

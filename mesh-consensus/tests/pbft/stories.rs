@@ -15,7 +15,7 @@ use crate::group::{Journal, both, config, key};
 /// Replica 1 of four, replicas counted from 0, and what the others can say.
 pub struct Story {
     pub one: Harness<Pbft<Journal>>,
-    set: ReplicaSet,
+    pub set: ReplicaSet,
     auth: AuthMode,
 }
 
