@@ -119,6 +119,8 @@ pub struct Membership {
     sync: SyncState,
     reconnect: Reconnect,
     awake: Awake,
+    /// Until then what comes in may be from before the node slept for too long.
+    deaf_until: Instant,
     ticking: bool,
     meter: Meter,
 }
@@ -148,6 +150,7 @@ impl Membership {
             sync: SyncState::default(),
             reconnect: Reconnect::default(),
             awake: Awake::default(),
+            deaf_until: Instant::ZERO,
             ticking: false,
             meter: Meter::default(),
         })
@@ -305,6 +308,10 @@ impl Protocol for Membership {
     }
 
     fn on_message(&mut self, cx: &mut Cx<'_>, from: NodeId, message: Message) {
+        self.notice_sleep(cx);
+        if self.is_deaf(cx.now()) {
+            return;
+        }
         self.reconnect.heard_of(from);
         match message.0 {
             Kind::Ping(ping) => self.on_ping(cx, from, &ping),
@@ -318,9 +325,8 @@ impl Protocol for Membership {
     }
 
     fn on_timer(&mut self, cx: &mut Cx<'_>, timer: Timer) {
-        if let Some(asleep) = self.awake.wake(timer, cx.now(), self.config.probe_timeout) {
-            self.on_sleep(cx, asleep);
-        }
+        self.notice_sleep(cx);
+        self.awake.forget(timer);
         match timer {
             Timer::Probe => self.on_probe_due(cx),
             Timer::Unanswered => self.on_unanswered(cx),

@@ -1,8 +1,8 @@
 //! Time that a node was asleep does not count.
 //!
 //! A process that was suspended, or whose clock jumped, finds all its deadlines passed while what others
-//! said meanwhile still waits to be read. So suspicions run on a time that stands still meanwhile: what a
-//! timer is late by is taken off.
+//! said meanwhile still waits to be read; and what is read first may be either. So suspicions run on a time
+//! that stands still meanwhile: what a timer is late by, at whatever comes first, is taken off.
 
 use std::time::Duration;
 
@@ -14,9 +14,11 @@ use super::Timer;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Awake {
     asleep: Duration,
+    /// What was late before then is taken off already.
     seen: Instant,
-    probe_at: Instant,
-    tick_at: Instant,
+    /// When those timers that show a sleep should fire, where they are set.
+    probe_at: Option<Instant>,
+    tick_at: Option<Instant>,
 }
 
 impl Awake {
@@ -26,6 +28,15 @@ impl Awake {
 
     /// `timer` should fire at `due`.
     pub(super) const fn expect(&mut self, timer: Timer, due: Instant) {
+        self.set(timer, Some(due));
+    }
+
+    /// `timer` fires, or is cancelled.
+    pub(super) const fn forget(&mut self, timer: Timer) {
+        self.set(timer, None);
+    }
+
+    const fn set(&mut self, timer: Timer, due: Option<Instant>) {
         match timer {
             Timer::Probe => self.probe_at = due,
             Timer::Tick => self.tick_at = due,
@@ -33,16 +44,12 @@ impl Awake {
         }
     }
 
-    /// `timer` fires. For how long the node was asleep, where it was for longer than `slack`.
-    pub(super) fn wake(&mut self, timer: Timer, now: Instant, slack: Duration) -> Option<Duration> {
-        let due = match timer {
-            Timer::Probe => self.probe_at,
-            Timer::Tick => self.tick_at,
-            Timer::Unanswered | Timer::Relayed => return None,
-        };
+    /// Something comes in. For how long the node was asleep, where it was for longer than `slack`.
+    pub(super) fn wake(&mut self, now: Instant, slack: Duration) -> Option<Duration> {
+        let due = self.probe_at.into_iter().chain(self.tick_at).min()?;
         let late = now - due.max(self.seen);
-        self.seen = now;
         (late > slack).then(|| {
+            self.seen = now;
             self.asleep += late;
             late
         })
@@ -66,8 +73,12 @@ mod tests {
         awake.start(at(10));
         awake.expect(Timer::Probe, at(11));
         awake.expect(Timer::Tick, at(12));
-        assert_eq!(awake.wake(Timer::Probe, at(27), slack), Some(Duration::from_secs(16)));
-        assert_eq!(awake.wake(Timer::Tick, at(27), slack), None);
+        assert_eq!(awake.wake(at(11), slack), None);
+        assert_eq!(awake.wake(at(27), slack), Some(Duration::from_secs(16)));
+        awake.forget(Timer::Probe);
+        assert_eq!(awake.wake(at(27), slack), None);
         assert_eq!(awake.time(at(28)), at(12));
+        awake.forget(Timer::Tick);
+        assert_eq!(awake.wake(at(90), slack), None, "nothing was due");
     }
 }

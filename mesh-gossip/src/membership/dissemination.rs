@@ -88,6 +88,9 @@ impl Membership {
 
     /// Fills `updates` with news up to `room` bytes. They will be sent `copies` times.
     pub(super) fn add_news(&mut self, now: Instant, updates: &mut Vec<Update>, mut room: usize, copies: usize) {
+        if self.news.is_empty() {
+            return;
+        }
         let sends_max = self.sends_max();
         let mut again = Vec::new();
         while let Some((sends, node)) = self.news.pop() {

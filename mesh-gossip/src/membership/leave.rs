@@ -5,6 +5,7 @@ use mesh_core::{Instant, NodeId, RequestId};
 use super::command::{LeaveError, MembershipReply, SetProfileError};
 use super::member::EncodedProfile;
 use super::message::{Gossip, Kind, Message};
+use super::meter::Count;
 use super::table::Table;
 use super::{Cx, Membership, MembershipEvent, Profile, Timer};
 
@@ -56,6 +57,7 @@ impl Membership {
         self.phase = Phase::Leaving { until, request };
         self.probe = None;
         cx.cancel_timer(Timer::Probe);
+        self.awake.forget(Timer::Probe);
         cx.cancel_timer(Timer::Unanswered);
         self.say_good_bye(cx);
         self.publish(cx, self.me, false);
@@ -93,14 +95,33 @@ impl Membership {
         Ok(())
     }
 
-    /// The node slept for so long that what it knows may be forgotten by all others: it must not tell it.
-    pub(super) fn start_afresh(&mut self, cx: &mut Cx<'_>) {
+    /// Finds out whether the node was asleep: then that it heard nothing says nothing of others.
+    pub(super) fn notice_sleep(&mut self, cx: &mut Cx<'_>) {
+        let Some(asleep) = self.awake.wake(cx.now(), self.config.probe_timeout) else { return };
+        self.meter.count(Count::Sleeps);
+        self.probe = None;
+        cx.cancel_timer(Timer::Unanswered);
+        if asleep >= self.config.tombstone_time {
+            self.start_afresh(cx);
+        }
+    }
+
+    /// Whether what comes in now may have waited for as long as the node slept.
+    pub(super) fn is_deaf(&self, now: Instant) -> bool {
+        now < self.deaf_until
+    }
+
+    /// The node slept for so long that what it knows, and what waits to be read, may be forgotten by all
+    /// others: it must not tell it.
+    fn start_afresh(&mut self, cx: &mut Cx<'_>) {
         let known: Vec<NodeId> =
             self.table.iter().filter(|entry| entry.status.is_live()).map(|entry| entry.node).collect();
         self.table = Table::new(cx.rng().next_u64());
         self.suspicions.clear();
         self.tombstones.clear();
         self.news = super::News::default();
+        self.deaf_until = cx.now() + self.config.probe_timeout;
+        self.reconnect.forget_answers();
         for node in known.iter().take(RECALLED_MAX) {
             self.reconnect.recall(*node);
         }

@@ -1,7 +1,8 @@
 //! Probes: is it there? (SWIM 3.1, Lifeguard IV-A).
 //!
-//! A ping that is not answered at once is repeated, and then some others are asked to ping as well. A node
-//! whose probes fail, or whose helpers are silent too, may be the one with the trouble: its probes become
+//! A ping that is not answered at once is repeated, every quarter of the timeout until the period ends, and
+//! after the timeout some others are asked to ping as well: where packets are lost, eight in a row rarely are.
+//! Only the first ping brings news, so that repeating it costs little. A node whose probes fail, or whose helpers are silent too, may be the one with the trouble: its probes become
 //! slower, up to a limit, until they succeed again.
 
 use std::collections::VecDeque;
@@ -15,6 +16,9 @@ use super::{Cx, MESSAGE_OVERHEAD, Membership, Timer};
 
 /// Pings in place of others that may be on their way. The oldest make room.
 const RELAYS_MAX: usize = 256;
+
+/// A member is pinged so often in a timeout.
+const PINGS_PER_TIMEOUT: u32 = 4;
 
 /// A probe on its way.
 #[derive(Clone, Debug)]
@@ -77,26 +81,31 @@ impl Membership {
         let Some(target) = self.table.next_to_probe(cx.rng()) else { return };
         let seq = self.next_seq();
         self.probe = Some(Probe { target, seq, step: 0, helpers: Vec::new(), nacks: 0 });
-        self.ping(cx, target, seq);
-        cx.set_timer(Timer::Unanswered, self.config.probe_timeout * self.slowness() / 2);
+        self.ping(cx, target, seq, true);
+        self.await_answer(cx);
     }
 
-    /// Pings, with news, and first of all with what the other should hear of itself.
-    fn ping(&mut self, cx: &mut Cx<'_>, to: NodeId, seq: u16) {
+    fn await_answer(&self, cx: &mut Cx<'_>) {
+        cx.set_timer(Timer::Unanswered, self.config.probe_timeout * self.slowness() / PINGS_PER_TIMEOUT);
+    }
+
+    /// Pings, first of all with what the other should hear of itself.
+    fn ping(&mut self, cx: &mut Cx<'_>, to: NodeId, seq: u16, with_news: bool) {
         let mut updates: Vec<_> = self.about(cx.now(), to).into_iter().collect();
-        let room = self.room() - updates.iter().map(|update| update.encoded_len()).sum::<usize>();
-        self.add_news(cx.now(), &mut updates, room, 1);
+        if with_news {
+            let room = self.room() - updates.iter().map(|update| update.encoded_len()).sum::<usize>();
+            self.add_news(cx.now(), &mut updates, room, 1);
+        }
         let digest = self.digest();
         cx.send(to, Message(Kind::Ping(Ping { seq, digest, updates })));
     }
 
-    /// Another half of the timeout is over without an answer.
+    /// Another part of the timeout is over without an answer.
     pub(super) fn on_unanswered(&mut self, cx: &mut Cx<'_>) {
-        let wait = self.config.probe_timeout * self.slowness() / 2;
         let Some(probe) = &mut self.probe else { return };
         probe.step += 1;
         let Probe { target, seq, step, .. } = *probe;
-        if step == 2 {
+        if step == PINGS_PER_TIMEOUT {
             let helpers = self.table.some_live(cx.rng(), self.config.indirect_probes, Some(target));
             for helper in &helpers {
                 let updates = self.about(cx.now(), target).into_iter().collect();
@@ -106,9 +115,9 @@ impl Membership {
                 probe.helpers = helpers;
             }
         }
-        self.ping(cx, target, seq);
-        if step < 3 {
-            cx.set_timer(Timer::Unanswered, wait);
+        self.ping(cx, target, seq, false);
+        if step + 1 < 2 * PINGS_PER_TIMEOUT {
+            self.await_answer(cx);
         }
     }
 
@@ -200,16 +209,6 @@ impl Membership {
             && probe.helpers.contains(&from)
         {
             probe.nacks += 1;
-        }
-    }
-
-    /// The node was asleep: that it heard nothing says nothing of others.
-    pub(super) fn on_sleep(&mut self, cx: &mut Cx<'_>, asleep: Duration) {
-        self.meter.count(Count::Sleeps);
-        self.probe = None;
-        cx.cancel_timer(Timer::Unanswered);
-        if asleep >= self.config.tombstone_time {
-            self.start_afresh(cx);
         }
     }
 }

@@ -47,6 +47,11 @@ impl Reconnect {
         }
     }
 
+    /// All seeds are to answer anew.
+    pub(super) fn forget_answers(&mut self) {
+        self.seeds.iter_mut().for_each(|seed| seed.heard_of = false);
+    }
+
     /// A node said something.
     pub(super) fn heard_of(&mut self, node: NodeId) {
         if let Some(at) = self.seeds.iter().position(|seed| seed.node == node) {

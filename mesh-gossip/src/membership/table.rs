@@ -1,8 +1,9 @@
 //! The members known, in little memory, and the digest of what is known of them.
 //!
-//! Those that are live stand in front, in the order in which they are probed: the table is shuffled as
-//! it is walked, one swap a probe. So choosing one at random, and probing all in random order, take no
-//! memory and no time that grows with the members. An index finds a member by its name.
+//! Those that are live stand in front, in the order in which they are probed: the table is shuffled when
+//! all were, and who comes meanwhile is put at any place among those that were not (SWIM 4.3). So choosing
+//! one at random, and probing all in random order, take no memory, and time that does not grow with the
+//! members: the next to probe is the next in memory. An index finds a member by its name.
 
 use mesh_core::{NodeId, Rng64};
 
@@ -150,15 +151,13 @@ impl Table {
     pub(super) fn next_to_probe(&mut self, rng: &mut Rng64) -> Option<NodeId> {
         if self.probed >= self.live {
             self.probed = 0;
+            for last in (1..self.live).rev() {
+                self.swap(last, rng.below(last as u64 + 1) as usize);
+            }
         }
-        let left = self.live - self.probed;
-        if left == 0 {
-            return None;
-        }
-        let at = self.probed + rng.below(left as u64) as usize;
-        self.swap(self.probed, at);
+        let next = self.entries[..self.live].get(self.probed)?;
         self.probed += 1;
-        Some(self.entries[self.probed - 1].node)
+        Some(next.node)
     }
 
     /// A live one at random.
@@ -213,9 +212,13 @@ impl Table {
         self.swap(at, self.live);
     }
 
-    /// Moves the entry at `at`, behind the live ones, to them.
+    /// Moves the entry at `at`, behind the live ones, to them: to any place of those not probed yet, so that
+    /// its first probe is not due at all nodes at once.
     fn revive(&mut self, at: usize) {
         self.swap(at, self.live);
+        let left = self.live - self.probed + 1;
+        let draw = mix(self.hash(self.entries[self.live].node) ^ self.live as u64);
+        self.swap(self.live, self.probed + (draw % left as u64) as usize);
         self.live += 1;
     }
 

@@ -186,9 +186,13 @@ fn a_probe_asks_again_then_others_and_then_suspects() {
     let Some((target, Message(Kind::Ping(Ping { seq, .. })))) = node.sent().into_iter().next_back() else {
         panic!("a probe is a ping")
     };
-    node.pass(Duration::from_millis(250));
-    assert_eq!(pings(&node.sent(), target), 1);
-    node.pass(Duration::from_millis(250));
+    for _ in 0..3 {
+        node.pass(Duration::from_millis(125));
+        let sent = node.sent();
+        assert_eq!(pings(&sent, target), 1);
+        assert!(!sent.iter().any(|(_, message)| matches!(message.0, Kind::PingReq(_))));
+    }
+    node.pass(Duration::from_millis(125));
     let sent = node.sent();
     assert_eq!(pings(&sent, target), 1);
     let asked = |(to, message): &(NodeId, Message)| {
@@ -196,10 +200,29 @@ fn a_probe_asks_again_then_others_and_then_suspects() {
             && matches!(message.0, Kind::PingReq(PingReq { seq: same, target: same_target, .. }) if same == seq && same_target == target)
     };
     assert_eq!(sent.iter().filter(|sent| asked(sent)).count(), 2);
-    node.pass(Duration::from_millis(600));
+    node.pass(Duration::from_millis(499));
+    assert_eq!((pings(&node.sent(), target), status(&node, target)), (3, Some(Status::Alive)));
+    node.pass(Duration::from_millis(101));
     assert_eq!(status(&node, target), Some(Status::Suspect));
     // Neither helper said that it was in vain: it may well be this node that has the trouble.
     assert_eq!(node.protocol.status().health, 2);
+}
+
+#[test]
+fn only_the_first_ping_of_a_probe_brings_news() {
+    let mut node = with_three();
+    node.fire(Timer::Probe);
+    let mut pings = Vec::new();
+    for _ in 0..8 {
+        pings.extend(node.sent().into_iter().filter_map(|(to, message)| match message.0 {
+            Kind::Ping(ping) => Some((to, ping.updates.len())),
+            _ => None,
+        }));
+        node.pass(Duration::from_millis(125));
+    }
+    let target = pings[0].0;
+    let told: Vec<_> = pings.into_iter().filter(|(to, _)| *to == target).map(|(_, told)| told).collect();
+    assert_eq!(told, [3, 0, 0, 0, 0, 0, 0, 0]);
 }
 
 #[test]
@@ -356,6 +379,24 @@ fn a_node_that_slept_longer_than_others_remember_begins_anew() {
 }
 
 #[test]
+fn what_was_said_while_a_node_slept_for_too_long_is_neither_believed_nor_answered() {
+    let mut node = with_three();
+    node.sleep(Duration::from_secs(2 * 3600));
+    // It is read before the timers fire, and after.
+    let c = Update { node: C, incarnation: 0, claim: Claim::Alive(profile(0)) };
+    let says_so = || Message(Kind::Ping(Ping { seq: 1, digest: 0, updates: vec![c.clone()] }));
+    node.receive(A, says_so());
+    assert_eq!((node.protocol.live(), node.protocol.own().incarnation), (0, 1));
+    assert!(node.sent().into_iter().all(|(_, message)| matches!(message.0, Kind::Sync(_))), "it only asks");
+    node.pass(Duration::from_millis(400));
+    node.receive(A, says_so());
+    assert_eq!(node.protocol.live(), 0);
+    node.pass(Duration::from_millis(200));
+    node.receive(A, says_so());
+    assert_eq!(node.protocol.live(), 1);
+}
+
+#[test]
 fn a_profile_that_is_too_long_is_refused_and_nothing_is_told() {
     let mut node = with_three();
     let long = Profile { metadata: vec![0; METADATA_LEN_MAX + 1].into(), ..Profile::default() };
@@ -380,6 +421,8 @@ fn who_leaves_says_so_and_may_come_back_at_a_higher_incarnation() {
     assert_eq!(node.protocol.own().incarnation, 0, "that it has left is true");
     node.pass(Duration::from_secs(3));
     assert_eq!(node.replies(), [(request, MembershipReply::Left(Ok(())))]);
+    node.receive(A, alive(B, 0));
+    assert_eq!(node.protocol.awake.time(node.now()), node.now(), "it does not probe, but it is awake");
     node.command(MembershipCommand::Join { seeds: Vec::new() });
     assert_eq!((node.protocol.own().incarnation, node.protocol.own().status), (1, Status::Alive));
 }
