@@ -277,7 +277,6 @@ impl Protocol for Overlay {
     fn on_start(&mut self, cx: &mut Context<'_, Self>) {
         self.view.remove_member(cx.me());
         // Numbers begin anywhere, so that those of an earlier life are not taken for these.
-        self.relaying.number = cx.rng().below(1 << 32);
         self.island.number = cx.rng().below(1 << 32) as u32;
         let first = |cx: &mut Context<'_, Self>, timer, period| {
             let delay = cx.rng().duration_between(period / 4, period);

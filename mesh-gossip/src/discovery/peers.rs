@@ -105,13 +105,16 @@ impl Peers {
         }
     }
 
-    /// Whom to give up so that `from` may tell of one more: one that is lost, or else one of which only `from` told.
-    /// So who makes up peers displaces those that it made up before.
+    /// Whom to give up so that `from` may tell of one more: one that never answered, or else one of which only `from`
+    /// told, or else one that is lost. So who makes up peers displaces made-up ones, and not those that a partition
+    /// hides.
     pub(super) fn displaceable(&self, from: NodeId, spared: impl Fn(NodeId) -> bool) -> Option<NodeId> {
         let mut may_go = self.known.iter().filter(|(node, _)| !spared(**node));
         let is_lost = |(_, known): &(&NodeId, &Known)| known.lost;
         let is_its_word = |(_, known): &(&NodeId, &Known)| known.told_by == from && known.heard.is_none();
-        may_go.clone().find(is_lost).or_else(|| may_go.find(is_its_word)).map(|(node, _)| *node)
+        let never_answered = |entry: &(&NodeId, &Known)| is_lost(entry) && entry.1.heard.is_none();
+        let made_up = may_go.clone().find(never_answered).or_else(|| may_go.clone().find(is_its_word));
+        made_up.or_else(|| may_go.find(is_lost)).map(|(node, _)| *node)
     }
 
     /// Remembers of one that is known no more what keeps old news of it out, and lets it be found again.

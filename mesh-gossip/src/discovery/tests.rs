@@ -272,6 +272,17 @@ fn s15_made_up_peers_fill_no_more_than_the_table_and_displace_only_what_their_ma
 }
 
 #[test]
+fn s15_made_up_peers_do_not_displace_those_that_a_partition_hides() {
+    let mut node = node_with(DiscoveryConfig { peers_max: 4, ..DiscoveryConfig::default() });
+    (2..4).for_each(|number| node.receive(id(number), tell(number, 100)));
+    node.pass(60 * SECOND);
+    assert!(node.protocol.is_lost(id(2)) && node.protocol.is_lost(id(3)));
+    (4..20).for_each(|number| node.receive(id(50), tell(number, 100)));
+    assert_eq!(known(&node), 4);
+    assert!(sequence(&node, 2).is_some() && sequence(&node, 3).is_some());
+}
+
+#[test]
 fn s14_a_pong_counts_only_from_who_was_asked_and_with_the_number_it_was_given() {
     let mut node = knowing(2);
     node.pass(10 * SECOND);

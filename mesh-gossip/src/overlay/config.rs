@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use super::message::ROUTE_MAX;
 
+/// No time is longer, so that a few times as long is still a time.
+const TIME_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// How many links a node keeps, how soon it notices that one is gone, and what it carries for others.
 ///
 /// All nodes should be given the same, but for the zone.
@@ -95,18 +98,13 @@ impl OverlayConfig {
     /// A sentence that names the value and the bound.
     pub fn validate(&self) -> Result<(), OverlayConfigError> {
         let refuse = |why| Err(OverlayConfigError(why));
-        let times = [
-            self.keepalive,
-            self.ping_timeout,
-            self.shuffle,
-            self.beacon,
-            self.compare,
-            self.improve.unwrap_or(Duration::MAX),
-            self.relay_timeout,
-        ];
+        let times = [self.keepalive, self.ping_timeout, self.shuffle, self.beacon, self.compare, self.relay_timeout];
         let counts = [self.passive_max, self.members_max, self.sends_max, self.routes_max];
-        if times.iter().any(Duration::is_zero) || counts.contains(&0) {
+        if times.iter().chain(&self.improve).any(Duration::is_zero) || counts.contains(&0) {
             return refuse("times and limits must be more than zero".to_owned());
+        }
+        if times.iter().chain(&self.improve).any(|time| *time > TIME_MAX) {
+            return refuse("times must be at most a day".to_owned());
         }
         if self.pings == 0 || self.floods_per_s == 0 || self.relays_per_s == 0 {
             return refuse("pings, floods_per_s and relays_per_s must be more than zero".to_owned());
@@ -151,6 +149,8 @@ mod tests {
         };
         assert!(refused(|c| c.keepalive = Duration::ZERO).contains("more than zero"));
         assert!(refused(|c| c.improve = Some(Duration::ZERO)).contains("more than zero"));
+        assert!(refused(|c| c.keepalive = Duration::MAX).contains("a day"));
+        assert!(refused(|c| c.improve = Some(Duration::MAX)).contains("a day"));
         assert!(refused(|c| c.sends_max = 0).contains("more than zero"));
         assert!(refused(|c| c.pings = 0).contains("pings"));
         assert!(refused(|c| c.degree = 2).contains("ascend"));

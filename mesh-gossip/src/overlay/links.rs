@@ -146,7 +146,7 @@ impl Overlay {
             Need::Spare => false,
             _ if !guest.earned => now.since(guest.since) >= self.config.ping_timeout * CHANCE,
             _ if now < self.settled && !self.invited(now, from.node) => false,
-            Need::Nearer { micros } => self.farther_than(micros) == Some(node),
+            Need::Nearer { micros } => return self.farther_than(micros),
             Need::Required => usize::from(guest.degree) > self.config.degree_min,
             Need::Urgent => true,
         };
@@ -180,7 +180,7 @@ impl Overlay {
         let full_mesh = self.view.is_full_mesh(&self.config);
         let mut useless = Vec::new();
         for (node, link) in &mut self.view.links {
-            link.dark = if link.shone { 0 } else { link.dark + 1 };
+            link.dark = if link.shone { 0 } else { link.dark.saturating_add(1) };
             link.shone = false;
             if link.dark >= DARK_MAX && !full_mesh {
                 useless.push(*node);
@@ -298,6 +298,10 @@ impl Overlay {
         if leaving {
             self.view.forget(from);
         }
+        if was_linked {
+            // Who takes links and gives them up in turn must not have this node tell of it each time.
+            self.view.bar(from, cx.now() + REST_FULL);
+        }
         if let Some(peer) = instead.filter(|peer| was_linked && self.view.is_free(peer.node))
             && self.view.taken() < self.view.limit(&self.config)
         {
@@ -328,9 +332,10 @@ impl Overlay {
         cx.broadcast(neighbours, message);
     }
 
-    /// A question whose answer tells the round trip, if it is not asked again before.
-    pub(super) fn ping(&mut self, cx: &Context<'_, Self>) -> Message {
-        self.pinged = (self.pinged.0.wrapping_add(1), cx.now());
+    /// A question whose answer tells the round trip, if it is not asked again before. Its number is drawn at random,
+    /// so that nobody answers it before it came.
+    pub(super) fn ping(&mut self, cx: &mut Context<'_, Self>) -> Message {
+        self.pinged = (cx.rng().next_u64() as u32, cx.now());
         Message::Ping { number: self.pinged.0 }
     }
 

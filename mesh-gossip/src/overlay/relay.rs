@@ -4,7 +4,7 @@
 //! each node adds itself to the path and passes the search on once, and the destination answers along the first
 //! few paths that reach it. A message carries its whole route, so that it cannot go in circles, those on its way
 //! keep nothing for it, and one frame that comes in is one that goes out. The destination confirms it along the
-//! route. What is not confirmed soon, or comes to a link that is gone, goes another way.
+//! route. Searches and messages have random numbers, so that nobody can use one up before it is sent. What is not confirmed soon, or comes to a link that is gone, goes another way.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -87,8 +87,6 @@ struct Sending {
 /// What is known of routes, and of messages that were seen.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Relaying {
-    /// Numbers searches and messages.
-    pub(super) number: u64,
     sends: BTreeMap<u64, Sending>,
     ways: BTreeMap<NodeId, Ways>,
     /// Searches of this node: for whom, and since when.
@@ -106,12 +104,8 @@ impl Relaying {
         known.map(|known| known.route.clone()).collect()
     }
 
-    fn next_number(&mut self) -> u64 {
-        self.number = self.number.wrapping_add(1);
-        self.number
-    }
-
-    /// Adds a way, the first of all if it is known to work.
+    /// Adds a way, the first of all if it is known to work. There is one over each neighbour, so that none can
+    /// replace those over others by naming many.
     fn add_way(&mut self, now: Instant, known: Known, works: bool, routes_max: usize) {
         let Some(to) = known.route.nodes().last().copied() else { return };
         if !self.ways.contains_key(&to) && self.ways.len() >= routes_max {
@@ -120,7 +114,8 @@ impl Relaying {
         }
         let ways = self.ways.entry(to).or_default();
         ways.used = now;
-        ways.known.retain(|other| other.route != known.route);
+        let over = |known: &Known| known.route.nodes().get(1).copied();
+        ways.known.retain(|other| over(other) != over(&known));
         if works {
             ways.known.push_front(known);
         } else {
@@ -170,7 +165,7 @@ impl Overlay {
             cx.emit(OverlayEvent::Delivered { origin: to, payload });
             return cx.reply(request, OverlayReply::Sent(Ok(())));
         }
-        let number = self.relaying.next_number();
+        let number = cx.rng().next_u64();
         let deadline = cx.now() + self.config.relay_timeout;
         let sending =
             Sending { request, to, payload, deadline, tries: 0, sent: false, routes: Vec::new(), indirect: false };
@@ -239,7 +234,7 @@ impl Overlay {
         {
             return;
         }
-        let number = self.relaying.next_number();
+        let number = cx.rng().next_u64();
         self.relaying.finds.insert(number, (target, now));
         self.relaying.searched.insert((cx.me(), number));
         let to: Vec<_> = self.view.links.keys().copied().collect();

@@ -347,19 +347,29 @@ fn what_is_not_confirmed_or_comes_to_a_broken_link_goes_another_way() {
     let mut node = with_links(3);
     let request = node.command(OverlayCommand::Send { to: NodeId(99), payload: Bytes::from_static(b"hello") });
     let number = search(&node.sent());
+    let sent_number = |sent: &[(NodeId, Message)]| {
+        sent.iter().find_map(|(_, message)| match message {
+            Message::Relay { cargo: Cargo::Payload { number, .. }, .. } => Some(*number),
+            _ => None,
+        })
+    };
     let found = |node: &mut Harness<Overlay>, number, nodes: &[u128]| {
         let cargo = Cargo::Found { number };
         node.receive(
             NodeId(nodes[nodes.len() - 2]),
             Message::Relay { at: nodes.len() as u8 - 1, route: route(nodes), cargo },
         );
-        payloads(&node.sent())
+        let sent = node.sent();
+        (payloads(&sent), sent_number(&sent))
     };
     // It goes along the first that is found; others are kept. Nobody else's word counts.
-    assert_eq!(found(&mut node, number, &[98, 2, 1]), Vec::<Vec<u128>>::new());
-    assert_eq!(found(&mut node, number, &[99, 20, 2, 1]), [[1, 2, 20, 99]]);
-    assert_eq!(found(&mut node, number, &[99, 30, 3, 1]), Vec::<Vec<u128>>::new());
-    let broken = Message::Relay { at: 1, route: route(&[2, 1]), cargo: Cargo::Broken { number: number - 1 } };
+    assert_eq!(found(&mut node, number, &[98, 2, 1]), (vec![], None));
+    let (along, message) = found(&mut node, number, &[99, 20, 2, 1]);
+    let message = message.expect("it is sent");
+    assert_eq!(along, [[1, 2, 20, 99]]);
+    assert_eq!(found(&mut node, number, &[99, 30, 3, 1]), (vec![], None));
+    assert!(message.abs_diff(number) > 1_000, "nobody can guess one from the other");
+    let broken = Message::Relay { at: 1, route: route(&[2, 1]), cargo: Cargo::Broken { number: message } };
     node.receive(NodeId(2), broken);
     let sent = node.sent();
     assert_eq!(payloads(&sent), [[1, 3, 30, 99]]);
@@ -369,7 +379,7 @@ fn what_is_not_confirmed_or_comes_to_a_broken_link_goes_another_way() {
     assert_ne!(search(&sent), number);
     // A confirmation of somebody else does not end it, that of the receiver does.
     let mut confirm = |nodes: &[u128]| {
-        let cargo = Cargo::Delivered { number: number - 1 };
+        let cargo = Cargo::Delivered { number: message };
         let (from, at) = (NodeId(nodes[nodes.len() - 2]), nodes.len() as u8 - 1);
         node.receive(from, Message::Relay { at, route: route(nodes), cargo });
         node.replies()
@@ -390,4 +400,52 @@ fn a_payload_that_comes_again_is_confirmed_again_and_delivered_once() {
     }
     let delivered = OverlayEvent::Delivered { origin: NodeId(50), payload: Bytes::from_static(b"hello") };
     assert_eq!(node.events(), [delivered]);
+}
+
+#[test]
+fn s12_a_neighbour_that_names_many_ways_replaces_none_over_others() {
+    let mut node = with_links(3);
+    node.command(OverlayCommand::Send { to: NodeId(99), payload: Bytes::from_static(b"hello") });
+    let number = search(&node.sent());
+    let mut found = |nodes: &[u128]| {
+        let (from, at) = (NodeId(nodes[nodes.len() - 2]), nodes.len() as u8 - 1);
+        node.receive(from, Message::Relay { at, route: route(nodes), cargo: Cargo::Found { number } });
+    };
+    found(&[99, 20, 3, 1]);
+    (100..200).for_each(|liar| found(&[99, liar, 2, 1]));
+    assert_eq!(node.protocol.routes(NodeId(99)), [route(&[1, 3, 20, 99]), route(&[1, 2, 199, 99])]);
+}
+
+#[test]
+fn s15_who_takes_links_and_gives_them_up_in_turn_gets_few() {
+    let mut node = with_links(3);
+    let newcomer = Message::Ask { zone: 0, degree: 0, need: Need::Urgent, newcomer: true };
+    for _ in 0..1_000 {
+        node.receive(NodeId(9), newcomer.clone());
+        node.receive(NodeId(9), Message::Unlink { leaving: false, instead: None });
+    }
+    let ups = node.events().into_iter().filter(|event| matches!(event, OverlayEvent::LinkUp { .. })).count();
+    let walks = node.sent().into_iter().filter(|(_, message)| matches!(message, Message::Walk { .. })).count();
+    assert_eq!((ups, walks), (1, 3));
+    node.pass(2 * SECOND);
+    node.receive(NodeId(9), newcomer);
+    assert!(linked(&node).contains(&9));
+}
+
+#[test]
+fn s15_nobody_answers_a_question_before_it_came() {
+    let mut node = with_links(1);
+    let mut numbers = Vec::new();
+    for _ in 0..40 {
+        node.pass(SECOND);
+        node.receive(NodeId(2), Message::Alive { degree: 4 });
+        // It guesses the next, and would be near.
+        if let Some(last) = numbers.last() {
+            node.receive(NodeId(2), Message::Pong { number: u32::wrapping_add(*last, 1), degree: 4 });
+        }
+        let number = |(_, message)| if let Message::Ping { number } = message { Some(number) } else { None };
+        numbers.extend(node.sent().into_iter().filter_map(number));
+    }
+    assert!(numbers.len() >= 2);
+    assert!(node.protocol.links().all(|link| link.round_trip.is_none()));
 }

@@ -153,7 +153,10 @@ impl View {
 
     /// Has no link with a node until a time, whoever asks.
     pub(super) fn bar(&mut self, node: NodeId, until: Instant) {
-        self.push_resting(Resting { node, until, barred: true });
+        let longer = |resting: &Resting| resting.node == node && resting.barred && resting.until > until;
+        if !self.resting.iter().any(longer) {
+            self.push_resting(Resting { node, until, barred: true });
+        }
     }
 
     fn push_resting(&mut self, resting: Resting) {
