@@ -13,12 +13,24 @@ use super::meter::Count;
 use super::table::{Entry, Told};
 use super::{Cx, Membership, MembershipEvent, Status, member_of, seconds};
 
-/// No member of whom nothing is known has a higher incarnation: there is room above for it to refute what
-/// is made up.
-const UNKNOWN_INCARNATION_MAX: u64 = 1 << 48;
+/// No member of whom nothing is known has a higher incarnation, and none gets there at once: there is room
+/// above for it to refute what is made up.
+const FIRST_INCARNATION_MAX: u64 = 1 << 48;
 
-/// By so much an incarnation may rise at once. A node raises its own by one, a few times a second at most.
+/// By so much an incarnation may rise at once, as others tell. A node raises its own by one, a few times a
+/// second at most.
 const INCARNATION_JUMP_MAX: u64 = 1 << 20;
+
+/// The highest incarnation that is believed after `known`.
+const fn highest_after(known: u64) -> u64 {
+    known.saturating_add(INCARNATION_JUMP_MAX)
+}
+
+/// The same where it is about a node that may have lost count: it restarted, or was lied to, and raised its
+/// own over what was made up.
+fn highest_at_first(known: u64) -> u64 {
+    highest_after(known).max(FIRST_INCARNATION_MAX)
+}
 
 impl Membership {
     pub(super) fn on_update(&mut self, cx: &mut Cx<'_>, from: NodeId, update: &Update) {
@@ -27,8 +39,11 @@ impl Membership {
             return self.on_claim_about_me(cx, from, incarnation, claim);
         }
         let known = self.table.get(node);
-        let highest =
-            known.map_or(UNKNOWN_INCARNATION_MAX, |entry| entry.incarnation.saturating_add(INCARNATION_JUMP_MAX));
+        let highest = match known {
+            Some(entry) if from != node => highest_after(entry.incarnation),
+            Some(entry) => highest_at_first(entry.incarnation),
+            None => FIRST_INCARNATION_MAX,
+        };
         if incarnation > highest {
             self.meter.count(Count::UpdatesRefused);
             return;
@@ -178,15 +193,16 @@ impl Membership {
 
     /// Somebody says something of this node.
     fn on_claim_about_me(&mut self, cx: &mut Cx<'_>, from: NodeId, incarnation: u64, claim: &Claim) {
-        let is_own = match claim {
-            Claim::Alive(profile) => incarnation == self.incarnation && *profile == self.profile,
-            Claim::Refuted(check) => incarnation == self.incarnation && *check == self.profile.check(),
-            Claim::Left(_) => !self.phase.is_in() && incarnation == self.incarnation,
-            Claim::Suspect(_) | Claim::Down(_) => false,
-        };
-        // The highest possible cannot be surpassed; it would take longer than the mesh lives to get there.
-        if is_own || incarnation < self.incarnation || incarnation == u64::MAX {
+        // That it lived before it left need not be denied: that it left counts more.
+        let lived = !self.phase.is_in() && matches!(claim, Claim::Alive(_) | Claim::Refuted(_));
+        if incarnation < self.incarnation
+            || incarnation == self.incarnation && lived
+            || self.is_own_claim(incarnation, claim)
+        {
             return;
+        }
+        if incarnation >= highest_at_first(self.incarnation) {
+            return self.meter.count(Count::UpdatesRefused);
         }
         if matches!(claim, Claim::Suspect(_) | Claim::Down(_)) && from != self.me {
             self.health = (self.health + 1).min(self.config.health_max);
@@ -198,6 +214,17 @@ impl Membership {
             _ => !matches!(claim, Claim::Suspect(_)),
         };
         self.raise(cx, incarnation + 1, profile_is_doubted);
+    }
+
+    /// Whether this is what the node says of itself.
+    pub(super) fn is_own_claim(&self, incarnation: u64, claim: &Claim) -> bool {
+        incarnation == self.incarnation
+            && match claim {
+                Claim::Alive(profile) => self.phase.is_in() && *profile == self.profile,
+                Claim::Refuted(check) => self.phase.is_in() && *check == self.profile.check(),
+                Claim::Left(_) => !self.phase.is_in(),
+                Claim::Suspect(_) | Claim::Down(_) => false,
+            }
     }
 
     /// Asserts that this node is as it says, at a higher incarnation.

@@ -194,10 +194,22 @@ impl Membership {
         self.answer_claims(cx, from, &gossip.updates);
     }
 
-    /// Who says something out of date of this node hears better.
+    /// Who says something out of date of this node hears better: in full, where that is no more than twice as
+    /// long, so that nobody can use this node to flood another.
     pub(super) fn answer_claims(&self, cx: &mut Cx<'_>, from: NodeId, updates: &[Update]) {
-        if updates.iter().any(|update| update.node == self.me && update.incarnation <= self.incarnation) {
-            self.tell(cx, from, vec![self.own_update(true)]);
+        let is_out_of_date = |update: &Update| {
+            let Update { node, incarnation, ref claim } = *update;
+            node == self.me && incarnation <= self.incarnation && !self.is_own_claim(incarnation, claim)
+        };
+        if updates.iter().any(is_out_of_date) {
+            let asked: usize = updates.iter().map(Update::encoded_len).sum();
+            self.tell(cx, from, vec![self.own_update_within(2 * asked)]);
         }
+    }
+
+    /// What the node says of itself, in full where that is no longer than `len`.
+    pub(super) fn own_update_within(&self, len: usize) -> Update {
+        let full = self.own_update(true);
+        if full.encoded_len() <= len { full } else { self.own_update(false) }
     }
 }

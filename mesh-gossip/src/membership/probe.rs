@@ -135,13 +135,14 @@ impl Membership {
     pub(super) fn on_ping(&mut self, cx: &mut Cx<'_>, from: NodeId, ping: &Ping) {
         self.on_updates(cx, from, &ping.updates);
         let mut updates = Vec::new();
-        if !self.phase.is_in() || ping.updates.iter().any(|update| update.node == self.me) {
-            updates.push(self.own_update(true));
-        }
-        updates.extend(self.about(cx.now(), from));
         // No more than twice what came, so that nobody can use this node to flood another.
         let len = |updates: &[super::Update]| updates.iter().map(super::Update::encoded_len).sum::<usize>();
-        let room = self.room().min(MESSAGE_OVERHEAD + 2 * len(&ping.updates)).saturating_sub(len(&updates));
+        let room = self.room().min(MESSAGE_OVERHEAD + 2 * len(&ping.updates));
+        if !self.phase.is_in() || ping.updates.iter().any(|update| update.node == self.me) {
+            updates.push(self.own_update_within(room));
+        }
+        updates.extend(self.about(cx.now(), from));
+        let room = room.saturating_sub(len(&updates));
         self.add_news(cx.now(), &mut updates, room, 1);
         cx.send(from, Message(Kind::Ack(Ack { seq: ping.seq, digest: self.digest(), updates })));
         self.compare(cx, from, ping.digest);

@@ -160,8 +160,54 @@ fn a_node_refutes_what_is_said_of_it_and_nothing_else() {
         *to == A && matches!(&message.0, Kind::Gossip(gossip) if gossip.updates.iter().any(mine))
     });
     assert!(answers.count() >= 2);
-    node.receive(A, says(ME, u64::MAX, Claim::Down(0)));
-    assert_eq!(node.protocol.own().incarnation, 10);
+    for far in [u64::MAX, u64::MAX - 1, 1 << 48] {
+        node.receive(A, says(ME, far, Claim::Down(0)));
+        assert_eq!(node.protocol.own().incarnation, 10);
+    }
+}
+
+/// Else it could never again assert itself: nobody would believe that it rose so far.
+#[test]
+fn a_node_that_was_lied_to_of_its_own_incarnation_is_still_believed() {
+    let (mut liars_victim, mut other) = (with_three(), with_three());
+    liars_victim.receive(A, says(ME, (1 << 48) - 1, Claim::Down(0)));
+    let risen = liars_victim.protocol.own().incarnation;
+    assert_eq!(risen, 1 << 48);
+    other.receive(A, alive(C, risen));
+    assert_eq!(other.protocol.incarnation_of(C), Some(0), "not as others tell it");
+    other.receive(C, alive(C, risen));
+    assert_eq!(other.protocol.incarnation_of(C), Some(risen));
+}
+
+#[test]
+fn what_is_said_of_a_node_is_answered_where_it_is_wrong_and_briefly_where_little_was_said() {
+    let long = Profile { metadata: vec![7; METADATA_LEN_MAX].into(), ..Profile::default() };
+    let membership = Membership::new(MembershipConfig::lan()).unwrap().profile(&long).unwrap();
+    let mut node = Harness::new(ME, membership);
+    let own = EncodedProfile::of(&long);
+    let refuted = |incarnation| says(ME, incarnation, Claim::Refuted(own.check()));
+    node.receive(A, alive(A, 0));
+    node.sent();
+    for right in [says(ME, 0, Claim::Alive(own.clone())), refuted(0)] {
+        node.receive(A, right);
+        assert_eq!(node.sent(), []);
+    }
+    node.receive(A, suspect(ME, 0, &[1]));
+    assert_eq!(node.sent(), [(A, refuted(1))]);
+    let ping = |claim| {
+        Message(Kind::Ping(Ping { seq: 1, digest: 0, updates: vec![Update { node: ME, incarnation: 0, claim }] }))
+    };
+    let answers_len = |node: &mut Harness<Membership>| {
+        let len = |(_, message): (NodeId, Message)| match message.0 {
+            Kind::Ack(ack) => ack.updates.iter().map(Update::encoded_len).sum::<usize>(),
+            _ => 0,
+        };
+        node.sent().into_iter().map(len).sum::<usize>()
+    };
+    node.receive(A, ping(Claim::Down(0)));
+    assert!((1..60).contains(&answers_len(&mut node)));
+    node.receive(A, ping(Claim::Alive(own.clone())));
+    assert!(answers_len(&mut node) > METADATA_LEN_MAX, "there is room for all of it");
 }
 
 #[test]
@@ -418,7 +464,10 @@ fn who_leaves_says_so_and_may_come_back_at_a_higher_incarnation() {
         .filter(|(_, message)| matches!(&message.0, Kind::Gossip(gossip) if gossip.updates.iter().any(left)));
     assert_eq!(told.count(), 3);
     node.receive(A, says(ME, 0, Claim::Left(0)));
-    assert_eq!(node.protocol.own().incarnation, 0, "that it has left is true");
+    node.sent();
+    node.receive(A, alive(ME, 0));
+    assert_eq!(node.protocol.own().incarnation, 0, "that it has left is true, and that it was there");
+    assert_eq!(node.sent(), [(A, says(ME, 0, Claim::Left(0)))], "but who does not know it yet hears so");
     node.pass(Duration::from_secs(3));
     assert_eq!(node.replies(), [(request, MembershipReply::Left(Ok(())))]);
     node.receive(A, alive(B, 0));

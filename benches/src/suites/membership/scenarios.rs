@@ -122,7 +122,10 @@ fn slow<S: Subject>(seed: u64, nodes: usize) -> Vec<f64> {
     vec![world.false_downs() as f64, world.misjudged() as f64]
 }
 
-/// What a node takes of a core, in microseconds a second.
+/// What a node takes of a core, in microseconds a second: the time inside the handlers of its protocol, and in
+/// encoding and decoding its messages. The simulator, its queues and the frames around messages are not in it;
+/// what the operating system takes meanwhile is not either, as far as it takes a call over a millisecond. All
+/// nodes share the caches of a core, so that each finds them as cold as beside other work.
 fn cpu_us<S: Subject>(world: &mut World<S>, time: Duration) -> f64 {
     take_spent();
     world.run(time);
