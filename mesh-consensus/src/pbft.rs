@@ -91,6 +91,7 @@ mod execution;
 mod message;
 mod meter;
 mod ordering;
+mod pace;
 #[cfg(feature = "planted")]
 mod plant;
 mod pool;
@@ -135,6 +136,7 @@ use evidence::EvidenceStore;
 use execution::{Replicated, Validator};
 use meter::Meter;
 use ordering::OwnVote;
+use pace::Pace;
 use pool::Pool;
 use recovery::Lives;
 use replicas::PerReplica;
@@ -201,6 +203,7 @@ pub struct Pbft<S: StateMachine> {
     peers: PerReplica<Peer>,
     sources_asked: usize,
     pool: Pool,
+    pace: Pace,
     client: ClientCore,
     proposals: BTreeMap<u64, RequestId>,
     /// It was told to take no proposals.
@@ -262,6 +265,7 @@ impl<S: StateMachine> Pbft<S> {
             repair: None,
             sources_asked: 0,
             pool: Pool::default(),
+            pace: Pace::default(),
             proposals: BTreeMap::new(),
             read_only: false,
             client_due: None,

@@ -34,7 +34,13 @@ pub struct PbftConfig {
     /// How long a replica waits for a request that it knows of to be executed before it wants another
     /// primary. It doubles with every view that brings nothing. Default: 2 s.
     pub request_timeout: Duration,
-    /// The longest that it doubles to. Default: 1 min.
+    /// How long a request that a replica knows of waits for a sequence number before the replica wants another
+    /// primary, unless batches are full. It doubles as `request_timeout` does. Default: 1 s.
+    pub order_timeout: Duration,
+    /// How much a primary orders while requests wait all the time, in percent of what the best of those before it
+    /// did, lest others want another one. 0 asks nothing of it. Default: 50.
+    pub throughput_floor: u32,
+    /// The longest that they double to. Default: 1 min.
     pub request_timeout_max: Duration,
     /// How often a replica tells the others how far it is, so that they send again what it lacks.
     /// Default: 250 ms.
@@ -67,6 +73,8 @@ impl Default for PbftConfig {
             pipeline_depth: 4,
             checkpoint_interval: 128,
             request_timeout: Duration::from_secs(2),
+            order_timeout: Duration::from_secs(1),
+            throughput_floor: 50,
             request_timeout_max: Duration::from_secs(60),
             status_interval: Duration::from_millis(250),
             command_len_max: 128 << 10,
@@ -120,6 +128,15 @@ impl PbftConfig {
                 self.request_timeout, self.status_interval,
             ));
         }
+        if self.order_timeout <= self.status_interval || self.order_timeout > self.request_timeout {
+            return no(format!(
+                "order_timeout is {:?}: it must be more than status_interval and at most request_timeout",
+                self.order_timeout,
+            ));
+        }
+        if self.throughput_floor > 100 {
+            return no(format!("throughput_floor is {}: 100 percent is the most there may be", self.throughput_floor));
+        }
         if self.request_timeout_max < self.request_timeout || self.request_timeout_max > Duration::from_secs(24 * 3600)
         {
             return no(format!(
@@ -167,6 +184,9 @@ mod tests {
         assert!(refused(|c| c.checkpoint_interval = 0).contains("checkpoint_interval is 0"));
         assert!(refused(|c| c.checkpoint_interval = u64::MAX).contains("2048 is the most"));
         assert!(refused(|c| c.request_timeout = Duration::from_millis(10)).contains("in time"));
+        assert!(refused(|c| c.order_timeout = Duration::from_millis(10)).contains("more than status_interval"));
+        assert!(refused(|c| c.order_timeout = Duration::from_secs(3)).contains("at most request_timeout"));
+        assert!(refused(|c| c.throughput_floor = 101).contains("100 percent"));
         assert!(refused(|c| c.request_timeout_max = Duration::from_secs(1)).contains("at least request_timeout"));
         assert!(refused(|c| c.request_timeout_max = Duration::MAX).contains("at most a day"));
         assert!(refused(|c| c.max_clients = u32::MAX).contains("65536 is the most"));

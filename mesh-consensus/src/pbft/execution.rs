@@ -46,19 +46,19 @@ impl<S: StateMachine> Replicated<S> {
         Self { operations: 0, clients: BTreeMap::new(), sessions: Sessions::default(), state }
     }
 
-    /// Executes one request.
-    fn execute(&mut self, config: &PbftConfig, validator: Option<&Validator<S>>, request: &Request) -> Outcome {
+    /// Executes one request. Also tells whether there was something to do that was not done before.
+    fn execute(&mut self, config: &PbftConfig, validator: Option<&Validator<S>>, request: &Request) -> (Outcome, bool) {
         self.operations += 1;
         match &request.operation {
             Operation::Open(nonce) => self.open(config, request.client, *nonce),
             Operation::Call(call, command) => {
                 if !self.owns(&request.client, call.session) {
-                    return Outcome::SessionExpired;
+                    return (Outcome::SessionExpired, false);
                 }
-                let Ok(decoded) = wire::from_bytes::<S::Command>(command) else { return Outcome::Invalid };
+                let Ok(decoded) = wire::from_bytes::<S::Command>(command) else { return (Outcome::Invalid, false) };
                 match self.sessions.begin(call, LogTime(self.operations)) {
                     // What was executed before stays so, whatever the validator says of it now.
-                    Begin::Apply if validator.is_some_and(|is_valid| !is_valid(&decoded)) => Outcome::Invalid,
+                    Begin::Apply if validator.is_some_and(|is_valid| !is_valid(&decoded)) => (Outcome::Invalid, false),
                     Begin::Apply => {
                         let index = self.operations;
                         let output = self.state.apply(LogIndex(index), decoded);
@@ -69,18 +69,18 @@ impl<S: StateMachine> Replicated<S> {
                         output.encode(&mut kept);
                         let kept = Bytes::from(kept);
                         self.sessions.finish(call, kept.clone());
-                        Outcome::Executed { index, output: kept.slice(at..) }
+                        (Outcome::Executed { index, output: kept.slice(at..) }, true)
                     }
-                    other => answer(other),
+                    other => (answer(other), false),
                 }
             }
         }
     }
 
     /// Opens a session in the place of the one that the client has, if this is a later opening.
-    fn open(&mut self, config: &PbftConfig, client: PublicKey, nonce: Nonce) -> Outcome {
+    fn open(&mut self, config: &PbftConfig, client: PublicKey, nonce: Nonce) -> (Outcome, bool) {
         if let Some(known) = self.opened(&client, nonce) {
-            return known;
+            return (known, false);
         }
         if let Some(old) = self.clients.get(&client) {
             self.sessions.close(old.session);
@@ -90,7 +90,7 @@ impl<S: StateMachine> Replicated<S> {
         self.clients.insert(client, Opened { nonce, session });
         let sessions = &self.sessions;
         self.clients.retain(|_, opened| sessions.contains(opened.session));
-        Outcome::Opened(session)
+        (Outcome::Opened(session), true)
     }
 
     /// What is known of an opening without executing it.
@@ -174,7 +174,10 @@ impl<S: StateMachine> Pbft<S> {
             self.executed = sequence;
             let known = slot.has_taken(digest);
             for request in batch.requests() {
-                let outcome = self.replicated.execute(&self.config, self.validator.as_ref(), request);
+                let (outcome, is_new) = self.replicated.execute(&self.config, self.validator.as_ref(), request);
+                if is_new {
+                    self.pace.executed(request.len());
+                }
                 self.pool.remove(&request.key());
                 self.answer(cx, request, outcome);
             }

@@ -180,7 +180,8 @@ impl<S: StateMachine> Pbft<S> {
     pub(super) fn accept(&mut self, cx: &mut Context<'_, Self>, sequence: u64, batch: Batch, proof: Option<Proof>) {
         let (now, choice) = (cx.now(), Accepted { view: self.view, digest: batch.digest() });
         if sequence > self.executed {
-            batch.requests().iter().for_each(|request| self.pool.note_proposed(&request.key()));
+            let waited = batch.requests().iter().filter_map(|request| self.pool.note_proposed(&request.key())).min();
+            self.pace.ordered(&self.config, &batch, waited.map(|since| since.max(self.patience_from)), now);
         }
         self.batches.insert(choice.digest, batch.clone());
         let (me, primary) = (self.me(), self.primary());

@@ -131,9 +131,11 @@ impl Pool {
         }
     }
 
-    /// It is in a batch that is being ordered.
-    pub(super) fn note_proposed(&mut self, key: &RequestKey) {
+    /// It is in a batch that is being ordered. Since when it waited, if it did.
+    pub(super) fn note_proposed(&mut self, key: &RequestKey) -> Option<Instant> {
+        let since = self.waiting.get(key).filter(|waiting| !waiting.proposed)?.since;
         self.withdraw(key);
+        Some(since)
     }
 
     /// A view begins: what was in batches of those before must be ordered again, and has all the time for it.
@@ -184,6 +186,12 @@ impl Pool {
     pub(super) fn oldest(&self) -> Option<Instant> {
         let (_, key) = self.arrivals.first_key_value()?;
         self.waiting.get(key).map(|waiting| waiting.since)
+    }
+
+    /// Since when the oldest request waits that is in no batch.
+    pub(super) fn oldest_unordered(&self) -> Option<Instant> {
+        let mut waiting = self.arrivals.values().filter_map(|key| self.waiting.get(key));
+        waiting.find(|waiting| !waiting.proposed).map(|waiting| waiting.since)
     }
 
     /// All requests that wait.
@@ -254,6 +262,7 @@ mod tests {
             put(&mut pool, &config, request(1, serial));
         }
         pool.remove(&request(1, 1).key());
+        assert_eq!(pool.oldest_unordered(), Some(Instant::ZERO));
         pool.note_proposed(&request(1, 3).key());
         assert_eq!(serials(&pool.take(&config)), [(1, 2), (1, 4)]);
         pool.remove(&request(1, 2).key());

@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_core::{Context, NodeId, StateMachine};
 
@@ -297,6 +298,7 @@ impl<S: StateMachine> Pbft<S> {
         let changes: Vec<&ViewChange> = new_view.view_changes.iter().collect();
         let choice = choose(self.replicas(), self.config.window(), &changes)?;
         self.active = true;
+        self.pace.begin_view(self.auth.replicas().len());
         let last = choice.batches.last_key_value().map_or(0, |(sequence, _)| *sequence);
         self.view_start = last.max(choice.stable.sequence);
         self.proposed = self.view_start;
@@ -328,21 +330,25 @@ impl<S: StateMachine> Pbft<S> {
     }
 
     /// How long a request may wait: longer with each view that brought nothing.
-    pub(super) fn patience(&self) -> std::time::Duration {
-        let doubled =
-            self.config.request_timeout.checked_mul(1u32.checked_shl(self.failures.min(31)).unwrap_or(u32::MAX));
+    fn patience(&self) -> Duration {
+        self.patient(self.config.request_timeout)
+    }
+
+    /// A timeout, doubled for each view that brought nothing.
+    pub(super) fn patient(&self, timeout: Duration) -> Duration {
+        let doubled = timeout.checked_mul(1u32.checked_shl(self.failures.min(31)).unwrap_or(u32::MAX));
         doubled.unwrap_or(self.config.request_timeout_max).min(self.config.request_timeout_max)
     }
 
-    /// Wants another primary where this one says that it takes no part, a request waits too long, or the next
-    /// primary does not begin.
+    /// Wants another primary where this one says that it takes no part or is slow, a request waits too long, or the
+    /// next primary does not begin.
     pub(super) fn suspect(&mut self, cx: &mut Context<'_, Self>) {
         if self.active && self.peers.get(self.primary()).is_some_and(|primary| primary.status.barrier > 0) {
             return self.start_view_change(cx, self.view + 1);
         }
+        let is_slow = self.active && !self.is_primary() && self.is_primary_slow(cx);
         let since = if self.active { self.waiting_since() } else { self.changes_since };
-        let Some(since) = since else { return };
-        if cx.now().since(since) < self.patience() {
+        if !is_slow && since.is_none_or(|since| cx.now().since(since) < self.patience()) {
             return;
         }
         if self.active && self.is_catching_up() {

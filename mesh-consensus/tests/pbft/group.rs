@@ -57,6 +57,7 @@ type Answer = Result<mesh_consensus::pbft::Executed<u64>, ProposeError>;
 type Call = std::pin::Pin<Box<dyn Future<Output = Answer>>>;
 
 struct Proposal {
+    node: NodeId,
     command: u64,
     at: Instant,
     call: Call,
@@ -91,6 +92,7 @@ pub fn config(auth: AuthMode) -> PbftConfig {
         batch_max_requests: 4,
         pipeline_depth: 2,
         request_timeout: ms(1_000),
+        order_timeout: ms(400),
         request_timeout_max: ms(8_000),
         status_interval: ms(100),
         snapshot_chunk_bytes: 64,
@@ -161,7 +163,7 @@ impl Group {
             Node::Client(handle) => Box::pin(handle.propose(command)),
             Node::Other => panic!("nothing is proposed at a faulty replica"),
         };
-        self.proposals.push(Proposal { command, at: self.sim.now(), call, answer: None });
+        self.proposals.push(Proposal { node: at, command, at: self.sim.now(), call, answer: None });
         command
     }
 
@@ -211,6 +213,11 @@ impl Group {
                 proposal.answer = Some((now, answer));
             }
         }
+    }
+
+    /// Whether nothing that was proposed there waits for an answer.
+    pub fn is_free(&self, node: NodeId) -> bool {
+        self.proposals.iter().all(|proposal| proposal.node != node || proposal.answer.is_some())
     }
 
     /// How many proposals were answered with success.
@@ -295,7 +302,8 @@ impl Group {
             .collect();
         assert!(done, "seed {}: no end; open {open:?}; {told:#?}", self.sim.seed());
         let journal = self.journals().next().cloned().unwrap_or_default();
-        let place = |command| journal.iter().position(|other| *other == command);
+        let places: BTreeMap<u64, usize> = journal.iter().copied().zip(0..).collect();
+        let place = |command| places.get(&command);
         for proposal in &self.proposals {
             if matches!(proposal.answer, Some((_, Ok(_)))) {
                 assert!(place(proposal.command).is_some(), "{} was answered and is lost", proposal.command);

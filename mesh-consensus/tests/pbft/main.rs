@@ -10,5 +10,6 @@ mod normal;
 #[cfg(feature = "planted")]
 mod planted;
 mod recovery;
+mod slow;
 mod stories;
 mod view_changes;
