@@ -1,7 +1,8 @@
-//! Agreement for mesh: Raft and pBFT.
+//! Agreement for mesh: Raft, pBFT and ballots.
 //!
 //! [`raft`] replicates a state machine of yours over nodes that may crash, [`pbft`] over nodes of which fewer than
-//! a third may lie. [`log`], [`quorum`] and [`session`] are the parts they stand on, usable alone.
+//! a third may lie; with [`ballot`] a whole network votes. [`log`], [`quorum`] and [`session`] are the parts they
+//! stand on, usable alone.
 //!
 //! ```
 //! use mesh_consensus::quorum::{commit_index, majority};
@@ -16,6 +17,7 @@
 //! # Ok::<(), mesh_consensus::raft::ChangeRefused>(())
 //! ```
 
+pub mod ballot;
 pub mod log;
 pub mod pbft;
 pub mod quorum;
