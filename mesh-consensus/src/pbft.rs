@@ -108,10 +108,10 @@ mod view_change;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use mesh_core::identity::{Ed25519, Signer};
+use mesh_core::identity::{Ed25519, PublicKey, Signer};
 use mesh_core::{
-    Context, Instant, LogIndex, Lsn, Metrics, NodeId, Protocol, RecoverError, Recovery, RequestId, SavedSnapshot,
-    SnapshotError, SnapshotId, StateMachine, wire,
+    Context, Instant, Lsn, Metrics, NodeId, Protocol, RecoverError, Recovery, RequestId, SavedSnapshot, SnapshotError,
+    SnapshotId, StateMachine, wire,
 };
 
 pub use authenticator::{AuthMode, Authenticator, Kind, Mac, Proof, Statement, Verified};
@@ -141,7 +141,7 @@ use pool::Pool;
 use recovery::Lives;
 use replicas::PerReplica;
 use slot::Slot;
-use status::Peer;
+use status::{Peer, Strangers};
 use transfer::Transfer;
 use view_change::Changes;
 
@@ -160,6 +160,7 @@ pub struct Pbft<S: StateMachine> {
     auth: Authenticator,
     /// The nodes of the other replicas.
     others: Arc<[NodeId]>,
+    own_key: PublicKey,
     validator: Option<Validator<S>>,
     replicated: Replicated<S>,
 
@@ -201,6 +202,7 @@ pub struct Pbft<S: StateMachine> {
     lives: Lives,
     evidence: EvidenceStore,
     peers: PerReplica<Peer>,
+    strangers: Strangers,
     sources_asked: usize,
     pool: Pool,
     pace: Pace,
@@ -228,17 +230,20 @@ impl<S: StateMachine> Pbft<S> {
         state: S,
     ) -> Result<Self, ConfigError> {
         config.validate()?;
+        config.validate_for(replicas.len(), replicas.quorum())?;
         let verifier = Arc::new(Ed25519::knowing(replicas.members().iter().map(|(_, key)| *key)));
         let auth = Authenticator::new(replicas.clone(), config.auth, signer.clone(), verifier)
             .ok_or_else(|| ConfigError("the key is of none of the replicas: give it to the group first".to_owned()))?;
         let others = replicas.replicas().filter(|replica| *replica != auth.me());
         Ok(Self {
+            own_key: signer.public(),
             others: others.filter_map(|replica| replicas.node(replica)).collect(),
             client: own_client(&config, &replicas, signer, 0),
             changes: PerReplica::new(&replicas, |_| None),
             lives: Lives::new(&replicas),
             evidence: EvidenceStore::new(&replicas),
             peers: PerReplica::new(&replicas, |_| Peer::default()),
+            strangers: Strangers::default(),
             config,
             auth,
             validator: None,
@@ -286,9 +291,10 @@ impl<S: StateMachine> Pbft<S> {
     /// Counts and times what this replica does among the numbers of its node,
     /// [`NodeBuilder::metrics`](mesh_core::NodeBuilder::metrics).
     ///
-    /// Counters: `pbft_batches_executed`, `pbft_requests_executed`, `pbft_view_changes`, `pbft_requests_waiting`
-    /// (a gauge), `pbft_signatures_made`, `pbft_signatures_checked`, `pbft_signatures_bad`, `pbft_evidence`,
-    /// `pbft_misbehaved`.
+    /// Counters: `pbft_batches_executed`, `pbft_requests_executed`, `pbft_commits_counted`, `pbft_view_changes`,
+    /// `pbft_signatures_made`, `pbft_signatures_checked`, `pbft_signatures_bad`, `pbft_evidence`, `pbft_misbehaved`;
+    /// gauges: `pbft_requests_waiting`, `pbft_bytes_waiting`, `pbft_batches_open`, `pbft_votes_unsynced`,
+    /// `pbft_others_heard`, `pbft_fault_margin`.
     /// Histogram: `pbft_decision_nanos`, from taking a batch until it is executed. All groups that are given the
     /// same [`Metrics`] share them.
     #[must_use]
@@ -352,8 +358,9 @@ impl<S: StateMachine> Pbft<S> {
     fn misbehaved(&mut self, cx: &mut Context<'_, Self>, peer: NodeId, what: &'static str) {
         self.misbehaved += 1;
         self.meter.misbehaved();
-        if let Some(peer) = self.replicas().index_of(peer).and_then(|replica| self.peers.get_mut(replica)) {
-            peer.strike();
+        match self.replicas().index_of(peer).and_then(|replica| self.peers.get_mut(replica)) {
+            Some(replica) => replica.strike(),
+            None => self.strangers.strike(peer),
         }
         let quiet = |told| cx.now().since(told) >= self.config.status_interval;
         if self.misbehaved_told.is_none_or(quiet) {
@@ -418,20 +425,12 @@ impl<S: StateMachine> Pbft<S> {
     fn on_done(&mut self, cx: &mut Context<'_, Self>, done: Vec<Done>) {
         for Done { ticket, result } in done {
             let Some(request) = self.proposals.remove(&ticket) else { continue };
-            let result = match result {
-                Ok((index, output)) => match wire::from_bytes(&output) {
-                    Ok(output) => Ok(Executed { index: LogIndex(index), output }),
-                    Err(_) => Err(ProposeError::Unknown),
-                },
-                Err(failure) => Err(failure.into()),
-            };
             // Volatile, as the answers to clients elsewhere.
-            cx.reply_volatile(request, PbftReply::Proposed(result));
+            cx.reply_volatile(request, PbftReply::Proposed(Executed::of(result)));
         }
     }
 
     fn status(&self, now: Instant) -> PbftStatus {
-        let heard = |peer: &Peer| peer.heard_within(now, self.config.status_interval * 4);
         PbftStatus {
             view: self.view,
             primary: self.primary_node(),
@@ -440,8 +439,11 @@ impl<S: StateMachine> Pbft<S> {
             operations: self.replicated.operations(),
             stable: self.stable.sequence,
             waiting: self.pool.len(),
+            waiting_bytes: self.pool.bytes(),
+            slots: self.slots.len(),
+            batches: self.batches.len(),
             faults: self.replicas().faults(),
-            others_heard: self.peers.iter().filter(|(_, peer)| heard(peer)).count(),
+            others_heard: self.others_heard(now),
             transferring: self.repair.is_some(),
             read_only: self.read_only,
             takes_part: self.takes_part(),
@@ -489,15 +491,20 @@ impl<S: StateMachine> Protocol for Pbft<S> {
     }
 
     fn on_message(&mut self, cx: &mut Context<'_, Self>, from: NodeId, message: Message) {
+        let replica = self.replicas().index_of(from);
+        let is_out = match replica.and_then(|replica| self.peers.get(replica)) {
+            Some(peer) => peer.is_out(),
+            None => self.strangers.is_out(from),
+        };
+        if is_out {
+            return;
+        }
         if let Message::Request(request) = message {
             return self.on_request(cx, from, request);
         }
-        let Some(replica) = self.replicas().index_of(from).filter(|replica| *replica != self.me()) else {
+        let Some(replica) = replica.filter(|replica| *replica != self.me()) else {
             return self.misbehaved(cx, from, "it is no other replica");
         };
-        if self.peers.get(replica).is_some_and(Peer::is_out) {
-            return;
-        }
         match message {
             Message::PrePrepare(pre_prepare) => self.on_pre_prepare(cx, from, pre_prepare),
             Message::Prepare(vote) => self.on_vote(cx, replica, Kind::Prepare, vote),

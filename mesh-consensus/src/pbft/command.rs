@@ -3,7 +3,10 @@
 use std::fmt;
 use std::future::Future;
 
-use mesh_core::{CallError, Handle, LogIndex, NodeId, Protocol, SnapshotError, StateMachine, from_call_error, reply};
+use mesh_core::{
+    Bytes, CallError, Handle, LogIndex, NodeId, Protocol, SnapshotError, StateMachine, Wire, from_call_error, reply,
+    wire,
+};
 
 use super::client::Failure;
 use super::evidence::Evidence;
@@ -57,6 +60,15 @@ pub struct Executed<O> {
     pub index: LogIndex,
     /// What the state machine answered.
     pub output: O,
+}
+
+impl<O: Wire> Executed<O> {
+    /// What came of a command, as the application is told.
+    pub(super) fn of(result: Result<(u64, Bytes), Failure>) -> Result<Self, ProposeError> {
+        let (index, output) = result?;
+        let output = wire::from_bytes(&output).map_err(|_| ProposeError::Unknown)?;
+        Ok(Self { index: LogIndex(index), output })
+    }
 }
 
 /// Why a proposal was not executed, or not to anyone's knowledge.
@@ -121,6 +133,13 @@ pub struct PbftStatus {
     pub stable: u64,
     /// Requests known here and not executed yet.
     pub waiting: usize,
+    /// Bytes of these.
+    pub waiting_bytes: usize,
+    /// Sequence numbers after the stable checkpoint that something is known of: at most the
+    /// [window](super::PbftConfig::window).
+    pub slots: usize,
+    /// Batches that are kept for them: at most [`CLAIMS_MAX`](super::CLAIMS_MAX) and one for each.
+    pub batches: usize,
     /// How many replicas may be faulty.
     pub faults: usize,
     /// How many of the others were heard of within four ticks.

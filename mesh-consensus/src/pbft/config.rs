@@ -5,6 +5,7 @@ use std::time::Duration;
 use mesh_core::frame::FRAME_LEN_MAX;
 
 use super::authenticator::AuthMode;
+use super::message::CLAIMS_MAX;
 use crate::session::SESSIONS_MAX;
 
 /// What a message takes beside the batch or chunk in it, at most.
@@ -160,6 +161,28 @@ impl PbftConfig {
     }
 }
 
+impl PbftConfig {
+    /// Checks that a group of so many replicas, of which a quorum must agree, can change its view: a new view
+    /// carries a quorum of view changes, and each of these may tell of [`CLAIMS_MAX`] batches and one more for each
+    /// sequence number of the window.
+    pub(super) fn validate_for(&self, replicas: usize, quorum: usize) -> Result<(), ConfigError> {
+        const CLAIM: usize = 8 + 32 + 8;
+        const SIGNED: usize = 2 + 64;
+        let window = usize::try_from(self.window()).unwrap_or(usize::MAX);
+        let claims = window.saturating_mul((CLAIMS_MAX + 1) * CLAIM);
+        let len = quorum.saturating_mul(claims.saturating_add(256 + replicas * SIGNED));
+        let limit = FRAME_LEN_MAX - MESSAGE_OVERHEAD;
+        if len > limit {
+            return Err(ConfigError(format!(
+                "a new view of {replicas} replicas may take {len} bytes, but a frame has room for {limit}: lower \
+                 checkpoint_interval, which is {}",
+                self.checkpoint_interval,
+            )));
+        }
+        Ok(())
+    }
+}
+
 /// Why a configuration cannot work: a sentence that says what to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -172,6 +195,15 @@ mod tests {
     #[test]
     fn the_defaults_are_valid() {
         assert_eq!(PbftConfig::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn the_largest_new_view_fits_into_a_frame() {
+        let config = PbftConfig::default();
+        assert!([(4, 3), (7, 5), (31, 21)].iter().all(|(n, quorum)| config.validate_for(*n, *quorum).is_ok()));
+        let refused = config.validate_for(64, 43).unwrap_err().to_string();
+        assert!(refused.contains("lower checkpoint_interval, which is 128"), "{refused}");
+        assert!(PbftConfig { checkpoint_interval: 64, ..config }.validate_for(64, 43).is_ok());
     }
 
     #[test]

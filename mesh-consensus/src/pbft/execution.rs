@@ -170,7 +170,8 @@ impl<S: StateMachine> Pbft<S> {
             && let Some(batch) = self.batches.get(&digest).cloned()
         {
             let sequence = self.executed + 1;
-            self.meter.executed(slot.accepted_at, cx.now(), batch.requests().len());
+            let commits = slot.commits.votes_for(digest);
+            self.meter.executed(slot.accepted_at, cx.now(), batch.requests().len(), commits);
             self.executed = sequence;
             let known = slot.has_taken(digest);
             for request in batch.requests() {
@@ -195,12 +196,11 @@ impl<S: StateMachine> Pbft<S> {
             Operation::Call(call, _) => (call.session, call.serial),
         };
         let reply = Reply { view: self.view, session, serial, outcome };
-        if request.client == self.client.public() {
+        if request.client == self.own_key {
             let done = self.client.on_reply(self.me(), reply);
             return self.on_done(cx, done);
         }
-        let members = self.replicas().members();
-        if !members.iter().any(|(_, key)| *key == request.client) {
+        if !self.replicas().has_key(&request.client) {
             // Volatile: what was committed is on the disks of a quorum, and what was counted of this one is.
             cx.send_volatile(request.client.node_id(), Message::Reply(reply));
         }

@@ -7,6 +7,12 @@
 //! | `pbft_decision_nanos` | histogram, ns | from taking a batch until it is executed |
 //! | `pbft_view_changes` | count | views left here |
 //! | `pbft_requests_waiting` | gauge | requests known here and not executed yet |
+//! | `pbft_bytes_waiting` | gauge, bytes | what they take |
+//! | `pbft_batches_open` | gauge | sequence numbers after the stable checkpoint that something is known of |
+//! | `pbft_votes_unsynced` | gauge | votes of replicas here that wait for the disk |
+//! | `pbft_commits_counted` | count | replicas that were known to have committed a batch when it was executed here: by `pbft_batches_executed`, how many take part |
+//! | `pbft_others_heard` | gauge | other replicas heard of within four ticks |
+//! | `pbft_fault_margin` | gauge | how many of these, and this one, there are more than a quorum |
 //! | `pbft_signatures_made` | count | signatures made by replicas here |
 //! | `pbft_signatures_checked` | count | signatures of replicas and clients checked here |
 //! | `pbft_signatures_bad` | count | those of them that were bad |
@@ -33,6 +39,12 @@ struct Named {
     view_changes: Counter,
     requests_waiting: Counter,
     evidence: Counter,
+    bytes_waiting: Counter,
+    batches_open: Counter,
+    votes_unsynced: Counter,
+    commits_counted: Counter,
+    others_heard: Counter,
+    fault_margin: Counter,
     misbehaved: Counter,
 }
 
@@ -45,6 +57,12 @@ impl Meter {
             view_changes: metrics.counter("pbft_view_changes"),
             requests_waiting: metrics.counter("pbft_requests_waiting"),
             evidence: metrics.counter("pbft_evidence"),
+            bytes_waiting: metrics.counter("pbft_bytes_waiting"),
+            batches_open: metrics.counter("pbft_batches_open"),
+            votes_unsynced: metrics.counter("pbft_votes_unsynced"),
+            commits_counted: metrics.counter("pbft_commits_counted"),
+            others_heard: metrics.counter("pbft_others_heard"),
+            fault_margin: metrics.counter("pbft_fault_margin"),
             misbehaved: metrics.counter("pbft_misbehaved"),
         };
         let auth = AuthCounters {
@@ -55,14 +73,30 @@ impl Meter {
         (Self { named: Some(Arc::new(named)) }, auth)
     }
 
-    /// A batch was executed that was taken at some time here, if it was.
-    pub(super) fn executed(&self, taken: Option<Instant>, now: Instant, requests: usize) {
+    /// A batch was executed that was taken at some time here, if it was, and that so many had committed.
+    pub(super) fn executed(&self, taken: Option<Instant>, now: Instant, requests: usize, commits: usize) {
         if let Some(named) = &self.named {
             named.batches_executed.increment();
             named.requests_executed.add(requests as u64);
+            named.commits_counted.add(commits as u64);
             if let Some(taken) = taken {
                 named.decision_nanos.record_duration(now.since(taken));
             }
+        }
+    }
+
+    pub(super) fn group(&self, others_heard: usize, margin: usize) {
+        if let Some(named) = &self.named {
+            named.others_heard.set(others_heard as u64);
+            named.fault_margin.set(margin as u64);
+        }
+    }
+
+    pub(super) fn queues(&self, bytes_waiting: usize, batches_open: usize, votes_unsynced: usize) {
+        if let Some(named) = &self.named {
+            named.bytes_waiting.set(bytes_waiting as u64);
+            named.batches_open.set(batches_open as u64);
+            named.votes_unsynced.set(votes_unsynced as u64);
         }
     }
 

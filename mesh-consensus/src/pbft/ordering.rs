@@ -47,7 +47,10 @@ impl<S: StateMachine> Pbft<S> {
         if let Some(outcome) = self.replicated.look_up(&request) {
             return self.answer(cx, &request, outcome);
         }
-        if self.pool.get(&request.key()) == Some(&request) || !self.is_admissible(&request) {
+        if self.replicas().index_of(from).is_none() && request.client.node_id() != from {
+            return self.misbehaved(cx, from, "a request of another node's client");
+        }
+        if self.pool.would_put(&self.config, &request) != Put::New || !self.is_admissible(&request) {
             return;
         }
         let Some(verified) = self.verify_request(request) else {
@@ -186,13 +189,18 @@ impl<S: StateMachine> Pbft<S> {
         self.batches.insert(choice.digest, batch.clone());
         let (me, primary) = (self.me(), self.primary());
         let slot = self.slot(sequence);
-        slot.accept(choice);
+        let forgotten = slot.accept(choice);
         slot.wanted = None;
         slot.accepted_at.get_or_insert(now);
         if me != primary {
             // Its pre-prepare, or the view it began, is its prepare. Where f + 1 commits stand for it, a quorum has
             // prepared the batch, with it or without.
             slot.prepares.put(primary, choice, proof);
+        }
+        if let Some(digest) = forgotten
+            && !self.slots.values().any(|slot| slot.digests().any(|used| used == digest))
+        {
+            self.batches.remove(&digest);
         }
         let lsn = cx.persist(Record::Accepted { view: choice.view, sequence, batch });
         self.own_votes.push_back((lsn, OwnVote { kind: Kind::Prepare, sequence, choice }));
@@ -227,6 +235,9 @@ impl<S: StateMachine> Pbft<S> {
             return;
         }
         if self.auth.is_expensive() {
+            if !matches!(proof, Proof::Signature(_)) {
+                return self.misbehaved_replica(cx, replica, "a vote without a signature");
+            }
             self.slot(sequence).tally(kind).put_unchecked(replica, choice, proof);
         } else if self.auth.check(&said, &proof).is_ok() {
             self.slot(sequence).tally(kind).put(replica, choice, None);

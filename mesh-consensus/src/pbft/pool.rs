@@ -53,22 +53,32 @@ struct Client {
 }
 
 impl Pool {
+    /// What would become of a request: before its signature is looked at.
+    pub(super) fn would_put(&self, config: &PbftConfig, request: &Request) -> Put {
+        let key = request.key();
+        if let Some(known) = self.waiting.get(&key) {
+            // Of two openings the later counts; a command keeps its first meaning.
+            let is_later = matches!(
+                (&known.request.operation, &request.operation),
+                (Operation::Open(old), Operation::Open(new)) if old < new
+            );
+            return if is_later && !known.proposed { Put::New } else { Put::Known };
+        }
+        let waiting = self.clients.get(&key.client).map_or(0, |client| client.waiting);
+        let has_room =
+            waiting < config.max_pending_per_client && self.bytes + request.len() <= config.max_pending_bytes;
+        if has_room { Put::New } else { Put::Full }
+    }
+
     /// Takes a request that its client signed.
     pub(super) fn put(&mut self, config: &PbftConfig, request: Verified<Request>, now: Instant) -> Put {
         let request = request.into_inner();
         let key = request.key();
-        if let Some(known) = self.waiting.get(&key) {
-            // Of two openings the later counts; a command keeps its first meaning.
-            let later = |old: &Operation, new: &Operation| matches!((old, new), (Operation::Open(old), Operation::Open(new)) if old < new);
-            if known.proposed || !later(&known.request.operation, &request.operation) {
-                return Put::Known;
-            }
-            self.remove(&key);
+        let put = self.would_put(config, &request);
+        if put != Put::New {
+            return put;
         }
-        let waiting = self.clients.get(&key.client).map_or(0, |client| client.waiting);
-        if waiting >= config.max_pending_per_client || self.bytes + request.len() > config.max_pending_bytes {
-            return Put::Full;
-        }
+        self.remove(&key);
         self.arrived += 1;
         self.bytes += request.len();
         self.arrivals.insert(self.arrived, key);
@@ -197,6 +207,11 @@ impl Pool {
     /// All requests that wait.
     pub(super) fn requests(&self) -> impl Iterator<Item = &Request> {
         self.waiting.values().map(|waiting| &waiting.request)
+    }
+
+    /// How many bytes the requests take that wait.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// How many requests wait.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::identity::Signer;
-use mesh_core::{Context, LogIndex, Never, NodeId, Protocol, RequestId, StateMachine, wire};
+use mesh_core::{Context, Never, NodeId, Protocol, RequestId, StateMachine, wire};
 
 use super::client::{ClientConfig, ClientCore, Done, Recipient};
 use super::command::{Executed, PbftCommand, PbftReply, ProposeError};
@@ -71,14 +71,7 @@ impl<S: StateMachine> Protocol for PbftClient<S> {
         let (Message::Reply(reply), Some(replica)) = (message, self.replicas.index_of(from)) else { return };
         for Done { ticket, result } in self.core.on_reply(replica, reply) {
             let Some(request) = self.proposals.remove(&ticket) else { continue };
-            let result = match result {
-                Ok((index, output)) => match wire::from_bytes(&output) {
-                    Ok(output) => Ok(Executed { index: LogIndex(index), output }),
-                    Err(_) => Err(ProposeError::Unknown),
-                },
-                Err(failure) => Err(failure.into()),
-            };
-            cx.reply(request, PbftReply::Proposed(result));
+            cx.reply(request, PbftReply::Proposed(Executed::of(result)));
         }
     }
 

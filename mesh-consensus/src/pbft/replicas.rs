@@ -159,6 +159,11 @@ impl ReplicaSet {
         self.0.members.get(usize::from(replica.0)).map(|(_, key)| *key)
     }
 
+    /// Whether a key is that of a replica.
+    pub fn has_key(&self, key: &PublicKey) -> bool {
+        self.0.members.iter().any(|(_, member)| member == key)
+    }
+
     /// The nodes and keys.
     pub fn members(&self) -> &[(NodeId, PublicKey)] {
         &self.0.members

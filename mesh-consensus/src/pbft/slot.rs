@@ -60,22 +60,17 @@ impl Slot {
         }
     }
 
-    /// This replica takes a batch in a view.
-    pub(super) fn accept(&mut self, accepted: Accepted) {
+    /// This replica takes a batch in a view. Tells which one it forgets for that.
+    pub(super) fn accept(&mut self, accepted: Accepted) -> Option<Digest> {
         self.accepted = Some(accepted);
         self.claims.insert(accepted.digest, accepted.view);
         // What was prepared must stay vouched for. Of the rest the oldest goes.
         let kept = self.prepared.map(|prepared| prepared.digest);
-        if self.claims.len() > CLAIMS_MAX
-            && let Some((_, oldest)) = self
-                .claims
-                .iter()
-                .filter(|(digest, _)| Some(**digest) != kept)
-                .map(|(digest, view)| (*view, *digest))
-                .min()
-        {
-            self.claims.remove(&oldest);
-        }
+        let others = self.claims.iter().filter(|(digest, _)| Some(**digest) != kept);
+        let (_, oldest) =
+            others.map(|(digest, view)| (*view, *digest)).min().filter(|_| self.claims.len() > CLAIMS_MAX)?;
+        self.claims.remove(&oldest);
+        Some(oldest)
     }
 
     /// What this replica took, if that was in `view`.
@@ -159,6 +154,11 @@ impl Tally {
     /// The vote of a replica, counted or not.
     pub(super) fn of(&self, replica: ReplicaIndex) -> Option<Accepted> {
         self.0.get(replica)?.as_ref().map(|ballot| ballot.choice)
+    }
+
+    /// How many replicas gave their vote for a batch, in whatever view, checked or not.
+    pub(super) fn votes_for(&self, digest: Digest) -> usize {
+        self.0.iter().filter(|(_, ballot)| ballot.as_ref().is_some_and(|ballot| ballot.choice.digest == digest)).count()
     }
 
     /// The choice with most votes.

@@ -4,7 +4,9 @@
 //! each tick how far it is, and who has what it lacks sends it, to a replica that got no further since it told
 //! last. That bounds what a faulty one can ask for: some messages a tick.
 
-use mesh_core::{Context, Instant, StateMachine};
+use std::collections::BTreeMap;
+
+use mesh_core::{Context, Instant, NodeId, StateMachine};
 
 use super::Pbft;
 use super::authenticator::Kind;
@@ -18,8 +20,35 @@ const AGAIN_MAX: u64 = 32;
 /// Batches and pieces of checkpoints that one replica is sent in a tick, at most.
 const SERVED_MAX: u32 = 64;
 
-/// Messages in a tick that no replica sends that works, after which nothing more of it is looked at.
+/// Messages in a tick that nobody sends that works, after which nothing more of the sender is looked at.
 const STRIKES_MAX: u32 = 16;
+
+/// View changes and new views of one replica that are looked at in a tick: they take many checks.
+const VIEW_MESSAGES_MAX: u32 = 4;
+
+/// Nodes that are no replicas whose bad messages are counted by themselves. Of all others together they are.
+const STRANGERS_MAX: usize = 1024;
+
+/// Nodes that are no replicas, and sent in this tick what nobody sends that works.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Strangers(BTreeMap<Option<NodeId>, u32>);
+
+impl Strangers {
+    /// The place where a node is counted.
+    fn place(&self, node: NodeId) -> Option<NodeId> {
+        (self.0.len() < STRANGERS_MAX || self.0.contains_key(&Some(node))).then_some(node)
+    }
+
+    pub(super) fn strike(&mut self, node: NodeId) {
+        let place = self.place(node);
+        let strikes = self.0.entry(place).or_default();
+        *strikes = strikes.saturating_add(1);
+    }
+
+    pub(super) fn is_out(&self, node: NodeId) -> bool {
+        self.0.get(&self.place(node)).is_some_and(|strikes| *strikes > STRIKES_MAX)
+    }
+}
 
 /// Another replica, as it tells, and what it may still ask for in this tick.
 #[derive(Clone, Copy, Debug)]
@@ -38,10 +67,10 @@ impl Peer {
         self.served <= SERVED_MAX
     }
 
-    /// Whether another view change of it is looked at: one that works needs few, and sends them again.
+    /// Whether another view change or new view of it is looked at: one that works needs few, and sends them again.
     pub(super) fn may_change_view(&mut self) -> bool {
         self.view_changes += 1;
-        self.view_changes <= 2
+        self.view_changes <= VIEW_MESSAGES_MAX
     }
 
     /// It sent what nobody sends that works.
@@ -71,6 +100,7 @@ impl<S: StateMachine> Pbft<S> {
     /// Looks after all that may take too long.
     pub(super) fn on_tick(&mut self, cx: &mut Context<'_, Self>) {
         cx.set_timer(super::Timer::Tick, self.config.status_interval);
+        self.strangers = Strangers::default();
         for (_, peer) in self.peers.iter_mut() {
             (peer.served, peer.strikes, peer.view_changes) = (0, 0, 0);
         }
@@ -79,10 +109,23 @@ impl<S: StateMachine> Pbft<S> {
         if let Some(message) = self.view_message().filter(|_| !self.active) {
             cx.broadcast(self.others.clone(), message);
         }
+        self.measure(cx);
         self.catch_up(cx);
         self.try_new_view(cx);
         self.help_over_barriers(cx);
         self.suspect(cx);
+    }
+
+    /// How many of the others told how far they are, not long ago.
+    pub(super) fn others_heard(&self, now: Instant) -> usize {
+        let time = self.config.status_interval * 4;
+        self.peers.iter().filter(|(_, peer)| peer.heard_within(now, time)).count()
+    }
+
+    fn measure(&self, cx: &Context<'_, Self>) {
+        let heard = self.others_heard(cx.now());
+        self.meter.group(heard, (heard + 1).saturating_sub(self.replicas().quorum()));
+        self.meter.queues(self.pool.bytes(), self.slots.len(), self.own_votes.len());
     }
 
     pub(super) fn own_status(&self) -> Status {
@@ -144,7 +187,7 @@ impl<S: StateMachine> Pbft<S> {
     }
 
     /// Sends a replica again what this one said of the sequence numbers after those that it has executed.
-    pub(super) fn send_again(&self, cx: &mut Context<'_, Self>, node: mesh_core::NodeId, status: Status) {
+    pub(super) fn send_again(&self, cx: &mut Context<'_, Self>, node: NodeId, status: Status) {
         if self.is_mute() {
             return;
         }
@@ -172,5 +215,27 @@ impl<S: StateMachine> Pbft<S> {
                 cx.send(node, Message::Commit(self.vote(Kind::Commit, sequence, prepared)));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stranger_that_sends_nonsense_is_out_and_all_of_them_take_little_room() {
+        let mut strangers = Strangers::default();
+        let times = STRIKES_MAX + 1;
+        for _ in 0..times {
+            assert!(!strangers.is_out(NodeId(7)));
+            strangers.strike(NodeId(7));
+        }
+        assert!(strangers.is_out(NodeId(7)) && !strangers.is_out(NodeId(8)));
+        for node in 100..10_000 {
+            strangers.strike(NodeId(node));
+        }
+        assert!(strangers.0.len() <= STRANGERS_MAX + 1);
+        assert!(!strangers.is_out(NodeId(100)), "who came early is counted alone");
+        assert!(strangers.is_out(NodeId(50_000)), "the others together");
     }
 }

@@ -249,6 +249,9 @@ impl<S: StateMachine> Pbft<S> {
         if view == self.view && self.active {
             return self.compare_new_view(cx, replica, &new_view);
         }
+        if !self.peers.get_mut(replica).is_some_and(Peer::may_change_view) {
+            return;
+        }
         if !self.is_valid_new_view(&new_view) {
             return self.misbehaved(cx, from, "a new view that is not valid");
         }

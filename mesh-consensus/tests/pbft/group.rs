@@ -8,7 +8,8 @@ use std::time::Duration;
 use mesh_consensus::pbft::{AuthMode, Pbft, PbftClient, PbftConfig, PbftHandle, ProposeError, ReplicaSet};
 use mesh_core::identity::SecretKey;
 use mesh_core::{
-    Handle, Instant, LogIndex, NodeBuilder, NodeId, ProtocolId, RestoreError, SnapshotSource, StateMachine, wire,
+    Handle, Instant, LogIndex, Metrics, NodeBuilder, NodeId, ProtocolId, RestoreError, SnapshotSource, StateMachine,
+    wire,
 };
 use mesh_transport_mem::Sim;
 
@@ -75,6 +76,8 @@ pub struct Group {
     pub clients: Vec<NodeId>,
     /// Those that lost their disks, which counts as a fault.
     pub lost: BTreeSet<NodeId>,
+    /// What the replicas that work count.
+    pub metrics: BTreeMap<NodeId, Metrics>,
     proposals: Vec<Proposal>,
     next_command: u64,
 }
@@ -112,10 +115,14 @@ impl Group {
         let members = (1..=n).map(|n| (key(n).node_id(), key(n).public()));
         let replicas = ReplicaSet::new("tests", members).unwrap();
         let mut sim = Sim::new(seed);
+        let mut metrics = BTreeMap::new();
         for at in 1..=n {
             let (config, replicas, faulty) = (config.clone(), replicas.clone(), faulty.get(&at).cloned());
+            let counts: &Metrics = metrics.entry(key(at).node_id()).or_default();
+            let counts = counts.clone();
             sim.add_node(key(at).node_id(), move |node| {
                 let pbft = Pbft::new(config.clone(), replicas.clone(), Arc::new(key(at)), Journal::default()).unwrap();
+                let pbft = pbft.with_metrics(&counts);
                 match &faulty {
                     None => Node::Replica(node.host(PBFT, pbft)),
                     Some(boot) => {
@@ -135,6 +142,7 @@ impl Group {
             nodes,
             clients: Vec::new(),
             lost: BTreeSet::new(),
+            metrics,
             proposals: Vec::new(),
             next_command: 0,
         }

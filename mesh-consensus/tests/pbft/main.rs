@@ -4,6 +4,7 @@
 
 mod byzantine;
 mod evidence;
+mod floods;
 mod group;
 mod liar;
 mod normal;

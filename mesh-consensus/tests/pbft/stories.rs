@@ -19,7 +19,7 @@ pub struct Story {
     auth: AuthMode,
 }
 
-fn replicas() -> ReplicaSet {
+pub fn replicas() -> ReplicaSet {
     ReplicaSet::new("tests", (1..=4).map(|n| (key(n).node_id(), key(n).public()))).unwrap()
 }
 
@@ -29,12 +29,21 @@ pub fn replica(auth: AuthMode) -> Pbft<Journal> {
 
 impl Story {
     pub fn new(auth: AuthMode) -> Self {
-        Self::started_with(auth, vec![Record::Life(1), Record::Joined { barrier: 0 }])
+        Self::started_with(auth, Self::joined())
+    }
+
+    /// The log of a replica that takes part.
+    pub fn joined() -> Vec<Record> {
+        vec![Record::Life(1), Record::Joined { barrier: 0 }]
     }
 
     /// The replica starts with this log.
     pub fn started_with(auth: AuthMode, log: Vec<Record>) -> Self {
-        let mut one = Harness::recovered(key(2).node_id(), replica(auth), log, &[]).unwrap();
+        Self::of(replica(auth), auth, log)
+    }
+
+    pub fn of(replica: Pbft<Journal>, auth: AuthMode, log: Vec<Record>) -> Self {
+        let mut one = Harness::recovered(key(2).node_id(), replica, log, &[]).unwrap();
         one.sync();
         one.sent();
         Self { one, set: replicas(), auth }
@@ -49,7 +58,7 @@ impl Story {
         Authenticator::new(self.set.clone(), self.auth, key, Arc::new(Ed25519::default())).unwrap()
     }
 
-    fn proof(&self, replica: u16, kind: Kind, view: u64, sequence: u64, digest: Digest) -> Proof {
+    pub fn proof(&self, replica: u16, kind: Kind, view: u64, sequence: u64, digest: Digest) -> Proof {
         let auth = self.auth(replica);
         auth.prove(&auth.statement(kind, view, sequence, digest))
     }
