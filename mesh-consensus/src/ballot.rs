@@ -355,10 +355,21 @@ impl Ballot {
         self.persist(cx, Record::Decided { ballot, verdict, round, tally });
         cx.emit(BallotEvent::Decided { ballot, verdict, tally });
         if self.closed.len() > self.config.closed_max
-            && let Some((oldest, _)) = self.closed.front().copied()
+            && let Some(surplus) = self.surplus()
         {
-            self.forget(cx, oldest);
+            self.forget(cx, surplus);
         }
+    }
+
+    /// The closed ballot that makes room: the oldest of the proposer that has the most, so that nobody drives out
+    /// those of others.
+    fn surplus(&self) -> Option<BallotId> {
+        let mut of_proposers = BTreeMap::<NodeId, (usize, BallotId)>::new();
+        for (ballot, _) in &self.closed {
+            let proposer = self.polls.get(ballot)?.proposal.proposer;
+            of_proposers.entry(proposer).or_insert((0, *ballot)).0 += 1;
+        }
+        of_proposers.into_values().max_by_key(|(count, _)| *count).map(|(_, oldest)| oldest)
     }
 
     /// Forgets what was closed long ago, and gives up what nobody agrees on.
@@ -457,7 +468,9 @@ impl Ballot {
             return self.mute(from, cx.now());
         }
         let ballot = proposal.id();
-        self.open(cx, proposal, electorate);
+        // It is kept for long: not with the memory of all that came in one frame with it.
+        let payload = mesh_core::Bytes::copy_from_slice(&proposal.payload);
+        self.open(cx, Arc::new(Proposal { payload, ..(*proposal).clone() }), electorate);
         self.tell(cx, from, ballot, (Claim::FIRST, Claim::LAST), false);
     }
 

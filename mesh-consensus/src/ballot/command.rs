@@ -222,7 +222,7 @@ pub struct BallotStatus {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BallotEvent {
-    /// A ballot is open: vote on it.
+    /// A ballot is open: vote on it. A node that starts again is not told again: see [`BallotHandle::list`].
     Opened {
         /// Which ballot.
         ballot: BallotId,
@@ -243,7 +243,7 @@ pub enum BallotEvent {
         /// Which ballot.
         ballot: BallotId,
     },
-    /// A member lies, and this proves it.
+    /// A member lies, and this proves it. Told once for each liar and ballot, or pair of proposals.
     Evidence(Arc<Evidence>),
 }
 

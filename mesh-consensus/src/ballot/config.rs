@@ -25,7 +25,8 @@ pub struct BallotConfig {
     pub open_per_proposer: usize,
     /// How many ballots may be open. Default: 4,096.
     pub open_max: usize,
-    /// How many closed ballots are remembered, with the proof of their verdicts. Default: 1,024.
+    /// How many closed ballots are remembered, with the proof of their verdicts. Where there are more, the oldest of
+    /// the proposer with the most is forgotten. Default: 1,024.
     pub closed_max: usize,
     /// How long they are remembered; and how long after its end a ballot that the electorate does not agree on
     /// is given up, because too many of its members are away. Default: 1 h.

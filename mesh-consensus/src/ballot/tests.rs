@@ -191,6 +191,37 @@ fn closed_ballots_are_forgotten_and_never_opened_again() {
 }
 
 #[test]
+fn who_closes_many_ballots_drives_out_only_its_own() {
+    let config = BallotConfig { closed_max: 8, ..BallotConfig::default() };
+    let mut harness = start(1, config);
+    let claim = Claim::Precommit { round: 0, verdict: Some(Verdict::Expired) };
+    let other = Arc::new(proposal(&electorate(4), 3, 1));
+    harness.receive(node(3), Message::Proposal(other.clone()));
+    hears(&mut harness, other.id(), &[(2, claim), (3, claim), (4, claim)]);
+    let many: Vec<_> = (1..50).map(|number| closed(&mut harness, number)).collect();
+    assert_eq!(harness.protocol.verdict(other.id()), Some(Verdict::Expired));
+    let kept: Vec<_> = many.iter().filter(|ballot| harness.protocol.verdict(**ballot).is_some()).collect();
+    assert_eq!(kept, many[42..].iter().collect::<Vec<_>>(), "the last seven");
+}
+
+#[test]
+fn what_others_propose_is_limited_as_well() {
+    let config = BallotConfig { open_max: 3, open_per_proposer: 2, payload_len_max: 7, ..BallotConfig::default() };
+    let mut harness = start(1, config);
+    for proposer in [2, 3, 4] {
+        for number in 1..=4 {
+            harness.receive(node(2), Message::Proposal(Arc::new(proposal(&electorate(4), proposer, number))));
+        }
+    }
+    let open = harness.protocol.polls.values().map(|poll| poll.proposal.proposer).collect::<Vec<_>>();
+    let of = |n| open.iter().filter(|proposer| **proposer == node(n)).count();
+    assert_eq!([of(2), of(3), of(4)], [2, 1, 0]);
+    let mut short = start(1, BallotConfig { payload_len_max: 5, ..BallotConfig::default() });
+    opened(&mut short, 1);
+    assert_eq!(short.protocol.ballots().count(), 0, "its payload has six bytes");
+}
+
+#[test]
 fn what_may_not_be_proposed_is_refused_and_says_why() {
     let config = BallotConfig { open_max: 2, ..BallotConfig::default() };
     let mut harness = start(1, config.clone());
@@ -292,9 +323,15 @@ fn evidence_is_told_once_for_each_lie_and_bounded() {
     let events = harness.events();
     let [BallotEvent::Evidence(evidence)] = &events[..] else { panic!("{events:?}") };
     assert_eq!(evidence.verify(&electorate(4), &Ed25519::default()), Ok(node(3)));
+    // It drives out no evidence by lying on, and more liars none but the oldest.
     for round in 0..3 {
         let claims = [Verdict::Approved, Verdict::Rejected].map(|verdict| (3, Claim::Prevote { round, verdict }));
         hears(&mut harness, ballot, &claims);
+    }
+    assert_eq!(harness.protocol.evidence().count(), 1);
+    for number in 2..5 {
+        let ballot = opened(&mut harness, number);
+        hears(&mut harness, ballot, &[(3, APPROVE), (3, REJECT)]);
     }
     let BallotReply::Evidence(kept) = answer(&mut harness, BallotCommand::Evidence) else { panic!() };
     assert_eq!(kept.len(), 2);

@@ -109,7 +109,7 @@ fn when_all_start_again_the_open_ballots_go_on_and_verdicts_stay() {
 }
 
 #[test]
-fn who_lost_its_disk_is_told_how_it_voted() {
+fn who_lost_its_disk_is_told_how_it_voted_and_remembers_it() {
     let mut group = Group::new(11, 4, 0, 0.0);
     let ballot = group.propose(1, group.draft());
     group.vote(ballot, |number| (number == 4).then_some(Choice::Reject));
@@ -117,6 +117,10 @@ fn who_lost_its_disk_is_told_how_it_voted() {
     group.sim.wipe(id(4));
     group.sim.restart(id(4));
     group.run_for(Duration::from_secs(10));
+    // Alone with what is on its disk.
+    (1..=3).for_each(|number| group.sim.crash(id(number)));
+    group.sim.crash(id(4));
+    group.sim.restart(id(4));
     let again = group.handle(4).vote(ballot, Choice::Approve);
     assert_eq!(group.sim.wait(MINUTE, again), Some(Err(VoteError::Voted { choice: Choice::Reject })));
 }
