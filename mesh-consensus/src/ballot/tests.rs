@@ -393,3 +393,31 @@ fn what_is_said_becomes_durable_step_by_step() {
     harness.sync();
     assert_eq!(said_by_one(&harness.sent())[..2].len(), 2);
 }
+
+#[test]
+fn thousands_of_ballots_are_compared_in_turn_and_a_few_hundred_at_a_time() {
+    let config = BallotConfig { open_per_proposer: 4096, ..BallotConfig::default() };
+    let mut harness = start(1, config);
+    let good = proposal(&electorate(4), 2, 1);
+    for number in 1..=5000 {
+        // What was signed does not matter here.
+        let proposal = Arc::new(Proposal { number, ..good.clone() });
+        if harness.protocol.admits(&proposal) {
+            harness.step(|ballot, cx| ballot.open(cx, proposal, electorate(4)));
+        }
+    }
+    harness.sync();
+    harness.sent();
+    assert_eq!(harness.protocol.ballots().count(), 4096);
+    let mut compared = BTreeSet::new();
+    for _ in 0..16 {
+        harness.pass(2 * SECOND);
+        let sent = harness.sent();
+        assert!(sent.len() <= 8, "{} messages in an interval", sent.len());
+        compared.extend(sent.into_iter().flat_map(|(_, message)| match message {
+            Message::Summary(known) => known.into_iter().map(|known| known.ballot).collect(),
+            _ => Vec::new(),
+        }));
+    }
+    assert_eq!(compared.len(), 4096);
+}

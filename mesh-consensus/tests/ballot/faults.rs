@@ -17,7 +17,7 @@ fn approve_or_reject(approving: usize) -> impl Fn(usize) -> Option<Choice> {
 #[test]
 fn whatever_breaks_no_two_nodes_disagree_and_no_member_contradicts_itself() {
     for seed in 0..12 {
-        let count = if seed % 2 == 0 { 4 } else { 7 };
+        let count = [4, 7, 4, 16][seed as usize % 4];
         let mut group = Group::new(seed, count, 0, 0.05);
         let nodes: Vec<NodeId> = (1..=count).map(id).collect();
         let mut swarm = SwarmConfig::default();
@@ -138,4 +138,27 @@ fn a_ballot_that_too_few_members_are_there_for_is_given_up_and_not_taken_again()
     group.run_for(MINUTE);
     assert!((1..=2).all(|number| group.protocol(number).unwrap().ballots().count() == 0));
     assert!(group.protocol(3).unwrap().ballots().any(|known| known == ballot));
+}
+
+#[test]
+fn a_hundred_nodes_agree_through_crashes_and_a_partition() {
+    let count = 128;
+    let mut group = Group::new(13, count, 0, 0.05);
+    let ballot = group.propose(1, group.draft());
+    group.run_for(Duration::from_secs(5));
+    // A third is away, and the others are split: neither half is a quorum.
+    let (left, right): (Vec<_>, Vec<_>) = (1..=count).map(id).partition(|node| node.0 % 2 == 0);
+    group.sim.partition(&[&left, &right]);
+    group.vote(ballot, |number| Some(if number % 10 == 0 { Choice::Reject } else { Choice::Approve }));
+    group.run_for(Duration::from_millis(50));
+    (1..=count).step_by(3).for_each(|number| group.sim.crash(id(number)));
+    group.run_for(MINUTE / 3);
+    assert!(group.verdicts.is_empty());
+    group.sim.heal();
+    group.run_for(MINUTE / 6);
+    (1..=count).step_by(3).for_each(|number| group.sim.restart(id(number)));
+    let verdict = group.settle(ballot, MINUTE * 3);
+    group.run_for(MINUTE / 4);
+    assert_eq!(verdict, Verdict::Approved);
+    group.check_certificates(ballot, verdict);
 }
