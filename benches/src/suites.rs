@@ -8,6 +8,7 @@ mod groups;
 pub(crate) mod growth;
 mod matrix;
 mod membership;
+pub(crate) mod pbft;
 mod sim;
 mod store;
 mod tcp;
@@ -27,7 +28,7 @@ pub struct Suite {
 
 impl Suite {
     /// Every suite, in the order `all` runs them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self { name: "sim", family: "sim", measure: sim::measure },
         Self { name: "wal", family: "wal", measure: wal::measure },
         Self { name: "tcp", family: "tcp", measure: tcp::measure },
@@ -35,6 +36,7 @@ impl Suite {
         Self { name: "cost", family: "raft", measure: cost::measure },
         Self { name: "durable", family: "raft", measure: durable::measure },
         Self { name: "groups", family: "raft", measure: groups::measure },
+        Self { name: "pbft", family: "pbft", measure: pbft::measure },
         Self { name: "membership", family: "gossip", measure: membership::measure },
         Self { name: "store", family: "gossip", measure: store::measure },
         Self { name: "broadcast", family: "gossip", measure: broadcast::measure },

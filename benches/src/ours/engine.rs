@@ -10,13 +10,11 @@ use std::time::Duration;
 
 use mesh_consensus::raft::{Message, Raft, RaftCommand, RaftConfig, RaftReply};
 use mesh_core::frame::{FRAME_LEN_MAX, FrameBuilder, sections};
-use mesh_core::snapshot::MemSnapshots;
 use mesh_core::wire::Opaque;
-use mesh_core::{
-    Context, Instant, NodeId, Outbox, Outgoing, Protocol, ProtocolId, RequestId, Rng64, SnapshotRead, Wire as _,
-};
+use mesh_core::{NodeId, Outgoing, Protocol, ProtocolId, RequestId, Wire as _};
 
 use super::Tally;
+use super::hosted::Hosted;
 use crate::cluster::{Cell, Cluster, Run};
 use crate::stopwatch::Stopwatch;
 
@@ -32,14 +30,8 @@ pub(super) fn config() -> RaftConfig {
 }
 
 struct Replica {
-    me: NodeId,
-    raft: Raft<Tally>,
-    outbox: Outbox<Raft<Tally>>,
-    rng: Rng64,
-    now: Instant,
-    inbox: Vec<(NodeId, Message)>,
+    raft: Hosted<Raft<Tally>>,
     entries: Arc<AtomicU64>,
-    snapshots: MemSnapshots,
 }
 
 impl Replica {
@@ -47,58 +39,7 @@ impl Replica {
         let tally = Tally::default();
         let entries = tally.entries();
         let raft = Raft::new(config(), voters.iter().copied(), tally).expect("the configuration is valid");
-        let rng = Rng64::from_seed(me.0 as u64, "bench");
-        let (outbox, inbox, snapshots) = (Outbox::default(), Vec::new(), MemSnapshots::default());
-        let mut replica = Self { me, raft, outbox, rng, now: Instant::ZERO, inbox, entries, snapshots };
-        replica.with(Raft::on_start);
-        replica.flush();
-        replica
-    }
-
-    fn with(&mut self, handler: impl FnOnce(&mut Raft<Tally>, &mut Context<'_, Raft<Tally>>)) {
-        handler(&mut self.raft, &mut Context::new(self.me, self.now, &mut self.rng, &mut self.outbox));
-    }
-
-    /// Fires the timer that is due next.
-    fn fire(&mut self) {
-        if let Some(deadline) = self.outbox.timers.next_deadline() {
-            self.now = self.now.max(deadline);
-        }
-        if let Some(timer) = self.outbox.timers.pop_due(self.now) {
-            self.with(|raft, cx| raft.on_timer(cx, timer));
-        }
-        self.flush();
-    }
-
-    fn receive(&mut self) {
-        let mut inbox = std::mem::take(&mut self.inbox);
-        for (from, message) in inbox.drain(..) {
-            self.with(|raft, cx| raft.on_message(cx, from, message));
-        }
-        self.inbox = inbox;
-    }
-
-    /// Ends a batch of inputs and makes durable what it left.
-    fn flush(&mut self) {
-        self.with(Raft::on_flush);
-        while !self.outbox.log.is_empty() || !self.outbox.snapshots.is_empty() || !self.outbox.reads.is_empty() {
-            self.outbox.log.clear();
-            self.outbox.set_durable(self.outbox.appended());
-            let upto = self.outbox.durable();
-            self.with(|raft, cx| raft.on_durable(cx, upto));
-            for (id, source) in std::mem::take(&mut self.outbox.snapshots) {
-                let result = self.snapshots.save(id, source);
-                // Nobody is ever so far behind that an older one is still sent.
-                self.snapshots.drop_below(id);
-                self.with(|raft, cx| raft.on_snapshot_saved(cx, id, result));
-            }
-            for SnapshotRead { id, offset, len } in std::mem::take(&mut self.outbox.reads) {
-                let result = self.snapshots.read(id, offset, len);
-                self.with(|raft, cx| raft.on_snapshot_read(cx, id, offset, result));
-            }
-            self.with(Raft::on_flush);
-        }
-        self.outbox.events.clear();
+        Self { raft: Hosted::start(me, raft), entries }
     }
 
     fn applied(&self) -> u64 {
@@ -127,20 +68,20 @@ impl Engine {
         let voters: Vec<NodeId> = (1..=cell.nodes as u128).map(NodeId).collect();
         let replicas = voters.iter().map(|me| Replica::new(*me, &voters)).collect();
         let mut cluster = Self { replicas, cell, frames, proposed: 0, answered: 0 };
-        cluster.replicas[0].fire();
+        cluster.replicas[0].raft.fire();
         // Pre-votes, votes, the leader's first entry and its commit.
         for _ in 0..8 {
             cluster.deliver(0);
             cluster.followers();
-            cluster.replicas[0].receive();
-            cluster.replicas[0].flush();
+            cluster.replicas[0].raft.receive();
+            cluster.replicas[0].raft.flush();
         }
         cluster
     }
 
     fn deliver(&mut self, node: usize) {
-        let mut messages = std::mem::take(&mut self.replicas[node].outbox.messages);
-        let from = self.replicas[node].me;
+        let mut messages = std::mem::take(&mut self.replicas[node].raft.outbox.messages);
+        let from = self.replicas[node].raft.me;
         match self.frames.take() {
             Some(mut frames) => {
                 self.deliver_frames(from, &messages, &mut frames);
@@ -149,16 +90,16 @@ impl Engine {
             }
             None => self.deliver_structs(from, messages.drain(..)),
         }
-        self.replicas[node].outbox.messages = messages;
+        self.replicas[node].raft.outbox.messages = messages;
     }
 
     fn deliver_structs(&mut self, from: NodeId, messages: impl Iterator<Item = Outgoing<Message>>) {
         for outgoing in messages {
             if let Some((last, others)) = outgoing.to.as_slice().split_last() {
                 for to in others {
-                    self.replicas[to.0 as usize - 1].inbox.push((from, outgoing.message.clone()));
+                    self.replicas[to.0 as usize - 1].raft.inbox.push((from, outgoing.message.clone()));
                 }
-                self.replicas[last.0 as usize - 1].inbox.push((from, outgoing.message));
+                self.replicas[last.0 as usize - 1].raft.inbox.push((from, outgoing.message));
             }
         }
     }
@@ -166,14 +107,14 @@ impl Engine {
     /// One frame, or a few where one would be too long, for each recipient.
     fn deliver_frames(&mut self, from: NodeId, messages: &[Outgoing<Message>], frames: &mut FrameBuilder) {
         for to in &mut self.replicas {
-            for outgoing in messages.iter().filter(|outgoing| outgoing.to.as_slice().contains(&to.me)) {
+            for outgoing in messages.iter().filter(|outgoing| outgoing.to.as_slice().contains(&to.raft.me)) {
                 assert!(frames.push_with(ProtocolId(1), |out| outgoing.message.encode(out)), "it fits into a frame");
             }
             while let Some(frame) = frames.pop() {
                 for section in sections(&frame).expect("a frame of ours") {
                     for message in section.expect("a whole section").messages() {
                         let message = Message::decode(&mut message.expect("a whole message"));
-                        to.inbox.push((from, message.expect("a message of ours")));
+                        to.raft.inbox.push((from, message.expect("a message of ours")));
                     }
                 }
             }
@@ -182,7 +123,7 @@ impl Engine {
 
     /// Takes the replies of the leader.
     fn answers(&mut self) {
-        for (_, reply) in self.replicas[0].outbox.replies.drain(..) {
+        for (_, reply) in self.replicas[0].raft.outbox.replies.drain(..) {
             assert!(matches!(reply, RaftReply::Proposed(Ok(_))), "the leader takes proposals: {reply:?}");
             self.answered += 1;
         }
@@ -191,8 +132,8 @@ impl Engine {
     /// The followers answer what the leader sent.
     fn followers(&mut self) {
         for node in 1..self.replicas.len() {
-            self.replicas[node].receive();
-            self.replicas[node].flush();
+            self.replicas[node].raft.receive();
+            self.replicas[node].raft.flush();
             self.deliver(node);
         }
     }
@@ -210,8 +151,8 @@ impl Cluster for Engine {
         // One proposal at a time is followed from here to its answer.
         let (mut lap, mut followed) = (watch, None);
         while self.replicas.iter().any(|replica| replica.applied() < end) {
-            self.replicas[0].receive();
-            self.replicas[0].flush();
+            self.replicas[0].raft.receive();
+            self.replicas[0].raft.flush();
             self.answers();
             if followed.is_some_and(|number| number <= self.answered) {
                 latencies.push(lap.lap().as_nanos() as u64);
@@ -221,10 +162,10 @@ impl Cluster for Engine {
             while self.proposed < window {
                 self.proposed += 1;
                 let (request, command) = (RequestId(self.proposed), RaftCommand::Propose(Opaque(payload.clone())));
-                self.replicas[0].with(|raft, cx| raft.on_command(cx, request, command));
+                self.replicas[0].raft.with(|raft, cx| raft.on_command(cx, request, command));
             }
             followed = followed.or(Some(self.proposed));
-            self.replicas[0].flush();
+            self.replicas[0].raft.flush();
             self.deliver(0);
             self.followers();
         }
