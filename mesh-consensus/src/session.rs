@@ -41,7 +41,8 @@ mod time;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use mesh_core::{Bytes, DecodeError, Reader, Wire};
@@ -131,8 +132,8 @@ struct Session {
     ttl: Duration,
     used: LogTime,
     answered_below: u64,
-    /// By serial number, none below `answered_below`.
-    answers: BTreeMap<u64, Bytes>,
+    /// In the order of their serial numbers, none below `answered_below`, and so at most [`WINDOW`].
+    answers: VecDeque<(u64, Bytes)>,
     /// Of the answers together.
     bytes: usize,
 }
@@ -150,7 +151,7 @@ impl Sessions {
         {
             self.open.remove(&oldest);
         }
-        let session = Session { ttl, used: self.now, answered_below: 1, answers: BTreeMap::new(), bytes: 0 };
+        let session = Session { ttl, used: self.now, answered_below: 1, answers: VecDeque::new(), bytes: 0 };
         self.open.insert(at, session);
     }
 
@@ -175,9 +176,10 @@ impl Sessions {
     pub fn finish(&mut self, request: &SessionRequest, output: Bytes) {
         if let Some(session) = self.open.get_mut(&request.session)
             && session.look_up(request.serial) == Begin::Apply
+            && let Err(place) = session.place(request.serial)
         {
             session.bytes += output.len();
-            session.answers.insert(request.serial, output);
+            session.answers.insert(place, (request.serial, output));
         }
     }
 
@@ -194,12 +196,13 @@ impl Sessions {
     /// A session that is not expired, and is not for its time to live from now on.
     fn touch(&mut self, id: SessionId, time: LogTime) -> Option<&mut Session> {
         self.now = self.now.max(time);
-        let now = self.now;
-        if self.open.get(&id)?.is_expired(now) {
-            self.open.remove(&id);
+        let Entry::Occupied(session) = self.open.entry(id) else { return None };
+        if session.get().is_expired(self.now) {
+            session.remove();
+            return None;
         }
-        let session = self.open.get_mut(&id)?;
-        session.used = now;
+        let session = session.into_mut();
+        session.used = self.now;
         Some(session)
     }
 
@@ -239,16 +242,22 @@ impl Session {
     /// Drops the answers below a serial number, and remembers that they were dropped.
     fn forget_below(&mut self, serial: u64) {
         self.answered_below = self.answered_below.max(serial);
-        while let Some(first) = self.answers.first_entry()
-            && *first.key() < self.answered_below
+        while let Some((first, _)) = self.answers.front()
+            && *first < self.answered_below
+            && let Some((_, answer)) = self.answers.pop_front()
         {
-            self.bytes -= first.remove().len();
+            self.bytes -= answer.len();
         }
+    }
+
+    /// Where the answer to a serial number is, or where it belongs.
+    fn place(&self, serial: u64) -> Result<usize, usize> {
+        self.answers.binary_search_by_key(&serial, |(serial, _)| *serial)
     }
 
     fn look_up(&self, serial: u64) -> Begin {
         let Some(ahead) = serial.checked_sub(self.answered_below) else { return Begin::Stale };
-        if let Some(answer) = self.answers.get(&serial) {
+        if let Some((_, answer)) = self.place(serial).ok().and_then(|place| self.answers.get(place)) {
             return Begin::Answered(answer.clone());
         }
         // The lowest is always let in: the client can make no room before it is answered.
@@ -262,12 +271,16 @@ impl Wire for Session {
         self.ttl.encode(out);
         self.used.encode(out);
         self.answered_below.encode(out);
-        self.answers.encode(out);
+        (self.answers.len() as u64).encode(out);
+        for (serial, answer) in &self.answers {
+            serial.encode(out);
+            answer.encode(out);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let (ttl, used, answered_below) = (Wire::decode(reader)?, Wire::decode(reader)?, Wire::decode(reader)?);
-        let mut session = Self { ttl, used, answered_below, answers: BTreeMap::new(), bytes: 0 };
+        let mut session = Self { ttl, used, answered_below, answers: VecDeque::new(), bytes: 0 };
         let mut before = None;
         for _ in 0..reader.take_len()? {
             let serial = u64::decode(reader)?;
@@ -280,7 +293,7 @@ impl Wire for Session {
             // A copy: it is kept for long, and the frame is a whole snapshot.
             let answer = Bytes::copy_from_slice(reader.take(len)?);
             session.bytes += answer.len();
-            session.answers.insert(serial, answer);
+            session.answers.push_back((serial, answer));
         }
         Ok(session)
     }

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use mesh_core::identity::PublicKey;
 use mesh_core::wire::Opaque;
-use mesh_core::{Bytes, Context, LogIndex, Reader, RestoreError, SnapshotError, StateMachine, Wire, wire, wire_struct};
+use mesh_core::{
+    Bytes, Context, LogIndex, NodeId, Reader, RestoreError, SnapshotError, StateMachine, Wire, wire, wire_struct,
+};
 
 use super::message::{Message, Outcome, Reply};
 use super::record::Record;
@@ -28,6 +30,8 @@ pub(super) struct Replicated<S> {
     /// Operations executed so far.
     operations: u64,
     clients: BTreeMap<PublicKey, Opened>,
+    /// Whose session it is: the same as in `clients`, the other way round, with what takes long to compute.
+    owners: BTreeMap<SessionId, Owner>,
     sessions: Sessions,
     pub(super) state: S,
 }
@@ -41,9 +45,22 @@ struct Opened {
 
 wire_struct!(Opened { nonce, session });
 
+/// Who has a session.
+#[derive(Clone, Copy, Debug)]
+struct Owner {
+    client: PublicKey,
+    node: NodeId,
+}
+
+impl Owner {
+    fn new(client: PublicKey) -> Self {
+        Self { client, node: client.node_id() }
+    }
+}
+
 impl<S: StateMachine> Replicated<S> {
     pub(super) fn new(state: S) -> Self {
-        Self { operations: 0, clients: BTreeMap::new(), sessions: Sessions::default(), state }
+        Self { operations: 0, clients: BTreeMap::new(), owners: BTreeMap::new(), sessions: Sessions::default(), state }
     }
 
     /// Executes one request. Also tells whether there was something to do that was not done before.
@@ -88,8 +105,13 @@ impl<S: StateMachine> Replicated<S> {
         let session = SessionId(self.operations);
         self.sessions.open(session, LogTime(self.operations), Duration::MAX, config.max_clients);
         self.clients.insert(client, Opened { nonce, session });
-        let sessions = &self.sessions;
-        self.clients.retain(|_, opened| sessions.contains(opened.session));
+        self.owners.insert(session, Owner::new(client));
+        // Sessions that made room are nobody's any more.
+        if self.owners.len() > self.sessions.len() {
+            let sessions = &self.sessions;
+            self.owners.retain(|session, _| sessions.contains(*session));
+            self.clients.retain(|_, opened| sessions.contains(opened.session));
+        }
         (Outcome::Opened(session), true)
     }
 
@@ -116,7 +138,16 @@ impl<S: StateMachine> Replicated<S> {
     }
 
     fn owns(&self, client: &PublicKey, session: SessionId) -> bool {
-        self.clients.get(client).is_some_and(|opened| opened.session == session)
+        self.owners.get(&session).is_some_and(|owner| owner.client == *client)
+    }
+
+    /// The node of a request's client.
+    fn node_of(&self, request: &Request) -> NodeId {
+        let owner = match &request.operation {
+            Operation::Call(call, _) => self.owners.get(&call.session).filter(|owner| owner.client == request.client),
+            Operation::Open(_) => None,
+        };
+        owner.map_or_else(|| request.client.node_id(), |owner| owner.node)
     }
 
     /// All of it, as bytes.
@@ -135,10 +166,11 @@ impl<S: StateMachine> Replicated<S> {
             return Err(RestoreError::new("it is of another version"));
         }
         let operations = Wire::decode(&mut reader)?;
-        let clients = Wire::decode(&mut reader)?;
+        let clients: BTreeMap<PublicKey, Opened> = Wire::decode(&mut reader)?;
         let len = reader.take_len()?;
         let sessions = wire::from_slice(reader.take(len)?)?;
         self.state.restore(reader.remaining())?;
+        self.owners = clients.iter().map(|(client, opened)| (opened.session, Owner::new(*client))).collect();
         (self.operations, self.clients, self.sessions) = (operations, clients, sessions);
         Ok(())
     }
@@ -202,7 +234,7 @@ impl<S: StateMachine> Pbft<S> {
         }
         if !self.replicas().has_key(&request.client) {
             // Volatile: what was committed is on the disks of a quorum, and what was counted of this one is.
-            cx.send_volatile(request.client.node_id(), Message::Reply(reply));
+            cx.send_volatile(self.replicated.node_of(request), Message::Reply(reply));
         }
     }
 }

@@ -24,10 +24,10 @@ pub(super) enum Put {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pool {
     waiting: BTreeMap<RequestKey, Waiting>,
+    /// The clients with requests that wait, and some of those that had any lately.
     clients: BTreeMap<PublicKey, Client>,
-    /// The clients with requests that are in no batch, by their turn.
-    turns: BTreeMap<u64, PublicKey>,
-    turns_given: u64,
+    /// The clients with requests that are in no batch, by their turn; some may have none any more.
+    turns: VecDeque<PublicKey>,
     /// In the order in which they came.
     arrivals: BTreeMap<u64, RequestKey>,
     arrived: u64,
@@ -49,8 +49,11 @@ struct Waiting {
 struct Client {
     waiting: usize,
     unproposed: VecDeque<RequestKey>,
-    turn: Option<u64>,
+    has_turn: bool,
 }
+
+/// So many clients without requests are remembered, and as many again as there are with requests: most ask again soon.
+const IDLE_CLIENTS: usize = 64;
 
 impl Pool {
     /// What would become of a request: before its signature is looked at.
@@ -73,52 +76,40 @@ impl Pool {
     /// Takes a request that its client signed.
     pub(super) fn put(&mut self, config: &PbftConfig, request: Verified<Request>, now: Instant) -> Put {
         let request = request.into_inner();
-        let key = request.key();
         let put = self.would_put(config, &request);
         if put != Put::New {
             return put;
         }
+        let (key, len) = (request.key(), request.len());
         self.remove(&key);
+        self.forget_idle_clients();
+        let client = self.clients.entry(key.client).or_default();
+        client.waiting += 1;
+        client.offer(key, &mut self.turns);
+        self.bytes += len;
+        self.unproposed += 1;
+        self.unproposed_bytes += len;
         self.arrived += 1;
-        self.bytes += request.len();
         self.arrivals.insert(self.arrived, key);
-        self.clients.entry(key.client).or_default().waiting += 1;
-        self.waiting.insert(key, Waiting { request, arrival: self.arrived, since: now, proposed: true });
-        self.offer(key);
+        self.waiting.insert(key, Waiting { request, arrival: self.arrived, since: now, proposed: false });
         Put::New
     }
 
-    /// Lets a request be taken into a batch, behind the others of its client.
-    fn offer(&mut self, key: RequestKey) {
-        let Some(waiting) = self.waiting.get_mut(&key).filter(|waiting| waiting.proposed) else { return };
-        waiting.proposed = false;
-        self.unproposed += 1;
-        self.unproposed_bytes += waiting.request.len();
-        let client = self.clients.entry(key.client).or_default();
-        client.unproposed.push_back(key);
-        if client.turn.is_none() {
-            self.turns_given += 1;
-            client.turn = Some(self.turns_given);
-            self.turns.insert(self.turns_given, key.client);
+    fn forget_idle_clients(&mut self) {
+        if self.clients.len() > 2 * self.waiting.len() + IDLE_CLIENTS {
+            self.clients.retain(|_, client| client.waiting > 0);
+            self.turns.retain(|client| self.clients.contains_key(client));
         }
     }
 
-    /// Takes back what [`offer`](Self::offer) did.
+    /// Takes a request out of those that may be taken into a batch.
     fn withdraw(&mut self, key: &RequestKey) {
         let Some(waiting) = self.waiting.get_mut(key).filter(|waiting| !waiting.proposed) else { return };
         waiting.proposed = true;
         self.unproposed -= 1;
         self.unproposed_bytes -= waiting.request.len();
-        let Some(client) = self.clients.get_mut(&key.client) else { return };
-        if client.unproposed.front() == Some(key) {
-            client.unproposed.pop_front();
-        } else {
-            client.unproposed.retain(|other| other != key);
-        }
-        if client.unproposed.is_empty()
-            && let Some(turn) = client.turn.take()
-        {
-            self.turns.remove(&turn);
+        if let Some(client) = self.clients.get_mut(&key.client) {
+            client.withdraw(key);
         }
     }
 
@@ -129,14 +120,18 @@ impl Pool {
 
     /// It was executed, or is not wanted any more.
     pub(super) fn remove(&mut self, key: &RequestKey) {
-        self.withdraw(key);
-        let Some(waiting) = self.waiting.remove(key) else { return };
-        self.arrivals.remove(&waiting.arrival);
-        self.bytes -= waiting.request.len();
-        if let Some(client) = self.clients.get_mut(&key.client) {
+        let Some(Waiting { request, arrival, proposed, .. }) = self.waiting.remove(key) else { return };
+        self.arrivals.remove(&arrival);
+        self.bytes -= request.len();
+        let client = self.clients.get_mut(&key.client);
+        if !proposed {
+            self.unproposed -= 1;
+            self.unproposed_bytes -= request.len();
+        }
+        if let Some(client) = client {
             client.waiting -= 1;
-            if client.waiting == 0 {
-                self.clients.remove(&key.client);
+            if !proposed {
+                client.withdraw(key);
             }
         }
     }
@@ -150,34 +145,41 @@ impl Pool {
 
     /// A view begins: what was in batches of those before must be ordered again, and has all the time for it.
     pub(super) fn restart(&mut self, now: Instant) {
-        let keys: Vec<_> = self.arrivals.values().copied().collect();
-        for key in keys {
-            if let Some(waiting) = self.waiting.get_mut(&key) {
-                waiting.since = now;
+        for key in self.arrivals.values() {
+            let Some(waiting) = self.waiting.get_mut(key) else { continue };
+            waiting.since = now;
+            if std::mem::take(&mut waiting.proposed) {
+                self.unproposed += 1;
+                self.unproposed_bytes += waiting.request.len();
+                self.clients.entry(key.client).or_default().offer(*key, &mut self.turns);
             }
-            self.offer(key);
         }
     }
 
     /// Takes requests into a batch: one of each client, round and round.
     pub(super) fn take(&mut self, config: &PbftConfig) -> Vec<Request> {
-        let (mut taken, mut bytes) = (Vec::new(), 0);
+        let (mut taken, mut bytes) = (Vec::with_capacity(self.unproposed.min(config.batch_max_requests)), 0);
         while taken.len() < config.batch_max_requests
-            && let Some((turn, client)) = self.turns.first_key_value().map(|(turn, client)| (*turn, *client))
-            && let Some(key) = self.clients.get(&client).and_then(|client| client.unproposed.front().copied())
-            && let Some(request) = self.get(&key)
+            && let Some(turn) = self.turns.pop_front()
         {
-            if !taken.is_empty() && bytes + request.len() > config.batch_max_bytes {
+            let Some(client) = self.clients.get_mut(&turn) else { continue };
+            let next = client.unproposed.front().and_then(|key| self.waiting.get_mut(key));
+            let Some(waiting) = next else {
+                client.has_turn = false;
+                continue;
+            };
+            let len = waiting.request.len();
+            if !taken.is_empty() && bytes + len > config.batch_max_bytes {
+                self.turns.push_front(turn);
                 break;
             }
-            bytes += request.len();
-            taken.push(request.clone());
-            self.withdraw(&key);
-            if self.turns.remove(&turn).is_some() {
-                self.turns_given += 1;
-                self.turns.insert(self.turns_given, client);
-                self.clients.entry(client).or_default().turn = Some(self.turns_given);
-            }
+            bytes += len;
+            waiting.proposed = true;
+            taken.push(waiting.request.clone());
+            client.unproposed.pop_front();
+            self.unproposed -= 1;
+            self.unproposed_bytes -= len;
+            self.turns.push_back(turn);
         }
         taken
     }
@@ -217,6 +219,25 @@ impl Pool {
     /// How many requests wait.
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
+    }
+}
+
+impl Client {
+    /// Lets a request be taken into a batch, behind the others of its client.
+    fn offer(&mut self, key: RequestKey, turns: &mut VecDeque<PublicKey>) {
+        self.unproposed.push_back(key);
+        if !std::mem::replace(&mut self.has_turn, true) {
+            turns.push_back(key.client);
+        }
+    }
+
+    /// Takes back what [`offer`](Self::offer) did, but for the turn.
+    fn withdraw(&mut self, key: &RequestKey) {
+        if self.unproposed.front() == Some(key) {
+            self.unproposed.pop_front();
+        } else {
+            self.unproposed.retain(|other| other != key);
+        }
     }
 }
 
@@ -286,8 +307,23 @@ mod tests {
         assert_eq!(serials(&pool.take(&config)), [(1, 3), (1, 4)]);
         pool.remove(&request(1, 3).key());
         pool.remove(&request(1, 4).key());
-        assert_eq!((pool.oldest(), pool.len(), pool.bytes, pool.unproposed), (None, 0, 0, 0));
-        assert!(pool.clients.is_empty() && pool.turns.is_empty() && pool.arrivals.is_empty());
+        assert_eq!((pool.oldest(), pool.len()), (None, 0));
+        assert!(pool.clients.values().all(|client| client.waiting == 0 && client.unproposed.is_empty()));
+        assert!(pool.arrivals.is_empty() && (pool.bytes, pool.unproposed, pool.unproposed_bytes) == (0, 0, 0));
+    }
+
+    #[test]
+    fn clients_that_ask_no_more_are_forgotten_in_the_end() {
+        let (mut pool, config) = (Pool::default(), PbftConfig { max_pending_per_client: 1, ..PbftConfig::default() });
+        for client in 1..=255 {
+            put(&mut pool, &config, request(client, 1));
+            assert_eq!(put(&mut pool, &config, request(client, 2)), Put::Full);
+            pool.remove(&request(client, 1).key());
+            assert!(pool.clients.len() <= IDLE_CLIENTS + 2 && pool.turns.len() <= pool.clients.len());
+        }
+        put(&mut pool, &config, request(1, 1));
+        put(&mut pool, &config, request(2, 1));
+        assert_eq!(serials(&pool.take(&config)), [(1, 1), (2, 1)]);
     }
 
     #[test]

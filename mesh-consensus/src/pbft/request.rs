@@ -63,12 +63,12 @@ impl Wire for Operation {
 /// Names a request among all of its client's: the serial number of a command, 0 for opening a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestKey {
-    /// Whose it is.
-    pub client: PublicKey,
     /// Of which session; 0 for opening one.
     pub session: SessionId,
     /// Its serial number.
     pub serial: u64,
+    /// Whose it is. It comes last, as what is before it is compared faster and nearly always differs.
+    pub client: PublicKey,
 }
 
 /// A request of a client.
@@ -121,7 +121,7 @@ impl Request {
             Operation::Open(_) => (SessionId(0), 0),
             Operation::Call(request, _) => (request.session, request.serial),
         };
-        RequestKey { client: self.client, session, serial }
+        RequestKey { session, serial, client: self.client }
     }
 
     /// What it takes in a batch and in the queue, in bytes, roughly.
