@@ -95,6 +95,7 @@ mod pace;
 #[cfg(feature = "planted")]
 mod plant;
 mod pool;
+mod reading;
 mod record;
 mod recovery;
 mod remote;
@@ -111,7 +112,7 @@ use std::sync::Arc;
 use mesh_core::identity::{Ed25519, PublicKey, Signer};
 use mesh_core::{
     Context, Instant, Lsn, Metrics, NodeId, Protocol, RecoverError, Recovery, RequestId, SavedSnapshot, SnapshotError,
-    SnapshotId, StateMachine, wire,
+    SnapshotId, StateMachine, Wire, wire,
 };
 
 pub use authenticator::{AuthMode, Authenticator, Kind, Mac, Proof, Statement, Verified};
@@ -121,7 +122,7 @@ pub use config::{ConfigError, PbftConfig};
 pub use evidence::{EVIDENCE_MAX, Evidence, EvidenceError, Said};
 pub use message::{
     CLAIMS_MAX, Certificate, CheckpointVote, Chunk, Claim, FetchState, Join, JoinAnswer, Manifest, Message, NUMBER_MAX,
-    NewView, Outcome, PrePrepare, Reply, Status, ViewChange, Vote,
+    NewView, Outcome, PrePrepare, Read, ReadAnswer, Reply, Status, ViewChange, Vote,
 };
 #[cfg(feature = "planted")]
 pub use plant::Plant;
@@ -138,6 +139,7 @@ use meter::Meter;
 use ordering::OwnVote;
 use pace::Pace;
 use pool::Pool;
+use reading::{Answerer, WaitingRead};
 use recovery::Lives;
 use replicas::PerReplica;
 use slot::Slot;
@@ -162,6 +164,7 @@ pub struct Pbft<S: StateMachine> {
     others: Arc<[NodeId]>,
     own_key: PublicKey,
     validator: Option<Validator<S>>,
+    answerer: Option<Answerer<S>>,
     replicated: Replicated<S>,
 
     // The view.
@@ -203,6 +206,8 @@ pub struct Pbft<S: StateMachine> {
     evidence: EvidenceStore,
     peers: PerReplica<Peer>,
     strangers: Strangers,
+    readers: Strangers,
+    reads: Vec<WaitingRead>,
     sources_asked: usize,
     pool: Pool,
     pace: Pace,
@@ -244,9 +249,12 @@ impl<S: StateMachine> Pbft<S> {
             evidence: EvidenceStore::new(&replicas),
             peers: PerReplica::new(&replicas, |_| Peer::default()),
             strangers: Strangers::default(),
+            readers: Strangers::default(),
+            reads: Vec::new(),
             config,
             auth,
             validator: None,
+            answerer: None,
             replicated: Replicated::new(state),
             view: 0,
             active: true,
@@ -285,6 +293,17 @@ impl<S: StateMachine> Pbft<S> {
     #[must_use]
     pub fn with_validator(mut self, is_valid: impl Fn(&S::Command) -> bool + Send + Sync + 'static) -> Self {
         self.validator = Some(Arc::new(is_valid));
+        self
+    }
+
+    /// Answers queries of [clients](PbftClient) elsewhere, of anybody who can send to this node: without, queries
+    /// come from the handle only.
+    #[must_use]
+    pub fn with_remote_queries(mut self) -> Self
+    where
+        S: StateMachine<Query: Wire, Answer: Wire>,
+    {
+        self.answerer = Some(reading::answerer::<S>());
         self
     }
 
@@ -360,7 +379,7 @@ impl<S: StateMachine> Pbft<S> {
         self.meter.misbehaved();
         match self.replicas().index_of(peer).and_then(|replica| self.peers.get_mut(replica)) {
             Some(replica) => replica.strike(),
-            None => self.strangers.strike(peer),
+            None => self.strangers.count(peer),
         }
         let quiet = |told| cx.now().since(told) >= self.config.status_interval;
         if self.misbehaved_told.is_none_or(quiet) {
@@ -499,8 +518,10 @@ impl<S: StateMachine> Protocol for Pbft<S> {
         if is_out {
             return;
         }
-        if let Message::Request(request) = message {
-            return self.on_request(cx, from, request);
+        match message {
+            Message::Request(request) => return self.on_request(cx, from, request),
+            Message::Read(read) => return self.on_read(cx, from, read),
+            _ => {}
         }
         let Some(replica) = replica.filter(|replica| *replica != self.me()) else {
             return self.misbehaved(cx, from, "it is no other replica");
@@ -524,7 +545,7 @@ impl<S: StateMachine> Protocol for Pbft<S> {
             Message::JoinAnswer(answer) => self.on_join_answer(cx, replica, answer),
             Message::Shown(shown) => self.on_shown(cx, replica, &shown),
             // Replicas believe what they execute.
-            Message::Request(_) | Message::Reply(_) => {}
+            Message::Request(_) | Message::Reply(_) | Message::Read(_) | Message::ReadAnswer(_) => {}
         }
     }
 
@@ -572,6 +593,7 @@ impl<S: StateMachine> Protocol for Pbft<S> {
     fn on_flush(&mut self, cx: &mut Context<'_, Self>) {
         self.advance(cx);
         self.execute(cx);
+        self.answer_reads(cx);
         self.poll_client(cx);
         self.propose(cx);
         self.meter.waiting(self.pool.len());

@@ -45,7 +45,8 @@ pub enum PbftReply<O, A> {
     Proposed(Result<Executed<O>, ProposeError>),
     /// To [`PbftCommand::SetReadOnly`].
     ReadOnlySet,
-    /// To [`PbftCommand::Query`]; `None` from a client, which has no state.
+    /// To [`PbftCommand::Query`]; `None` from a client where no quorum answered alike, or it was not made to
+    /// [ask one](super::PbftClient::with_queries).
     Answered(Option<A>),
     /// To [`PbftCommand::Status`]; `None` from a client.
     Status(Option<PbftStatus>),
@@ -249,8 +250,12 @@ pub trait PbftHandle<S: StateMachine> {
     /// timeout to find out that it is one.
     fn set_read_only(&self, read_only: bool) -> impl Future<Output = Result<(), CallError>> + Send + 'static;
 
-    /// Asks the state of this replica something, as it is now: it may be behind that of others. `None` from a
-    /// client, which has no state.
+    /// Asks the state something.
+    ///
+    /// A replica answers from its own state as it is now, which may be behind that of others. A client that was made
+    /// [to do so](super::PbftClient::with_queries) believes what a quorum of replicas answers alike: then whatever was
+    /// executed before, to anybody's knowledge, is in the answer. `None` where there is no such answer in eight
+    /// tries, as may be while others change the state: propose a command then.
     fn query(&self, query: S::Query) -> impl Future<Output = Result<Option<S::Answer>, CallError>> + Send + 'static;
 
     /// Asks how things are; `None` from a client.

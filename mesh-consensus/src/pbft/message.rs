@@ -65,6 +65,10 @@ pub enum Message {
     JoinAnswer(JoinAnswer),
     /// What replicas signed, shown because some of them contradict themselves.
     Shown(Vec<Said>),
+    /// Asks the state something.
+    Read(Read),
+    /// What the state answers.
+    ReadAnswer(ReadAnswer),
 }
 
 /// The primary gives a batch its sequence number.
@@ -256,6 +260,24 @@ pub struct JoinAnswer {
     pub stable: Certificate,
 }
 
+/// Asks the state something, without ordering it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Given back with the answer.
+    pub id: u64,
+    /// The query, encoded.
+    pub query: Bytes,
+}
+
+/// What the state of a replica answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadAnswer {
+    /// As it was asked.
+    pub id: u64,
+    /// The answer, encoded.
+    pub answer: Bytes,
+}
+
 /// Asks for a piece of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FetchState {
@@ -371,6 +393,8 @@ wire_struct!(ViewChange { replica, view, stable, prepared, pre_prepared, signatu
 wire_struct!(NewView { view, view_changes, signature });
 wire_struct!(Status { view, active, executed, stable, barrier });
 wire_struct!(Join { life });
+wire_struct!(Read { id, query });
+wire_struct!(ReadAnswer { id, answer });
 wire_struct!(JoinAnswer { life, is_first, stable });
 wire_struct!(FetchState { digest, chunk });
 wire_struct!(Manifest { sequence, len, chunks });
@@ -397,6 +421,8 @@ wire_message!(Message: version VERSION {
     16 => Join(join),
     17 => JoinAnswer(answer),
     18 => Shown(shown),
+    19 => Read(read),
+    20 => ReadAnswer(answer),
 });
 
 #[cfg(test)]
@@ -454,6 +480,8 @@ mod tests {
             Message::NewView(Arc::new(NewView { view: 2, view_changes: vec![view_change()], signature })),
             Message::Status(Status { view: 2, active: false, executed: 9, stable: 8, barrier: 24 }),
             Message::Join(Join { life: 5 }),
+            Message::Read(Read { id: 3, query: Bytes::from_static(b"?") }),
+            Message::ReadAnswer(ReadAnswer { id: 3, answer: Bytes::from_static(b"!") }),
             Message::Shown(vec![Said { statement: zero.statement(Kind::Commit, 1, 9, digest), signature }]),
             Message::JoinAnswer(JoinAnswer { life: 5, is_first: true, stable: certificate(8, &[0, 1, 2]) }),
             Message::Stable(certificate(8, &[0, 1, 2])),
@@ -516,7 +544,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_refused_or_have_one_encoding(bytes: Vec<u8>, kind in 0..19u8) {
+        fn any_bytes_are_refused_or_have_one_encoding(bytes: Vec<u8>, kind in 0..21u8) {
             let bytes = [&[VERSION, kind], &bytes[..]].concat();
             if let Ok(message) = wire::from_slice::<Message>(&bytes) {
                 prop_assert_eq!(&wire::to_bytes(&message)[..], &bytes[..]);
@@ -526,7 +554,7 @@ mod tests {
 
         #[test]
         fn what_a_forger_makes_of_a_message_is_refused_or_has_one_encoding(
-            which in 0..19usize, at: prop::sample::Index, forged: Vec<u8>,
+            which in 0..21usize, at: prop::sample::Index, forged: Vec<u8>,
         ) {
             let mut bytes = wire::to_bytes(&messages()[which]).to_vec();
             let at = at.index(bytes.len() - 1) + 1;

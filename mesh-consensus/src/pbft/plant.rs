@@ -14,15 +14,18 @@ pub enum Plant {
     PreparedForgotten,
     /// A replica that lost its disk takes part at once.
     WipedSpeaks,
+    /// A read is answered from the state as it is.
+    StaleReads,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::SecondPrePrepare,
         Self::QuorumTooSmall,
         Self::CommitBeforePersist,
         Self::PreparedForgotten,
         Self::WipedSpeaks,
+        Self::StaleReads,
     ];
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::identity::Signer;
-use mesh_core::{Context, Never, NodeId, Protocol, RequestId, StateMachine, wire};
+use mesh_core::{Bytes, Context, Never, NodeId, Protocol, RequestId, StateMachine, Wire, wire};
 
 use super::client::{ClientConfig, ClientCore, Done, Recipient};
 use super::command::{Executed, PbftCommand, PbftReply, ProposeError};
 use super::config::PbftConfig;
 use super::message::Message;
+use super::reading::Reads;
 use super::replicas::ReplicaSet;
 
 /// A client of a group: it has no state, and believes what f + 1 replicas answer alike.
@@ -26,8 +27,15 @@ pub struct PbftClient<S: StateMachine> {
     proposals: BTreeMap<u64, RequestId>,
     /// It was told to take no proposals.
     read_only: bool,
+    reads: Reads,
+    queries: Option<Queries<S>>,
     next_ticket: u64,
-    state: std::marker::PhantomData<fn() -> S>,
+}
+
+/// How queries and answers are written.
+struct Queries<S: StateMachine> {
+    encode: fn(&S::Query) -> Bytes,
+    decode: fn(&Bytes) -> Option<S::Answer>,
 }
 
 impl<S: StateMachine> PbftClient<S> {
@@ -42,15 +50,28 @@ impl<S: StateMachine> PbftClient<S> {
         };
         Self {
             core: ClientCore::new(replicas.clone(), signer.clone(), client.clone(), 0),
-            replicas,
             signer,
             config: client,
             command_len_max: config.command_len_max,
             proposals: BTreeMap::new(),
             read_only: false,
+            reads: Reads::new(replicas.quorum(), retry_after),
+            queries: None,
             next_ticket: 0,
-            state: std::marker::PhantomData,
+            replicas,
         }
+    }
+
+    /// Lets the client answer [queries](super::PbftHandle::query) by what a quorum of replicas says, which must have
+    /// [remote queries](super::Pbft::with_remote_queries).
+    #[must_use]
+    pub fn with_queries(mut self) -> Self
+    where
+        S: StateMachine<Query: Wire, Answer: Wire>,
+    {
+        self.queries =
+            Some(Queries { encode: |query| wire::to_bytes(query), decode: |answer| wire::from_bytes(answer).ok() });
+        self
     }
 }
 
@@ -68,7 +89,17 @@ impl<S: StateMachine> Protocol for PbftClient<S> {
     }
 
     fn on_message(&mut self, cx: &mut Context<'_, Self>, from: NodeId, message: Message) {
-        let (Message::Reply(reply), Some(replica)) = (message, self.replicas.index_of(from)) else { return };
+        let Some(replica) = self.replicas.index_of(from) else { return };
+        let reply = match message {
+            Message::Reply(reply) => reply,
+            Message::ReadAnswer(told) => {
+                if let (Some((request, answer)), Some(queries)) = (self.reads.on_answer(replica, told), &self.queries) {
+                    cx.reply(request, PbftReply::Answered((queries.decode)(&answer)));
+                }
+                return;
+            }
+            _ => return,
+        };
         for Done { ticket, result } in self.core.on_reply(replica, reply) {
             let Some(request) = self.proposals.remove(&ticket) else { continue };
             cx.reply(request, PbftReply::Proposed(Executed::of(result)));
@@ -87,7 +118,14 @@ impl<S: StateMachine> Protocol for PbftClient<S> {
                 self.read_only = read_only;
                 return cx.reply(request, PbftReply::ReadOnlySet);
             }
-            PbftCommand::Query(_) => return cx.reply(request, PbftReply::Answered(None)),
+            PbftCommand::Query(query) => {
+                let query = self.queries.as_ref().map(|queries| (queries.encode)(&query));
+                let query = query.filter(|query| query.len() <= self.command_len_max);
+                if !query.is_some_and(|query| self.reads.ask(&self.replicas, request, query, cx.now())) {
+                    cx.reply(request, PbftReply::Answered(None));
+                }
+                return;
+            }
             PbftCommand::Status => return cx.reply(request, PbftReply::Status(None)),
             PbftCommand::Evidence => return cx.reply(request, PbftReply::Evidence(Vec::new())),
         };
@@ -114,7 +152,10 @@ impl<S: StateMachine> Protocol for PbftClient<S> {
             }
             Recipient::All => cx.broadcast(all.clone(), Message::Request(request.clone())),
         });
-        match self.core.deadline() {
+        for request in self.reads.poll(cx.now(), |read| cx.broadcast(all.clone(), Message::Read(read))) {
+            cx.reply(request, PbftReply::Answered(None));
+        }
+        match self.core.deadline().into_iter().chain(self.reads.deadline()).min() {
             Some(deadline) => cx.set_timer((), deadline.since(cx.now())),
             None => cx.cancel_timer(()),
         }

@@ -26,10 +26,10 @@ const STRIKES_MAX: u32 = 16;
 /// View changes and new views of one replica that are looked at in a tick: they take many checks.
 const VIEW_MESSAGES_MAX: u32 = 4;
 
-/// Nodes that are no replicas whose bad messages are counted by themselves. Of all others together they are.
+/// Nodes whose messages are counted by themselves. Of all others together they are.
 const STRANGERS_MAX: usize = 1024;
 
-/// Nodes that are no replicas, and sent in this tick what nobody sends that works.
+/// How often nodes did something in this tick, such as sending what nobody sends that works.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Strangers(BTreeMap<Option<NodeId>, u32>);
 
@@ -39,14 +39,19 @@ impl Strangers {
         (self.0.len() < STRANGERS_MAX || self.0.contains_key(&Some(node))).then_some(node)
     }
 
-    pub(super) fn strike(&mut self, node: NodeId) {
+    pub(super) fn count(&mut self, node: NodeId) {
         let place = self.place(node);
-        let strikes = self.0.entry(place).or_default();
-        *strikes = strikes.saturating_add(1);
+        let times = self.0.entry(place).or_default();
+        *times = times.saturating_add(1);
     }
 
+    pub(super) fn is_over(&self, node: NodeId, limit: u32) -> bool {
+        self.0.get(&self.place(node)).is_some_and(|times| *times > limit)
+    }
+
+    /// Whether a node that sends nonsense did so too often.
     pub(super) fn is_out(&self, node: NodeId) -> bool {
-        self.0.get(&self.place(node)).is_some_and(|strikes| *strikes > STRIKES_MAX)
+        self.is_over(node, STRIKES_MAX)
     }
 }
 
@@ -101,6 +106,7 @@ impl<S: StateMachine> Pbft<S> {
     pub(super) fn on_tick(&mut self, cx: &mut Context<'_, Self>) {
         cx.set_timer(super::Timer::Tick, self.config.status_interval);
         self.strangers = Strangers::default();
+        self.forget_old_reads(cx.now());
         for (_, peer) in self.peers.iter_mut() {
             (peer.served, peer.strikes, peer.view_changes) = (0, 0, 0);
         }
@@ -228,11 +234,11 @@ mod tests {
         let times = STRIKES_MAX + 1;
         for _ in 0..times {
             assert!(!strangers.is_out(NodeId(7)));
-            strangers.strike(NodeId(7));
+            strangers.count(NodeId(7));
         }
         assert!(strangers.is_out(NodeId(7)) && !strangers.is_out(NodeId(8)));
         for node in 100..10_000 {
-            strangers.strike(NodeId(node));
+            strangers.count(NodeId(node));
         }
         assert!(strangers.0.len() <= STRANGERS_MAX + 1);
         assert!(!strangers.is_out(NodeId(100)), "who came early is counted alone");

@@ -122,7 +122,7 @@ impl Group {
             let counts = counts.clone();
             sim.add_node(key(at).node_id(), move |node| {
                 let pbft = Pbft::new(config.clone(), replicas.clone(), Arc::new(key(at)), Journal::default()).unwrap();
-                let pbft = pbft.with_metrics(&counts);
+                let pbft = pbft.with_metrics(&counts).with_remote_queries();
                 match &faulty {
                     None => Node::Replica(node.host(PBFT, pbft)),
                     Some(boot) => {
@@ -156,7 +156,7 @@ impl Group {
         self.sim.add_node(id, move |node| {
             let retry_after = Duration::from_millis(400);
             let client = PbftClient::new(&config, replicas.clone(), Arc::new(key.clone()), retry_after);
-            Node::Client(node.host(PBFT, client))
+            Node::Client(node.host(PBFT, client.with_queries()))
         });
         self.clients.push(id);
         id
@@ -180,6 +180,13 @@ impl Group {
         self.lost.insert(node);
         self.sim.wipe(node);
         self.sim.restart(node);
+    }
+
+    /// Asks a client for the whole journal.
+    pub fn read(&self, client: NodeId) -> std::pin::Pin<Box<dyn Future<Output = Option<Vec<u64>>>>> {
+        let Node::Client(handle) = self.sim.handle(client) else { panic!("{client:?} is no client") };
+        let answer: std::pin::Pin<Box<dyn Future<Output = _>>> = Box::pin(handle.query(()));
+        Box::pin(async move { answer.await.unwrap() })
     }
 
     pub fn takes_part(&self, node: NodeId) -> bool {
@@ -226,6 +233,12 @@ impl Group {
     /// Whether nothing that was proposed there waits for an answer.
     pub fn is_free(&self, node: NodeId) -> bool {
         self.proposals.iter().all(|proposal| proposal.node != node || proposal.answer.is_some())
+    }
+
+    /// The commands that were answered with success.
+    pub fn answers(&self) -> Vec<u64> {
+        let done = self.proposals.iter().filter(|proposal| matches!(proposal.answer, Some((_, Ok(_)))));
+        done.map(|proposal| proposal.command).collect()
     }
 
     /// How many proposals were answered with success.

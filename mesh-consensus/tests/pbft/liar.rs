@@ -225,6 +225,17 @@ pub fn spoil_states() -> Lie {
     })
 }
 
+/// Answers reads from a state of its own.
+pub fn answer_wrongly() -> Lie {
+    Arc::new(|_, _, to, message| match message {
+        Message::ReadAnswer(mut told) => {
+            told.answer = mesh_core::wire::to_bytes(&vec![99u64]);
+            vec![(to, Message::ReadAnswer(told))]
+        }
+        other => vec![(to, other)],
+    })
+}
+
 /// Wants another primary at every turn.
 pub fn impatient() -> Lie {
     Arc::new(|forger, rng, to, message| {

@@ -10,6 +10,7 @@ mod liar;
 mod normal;
 #[cfg(feature = "planted")]
 mod planted;
+mod reads;
 mod recovery;
 mod slow;
 mod stories;

@@ -16,13 +16,14 @@ pub fn planted() -> Option<Plant> {
 
 #[test]
 fn every_planted_bug_is_found() {
-    let hunts: [(Plant, fn()); 5] = [
+    let hunts: [(Plant, fn()); 6] = [
         (Plant::SecondPrePrepare, crate::stories::one_batch_is_taken_at_a_sequence_number_in_a_view),
         (Plant::CommitBeforePersist, crate::stories::a_replica_votes_for_what_is_on_its_disk),
         (
             Plant::QuorumTooSmall,
             crate::byzantine::a_primary_that_tells_replicas_of_different_batches_forks_nothing_and_is_deposed,
         ),
+        (Plant::StaleReads, crate::reads::a_read_waits_for_what_may_have_been_executed_elsewhere),
         (Plant::WipedSpeaks, crate::recovery::two_disks_that_are_lost_one_after_the_other_take_nothing_with_them),
         (Plant::PreparedForgotten, crate::view_changes::what_was_committed_at_one_replica_only_stays),
     ];

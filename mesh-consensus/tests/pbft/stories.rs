@@ -24,7 +24,7 @@ pub fn replicas() -> ReplicaSet {
 }
 
 pub fn replica(auth: AuthMode) -> Pbft<Journal> {
-    Pbft::new(config(auth), replicas(), Arc::new(key(2)), Journal::default()).unwrap()
+    Pbft::new(config(auth), replicas(), Arc::new(key(2)), Journal::default()).unwrap().with_remote_queries()
 }
 
 impl Story {
