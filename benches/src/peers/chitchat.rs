@@ -139,7 +139,8 @@ impl Chitchats {
 
     /// Lets time pass.
     pub fn run(&mut self, time: Duration) {
-        self.runtime.block_on(tokio::time::sleep(time));
+        // A timer is of the runtime in which it is made.
+        self.runtime.block_on(async { tokio::time::sleep(time).await });
     }
 
     /// Lets time pass until `condition` holds; how long that was, or `None` where it is longer than `within`.
@@ -258,5 +259,24 @@ impl Socket for Endpoint {
     async fn recv(&mut self) -> anyhow::Result<RecvOutcome> {
         let received = self.received.recv().await;
         received.ok_or_else(|| anyhow::anyhow!("the node was taken off the network"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_nodes_find_each_other_hear_of_a_key_and_of_a_crash() {
+        let minute = Duration::from_secs(60);
+        let mut world = Chitchats::boot(1, 5, 0.05, None);
+        assert!(world.until(minute, Chitchats::all_agree).is_some());
+        assert!(world.take_bytes_per_node() > 0.0);
+        world.write(1, "key");
+        assert!(world.until(minute, |world| world.all_have(1, "key")).is_some());
+        world.crash(4);
+        assert!(!world.all_agree());
+        assert!(world.until(minute, Chitchats::all_agree).is_some());
+        assert_eq!(world.false_downs(0), 0);
     }
 }
