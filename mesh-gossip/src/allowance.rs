@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mesh_core::Instant;
 
-/// Counts what a neighbour has this node do within a second.
+/// Counts what a neighbour has this node do within a second, or another period.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Allowance {
     spent: u32,
@@ -14,11 +14,16 @@ pub(crate) struct Allowance {
 impl Allowance {
     /// Whether one more is within `per_second`.
     pub(crate) fn take(&mut self, now: Instant, per_second: u32) -> bool {
-        if now.since(self.since) >= Duration::from_secs(1) {
+        self.take_some(now, Duration::from_secs(1), 1, per_second)
+    }
+
+    /// Whether so many more are within the limit of a period.
+    pub(crate) fn take_some(&mut self, now: Instant, period: Duration, some: u32, limit: u32) -> bool {
+        if now.since(self.since) >= period {
             *self = Self { spent: 0, since: now };
         }
-        self.spent = self.spent.saturating_add(1);
-        self.spent <= per_second
+        self.spent = self.spent.saturating_add(some);
+        self.spent <= limit
     }
 }
 

@@ -46,7 +46,7 @@ use mesh_core::{Context, Counter, Instant, Metrics, Never, NodeId, PeerStatus, P
 
 pub use command::{LinkDownCause, LinkStatus, OverlayCommand, OverlayError, OverlayEvent, OverlayHandle, OverlayReply};
 pub use config::{OverlayConfig, OverlayConfigError};
-pub use message::{Beacon, Cargo, Message, Need, Peer, ROUTE_MAX, Route, SAMPLE_MAX};
+pub use message::{Beacon, Cargo, Message, Need, PADDING, Peer, ROUTE_MAX, Route, SAMPLE_MAX};
 
 use improve::Measuring;
 use island::Island;
@@ -227,7 +227,7 @@ impl Overlay {
     /// Messages that need no link.
     fn on_open_message(&mut self, cx: &mut Context<'_, Self>, from: NodeId, message: Message) -> Option<Message> {
         match message {
-            Message::Ask { zone, degree, need, newcomer } => {
+            Message::Ask { zone, degree, need, newcomer, padding: _ } => {
                 self.on_ask(cx, Peer { node: from, zone }, degree, need, newcomer);
             }
             Message::Accept { zone, degree, instead_of } => {
@@ -277,7 +277,7 @@ impl Protocol for Overlay {
     fn on_start(&mut self, cx: &mut Context<'_, Self>) {
         self.view.remove_member(cx.me());
         // Numbers begin anywhere, so that those of an earlier life are not taken for these.
-        self.island.number = cx.rng().below(1 << 32) as u32;
+        self.island.number = cx.rng().below(1 << 16) as u32;
         let first = |cx: &mut Context<'_, Self>, timer, period| {
             let delay = cx.rng().duration_between(period / 4, period);
             cx.set_timer(timer, delay);

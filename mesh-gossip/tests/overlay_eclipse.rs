@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mesh_core::{Context, Never, NodeId, Protocol, ProtocolId, RequestId};
-use mesh_gossip::overlay::{Message, Need, Overlay, OverlayConfig, Peer};
+use mesh_gossip::overlay::{Message, Need, Overlay, OverlayConfig, PADDING, Peer};
 use mesh_transport_mem::{Latency, LinkConfig, Sim, SimConfig};
 
 const OVERLAY: ProtocolId = ProtocolId(1);
@@ -56,7 +56,7 @@ impl Protocol for Colluder {
         cx.set_timer((), SECOND);
         for victim in self.victims.clone() {
             let need = *cx.rng().choose(&[Need::Urgent, Need::Required, Need::Nearer { micros: 1 }]).expect("some");
-            cx.send(victim, Message::Ask { zone: 0, degree: 0, need, newcomer: true });
+            cx.send(victim, Message::Ask { zone: 0, degree: 0, need, newcomer: true, padding: [0; PADDING] });
             cx.send(victim, Message::Alive { degree: 1 });
             let sample = self.sample();
             cx.send(victim, Message::Shuffle { origin: cx.me(), hops_left: 0, sample });

@@ -26,15 +26,14 @@ pub(super) struct Measuring {
 }
 
 impl Overlay {
-    /// The farthest link that may be swapped for a near one; others who ask may have
-    /// the guest's, or one that was chosen for being near.
+    /// The farthest link that may be swapped for a near one; others who ask may have the guest's at most.
     fn farthest(&self, for_others: bool) -> Option<(NodeId, Link, Duration)> {
         let near = self.view.links.values().filter(|link| link.near).count();
         let guest = self.view.guest().map(|(node, _)| node);
         let may_go = |node: NodeId, link: &Link| {
             !self.view.is_bridge(node)
                 && (link.near || near + 1 < self.config.degree_min)
-                && (!for_others || link.near || guest == Some(node))
+                && (!for_others || guest == Some(node))
         };
         let links = self.view.links.iter().filter(|(node, link)| may_go(**node, link));
         let measured = links.filter_map(|(node, link)| Some((*node, *link, link.round_trip?)));

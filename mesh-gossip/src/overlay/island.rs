@@ -20,6 +20,9 @@ const COMPARED: usize = 2;
 /// Of beacons lit within this time of each other, only that of the smallest origin goes on.
 const ROUND: Duration = Duration::from_secs(1);
 
+/// How long nobody who was asked for a link because of its beacons is asked so again.
+const REST_COMPARED: Duration = Duration::from_secs(60);
+
 /// What tells a node which island it is on.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Island {
@@ -134,22 +137,25 @@ impl Overlay {
     }
 
     pub(super) fn on_compare(&mut self, cx: &mut Context<'_, Self>, from: NodeId, beacons: &[Beacon]) {
+        self.view.wake(cx.now());
         if !self.island.differs(beacons) || !self.view.is_free(from) || self.bridging > cx.now() {
             return;
         }
         self.meter.islands.increment();
-        // One at a time: the next who compares knows more.
-        self.bridging = cx.now() + self.config.ping_timeout * 4;
         let zone = self.view.zone_of(from).unwrap_or(self.config.zone);
         let full = self.view.taken() >= self.view.limit(&self.config);
         let peer = Peer { node: from, zone };
         let instead_of = if full { self.victim_for(cx.now(), peer, Need::Urgent) } else { None };
-        if instead_of.is_some() {
+        if full && instead_of.is_none() {
+            return;
+        }
+        if full {
             self.settle(cx);
         }
-        if !full || instead_of.is_some() {
-            self.ask(cx, peer, Need::Urgent, instead_of, false);
-        }
+        // One at a time: the next who compares knows more. And each seldom, so that liars leave others their turn.
+        self.bridging = cx.now() + self.config.ping_timeout * 4;
+        self.view.rest(from, cx.now() + REST_COMPARED);
+        self.ask(cx, peer, Need::Urgent, instead_of, false);
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use mesh_core::{Context, Instant, NodeId};
+use mesh_core::{Context, Instant, NodeId, wire};
 
 use super::command::{LinkDownCause, OverlayEvent};
-use super::message::{Message, Need, Peer};
+use super::message::{Message, Need, PADDING, Peer};
 use super::view::{Asking, Link};
 use super::{Overlay, Timer};
 use crate::allowance::Allowance;
@@ -23,7 +23,7 @@ const SETTLED: u32 = 4;
 /// For so many times an answer is waited for a new link stays, and one that was compared with may take another's.
 const CHANCE: u32 = 4;
 /// How many others are named to somebody for whom there is no room.
-const OTHERS: usize = 4;
+const OTHERS: usize = 2;
 /// How far the news of a newcomer goes, and where on its way it is remembered.
 const WALK: u8 = 6;
 const WALK_REMEMBERED: u8 = 3;
@@ -31,8 +31,10 @@ const WALK_REMEMBERED: u8 = 3;
 const SHUFFLED: usize = 6;
 const SHUFFLE_WALK: u8 = 3;
 const SHUFFLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many nodes a neighbour may name in a period of shuffles.
+const NAMED: u32 = 24;
 /// Each so many keepalives, the round trip is measured.
-const PING_EACH: u32 = 8;
+const PING_EACH: u32 = 16;
 /// After so many rounds without any link, one must be given.
 const ROUNDS_PATIENT: u32 = 3;
 
@@ -88,7 +90,8 @@ impl Overlay {
         let chosen = chosen && self.view.is_member(to.node);
         self.view.asking.insert(to.node, Asking { zone: to.zone, at: cx.now(), instead_of, chosen });
         let newcomer = self.view.links.is_empty();
-        cx.send(to.node, Message::Ask { zone: self.config.zone, degree: self.degree(), need, newcomer });
+        let (zone, degree) = (self.config.zone, self.degree());
+        cx.send(to.node, Message::Ask { zone, degree, need, newcomer, padding: [0; PADDING] });
         cx.set_timer(Timer::AskDue(to.node), self.config.ping_timeout);
     }
 
@@ -117,6 +120,7 @@ impl Overlay {
         // Who asks each other at once has a place kept already.
         let asked = self.view.asking.get(&from.node).is_some_and(|asking| asking.instead_of.is_none());
         let chosen = self.view.asking.get(&from.node).is_some_and(|asking| asking.chosen);
+        let near = matches!(need, Need::Nearer { .. });
         let mut instead_of = None;
         if !asked && self.view.taken() >= self.view.limit(&self.config) {
             let Some(victim) = self.victim_for(cx.now(), from, need) else {
@@ -125,11 +129,16 @@ impl Overlay {
                 self.view.remember(from, passive_max, cx.rng());
                 return cx.send(from.node, Message::Refuse { others });
             };
-            instead_of = self.view.links.get(&victim).map(|link| Peer { node: victim, zone: link.zone });
+            instead_of =
+                self.view.links.get(&victim).filter(|_| near).map(|link| Peer { node: victim, zone: link.zone });
             self.give_up_guest(cx, victim);
         }
-        self.link(cx, from, degree, matches!(need, Need::Nearer { .. }), chosen);
+        self.link(cx, from, degree, near, chosen);
         cx.send(from.node, accept(self, instead_of));
+        if !near {
+            // Who swaps links has seen the beacons of this island.
+            self.show_beacon(cx, from.node);
+        }
         if newcomer {
             let walk = Message::Walk { newcomer: from, hops_left: WALK };
             let others: Vec<_> = self.view.links.keys().copied().filter(|node| *node != from.node).collect();
@@ -146,7 +155,7 @@ impl Overlay {
             Need::Spare => false,
             _ if !guest.earned => now.since(guest.since) >= self.config.ping_timeout * CHANCE,
             _ if now < self.settled && !self.invited(now, from.node) => false,
-            Need::Nearer { micros } => return self.farther_than(micros),
+            Need::Nearer { micros } => self.farther_than(micros) == Some(node),
             Need::Required => usize::from(guest.degree) > self.config.degree_min,
             Need::Urgent => true,
         };
@@ -210,6 +219,7 @@ impl Overlay {
         if let Some(link) = self.view.links.get_mut(&from.node) {
             link.measured(round_trip);
         }
+        self.show_beacon(cx, from.node);
     }
 
     pub(super) fn on_refuse(&mut self, cx: &mut Context<'_, Self>, from: NodeId, others: Vec<Peer>) {
@@ -254,6 +264,7 @@ impl Overlay {
             round_trip: None,
             near,
             floods: Allowance::default(),
+            named: Allowance::default(),
             relays: Allowance::default(),
         };
         self.view.links.insert(node, link);
@@ -261,7 +272,6 @@ impl Overlay {
         cx.set_timer(Timer::SilenceDue(node), self.config.silence());
         self.meter.links.set(self.view.links.len() as u64);
         cx.emit(OverlayEvent::LinkUp { node, zone });
-        self.show_beacon(cx, node);
     }
 
     /// There is a link no more.
@@ -377,7 +387,7 @@ impl Overlay {
             return;
         }
         let hops_left = hops_left.min(WALK);
-        if hops_left == WALK_REMEMBERED {
+        if hops_left == WALK_REMEMBERED && self.may_name(cx, from, 1) {
             self.learn(cx, vec![newcomer]);
         }
         let next = self.view.neighbour(cx.rng(), from).filter(|_| hops_left > 0);
@@ -409,9 +419,10 @@ impl Overlay {
         from: NodeId,
         origin: NodeId,
         hops_left: u8,
-        sample: Vec<Peer>,
+        mut sample: Vec<Peer>,
     ) {
-        if origin == cx.me() || !self.may_flood(cx, from) {
+        sample.truncate(SHUFFLED);
+        if origin == cx.me() || !self.may_flood(cx, from) || !self.may_name(cx, from, sample.len()) {
             return;
         }
         let next = self.view.neighbour(cx.rng(), from).filter(|next| hops_left > 0 && *next != origin);
@@ -419,9 +430,23 @@ impl Overlay {
             let hops_left = hops_left.min(SHUFFLE_WALK) - 1;
             return cx.send(next, Message::Shuffle { origin, hops_left, sample });
         }
-        // No more than what came, so that nobody is made to send much to one who did not ask.
-        let answer = self.view.sample(cx.rng(), sample.len().min(SHUFFLED), origin);
+        // Little more than what came, so that nobody is made to send much to one who did not ask.
+        let mut answer = self.view.sample(cx.rng(), sample.len(), origin);
+        while wire::to_bytes(&answer).len() > wire::to_bytes(&sample).len() * 2 {
+            answer.pop();
+        }
         cx.send(origin, Message::Shuffled { sample: answer });
         self.learn(cx, sample);
+    }
+
+    /// Whether a neighbour may name so many more nodes.
+    fn may_name(&mut self, cx: &Context<'_, Self>, from: NodeId, nodes: usize) -> bool {
+        let (now, period) = (cx.now(), self.config.shuffle);
+        let nodes = u32::try_from(nodes).unwrap_or(u32::MAX);
+        let may = self.view.links.get_mut(&from).is_some_and(|link| link.named.take_some(now, period, nodes, NAMED));
+        if !may {
+            self.meter.refused.increment();
+        }
+        may
     }
 }

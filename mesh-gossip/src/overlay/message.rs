@@ -16,6 +16,9 @@ pub const SAMPLE_MAX: usize = 16;
 /// The most nodes on a route, both ends included.
 pub const ROUTE_MAX: usize = 32;
 
+/// How many bytes an [`Ask`](Message::Ask) is filled up with, so that no answer is more than twice as long.
+pub const PADDING: usize = 10;
+
 /// A node, and where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Peer {
@@ -94,6 +97,8 @@ pub enum Message {
         need: Need,
         /// Whether others should hear of the sender.
         newcomer: bool,
+        /// Nothing: makes the question about as long as its answers.
+        padding: [u8; PADDING],
     },
     /// There is a link now.
     Accept {
@@ -101,7 +106,7 @@ pub enum Message {
         zone: u16,
         /// How many links it has.
         degree: u8,
-        /// The one whose link was given up for it.
+        /// The one whose link was given up for it, where it was asked for in exchange for another.
         instead_of: Option<Peer>,
     },
     /// There is no room.
@@ -272,7 +277,7 @@ impl Wire for Cargo {
 }
 
 wire_message!(Message: version VERSION, check Message::check {
-    0 => Ask { zone, degree, need, newcomer },
+    0 => Ask { zone, degree, need, newcomer, padding },
     1 => Accept { zone, degree, instead_of },
     2 => Refuse { others },
     3 => Unlink { leaving, instead },
@@ -311,7 +316,7 @@ mod tests {
     fn all() -> Vec<Message> {
         let (a, b) = (Peer { node: NodeId(u128::MAX), zone: 7 }, Peer { node: NodeId(2), zone: u16::MAX });
         let (beacon, route) = (Beacon { origin: a.node, number: 300 }, Route(vec![a.node, b.node, NodeId(3)]));
-        let ask = |need| Message::Ask { zone: 1, degree: 4, need, newcomer: true };
+        let ask = |need| Message::Ask { zone: 1, degree: 4, need, newcomer: true, padding: [0; PADDING] };
         let relay = |cargo| Message::Relay { at: 1, route: route.clone(), cargo };
         vec![
             ask(Need::Spare),

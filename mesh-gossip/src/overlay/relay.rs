@@ -4,7 +4,8 @@
 //! each node adds itself to the path and passes the search on once, and the destination answers along the first
 //! few paths that reach it. A message carries its whole route, so that it cannot go in circles, those on its way
 //! keep nothing for it, and one frame that comes in is one that goes out. The destination confirms it along the
-//! route. Searches and messages have random numbers, so that nobody can use one up before it is sent. What is not confirmed soon, or comes to a link that is gone, goes another way.
+//! route. What is not confirmed soon, or comes to a link that is gone, goes another way. Searches and messages have
+//! random numbers, so that nobody can use one up before it is sent.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;

@@ -1,5 +1,7 @@
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use mesh_core::frame::FRAME_OVERHEAD;
 use mesh_core::harness::Harness;
 use mesh_core::{Bytes, NodeId, PeerStatus};
 
@@ -10,7 +12,7 @@ const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
 fn ask(need: Need) -> Message {
-    Message::Ask { zone: 0, degree: 4, need, newcomer: false }
+    Message::Ask { zone: 0, degree: 4, need, newcomer: false, padding: [0; PADDING] }
 }
 
 /// A node with links to the nodes 2 to `count + 1`, each of which has four, of the time when it began.
@@ -56,7 +58,7 @@ fn a_full_node_refuses_and_names_others_and_gives_a_link_to_who_needs_one() {
     node.sent();
     node.receive(NodeId(9), ask(Need::Spare));
     let sent = node.sent();
-    assert!(matches!(&sent[..], [(NodeId(9), Message::Refuse { others })] if others.len() == 4), "{sent:?}");
+    assert!(matches!(&sent[..], [(NodeId(9), Message::Refuse { others })] if others.len() == 2), "{sent:?}");
     // The latest neighbour says that it has five links: it can spare one.
     node.receive(NodeId(6), Message::Alive { degree: 5 });
     node.receive(NodeId(9), ask(Need::Required));
@@ -419,7 +421,7 @@ fn s12_a_neighbour_that_names_many_ways_replaces_none_over_others() {
 #[test]
 fn s15_who_takes_links_and_gives_them_up_in_turn_gets_few() {
     let mut node = with_links(3);
-    let newcomer = Message::Ask { zone: 0, degree: 0, need: Need::Urgent, newcomer: true };
+    let newcomer = Message::Ask { zone: 0, degree: 0, need: Need::Urgent, newcomer: true, padding: [0; PADDING] };
     for _ in 0..1_000 {
         node.receive(NodeId(9), newcomer.clone());
         node.receive(NodeId(9), Message::Unlink { leaving: false, instead: None });
@@ -436,7 +438,7 @@ fn s15_who_takes_links_and_gives_them_up_in_turn_gets_few() {
 fn s15_nobody_answers_a_question_before_it_came() {
     let mut node = with_links(1);
     let mut numbers = Vec::new();
-    for _ in 0..40 {
+    for _ in 0..80 {
         node.pass(SECOND);
         node.receive(NodeId(2), Message::Alive { degree: 4 });
         // It guesses the next, and would be near.
@@ -448,4 +450,145 @@ fn s15_nobody_answers_a_question_before_it_came() {
     }
     assert!(numbers.len() >= 2);
     assert!(node.protocol.links().all(|link| link.round_trip.is_none()));
+}
+
+// What others can have a node do.
+
+/// Node ids that take as many bytes as any.
+fn wide(number: u128) -> NodeId {
+    NodeId(u128::MAX - number)
+}
+
+/// A node in a zone with a long number, that knows of many others like that and has links with so many of them.
+fn with_wide_links(count: u128) -> Harness<Overlay> {
+    let config = OverlayConfig { full_mesh: 2, zone: u16::MAX, ..OverlayConfig::default() };
+    let mut node = Harness::new(ME, Overlay::new(config).unwrap());
+    let named: Vec<_> = (50..62).map(|number| Peer { node: wide(number), zone: u16::MAX }).collect();
+    for number in 0..count {
+        let ask = Message::Ask { zone: u16::MAX, degree: 5, need: Need::Spare, newcomer: false, padding: [0; PADDING] };
+        node.receive(wide(number), ask);
+        node.receive(wide(number), Message::Beacon(Beacon { origin: wide(99), number: u32::MAX }));
+    }
+    named.chunks(6).for_each(|sample| {
+        node.receive(wide(0), Message::Shuffle { origin: wide(0), hops_left: 0, sample: sample.to_vec() });
+    });
+    // Round trips, so that there is a farthest.
+    for _ in 0..20 {
+        node.pass(SECOND);
+        for (to, message) in node.sent() {
+            if let Message::Ping { number } = message {
+                node.pass(MS);
+                node.receive(to, Message::Pong { number, degree: 5 });
+            }
+        }
+        (0..count).for_each(|number| node.receive(wide(number), Message::Alive { degree: 5 }));
+    }
+    node.sent();
+    node
+}
+
+#[test]
+fn s15_answers_are_at_most_twice_as_long_as_what_they_answer() {
+    let len = |message: &Message| mesh_core::wire::to_bytes(message).len() + FRAME_OVERHEAD;
+    let (near, stranger, neighbour) = (Need::Nearer { micros: 1 }, NodeId(9), wide(0));
+    let ask = |need| Message::Ask { zone: 0, degree: 5, need, newcomer: true, padding: [0; PADDING] };
+    let small = Peer { node: NodeId(8), zone: 0 };
+    let find = Message::Find { number: 1, target: ME, path: Route(vec![neighbour]) };
+    let relay = |nodes: &[NodeId]| Message::Relay { at: 1, route: Route(nodes.to_vec()), cargo: payload(1) };
+    let questions = [
+        (stranger, ask(Need::Spare)),
+        (stranger, ask(Need::Required)),
+        (stranger, ask(Need::Urgent)),
+        (stranger, ask(near)),
+        (neighbour, ask(Need::Spare)),
+        (stranger, Message::Accept { zone: 0, degree: 1, instead_of: None }),
+        (stranger, Message::Alive { degree: 1 }),
+        (stranger, Message::Ping { number: 1 }),
+        (stranger, Message::Compare { beacons: vec![Beacon { origin: NodeId(9), number: 1 }] }),
+        (neighbour, Message::Shuffle { origin: stranger, hops_left: 0, sample: vec![small; 6] }),
+        (neighbour, Message::Walk { newcomer: small, hops_left: 0 }),
+        (neighbour, Message::Unlink { leaving: false, instead: Some(small) }),
+        (neighbour, Message::Beacon(Beacon { origin: NodeId(9), number: 1 })),
+        (neighbour, find),
+        (neighbour, relay(&[neighbour, ME])),
+        (neighbour, relay(&[neighbour, ME, NodeId(7)])),
+    ];
+    let mut kinds = BTreeSet::new();
+    for links in [4, 5] {
+        for (from, question) in &questions {
+            let mut node = with_wide_links(links);
+            node.receive(*from, question.clone());
+            let mut answers = BTreeMap::<NodeId, usize>::new();
+            for (to, message) in node.sent() {
+                *answers.entry(to).or_default() += len(&message);
+                kinds.insert(mesh_core::wire::to_bytes(&message)[1]);
+            }
+            let most = answers.values().copied().max().unwrap_or(0);
+            assert!(most <= 2 * len(question), "{most} to {}: {question:?}", len(question));
+        }
+    }
+    // All that answers: Ask, Accept, Refuse, Unlink, Pong, Shuffled, Beacon and Relay.
+    assert!([0, 1, 2, 3, 6, 9, 10, 13].iter().all(|kind| kinds.contains(kind)), "{kinds:?}");
+}
+
+#[test]
+fn s15_a_neighbour_names_few_nodes_in_a_minute() {
+    let mut node = with_links(3);
+    let mut answers = 0;
+    for round in 0..100_u128 {
+        let sample = (0..6).map(|at| Peer { node: NodeId(1_000 + round * 6 + at), zone: 0 }).collect();
+        node.receive(NodeId(2), Message::Shuffle { origin: NodeId(77), hops_left: 0, sample });
+        let newcomer = Peer { node: NodeId(10_000 + round), zone: 0 };
+        node.receive(NodeId(2), Message::Walk { newcomer, hops_left: 3 });
+        answers += node.sent().iter().filter(|(_, message)| matches!(message, Message::Shuffled { .. })).count();
+    }
+    assert!(node.protocol.passive().len() <= 24, "{}", node.protocol.passive().len());
+    assert!((1..=4).contains(&answers), "{answers}");
+    // Others may go on, and so may it later.
+    let named = |node: &mut Harness<Overlay>, from: u128, peer: u128| {
+        let sample = vec![Peer { node: NodeId(peer), zone: 0 }; 16];
+        node.receive(NodeId(from), Message::Shuffle { origin: NodeId(77), hops_left: 0, sample });
+        node.protocol.passive().iter().any(|known| known.node == NodeId(peer))
+    };
+    assert!(!named(&mut node, 2, 500) && named(&mut node, 3, 501));
+    for number in 0..5 {
+        keep(&mut node, 13, 4);
+        shine(&mut node, number, &[2, 3, 4]);
+    }
+    assert!(named(&mut node, 2, 502));
+}
+
+#[test]
+fn s8_liars_who_compare_beacons_leave_others_their_turn() {
+    let mut node = with_links(3);
+    shine(&mut node, 1, &[2, 3, 4]);
+    node.sent();
+    let compares = |node: &mut Harness<Overlay>, from: u128| {
+        let beacons = vec![Beacon { origin: NodeId(from), number: 1 }];
+        node.receive(NodeId(from), Message::Compare { beacons });
+        let asked = |(to, message): &(NodeId, Message)| *to == NodeId(from) && matches!(message, Message::Ask { .. });
+        node.sent().iter().any(asked)
+    };
+    let refuse =
+        |node: &mut Harness<Overlay>, from: u128| node.receive(NodeId(from), Message::Refuse { others: vec![] });
+    // One at a time, and the same one again after a minute, whatever it answered.
+    assert!(compares(&mut node, 66) && !compares(&mut node, 50));
+    refuse(&mut node, 66);
+    keep(&mut node, 3, 4);
+    assert!(!compares(&mut node, 66) && compares(&mut node, 50));
+    refuse(&mut node, 50);
+    keep(&mut node, 60, 4);
+    assert!(compares(&mut node, 66));
+    refuse(&mut node, 66);
+    // Where there is no place for it, it takes nobody's turn.
+    let mut node = with_links(5);
+    shine(&mut node, 1, &[2, 3, 4, 5, 6]);
+    keep(&mut node, 1, 4);
+    node.receive(NodeId(9), ask(Need::Urgent));
+    shine(&mut node, 1, &[9]);
+    keep(&mut node, 2, 4);
+    assert!(!compares(&mut node, 66));
+    node.command(OverlayCommand::RemovePeer(NodeId(2)));
+    node.sent();
+    assert!(compares(&mut node, 50));
 }

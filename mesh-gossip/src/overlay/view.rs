@@ -38,6 +38,8 @@ pub(super) struct Link {
     /// Whether it was chosen for being near.
     pub(super) near: bool,
     pub(super) floods: Allowance,
+    /// How many nodes it named.
+    pub(super) named: Allowance,
     pub(super) relays: Allowance,
 }
 
@@ -146,7 +148,8 @@ impl View {
 
     /// Leaves a node alone until a time.
     pub(super) fn rest(&mut self, node: NodeId, until: Instant) {
-        if !self.resting.iter().any(|resting| resting.node == node && resting.barred) {
+        let longer = |resting: &Resting| resting.node == node && (resting.barred || resting.until > until);
+        if !self.resting.iter().any(longer) {
             self.push_resting(Resting { node, until, barred: false });
         }
     }
@@ -157,6 +160,11 @@ impl View {
         if !self.resting.iter().any(longer) {
             self.push_resting(Resting { node, until, barred: true });
         }
+    }
+
+    /// Forgets those who were left alone for long enough.
+    pub(super) fn wake(&mut self, now: Instant) {
+        self.resting.retain(|resting| resting.until > now);
     }
 
     fn push_resting(&mut self, resting: Resting) {
@@ -244,7 +252,7 @@ impl View {
     /// Somebody to ask for a link: one that the application named; where those are fewer than would be remembered,
     /// as often one heard of.
     pub(super) fn candidate(&mut self, now: Instant, passive_max: usize, rng: &mut Rng64) -> Option<Peer> {
-        self.resting.retain(|resting| resting.until > now);
+        self.wake(now);
         let far = self.wants_far();
         let wanted = |peer: &Peer| self.is_free(peer.node) && (!far || self.is_far(peer.zone));
         let heard_of: Vec<_> = self.passive.iter().filter(|peer| wanted(peer)).copied().collect();
