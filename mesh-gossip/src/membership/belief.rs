@@ -13,23 +13,22 @@ use super::meter::Count;
 use super::table::{Entry, Told};
 use super::{Cx, Membership, MembershipEvent, Status, member_of, seconds};
 
-/// No member of whom nothing is known has a higher incarnation, and none gets there at once: there is room
-/// above for it to refute what is made up.
-const FIRST_INCARNATION_MAX: u64 = 1 << 48;
+/// No higher incarnation of a member is believed as others tell it. There is room above for the member itself
+/// to refute what is made up.
+const TOLD_INCARNATION_MAX: u64 = 1 << 48;
 
 /// By so much an incarnation may rise at once, as others tell. A node raises its own by one, a few times a
 /// second at most.
 const INCARNATION_JUMP_MAX: u64 = 1 << 20;
 
-/// The highest incarnation that is believed after `known`.
-const fn highest_after(known: u64) -> u64 {
-    known.saturating_add(INCARNATION_JUMP_MAX)
-}
+/// A node rises above what others say of it up to here, for it may have restarted and lost count. What is
+/// higher is made up; and there is room above for all the suspicions that it may have to refute one by one.
+const OWN_INCARNATION_MAX: u64 = 1 << 62;
 
-/// The same where it is about a node that may have lost count: it restarted, or was lied to, and raised its
-/// own over what was made up.
-fn highest_at_first(known: u64) -> u64 {
-    highest_after(known).max(FIRST_INCARNATION_MAX)
+/// The highest incarnation that is believed after `known`, as others tell it. What a member says of itself has
+/// no such limit: it may have been lied to.
+fn highest_after(known: u64) -> u64 {
+    known.saturating_add(INCARNATION_JUMP_MAX).min(TOLD_INCARNATION_MAX).max(known)
 }
 
 impl Membership {
@@ -39,12 +38,8 @@ impl Membership {
             return self.on_claim_about_me(cx, from, incarnation, claim);
         }
         let known = self.table.get(node);
-        let highest = match known {
-            Some(entry) if from != node => highest_after(entry.incarnation),
-            Some(entry) => highest_at_first(entry.incarnation),
-            None => FIRST_INCARNATION_MAX,
-        };
-        if incarnation > highest {
+        let highest = known.map_or(TOLD_INCARNATION_MAX, |entry| highest_after(entry.incarnation));
+        if from != node && incarnation > highest {
             self.meter.count(Count::UpdatesRefused);
             return;
         }
@@ -201,7 +196,7 @@ impl Membership {
         {
             return;
         }
-        if incarnation >= highest_at_first(self.incarnation) {
+        if incarnation > self.incarnation && incarnation >= OWN_INCARNATION_MAX {
             return self.meter.count(Count::UpdatesRefused);
         }
         if matches!(claim, Claim::Suspect(_) | Claim::Down(_)) && from != self.me {
@@ -213,7 +208,7 @@ impl Membership {
             // Who was thought to be down or gone may have been forgotten.
             _ => !matches!(claim, Claim::Suspect(_)),
         };
-        self.raise(cx, incarnation + 1, profile_is_doubted);
+        self.raise(cx, incarnation.saturating_add(1), profile_is_doubted);
     }
 
     /// Whether this is what the node says of itself.

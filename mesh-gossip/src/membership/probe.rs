@@ -2,10 +2,11 @@
 //!
 //! A ping that is not answered at once is repeated, every quarter of the timeout until the period ends, and
 //! after the timeout some others are asked to ping as well: where packets are lost, eight in a row rarely are.
-//! Only the first ping brings news, so that repeating it costs little. A node whose probes fail, or whose helpers are silent too, may be the one with the trouble: its probes become
-//! slower, up to a limit, until they succeed again.
+//! Only the first ping brings news, so that repeating it costs little. A node whose probes fail, or whose helpers
+//! are silent too, may be the one with the trouble: its probes become slower, up to a limit, until they succeed
+//! again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use mesh_core::{Instant, NodeId};
@@ -27,9 +28,9 @@ pub(super) struct Probe {
     seq: u16,
     /// How often it was found unanswered.
     step: u32,
-    /// Who was asked to ping in this node's place, and how many of them have said that it was in vain.
+    /// Who was asked to ping in this node's place, and which of them have said that it was in vain.
     helpers: Vec<NodeId>,
-    nacks: usize,
+    nacks: BTreeSet<NodeId>,
 }
 
 /// Pings in place of others.
@@ -80,7 +81,7 @@ impl Membership {
         self.set_probe_timer(cx, self.config.probe_period * self.slowness());
         let Some(target) = self.table.next_to_probe(cx.rng()) else { return };
         let seq = self.next_seq();
-        self.probe = Some(Probe { target, seq, step: 0, helpers: Vec::new(), nacks: 0 });
+        self.probe = Some(Probe { target, seq, step: 0, helpers: Vec::new(), nacks: BTreeSet::new() });
         self.ping(cx, target, seq, true);
         self.await_answer(cx);
     }
@@ -124,7 +125,7 @@ impl Membership {
     fn on_probe_failed(&mut self, cx: &mut Cx<'_>, probe: &Probe) {
         cx.cancel_timer(Timer::Unanswered);
         self.meter.count(Count::ProbesFailed);
-        let silent = probe.helpers.len().saturating_sub(probe.nacks);
+        let silent = probe.helpers.len().saturating_sub(probe.nacks.len());
         let blame = if probe.helpers.is_empty() { 1 } else { silent };
         self.health = (self.health + blame.min(255) as u8).min(self.config.health_max);
         if self.table.get(probe.target).is_some_and(|entry| entry.status.is_live()) {
@@ -209,7 +210,7 @@ impl Membership {
             && probe.seq == nack.seq
             && probe.helpers.contains(&from)
         {
-            probe.nacks += 1;
+            probe.nacks.insert(from);
         }
     }
 }

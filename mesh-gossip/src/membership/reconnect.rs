@@ -113,3 +113,18 @@ impl Membership {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_kept_and_who_is_recalled_is_forgotten_once_it_is_heard_of() {
+        let (seed, member) = (NodeId(1), NodeId(2));
+        let mut reconnect = Reconnect::default();
+        reconnect.add_seed(seed);
+        [seed, member].into_iter().for_each(|node| reconnect.recall(node));
+        [seed, member].into_iter().for_each(|node| reconnect.heard_of(node));
+        assert_eq!(reconnect.seeds.iter().map(|seed| seed.node).collect::<Vec<_>>(), [seed]);
+    }
+}

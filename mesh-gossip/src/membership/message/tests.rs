@@ -139,3 +139,13 @@ fn a_count_that_is_made_up_allocates_nothing() {
         assert!(wire::from_slice::<Message>(&bytes).is_err());
     }
 }
+
+#[test]
+fn marks_are_distinct() {
+    let mut marks = Marks::default();
+    assert!(marks.add(7) && !marks.add(7) && marks.add(8));
+    assert_eq!(marks.as_slice(), [7, 8]);
+    let bytes = |marks: [u32; 2]| [vec![2], marks.map(u32::to_le_bytes).concat()].concat();
+    assert_eq!(wire::from_slice(&bytes([7, 8])), Ok(marks));
+    assert!(wire::from_slice::<Marks>(&bytes([7, 7])).is_err());
+}

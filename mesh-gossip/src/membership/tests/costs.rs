@@ -1,0 +1,224 @@
+//! What others can cost a node, and what they can make it do to others.
+
+use super::digest::{BUCKETS, bucket_of};
+use super::message::Entries;
+use super::*;
+
+fn len(message: &Message) -> usize {
+    mesh_core::wire::to_bytes(message).len() + FRAME_OVERHEAD
+}
+
+fn ping(digest: u64) -> Message {
+    Message(Kind::Ping(Ping { seq: 1, digest, updates: Vec::new() }))
+}
+
+fn sync(sums: digest::Sums, wants: Vec<NodeId>, updates: Vec<Update>) -> Message {
+    Message(Kind::Sync(Box::new(Sync { sums, wants, updates })))
+}
+
+fn entries(more: bool, updates: Vec<Update>) -> Message {
+    Message(Kind::Entries(Box::new(Entries { more, covered: [0xff; BUCKETS / 8], updates })))
+}
+
+fn is_alive(node: NodeId) -> Update {
+    Update { node, incarnation: 0, claim: Claim::Alive(profile(0)) }
+}
+
+/// A node that knows A and two thousand more.
+fn with_many() -> Harness<Membership> {
+    let mut node = node();
+    node.receive(A, alive(A, 0));
+    (10..2_010).for_each(|other| node.receive(A, alive(NodeId(u128::MAX - other), 0)));
+    node.sent();
+    node
+}
+
+/// What the node asks when it finds that A knows something else.
+fn asks_a(node: &mut Harness<Membership>) -> Box<Sync> {
+    node.pass(Duration::from_secs(20));
+    node.sent();
+    node.receive(A, ping(1));
+    let asked = node.sent().into_iter().find_map(|(to, message)| match message.0 {
+        Kind::Sync(sync) if to == A => Some(sync),
+        _ => None,
+    });
+    asked.expect("it compares")
+}
+
+fn gossip_to_a(node: &mut Harness<Membership>) -> Vec<Message> {
+    let to_a = |(to, message): (NodeId, Message)| (to == A && matches!(message.0, Kind::Gossip(_))).then_some(message);
+    node.sent().into_iter().filter_map(to_a).collect()
+}
+
+#[test]
+fn who_comes_back_finds_no_room_where_there_is_none() {
+    let config = MembershipConfig { max_members: 2, ..MembershipConfig::lan() };
+    let mut node = Harness::new(ME, Membership::new(config).unwrap());
+    [A, B].into_iter().for_each(|other| node.receive(other, alive(other, 0)));
+    node.receive(A, says(A, 0, Claim::Left(0)));
+    node.receive(C, alive(C, 0));
+    node.receive(A, alive(A, 1));
+    assert_eq!((node.protocol.live(), status(&node, A)), (2, Some(Status::Left)));
+}
+
+#[test]
+fn pings_in_place_of_others_are_limited_and_only_members_are_pinged() {
+    let mut node = with_three();
+    let request = |target| Message(Kind::PingReq(PingReq { seq: 9, target, updates: Vec::new() }));
+    node.receive(A, request(NodeId(99)));
+    assert_eq!(node.sent(), [(A, Message(Kind::Nack(Nack { seq: 9 })))]);
+    (0..1_000).for_each(|_| node.receive(A, request(B)));
+    assert_eq!(pings(&node.sent(), B), 1_000);
+    node.pass(Duration::from_millis(400));
+    let nacks = node.sent().into_iter().filter(|(_, message)| matches!(message.0, Kind::Nack(_)));
+    assert_eq!(nacks.count(), 256);
+}
+
+#[test]
+fn news_are_limited_however_often_members_assert_themselves() {
+    let mut node = node();
+    for incarnation in 0..100 {
+        for other in 10..210 {
+            node.receive(NodeId(other), alive(NodeId(other), incarnation));
+        }
+        node.pass(Duration::from_millis(200));
+        assert!(node.protocol.status().news <= 4 * (200 + 16) + 1);
+    }
+}
+
+#[test]
+fn what_is_compared_fits_a_packet_and_is_told_whole_where_it_says_so() {
+    let mut node = with_many();
+    let long = Profile { metadata: vec![7; METADATA_LEN_MAX].into(), ..Profile::default() };
+    let claims = (0..2).map(|at| Update {
+        node: NodeId(5 + at),
+        incarnation: 0,
+        claim: Claim::Alive(EncodedProfile::of(&long)),
+    });
+    node.receive(B, sync([0; BUCKETS], Vec::new(), claims.collect()));
+    let (answer, entries) = node
+        .sent()
+        .into_iter()
+        .find_map(|(_, message)| match message.0.clone() {
+            Kind::Entries(entries) => Some((message, entries)),
+            _ => None,
+        })
+        .unwrap();
+    assert!((1_000..=MembershipConfig::lan().packet_len_max).contains(&len(&answer)), "{}", len(&answer));
+    assert!(entries.more);
+    let (mut told, mut covered) = (0, 0);
+    for bucket in (0..BUCKETS).filter(|bucket| entries.covered[bucket / 8] & 1 << (bucket % 8) != 0) {
+        covered += 1;
+        for entry in node.protocol.table.iter().filter(|entry| bucket_of(entry.node) == bucket) {
+            assert!(entries.updates.iter().any(|update| update.node == entry.node));
+            told += 1;
+        }
+    }
+    assert!(covered >= 2 && told >= 10, "{told} in {covered}");
+}
+
+#[test]
+fn few_profiles_are_asked_for_and_told_at_once() {
+    let mut node = with_many();
+    let sums = asks_a(&mut node).sums;
+    for other in 0..50 {
+        node.receive(B, says(NodeId(500_000 + other), 0, Claim::Refuted(1)));
+    }
+    assert_eq!(asks_a(&mut node).wants.len(), 8);
+    let known: Vec<_> = (10..110).map(|other| NodeId(u128::MAX - other)).collect();
+    let answers = |node: &mut Harness<Membership>, question| {
+        node.receive(B, question);
+        let told = node.sent().into_iter().find_map(|(_, message)| match message.0 {
+            Kind::Entries(entries) => Some(entries.updates),
+            _ => None,
+        });
+        told.unwrap()
+    };
+    let told = answers(&mut node, sync(sums, known.clone(), Vec::new()));
+    assert_eq!(told.iter().filter(|update| known.contains(&update.node)).count(), 8);
+}
+
+#[test]
+fn a_question_fits_a_packet_however_much_there_is_to_ask() {
+    let long =
+        Profile { address: vec![1; ADDRESS_LEN_MAX].into(), metadata: vec![7; METADATA_LEN_MAX].into(), zone: 9 };
+    let membership = Membership::new(MembershipConfig::lan()).unwrap().profile(&long).unwrap();
+    let mut node = Harness::new(ME, membership);
+    node.receive(A, alive(A, 0));
+    (0..8).for_each(|other| node.receive(A, says(NodeId(u128::MAX - other), 0, Claim::Refuted(1))));
+    let asked = Message(Kind::Sync(asks_a(&mut node)));
+    assert!(len(&asked) <= MembershipConfig::lan().packet_len_max, "{}", len(&asked));
+}
+
+#[test]
+fn comparing_in_vain_becomes_rare() {
+    let mut node = with_three();
+    let mut asked = 0;
+    for _ in 0..120 {
+        node.pass(Duration::from_millis(500));
+        node.receive(A, ping(1));
+        let sent = node.sent();
+        for (to, message) in sent {
+            if let (A, Kind::Ping(Ping { seq, .. })) = (to, &message.0) {
+                node.receive(A, Message(Kind::Ack(Ack { seq: *seq, digest: 1, updates: Vec::new() })));
+            }
+            asked += usize::from(to == A && matches!(message.0, Kind::Sync(_)));
+        }
+    }
+    assert!((4..=10).contains(&asked), "{asked} in a minute");
+}
+
+#[test]
+fn what_the_other_lacks_is_sent_back_within_twice_what_it_told() {
+    let mut node = with_many();
+    let told: Vec<_> = (0..20).map(|other| is_alive(NodeId(700_000 + other))).collect();
+    for (told, limits) in [(told, 400..=2_000), (Vec::new(), 0..=100)] {
+        asks_a(&mut node);
+        let answer = entries(false, told);
+        node.receive(A, answer.clone());
+        let back: usize = gossip_to_a(&mut node).iter().map(len).sum();
+        assert!(limits.contains(&back) && back <= 2 * len(&answer), "{back}");
+    }
+}
+
+#[test]
+fn what_nobody_asked_for_is_not_answered_and_makes_nobody_ask() {
+    let told = || vec![is_alive(NodeId(700_000)), is_alive(A)];
+    let syncs = |node: &mut Harness<Membership>| {
+        node.pass(Duration::from_millis(300));
+        node.sent().into_iter().filter(|(_, message)| matches!(message.0, Kind::Sync(_))).count()
+    };
+    let mut node = with_three();
+    node.receive(A, entries(true, told()));
+    assert_eq!(gossip_to_a(&mut node), []);
+    assert_eq!(syncs(&mut node), 0);
+    let mut node = with_three();
+    node.receive(A, ping(1));
+    node.sent();
+    node.receive(A, entries(true, told()));
+    assert_ne!(gossip_to_a(&mut node), []);
+    assert_eq!(syncs(&mut node), 1, "there is more");
+}
+
+#[test]
+fn who_is_forgotten_is_told_to_nobody() {
+    let config = MembershipConfig { tombstone_time: Duration::from_secs(100), ..MembershipConfig::lan() };
+    let mut node = Harness::new(ME, Membership::new(config).unwrap());
+    node.receive(A, alive(A, 5));
+    node.receive(A, says(A, 5, Claim::Left(0)));
+    let told = |node: &mut Harness<Membership>| {
+        node.receive(B, sync([0; BUCKETS], vec![A], Vec::new()));
+        let of_a = |(_, message): (NodeId, Message)| matches!(message.0, Kind::Entries(entries) if entries.updates.iter().any(|update| update.node == A));
+        node.sent().into_iter().any(of_a)
+    };
+    assert!(told(&mut node));
+    node.pass(Duration::from_secs(102));
+    assert!(node.protocol.incarnation_of(A).is_some() && !told(&mut node));
+}
+
+#[test]
+fn many_seeds_are_named_and_some_are_remembered() {
+    let mut node = node();
+    node.command(MembershipCommand::Join { seeds: (100..1_100).map(NodeId).collect() });
+    assert_eq!(node.sent().len(), 256);
+}
