@@ -17,7 +17,11 @@
 //! that is cut off itself declares nobody failed, and a broken link between two nodes does not cost either.
 //!
 //! A node that was stopped for a while (a suspended machine, a driver that did not run) notices it by its own
-//! timer being late, and does not hold that time against its peers.
+//! timer being late, at whatever it sees first, and does not hold that time against its peers.
+//!
+//! Observers are believed: the transport vouches for who speaks, and each counts once. One that lies can keep a
+//! dead peer [`Unreachable`](Level::Unreachable), and it takes a quorum of them to have one declared failed that
+//! this node does not hear; one that this node hears is never failed here.
 //!
 //! For thousands of nodes there is the SWIM membership of this crate, which costs each node the same however
 //! many there are; here a node sends N-1 heartbeats an interval.
@@ -198,12 +202,34 @@ impl Heartbeat {
         }
     }
 
-    fn on_beat_due(&mut self, cx: &mut Context<'_, Self>) {
-        // A timer that is late by that much means that nothing ran here, so nothing could be heard either.
+    /// A heartbeat that is due for that long means that nothing ran here: so nothing could be heard, and what
+    /// was asked could not be answered.
+    fn notice_pause(&mut self, cx: &mut Context<'_, Self>) {
         let late = cx.now().since(self.beat_due);
-        if late >= self.config.interval {
-            self.peers.values_mut().for_each(|peer| peer.detector.excuse(late));
+        if late < self.config.interval {
+            return;
         }
+        self.beat_due = cx.now();
+        for (node, peer) in &mut self.peers {
+            peer.detector.excuse(late);
+            if matches!(peer.level, Level::Unreachable | Level::Suspected) {
+                cx.set_timer(Timer::ConfirmDue(*node), self.config.confirm_timeout);
+            }
+        }
+    }
+
+    /// A peer is heard of, by this node or by another one.
+    fn end_suspicion(&mut self, cx: &mut Context<'_, Self>, node: NodeId, level: Level, silent_since: Option<Instant>) {
+        let was_failed = self.level(node) == Some(Level::Failed);
+        self.set_level(cx, node, level);
+        if was_failed {
+            let silent_for = cx.now().since(silent_since.unwrap_or_else(|| cx.now()));
+            self.meter.recoveries.increment();
+            cx.emit(HeartbeatEvent::Recovered { peer: node, silent_for });
+        }
+    }
+
+    fn on_beat_due(&mut self, cx: &mut Context<'_, Self>) {
         self.send_beat(cx);
         self.beat_due = cx.now() + self.config.interval;
         cx.set_timer(Timer::BeatDue, self.config.interval);
@@ -217,31 +243,21 @@ impl Heartbeat {
 
     fn on_beat(&mut self, cx: &mut Context<'_, Self>, from: NodeId, beat: Beat) {
         let Some(peer) = self.peers.get_mut(&from) else { return self.meter.strangers.increment() };
-        let (before, silent_since) = (peer.level, peer.detector.last());
+        let silent_since = peer.detector.last();
         if !peer.heard(beat, cx.now()) {
             return;
         }
         cx.cancel_timer(Timer::ConfirmDue(from));
-        self.set_level(cx, from, Level::Alive);
-        if before == Level::Failed {
-            let silent_for = cx.now().since(silent_since.unwrap_or_else(|| cx.now()));
-            self.meter.recoveries.increment();
-            cx.emit(HeartbeatEvent::Recovered { peer: from, silent_for });
-        }
+        self.end_suspicion(cx, from, Level::Alive, silent_since);
         self.watch(cx, from);
     }
 
     fn on_level_due(&mut self, cx: &mut Context<'_, Self>, node: NodeId) {
-        let late = cx.now().since(self.beat_due);
         let Some(peer) = self.peers.get(&node) else { return };
-        let suspect = cx.now() >= self.suspect_at(peer);
         if peer.level >= Level::Unreachable {
             return;
         }
-        if late >= self.config.interval {
-            // It was this node that stood still: see first what came in meanwhile.
-            cx.set_timer(Timer::LevelDue(node), self.config.interval);
-        } else if suspect {
+        if cx.now() >= self.suspect_at(peer) {
             self.suspect(cx, node);
         } else {
             if cx.now() >= peer.detector.deadline(self.config.late_phi) {
@@ -275,14 +291,14 @@ impl Heartbeat {
             self.beat.sequence += 1;
             return cx.send(from, Message::Beat(self.beat));
         }
-        let now = cx.now();
-        let heard = self.peers.get(&subject).and_then(|peer| peer.opinion(now));
-        cx.send(from, Message::Opinion { subject, round, heard });
-        // Who asks does not hear it.
-        if let Some(peer) = self.peers.get_mut(&subject) {
-            peer.is_silent_to(from, now);
-            self.judge(cx, subject);
+        // Who does not watch it has no opinion, nor has who began to only just now.
+        let (now, Some(peer)) = (cx.now(), self.peers.get_mut(&subject)) else { return };
+        if let Some(heard) = peer.opinion(now) {
+            cx.send(from, Message::Opinion { subject, round, heard });
         }
+        // Who asks does not hear it.
+        peer.is_silent_to(from, now);
+        self.judge(cx, subject);
     }
 
     fn on_opinion(
@@ -311,8 +327,9 @@ impl Heartbeat {
         }
         peer.refuted_in = round;
         if peer.level != Level::Unreachable {
+            let silent_since = peer.detector.last();
             self.meter.refutations.increment();
-            self.set_level(cx, subject, Level::Unreachable);
+            self.end_suspicion(cx, subject, Level::Unreachable, silent_since);
             cx.emit(HeartbeatEvent::Refuted { peer: subject, by: from });
             cx.set_timer(Timer::ConfirmDue(subject), self.config.confirm_timeout);
         }
@@ -383,6 +400,7 @@ impl Protocol for Heartbeat {
     }
 
     fn on_message(&mut self, cx: &mut Context<'_, Self>, from: NodeId, message: Message) {
+        self.notice_pause(cx);
         match message {
             Message::Beat(beat) => self.on_beat(cx, from, beat),
             Message::Ask { subject, round } => self.on_ask(cx, from, subject, round),
@@ -391,6 +409,7 @@ impl Protocol for Heartbeat {
     }
 
     fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: Timer) {
+        self.notice_pause(cx);
         match timer {
             Timer::BeatDue => self.on_beat_due(cx),
             Timer::LevelDue(node) => self.on_level_due(cx, node),

@@ -96,7 +96,7 @@ pub enum HeartbeatEvent {
         /// Who heard of it.
         by: NodeId,
     },
-    /// A peer that was declared failed is heard of again.
+    /// A peer that was declared failed is heard of again, by this node or by another one.
     Recovered {
         /// Which peer.
         peer: NodeId,

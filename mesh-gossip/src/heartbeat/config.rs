@@ -51,6 +51,9 @@ impl Default for HeartbeatConfig {
     }
 }
 
+/// No time is longer: 100 days.
+const TIME_MAX: Duration = Duration::from_secs(100 * 24 * 3600);
+
 /// A configuration that cannot work, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -80,6 +83,16 @@ impl HeartbeatConfig {
         let refuse = |why| Err(HeartbeatConfigError(why));
         if self.interval.is_zero() || self.confirm_timeout.is_zero() {
             return refuse("interval and confirm_timeout must be longer than zero".to_owned());
+        }
+        let times = [
+            ("interval", self.interval),
+            ("timeout", self.timeout),
+            ("confirm_timeout", self.confirm_timeout),
+            ("phi.deviation_min", self.phi.deviation_min),
+            ("phi.pause", self.phi.pause),
+        ];
+        if let Some((name, value)) = times.iter().find(|(_, value)| *value > TIME_MAX) {
+            return refuse(format!("{name} is {value:?}: it must be {TIME_MAX:?} at most"));
         }
         if self.timeout < 2 * self.interval {
             return refuse(format!(
@@ -127,5 +140,9 @@ mod tests {
         assert!(refused(|c| c.phi.window = 0).contains("phi.window"));
         assert!(refused(|c| c.confirmations = Confirmations::Count(0)).contains("this node itself"));
         assert!(refused(|c| c.peers_max = 0).contains("peers_max"));
+        assert!(refused(|c| c.interval = Duration::MAX).contains("interval"));
+        assert!(refused(|c| c.timeout = Duration::MAX).contains("timeout"));
+        assert!(refused(|c| c.confirm_timeout = Duration::MAX).contains("confirm_timeout"));
+        assert!(refused(|c| c.phi.pause = Duration::MAX).contains("pause"));
     }
 }

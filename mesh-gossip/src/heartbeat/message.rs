@@ -28,8 +28,8 @@ pub enum Message {
         subject: NodeId,
         /// The number of the question.
         round: u64,
-        /// What the sender last heard of it, and how long ago; `None` where it suspects it as well, or does
-        /// not watch it.
+        /// What the sender last heard of it, and how long ago; `None` where it suspects it as well. Who does not
+        /// watch it, or only just began to, does not answer.
         heard: Option<Heard>,
     },
 }

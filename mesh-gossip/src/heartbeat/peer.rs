@@ -30,8 +30,8 @@ pub(super) struct Peer {
     pub(super) detector: PhiDetector,
     /// Its newest heartbeat.
     pub(super) beat: Option<Beat>,
-    /// The life before: what comes late from it does not count.
-    former_life: Option<u64>,
+    /// The last of the life before: what comes late from that life does not count.
+    former: Option<Beat>,
     pub(super) level: Level,
     /// Numbers the questions about it.
     pub(super) round: u64,
@@ -49,7 +49,7 @@ impl Peer {
         Self {
             detector,
             beat: None,
-            former_life: None,
+            former: None,
             level: Level::Alive,
             round: 0,
             refuted_in: 0,
@@ -61,11 +61,15 @@ impl Peer {
     pub(super) fn heard(&mut self, beat: Beat, now: Instant) -> bool {
         let news = match self.beat {
             Some(known) if known.life == beat.life => beat.sequence > known.sequence,
-            Some(_) => self.former_life != Some(beat.life),
-            None => true,
+            // Of a life that ended. Where the one that came after it is silent, the order may have been another:
+            // something was repeated from long ago.
+            Some(_) if self.is_former(beat) => {
+                self.level >= Level::Unreachable && self.former.is_some_and(|former| beat.sequence > former.sequence)
+            }
+            _ => true,
         };
         if news {
-            self.former_life = self.beat.map(|known| known.life).filter(|life| *life != beat.life).or(self.former_life);
+            self.former = self.beat.filter(|known| known.life != beat.life).or(self.former);
             self.beat = Some(beat);
             self.detector.heard(now);
             self.silent.clear();
@@ -73,10 +77,18 @@ impl Peer {
         news
     }
 
-    /// What to tell others who ask about it.
-    pub(super) fn opinion(&self, now: Instant) -> Option<Heard> {
-        let beat = self.beat.filter(|_| self.level < Level::Unreachable)?;
-        Some(Heard { beat, ago: now.since(self.detector.last()?) })
+    fn is_former(&self, beat: Beat) -> bool {
+        self.former.is_some_and(|former| former.life == beat.life)
+    }
+
+    /// What to tell others who ask about it: what was heard, or that nothing is. `None` where it was never heard
+    /// of, and there was no time to be.
+    pub(super) fn opinion(&self, now: Instant) -> Option<Option<Heard>> {
+        if self.level >= Level::Unreachable {
+            return Some(None);
+        }
+        let (beat, last) = (self.beat?, self.detector.last()?);
+        Some(Some(Heard { beat, ago: now.since(last) }))
     }
 
     /// Whether what another one heard is newer than what this node did.
@@ -84,7 +96,7 @@ impl Peer {
         let silence = self.detector.last().map_or(Duration::MAX, |last| now.since(last));
         match self.beat {
             Some(known) if known.life == heard.beat.life => heard.beat.sequence > known.sequence,
-            _ => self.former_life != Some(heard.beat.life) && heard.ago < silence,
+            _ => !self.is_former(heard.beat) && heard.ago < silence,
         }
     }
 

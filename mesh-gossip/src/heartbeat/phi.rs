@@ -77,8 +77,8 @@ impl PhiDetector {
     fn begin(&mut self) {
         self.intervals.clear();
         (self.sum, self.sum_of_squares) = (0, 0);
-        self.learn(self.expected * 3 / 4);
-        self.learn(self.expected * 5 / 4);
+        self.learn(self.expected.saturating_sub(self.expected / 4));
+        self.learn(self.expected.saturating_add(self.expected / 4));
     }
 
     /// A heartbeat came.
@@ -139,8 +139,9 @@ impl PhiDetector {
 
     /// How long a silence is when φ reaches a value.
     fn within(&self, phi: f64) -> Duration {
-        let deviations = deviations_of(phi);
-        self.mean() + self.config.pause + self.deviation().mul_f64(deviations)
+        let seconds = self.deviation().as_secs_f64() * deviations_of(phi);
+        let margin = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        self.mean().saturating_add(self.config.pause).saturating_add(margin)
     }
 
     /// When φ reaches a value, if nothing is heard of the peer. It never does before anything was heard.
@@ -151,7 +152,7 @@ impl PhiDetector {
     /// How unlikely it is that the next heartbeat is merely late, from 0 to [`PHI_MAX`].
     pub fn phi(&self, now: Instant) -> f64 {
         let Some(last) = self.last else { return 0.0 };
-        let usual = (self.mean() + self.config.pause).as_secs_f64();
+        let usual = self.mean().saturating_add(self.config.pause).as_secs_f64();
         phi_of((now.since(last).as_secs_f64() - usual) / self.deviation().as_secs_f64().max(1e-9))
     }
 }
@@ -289,5 +290,40 @@ mod tests {
         assert!(detector.phi(Instant::from_nanos(u64::MAX)) < 1.0);
         detector.excuse(Duration::MAX);
         assert_eq!(detector.deadline(8.0), Instant::from_nanos(u64::MAX));
+    }
+
+    #[test]
+    fn durations_at_their_maximum_do_no_harm() {
+        let endless = PhiConfig { deviation_min: Duration::MAX, pause: Duration::MAX, ..config() };
+        let mut detector = PhiDetector::new(endless, Duration::MAX);
+        (1..5).for_each(|hour| detector.heard(Instant::ZERO + 3600 * hour * SECOND));
+        assert_eq!(detector.deadline(1.0), Instant::from_nanos(u64::MAX));
+        assert!(detector.phi(Instant::from_nanos(u64::MAX)) < 1.0);
+    }
+
+    #[test]
+    fn the_window_forgets_and_its_sums_are_those_of_what_it_holds() {
+        let (mut detector, mut now) = after((0..200).map(|at| SECOND + Duration::from_millis(at)));
+        assert_eq!(detector.intervals.len(), 50);
+        for _ in 0..50 {
+            now += SECOND;
+            detector.heard(now);
+        }
+        assert_eq!((detector.mean(), detector.deviation()), (SECOND, config().deviation_min));
+        detector.heard(Instant::from_nanos(u64::MAX / 2));
+        assert!(detector.mean() <= Duration::from_micros(INTERVAL_MICROS_MAX));
+    }
+
+    #[test]
+    fn a_pause_that_is_tolerated_puts_everything_off() {
+        let patience = |pause| {
+            let detector = PhiDetector::new(PhiConfig { pause, ..config() }, SECOND);
+            let mut heard = detector;
+            heard.heard(Instant::ZERO + SECOND);
+            (heard.deadline(8.0), heard.phi(Instant::ZERO + 4 * SECOND))
+        };
+        let ((without, nervous), (with, calm)) = (patience(Duration::ZERO), patience(3 * SECOND));
+        assert_eq!(with, without + 3 * SECOND);
+        assert!(nervous > 8.0 && calm < 1.0, "{nervous} {calm}");
     }
 }

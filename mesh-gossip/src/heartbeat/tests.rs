@@ -267,3 +267,81 @@ fn numbers_at_their_ends_do_no_harm() {
     node.pass(100 * SECOND);
     assert!(node.now() > Instant::ZERO);
 }
+
+#[test]
+fn a_pause_gives_those_who_were_asked_their_time_again() {
+    let mut node = with_silent_a();
+    let newer = heard(&node, 21);
+    node.receive(B, newer);
+    node.pass(3 * SECOND);
+    assert_eq!(level(&node), Level::Unreachable, "it is asked about again");
+    node.stall(60 * SECOND);
+    node.pass(SECOND / 10);
+    assert_eq!(level(&node), Level::Unreachable);
+    let newer = heard(&node, 22);
+    node.receive(B, newer);
+    node.pass(3 * SECOND);
+    assert_eq!(level(&node), Level::Unreachable);
+}
+
+#[test]
+fn a_pause_is_noticed_at_whatever_comes_first() {
+    let mut node = with_silent_a();
+    node.receive(A, beat(1, 21));
+    for sequence in 22..30 {
+        node.pass(4 * SECOND);
+        node.receive(A, beat(1, sequence));
+    }
+    let mean = |node: &Harness<Heartbeat>| node.protocol.health(node.now())[0].mean_interval;
+    let before = mean(&node);
+    node.stall(60 * SECOND);
+    node.receive(A, beat(1, 30));
+    assert!(mean(&node) > 3 * SECOND && mean(&node).abs_diff(before) < SECOND / 2, "its window is not forgotten");
+}
+
+#[test]
+fn who_does_not_watch_a_peer_or_only_just_began_to_has_no_opinion() {
+    let mut node = Harness::new(ME, Heartbeat::new(HeartbeatConfig::default(), [A, B]).unwrap());
+    node.pass(SECOND);
+    node.sent();
+    for subject in [A, NodeId(50)] {
+        node.receive(B, Message::Ask { subject, round: 1 });
+        assert_eq!(node.sent(), []);
+    }
+    node.pass(11 * SECOND);
+    node.sent();
+    node.receive(B, Message::Ask { subject: A, round: 2 });
+    assert_eq!(node.sent(), [(B, Message::Opinion { subject: A, round: 2, heard: None })]);
+}
+
+#[test]
+fn a_heartbeat_repeated_from_long_ago_does_not_shut_a_peer_out() {
+    let mut node = with_silent_a();
+    [beat(2, 1), beat(3, 7)].into_iter().for_each(|beat| node.receive(A, beat));
+    node.receive(A, beat(1, 5));
+    node.receive(A, beat(3, 8));
+    node.pass(11 * SECOND);
+    assert_eq!(level(&node), Level::Suspected, "the life before the last one was taken for a new one");
+    node.receive(A, beat(3, 7));
+    assert_eq!(level(&node), Level::Suspected);
+    node.receive(A, beat(3, 9));
+    assert_eq!(level(&node), Level::Alive);
+    node.receive(A, beat(1, 5));
+    node.pass(3 * SECOND);
+    node.receive(A, beat(3, 10));
+    assert_eq!(node.protocol.peers[&A].beat, Some(Beat { life: 3, sequence: 10 }));
+}
+
+#[test]
+fn a_verdict_that_is_refuted_afterwards_is_taken_back() {
+    let mut node = with_silent_a();
+    let (says_silent, newer) = (silent(&node), heard(&node, 21));
+    node.receive(B, says_silent);
+    assert_eq!(level(&node), Level::Failed);
+    node.events();
+    node.receive(C, newer);
+    assert_eq!(level(&node), Level::Unreachable);
+    let events = node.events();
+    assert!(events.iter().any(|event| matches!(event, HeartbeatEvent::Recovered { peer: A, .. })));
+    assert!(events.contains(&HeartbeatEvent::Refuted { peer: A, by: C }));
+}
