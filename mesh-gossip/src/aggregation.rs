@@ -261,7 +261,7 @@ impl Aggregation {
     fn on_round_due(&mut self, cx: &mut Context<'_, Self>) {
         cx.set_timer(Timer::RoundDue, self.config.interval);
         if self.rounds >= self.config.rounds {
-            self.end_epoch(cx, self.epoch + 1);
+            self.end_epoch(cx, self.epoch.saturating_add(1));
         }
         // What was sent in a round before and not taken was lost, or its receiver is slow.
         for (to, share) in self.shares_pending() {

@@ -240,3 +240,24 @@ fn peers_are_bounded() {
     let config = AggregationConfig { peers_max: 1, ..config() };
     assert!(matches!(Aggregation::new(config, [A, B]), Err(AggregationError::TooManyPeers { limit: 1 })));
 }
+
+#[test]
+fn an_epoch_at_its_end_does_no_harm() {
+    let mut node = node(ME, &[A], 1.0);
+    node.receive(A, Message::Ahead { epoch: u64::MAX });
+    assert_eq!(node.protocol.epoch, u64::MAX, "all of its peers say so");
+    node.pass(100 * ROUND);
+    assert_eq!(node.protocol.epoch, u64::MAX);
+}
+
+#[test]
+fn a_peer_that_restarted_begins_its_numbers_anew_and_a_stranger_has_none() {
+    let mut node = node(ME, &[A, B, C], 1.0);
+    node.receive(A, Message::Share(share(&node, 5)));
+    let again = Share { life: 8, ..share(&node, 1) };
+    node.receive(A, Message::Share(again));
+    assert!((nodes_held(&node) - 2.0).abs() < 1e-9);
+    node.sent();
+    node.receive(NodeId(99), Message::Share(share(&node, 1)));
+    assert_eq!((node.sent(), nodes_held(&node)), (Vec::new(), 2.0));
+}

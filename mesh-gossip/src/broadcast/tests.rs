@@ -179,3 +179,40 @@ fn s15_made_up_origins_displace_only_what_the_same_neighbour_brought() {
     node.receive(B, push(id(9, 2), 0));
     assert_eq!(delivered(&mut node), [id(9, 2)]);
 }
+
+#[test]
+fn s16_what_is_too_long_or_too_much_is_refused_when_it_is_submitted() {
+    let config = BroadcastConfig { peers_max: 1, queue_max: 3, ..BroadcastConfig::default() };
+    let mut node = Harness::new(ME, Broadcast::new(config.clone()).unwrap());
+    let mut ask = |command| {
+        node.command(command);
+        node.replies().pop().unwrap().1
+    };
+    assert_eq!(ask(BroadcastCommand::AddPeer(A)), BroadcastReply::Done(Ok(())));
+    let full = BroadcastReply::Done(Err(BroadcastError::TooManyPeers { limit: 1 }));
+    assert_eq!(ask(BroadcastCommand::AddPeer(B)), full);
+    let publish = |len| BroadcastCommand::Publish { class: Class::Bulk, payload: vec![0; len].into() };
+    let too_long = BroadcastError::PayloadTooLong { len: config.payload_max + 1, limit: config.payload_max };
+    assert_eq!(ask(publish(config.payload_max + 1)), BroadcastReply::Published(Err(too_long)));
+    let busy = BroadcastReply::Published(Err(BroadcastError::Busy { class: Class::Bulk, limit: 3 }));
+    let taken = (0..100).take_while(|_| ask(publish(config.payload_max)) != busy).count();
+    assert_eq!(taken, config.share(Class::Bulk) / (config.payload_max + config::PUSH_OVERHEAD) + 3);
+}
+
+#[test]
+fn what_is_kept_and_what_is_to_be_announced_are_bounded() {
+    let config = BroadcastConfig { keep_bytes_max: 1_000, ..BroadcastConfig::default() };
+    let mut node = Harness::new(ME, Broadcast::new(config).unwrap());
+    node.command(BroadcastCommand::AddPeer(A));
+    for number in 1..100 {
+        node.receive(A, push(id(9, number), 3));
+        assert!(node.protocol.load().0 <= 1_000);
+    }
+    assert!(node.protocol.load().0 > 500);
+    // Its own message, announced by another, is not asked for.
+    node.command(BroadcastCommand::Publish { class: Class::Normal, payload: Bytes::from_static(b"mine") });
+    let (_, BroadcastReply::Published(Ok(mine))) = node.replies().pop().unwrap() else { panic!("it is published") };
+    let not_sent_yet = MessageId { number: mine.number + 1, ..mine };
+    node.receive(A, ihave(&[(not_sent_yet, 1)]));
+    assert_eq!(node.protocol.load().2, 0);
+}

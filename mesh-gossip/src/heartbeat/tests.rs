@@ -345,3 +345,97 @@ fn a_verdict_that_is_refuted_afterwards_is_taken_back() {
     assert!(events.iter().any(|event| matches!(event, HeartbeatEvent::Recovered { peer: A, .. })));
     assert!(events.contains(&HeartbeatEvent::Refuted { peer: A, by: C }));
 }
+
+fn group_of(config: HeartbeatConfig, peers: impl IntoIterator<Item = NodeId>) -> Harness<Heartbeat> {
+    Harness::new(ME, Heartbeat::new(config, peers).unwrap())
+}
+
+#[test]
+fn more_than_all_observers_are_never_asked_for() {
+    let config = HeartbeatConfig { confirmations: Confirmations::Count(9), ..HeartbeatConfig::default() };
+    let mut node = group_of(config, [ME, A, B]);
+    assert_eq!(node.protocol.level(ME), None, "nobody watches itself");
+    node.pass(11 * SECOND);
+    let says_silent = silent(&node);
+    node.receive(B, says_silent);
+    assert_eq!(level(&node), Level::Failed);
+}
+
+#[test]
+fn who_was_regular_is_suspected_before_the_timeout() {
+    let config = HeartbeatConfig { timeout: 600 * SECOND, ..HeartbeatConfig::default() };
+    let mut node = group_of(config, [A, B, C]);
+    node.pass(12 * SECOND);
+    assert_eq!(level(&node), Level::Suspected);
+}
+
+#[test]
+fn each_heartbeat_is_a_new_one() {
+    let mut node = group_of(HeartbeatConfig::default(), [A]);
+    let mut sequences = Vec::new();
+    for _ in 0..5 {
+        node.pass(3 * SECOND);
+        node.receive(A, Message::Ask { subject: ME, round: 1 });
+        sequences.extend(node.sent().into_iter().filter_map(|(_, message)| match message {
+            Message::Beat(beat) => Some(beat.sequence),
+            _ => None,
+        }));
+    }
+    assert!(sequences.len() >= 10 && sequences.is_sorted_by(|a, b| a < b), "{sequences:?}");
+}
+
+#[test]
+fn what_others_say_of_a_peer_that_is_heard_does_not_count() {
+    let mut node = group_of(HeartbeatConfig::default(), [A, B, C]);
+    node.pass(SECOND);
+    [A, B, C].into_iter().for_each(|peer| node.receive(peer, beat(1, 1)));
+    [B, C].into_iter().for_each(|peer| node.receive(peer, Message::Ask { subject: A, round: 1 }));
+    assert_eq!(level(&node), Level::Alive);
+    // Nor does it later, where nobody had asked.
+    node.pass(8 * SECOND);
+    let unasked = silent(&node);
+    node.receive(B, unasked);
+    node.pass(3 * SECOND);
+    assert_eq!(level(&node), Level::Suspected);
+}
+
+#[test]
+fn an_observer_takes_its_word_back() {
+    let config = HeartbeatConfig { confirmations: Confirmations::Count(3), ..HeartbeatConfig::default() };
+    let mut node = group_of(config, [A, B, C]);
+    node.receive(A, beat(1, 20));
+    node.pass(11 * SECOND);
+    let (says_silent, hears) = (silent(&node), heard(&node, 20));
+    node.receive(B, says_silent.clone());
+    node.receive(B, hears);
+    node.receive(C, says_silent);
+    assert_eq!(level(&node), Level::Suspected);
+}
+
+#[test]
+fn what_led_to_a_verdict_does_not_lead_to_the_next() {
+    let mut node = with_silent_a();
+    let (says_silent, newer) = (silent(&node), heard(&node, 21));
+    node.receive(B, says_silent);
+    node.receive(C, newer);
+    node.pass(6 * SECOND);
+    assert_eq!(level(&node), Level::Suspected);
+}
+
+#[test]
+fn what_another_heard_of_another_life_refutes_where_it_is_newer() {
+    let mut node = with_silent_a();
+    node.receive(A, beat(2, 1));
+    node.pass(11 * SECOND);
+    let of = |node: &Harness<Heartbeat>, life, ago| {
+        let heard = Some(Heard { beat: Beat { life, sequence: 99 }, ago });
+        Message::Opinion { subject: A, round: round(node, A), heard }
+    };
+    for (life, ago, expected) in
+        [(1, SECOND, Level::Suspected), (9, 3600 * SECOND, Level::Suspected), (9, SECOND, Level::Unreachable)]
+    {
+        let says = of(&node, life, ago);
+        node.receive(B, says);
+        assert_eq!(level(&node), expected, "{life} {ago:?}");
+    }
+}
