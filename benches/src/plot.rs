@@ -16,6 +16,7 @@ use crate::cluster::Cell;
 use crate::contestant::Contestant;
 use crate::report::Report;
 use crate::suites::growth::SIZES;
+use crate::suites::pbft;
 
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 440.0;
@@ -210,9 +211,9 @@ fn chart(report: &Report, growth: &Growth, base: Cell, figure: &str, y_label: &'
 
 /// The pictures of what `report` has measured, with the names of their files. Of Raft throughput with 64 in
 /// flight and latency with one, by nodes, payload and proposals in flight; of membership time, bytes and CPU by
-/// nodes.
+/// nodes; of pBFT throughput and latency by replicas.
 pub fn plots(report: &Report) -> Vec<(String, String)> {
-    raft_plots(report).into_iter().chain(membership_plots(report)).collect()
+    raft_plots(report).into_iter().chain(membership_plots(report)).chain(pbft_plots(report)).collect()
 }
 
 /// The pictures of membership: what it takes to learn of a member, and what it takes when nothing happens.
@@ -241,6 +242,29 @@ fn membership_plots(report: &Report) -> Vec<(String, String)> {
         let title = format!("Membership: {y_label} by nodes");
         let chart = Chart { title, x, y_label, lines };
         (!chart.lines.is_empty()).then(|| (format!("membership-{name}-by-nodes.svg"), chart.svg()))
+    });
+    plots.collect()
+}
+
+/// The pictures of pBFT: a line for each mode of authentication and number of requests in a batch.
+fn pbft_plots(report: &Report) -> Vec<(String, String)> {
+    let charts = [
+        ("throughput", "requests_per_s", "requests/s"),
+        ("latency", "latency_ms", "ms that a lone batch takes all replicas together"),
+    ];
+    let plots = charts.into_iter().filter_map(|(name, figure, y_label)| {
+        let modes = [("sig", "signatures"), ("mac", "MACs")];
+        let lines =
+            modes.iter().flat_map(|mode| pbft::BATCHES.map(|batch| (mode, batch))).map(|((mode, text), batch)| {
+                let value = |replicas: usize| report.get(&format!("pbft_{mode}_{replicas}n_{batch}_{figure}"));
+                let points = pbft::SIZES.iter().filter_map(|replicas| Some((*replicas as f64, value(*replicas)?)));
+                Line { name: format!("{text}, {batch}"), points: points.collect() }
+            });
+        let lines: Vec<_> = lines.filter(|line| !line.points.is_empty()).collect();
+        let x = Axis { label: "replicas", logarithmic: true, ticks: pbft::SIZES.map(|size| size as f64).to_vec() };
+        let title = format!("pBFT: {y_label} by replicas and requests in a batch");
+        let chart = Chart { title, x, y_label, lines };
+        (!chart.lines.is_empty()).then(|| (format!("pbft-{name}-by-replicas.svg"), chart.svg()))
     });
     plots.collect()
 }
@@ -299,6 +323,19 @@ mod tests {
         assert_eq!(name, "membership-time-by-nodes.svg");
         assert_eq!((svg.matches("<polyline").count(), svg.matches("<circle").count()), (1, 2 + 1));
         assert!(svg.contains(">10 k</text>"));
+    }
+
+    #[test]
+    fn pbft_is_drawn_by_replicas_with_a_line_for_each_mode_and_batch() {
+        let mut report = Report::default();
+        for (mode, replicas) in [("sig", 4), ("sig", 31), ("mac", 7)] {
+            report.figure(format!("pbft_{mode}_{replicas}n_64_requests_per_s"), &[1e6 / f64::from(replicas)]);
+        }
+        let plots = plots(&report);
+        let [(name, svg)] = plots.as_slice() else { panic!("no latency was measured") };
+        assert_eq!(name, "pbft-throughput-by-replicas.svg");
+        assert_eq!((svg.matches("<polyline").count(), svg.matches("<circle").count()), (2, 3 + 2));
+        assert!(svg.contains(">signatures, 64</text>") && svg.contains(">MACs, 64</text>"));
     }
 
     #[test]
