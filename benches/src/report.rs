@@ -19,6 +19,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Whether a figure of this name is asked for.
+    pub fn wants(&self, name: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| name.contains(only))
+    }
+
     /// How many runs a figure is the median of.
     pub const fn runs(&self) -> usize {
         if self.quick { 3 } else { 7 }

@@ -14,6 +14,11 @@
 //! assert_eq!(joint_commit_index(&mut [9, 4, 7, 9, 7], &mut [7, 4, 5]), 5);
 //! ```
 
+use std::collections::BTreeSet;
+
+use mesh_core::NodeId;
+use mesh_core::identity::PublicKey;
+
 /// How many of `voters` are a majority: more than half.
 pub const fn majority(voters: usize) -> usize {
     voters / 2 + 1
@@ -49,6 +54,13 @@ pub const fn byzantine_faults(replicas: usize) -> usize {
 /// replicas than may be faulty, and those that work suffice for one. With 3f + 1 replicas it is 2f + 1.
 pub const fn byzantine_quorum(replicas: usize) -> usize {
     (replicas + byzantine_faults(replicas) + 1).div_ceil(2)
+}
+
+/// The first of these that is there a second time, or whose key is also that of another: it would vote twice.
+pub(crate) fn named_twice(members: &[(NodeId, PublicKey)]) -> Option<NodeId> {
+    let (mut nodes, mut keys) = (BTreeSet::new(), BTreeSet::new());
+    let twice = members.iter().find(|(node, key)| !nodes.insert(*node) || !keys.insert(*key))?;
+    Some(twice.0)
 }
 
 /// How a vote stands.

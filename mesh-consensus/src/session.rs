@@ -45,7 +45,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use mesh_core::{Bytes, DecodeError, Reader, Wire};
+use mesh_core::{Bytes, DecodeError, Reader, Wire, wire_struct};
 
 pub use client::ClientSession;
 pub use time::{LogClock, LogTime};
@@ -65,15 +65,7 @@ pub const SESSIONS_MAX: u32 = 65_536;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 
-impl Wire for SessionId {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.0.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self(Wire::decode(reader)?))
-    }
-}
+wire_struct!(SessionId { 0 });
 
 /// What goes with a command of a session, so that it is applied once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -86,21 +78,7 @@ pub struct SessionRequest {
     pub answered_below: u64,
 }
 
-impl Wire for SessionRequest {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.session.encode(out);
-        self.serial.encode(out);
-        self.answered_below.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            session: Wire::decode(reader)?,
-            serial: Wire::decode(reader)?,
-            answered_below: Wire::decode(reader)?,
-        })
-    }
-}
+wire_struct!(SessionRequest { session, serial, answered_below });
 
 /// What is to be done with a command of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -127,15 +127,7 @@ impl Hash for Lsn {
     }
 }
 
-impl Wire for NodeId {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.0.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self(u128::decode(reader)?))
-    }
-}
+crate::wire_struct!(NodeId { 0 });
 
 #[cfg(test)]
 mod tests {

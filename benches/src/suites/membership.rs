@@ -67,9 +67,8 @@ pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), Su
     let mut columns: Vec<_> = ["figure", "bound", "median", "least", "most"].map(str::to_owned).into();
     columns.extend(rivals.iter().map(|rival| format!("{}, {} seeds", rival.name, rival.seeds)));
     let mut table = Table::new(format!("Membership: medians of {seeds} seeds, 1 to 50 ms one way"), columns);
-    let is_wanted = |name: &str| settings.only.as_ref().is_none_or(|only| name.contains(only));
     for (number, scenario) in scenarios::of::<Membership>().iter().enumerate() {
-        if !scenario.figures.iter().any(|(name, _)| is_wanted(name)) {
+        if !scenario.figures.iter().any(|(name, _)| settings.wants(name)) {
             continue;
         }
         let watch = Stopwatch::start();
@@ -98,7 +97,7 @@ pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), Su
     }
     report.table(table);
     #[cfg(feature = "peers")]
-    if is_wanted("chitchat") {
+    if settings.wants("chitchat") {
         chitchat::measure(settings, report);
     }
     Ok(())

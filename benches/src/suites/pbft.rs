@@ -44,8 +44,7 @@ pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), Su
         ),
         ["group", "batches/s", "wanted", "requests/s", "wanted", "signed/batch", "verified", "bound/s", "reached"],
     );
-    let is_wanted = |name: &str| settings.only.as_ref().is_none_or(|only| name.contains(only));
-    for (name, setup, batches_wanted, requests_wanted) in CELLS.into_iter().filter(|(name, ..)| is_wanted(name)) {
+    for (name, setup, batches_wanted, requests_wanted) in CELLS.into_iter().filter(|(name, ..)| settings.wants(name)) {
         let runs = runs(setup, settings);
         let all = |figure: fn(&GroupRun) -> f64| runs.iter().map(figure).collect::<Vec<_>>();
         let per_batch = |figure: fn(&GroupRun) -> f64| median(&all(figure)) / median(&all(|run| run.batches));

@@ -1,14 +1,13 @@
 //! Who votes: a fixed list of nodes and their keys, named by its digest.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use mesh_core::identity::PublicKey;
-use mesh_core::{DecodeError, NodeId, Reader, Wire};
+use mesh_core::{NodeId, Wire, wire_struct};
 
 use crate::pbft::Digest;
-use crate::quorum::{byzantine_faults, byzantine_quorum};
+use crate::quorum::{byzantine_faults, byzantine_quorum, named_twice};
 
 /// The most members of an electorate.
 pub const VOTERS_MAX: usize = 4096;
@@ -17,15 +16,7 @@ pub const VOTERS_MAX: usize = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Voter(pub u16);
 
-impl Wire for Voter {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.0.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self(Wire::decode(reader)?))
-    }
-}
+wire_struct!(Voter { 0 });
 
 /// Those who vote. Clones share the list; the order in which the members are given does not matter.
 ///
@@ -75,9 +66,8 @@ impl Electorate {
         if !(1..=VOTERS_MAX).contains(&members.len()) {
             return Err(ElectorateError::Size { members: members.len() });
         }
-        let (mut nodes, mut keys) = (BTreeSet::new(), BTreeSet::new());
-        if let Some((node, _)) = members.iter().find(|(node, key)| !nodes.insert(*node) || !keys.insert(*key)) {
-            return Err(ElectorateError::Twice { node: *node });
+        if let Some(node) = named_twice(&members) {
+            return Err(ElectorateError::Twice { node });
         }
         members.sort_unstable();
         let mut encoded = Vec::new();

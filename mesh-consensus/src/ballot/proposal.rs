@@ -26,15 +26,7 @@ impl fmt::Display for BallotId {
     }
 }
 
-impl Wire for BallotId {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.0.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Wire::decode(reader).map(Self)
-    }
-}
+wire_struct!(BallotId { 0 });
 
 /// Something that an electorate is to decide, signed by the member that proposes it.
 #[derive(Clone, Debug, PartialEq, Eq)]

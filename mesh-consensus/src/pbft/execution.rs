@@ -69,7 +69,7 @@ impl<S: StateMachine> Replicated<S> {
         match &request.operation {
             Operation::Open(nonce) => self.open(config, request.client, *nonce),
             Operation::Call(call, command) => {
-                if !self.owns(&request.client, call.session) {
+                if self.owner(&request.client, call.session).is_none() {
                     return (Outcome::SessionExpired, false);
                 }
                 let Ok(decoded) = wire::from_bytes::<S::Command>(command) else { return (Outcome::Invalid, false) };
@@ -128,23 +128,26 @@ impl<S: StateMachine> Replicated<S> {
     pub(super) fn look_up(&self, request: &Request) -> Option<Outcome> {
         match &request.operation {
             Operation::Open(nonce) => self.opened(&request.client, *nonce),
-            Operation::Call(call, _) if self.owns(&request.client, call.session) => match self.sessions.peek(call) {
-                Begin::Apply | Begin::WindowFull => None,
-                known => Some(answer(known)),
-            },
+            Operation::Call(call, _) if self.owner(&request.client, call.session).is_some() => {
+                match self.sessions.peek(call) {
+                    Begin::Apply | Begin::WindowFull => None,
+                    known => Some(answer(known)),
+                }
+            }
             // A session that is not known here yet may be one that others have opened already.
             Operation::Call(call, _) => (call.session.0 <= self.operations).then_some(Outcome::SessionExpired),
         }
     }
 
-    fn owns(&self, client: &PublicKey, session: SessionId) -> bool {
-        self.owners.get(&session).is_some_and(|owner| owner.client == *client)
+    /// What is known of a client with this session.
+    fn owner(&self, client: &PublicKey, session: SessionId) -> Option<&Owner> {
+        self.owners.get(&session).filter(|owner| owner.client == *client)
     }
 
     /// The node of a request's client.
-    fn node_of(&self, request: &Request) -> NodeId {
+    pub(super) fn node_of(&self, request: &Request) -> NodeId {
         let owner = match &request.operation {
-            Operation::Call(call, _) => self.owners.get(&call.session).filter(|owner| owner.client == request.client),
+            Operation::Call(call, _) => self.owner(&request.client, call.session),
             Operation::Open(_) => None,
         };
         owner.map_or_else(|| request.client.node_id(), |owner| owner.node)

@@ -47,7 +47,7 @@ impl<S: StateMachine> Pbft<S> {
         if let Some(outcome) = self.replicated.look_up(&request) {
             return self.answer(cx, &request, outcome);
         }
-        if self.replicas().index_of(from).is_none() && request.client.node_id() != from {
+        if self.replicas().index_of(from).is_none() && self.replicated.node_of(&request) != from {
             return self.misbehaved(cx, from, "a request of another node's client");
         }
         if self.pool.would_put(&self.config, &request) != Put::New || !self.is_admissible(&request) {

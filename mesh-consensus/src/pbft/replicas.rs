@@ -10,14 +10,13 @@
 //! # Ok::<(), mesh_consensus::pbft::ReplicaSetError>(())
 //! ```
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use mesh_core::identity::PublicKey;
-use mesh_core::{DecodeError, NodeId, Reader, Wire};
+use mesh_core::{NodeId, Wire, wire_struct};
 
-use crate::quorum::{byzantine_faults, byzantine_quorum};
+use crate::quorum::{byzantine_faults, byzantine_quorum, named_twice};
 
 /// The fewest replicas that survive a faulty one.
 pub const REPLICAS_MIN: usize = 4;
@@ -29,15 +28,7 @@ pub const REPLICAS_MAX: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplicaIndex(pub u16);
 
-impl Wire for ReplicaIndex {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.0.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self(Wire::decode(reader)?))
-    }
-}
+wire_struct!(ReplicaIndex { 0 });
 
 /// A blake3 digest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,15 +48,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-impl Wire for Digest {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.0.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self(Wire::decode(reader)?))
-    }
-}
+wire_struct!(Digest { 0 });
 
 /// The replicas of a group, in the order in which they are primary. Clones share it.
 ///
@@ -90,9 +73,8 @@ impl ReplicaSet {
         if !(REPLICAS_MIN..=REPLICAS_MAX).contains(&members.len()) {
             return Err(ReplicaSetError::Size { members: members.len() });
         }
-        let (mut nodes, mut keys) = (BTreeSet::new(), BTreeSet::new());
-        if let Some((node, _)) = members.iter().find(|(node, key)| !nodes.insert(*node) || !keys.insert(*key)) {
-            return Err(ReplicaSetError::Twice { node: *node });
+        if let Some(node) = named_twice(&members) {
+            return Err(ReplicaSetError::Twice { node });
         }
         let mut hasher = blake3::Hasher::new_derive_key("mesh 2026 pbft group");
         let mut encoded = Vec::new();

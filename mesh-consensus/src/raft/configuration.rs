@@ -67,15 +67,7 @@ impl fmt::Debug for ReplicaId {
     }
 }
 
-impl Wire for ReplicaId {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.0.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self(Wire::decode(reader)?))
-    }
-}
+wire_struct!(ReplicaId { 0 });
 
 /// A server of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Hash, Eq)]

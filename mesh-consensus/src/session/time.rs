@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mesh_core::{DecodeError, Instant, Reader, Wire};
+use mesh_core::{Instant, wire_struct};
 
 /// Milliseconds for which the group had a leader, counted on the leaders' own clocks one after the other.
 ///
@@ -17,15 +17,7 @@ impl LogTime {
     }
 }
 
-impl Wire for LogTime {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.0.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self(Wire::decode(reader)?))
-    }
-}
+wire_struct!(LogTime { 0 });
 
 /// What a leader stamps its entries with.
 ///

@@ -1,20 +1,26 @@
 //! [`Wire`](crate::Wire) for structs and enums, field by field.
 
-/// Implements [`Wire`](crate::Wire) for structs: their fields in the order in which they are named.
+/// Implements [`Wire`](crate::Wire) for structs: their fields in the order in which they are named. Those of a tuple
+/// are numbers.
 ///
 /// ```
 /// use mesh_core::{wire, wire_struct};
 ///
 /// #[derive(Debug, PartialEq)]
-/// struct Deposit { account: u64, cents: i64 }
+/// struct Account(u64);
+///
+/// wire_struct!(Account { 0 });
+///
+/// #[derive(Debug, PartialEq)]
+/// struct Deposit { account: Account, cents: i64 }
 ///
 /// wire_struct!(Deposit { account, cents });
 ///
-/// assert_eq!(&wire::to_bytes(&Deposit { account: 7, cents: -1 })[..], [7, 1]);
+/// assert_eq!(&wire::to_bytes(&Deposit { account: Account(7), cents: -1 })[..], [7, 1]);
 /// ```
 #[macro_export]
 macro_rules! wire_struct {
-    ($name:ident { $($field:ident),* $(,)? }) => {
+    ($name:ident { $($field:tt),* $(,)? }) => {
         impl $crate::Wire for $name {
             fn encode(&self, out: &mut ::std::vec::Vec<u8>) {
                 $($crate::Wire::encode(&self.$field, out);)*

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use mesh_core::{DecodeError, NodeId, Reader, Wire, wire_struct};
+use mesh_core::{NodeId, wire_struct};
 
 /// Bits of a stamp's time that count events within a millisecond.
 const LOGICAL_BITS: u32 = 16;
@@ -47,15 +47,7 @@ impl fmt::Debug for HybridTime {
     }
 }
 
-impl Wire for HybridTime {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.0.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self(Wire::decode(reader)?))
-    }
-}
+wire_struct!(HybridTime { 0 });
 
 /// When, and where, something was written. No two writes have the same.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
