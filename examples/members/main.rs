@@ -11,7 +11,6 @@
 //! ```
 
 mod node;
-mod processes;
 mod table;
 mod view;
 
@@ -24,8 +23,8 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use mesh_core::NodeId;
+use mesh_examples::processes::{Processes, State};
 use mesh_gossip::partition::Mode;
-use processes::{Processes, State};
 use table::Table;
 use view::View;
 
@@ -100,7 +99,7 @@ fn main() -> ExitCode {
 
 /// What is done to the nodes, and what is expected of them.
 struct Script {
-    processes: Processes,
+    processes: Processes<Table>,
     view: View,
 }
 
@@ -114,7 +113,9 @@ impl Script {
     }
 
     fn start(&mut self, at: usize) -> Result<(), String> {
-        let seed = self.processes.start(at).map_err(|error| error.to_string())?;
+        let founders = self.processes.len() / 2 + 1;
+        let arguments = ["--zone".to_owned(), (at % 2).to_string(), "--founders".to_owned(), founders.to_string()];
+        let seed = self.processes.start(at, arguments).map_err(|error| error.to_string())?;
         let told = seed.map_or_else(|| "nothing".to_owned(), |seed| format!("only {seed}"));
         self.view.say(&format!("started node {}, told {told}", at + 1));
         Ok(())
@@ -160,7 +161,7 @@ impl Script {
         self.start_all()?;
         self.say("kill, kill -STOP and kill -CONT them as you like; Ctrl-C ends all");
         loop {
-            self.view.show(&self.processes, &self.processes.tables());
+            self.view.show(&self.processes, &self.processes.said());
             thread::sleep(LOOK_INTERVAL);
         }
     }
@@ -179,7 +180,7 @@ impl Script {
         let running = self.processes.ids(|state| state == State::Runs);
         let others = self.processes.ids(|state| state != State::Runs);
         loop {
-            let tables = self.processes.tables();
+            let tables = self.processes.said();
             self.view.show(&self.processes, &tables);
             if tables.len() == running.len() && wanted(&tables, &running, &others) {
                 self.view.say(&format!("after {:.1} s: {what}", begin.elapsed().as_secs_f64()));

@@ -10,7 +10,8 @@ use std::time::Duration;
 use futures::executor::block_on;
 use futures::future::join4;
 use mesh_core::identity::SecretKey;
-use mesh_core::{Handle, MemWal, NodeBuilder, NodeHandle, NodeId, ProtocolId, SystemClock, run};
+use mesh_core::{Handle, MemWal, NodeBuilder, NodeId, ProtocolId, SystemClock, run};
+use mesh_examples::processes::end_with_the_input;
 use mesh_gossip::membership::{Membership, MembershipConfig, MembershipEvent, MembershipHandle as _, Profile, Status};
 use mesh_gossip::metrics::{Monitor, MonitorCommand, MonitorConfig, MonitorHandle as _};
 use mesh_gossip::overlay::{Overlay, OverlayCommand, OverlayConfig, OverlayHandle as _};
@@ -65,15 +66,6 @@ pub(crate) fn serve(
     println!("{listens_at}");
     thread::spawn(move || say(&members, &overlay, &partition, &monitor));
     Ok(block_on(run(node, transport, Arc::new(SystemClock::new()), Box::new(MemWal::new())))?)
-}
-
-/// Stops the node in good order when whoever started it closes its input, or is gone.
-fn end_with_the_input(node: NodeHandle) {
-    thread::spawn(move || {
-        // Nobody writes to it; an input that cannot be read is as good as closed.
-        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
-        node.stop();
-    });
 }
 
 /// Joins through whom the transport has found at the seed's address, and tells the transport where members are.

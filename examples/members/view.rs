@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _, Write as _};
 
 use mesh_core::NodeId;
+use mesh_examples::processes::{Processes, State};
 use mesh_gossip::partition::Mode;
 
-use crate::processes::{Processes, State};
 use crate::table::Table;
 
 /// Draws the table again and again in its place; where the output is no terminal, only when it is to be kept.
@@ -24,7 +24,7 @@ impl View {
     }
 
     /// Shows the table as it is now.
-    pub(crate) fn show(&mut self, processes: &Processes, tables: &[(NodeId, Table)]) {
+    pub(crate) fn show(&mut self, processes: &Processes<Table>, tables: &[(NodeId, Table)]) {
         if io::stdout().is_terminal() {
             self.erase();
             self.drawn = draw(processes, tables);
@@ -32,7 +32,7 @@ impl View {
     }
 
     /// Shows the table, and leaves it on the screen.
-    pub(crate) fn keep(&mut self, processes: &Processes, tables: &[(NodeId, Table)]) {
+    pub(crate) fn keep(&mut self, processes: &Processes<Table>, tables: &[(NodeId, Table)]) {
         self.erase();
         draw(processes, tables);
     }
@@ -47,7 +47,7 @@ impl View {
 }
 
 /// Prints the table; how many lines it has.
-fn draw(processes: &Processes, tables: &[(NodeId, Table)]) -> usize {
+fn draw(processes: &Processes<Table>, tables: &[(NodeId, Table)]) -> usize {
     let numbers = |nodes: &BTreeSet<NodeId>| {
         let mut numbers: Vec<_> = nodes.iter().map(|node| processes.number(*node)).collect();
         numbers.sort_unstable();

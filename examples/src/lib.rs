@@ -1,4 +1,4 @@
-//! What the examples share: a replicated store, a node process around it, and its clients.
+//! What the examples share: a replicated store, a node process around it, its clients, and nodes as processes.
 //!
 //! It is written as an application would write it, with `mesh` as a dependency:
 //!
@@ -15,6 +15,7 @@
 pub mod client;
 pub mod cluster;
 pub mod node;
+pub mod processes;
 pub mod store;
 
 /// The programs of the README are compiled and run with the tests.

@@ -1,4 +1,7 @@
 //! Nodes as processes of this machine: started, killed, paused, resumed and stopped, and what they say.
+//!
+//! Each is this very program with `node` as its first argument. It says where it listens, then how things are, a line
+//! each time, and ends when its input closes.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -6,68 +9,96 @@ use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mesh_core::NodeId;
-use mesh_core::identity::SecretKey;
-
-use crate::table::Table;
+use mesh_core::identity::{PublicKey, SecretKey};
+use mesh_core::{NodeHandle, NodeId};
 
 /// How long a node may take to stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
+pub enum State {
+    /// It runs.
     Runs,
+    /// It was stopped by a signal, and can be resumed.
     Paused,
+    /// There is none.
     Dead,
 }
 
 /// What a node said last.
-type Said = Arc<Mutex<Option<Table>>>;
+type Said<T> = Arc<Mutex<Option<T>>>;
 
 /// One node: its key and address stay, its process comes and goes.
-struct Node {
+#[derive(Debug)]
+struct Node<T> {
+    key: PublicKey,
     id: NodeId,
     directory: PathBuf,
     address: Option<SocketAddr>,
     process: Option<Child>,
     state: State,
-    said: Said,
+    said: Said<T>,
 }
 
-/// All nodes.
-pub(crate) struct Processes(Vec<Node>);
+/// All nodes, each of which says how things are by lines that are a `T`.
+#[derive(Debug)]
+pub struct Processes<T>(Vec<Node<T>>);
 
-impl Processes {
+impl<T: FromStr + Clone + Send + 'static> Processes<T> {
     /// Makes a key and a directory below `data` for each node.
-    pub(crate) fn create(data: &Path, nodes: usize) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn create(data: &Path, nodes: usize) -> io::Result<Self> {
         let node = |number: usize| {
             let directory = data.join(format!("node-{number}"));
             fs::create_dir_all(&directory)?;
             let key = SecretKey::load_or_create(directory.join("key")).map_err(io::Error::other)?;
             let (address, process, said) = (None, None, Said::default());
-            Ok(Node { id: key.node_id(), directory, address, process, state: State::Dead, said })
+            let (key, id) = (key.public(), key.node_id());
+            Ok(Node { key, id, directory, address, process, state: State::Dead, said })
         };
         (1..=nodes).map(node).collect::<io::Result<_>>().map(Self)
     }
 
-    pub(crate) const fn len(&self) -> usize {
+    /// How many nodes there are.
+    pub const fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Starts a node, and waits until it listens; the one address it was told, of a node that runs, if any does.
-    pub(crate) fn start(&mut self, at: usize) -> io::Result<Option<SocketAddr>> {
-        let seed = self.0.iter().filter(|node| node.state == State::Runs).find_map(|node| node.address);
-        let founders = self.0.len() / 2 + 1;
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The keys of all nodes.
+    pub fn keys(&self) -> impl Iterator<Item = PublicKey> {
+        self.0.iter().map(|node| node.key)
+    }
+
+    /// Where each node that runs listens.
+    pub fn addresses(&self) -> impl Iterator<Item = (NodeId, SocketAddr)> {
+        let running = self.0.iter().filter(|node| node.state == State::Runs);
+        running.filter_map(|node| Some((node.id, node.address?)))
+    }
+
+    /// Starts a node with these arguments and `--data`, and waits until it listens; the one address that it was told
+    /// by `--seed`, of a node that runs, if any does. One that was started before is told to `--listen` where it did.
+    ///
+    /// # Errors
+    /// What the operating system says, or that the node did not say where it listens.
+    pub fn start(&mut self, at: usize, arguments: impl IntoIterator<Item = String>) -> io::Result<Option<SocketAddr>> {
+        let seed = self.addresses().map(|(_, address)| address).next();
         let node = &mut self.0[at];
         let log = File::options().create(true).append(true).open(node.directory.join("log"))?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("node").arg("--data").arg(&node.directory);
-        command.args(["--zone", &(at % 2).to_string(), "--founders", &founders.to_string()]);
+        command.arg("node").arg("--data").arg(&node.directory).args(arguments);
         if let Some(seed) = seed {
             command.args(["--seed", &seed.to_string()]);
         }
@@ -98,7 +129,10 @@ impl Processes {
     }
 
     /// Kills a node: SIGKILL, so that it cannot say good-bye.
-    pub(crate) fn kill(&mut self, at: usize) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn kill(&mut self, at: usize) -> io::Result<()> {
         let node = &mut self.0[at];
         node.state = State::Dead;
         match node.process.take() {
@@ -111,13 +145,19 @@ impl Processes {
     }
 
     /// Pauses a node: SIGSTOP.
-    pub(crate) fn pause(&mut self, at: usize) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn pause(&mut self, at: usize) -> io::Result<()> {
         self.0[at].state = State::Paused;
         self.signal(at, "STOP")
     }
 
     /// Resumes a node: SIGCONT. What it said before counts no more.
-    pub(crate) fn resume(&mut self, at: usize) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn resume(&mut self, at: usize) -> io::Result<()> {
         self.0[at].state = State::Runs;
         *self.0[at].said.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.signal(at, "CONT")
@@ -130,29 +170,29 @@ impl Processes {
     }
 
     /// The nodes whose processes are so.
-    pub(crate) fn ids(&self, wanted: impl Fn(State) -> bool) -> BTreeSet<NodeId> {
+    pub fn ids(&self, wanted: impl Fn(State) -> bool) -> BTreeSet<NodeId> {
         self.0.iter().filter(|node| wanted(node.state)).map(|node| node.id).collect()
     }
 
     /// What those that run said last.
-    pub(crate) fn tables(&self) -> Vec<(NodeId, Table)> {
+    pub fn said(&self) -> Vec<(NodeId, T)> {
         let running = self.0.iter().filter(|node| node.state == State::Runs);
-        let said = |node: &Node| node.said.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let said = |node: &Node<T>| node.said.lock().unwrap_or_else(PoisonError::into_inner).clone();
         running.filter_map(|node| Some((node.id, said(node)?))).collect()
     }
 
     /// Each node, its process and how that is.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (NodeId, Option<u32>, State)> {
+    pub fn iter(&self) -> impl Iterator<Item = (NodeId, Option<u32>, State)> {
         self.0.iter().map(|node| (node.id, node.process.as_ref().map(Child::id), node.state))
     }
 
     /// The number of a node, from 1.
-    pub(crate) fn number(&self, id: NodeId) -> usize {
+    pub fn number(&self, id: NodeId) -> usize {
         self.0.iter().position(|node| node.id == id).map_or(0, |at| at + 1)
     }
 
     /// Asks all to stop in good order, and says which did not.
-    pub(crate) fn stop(&mut self) -> Vec<String> {
+    pub fn stop(&mut self) -> Vec<String> {
         for process in self.0.iter_mut().filter_map(|node| node.process.as_mut()) {
             drop(process.stdin.take());
         }
@@ -182,7 +222,7 @@ impl Processes {
     }
 }
 
-impl Drop for Processes {
+impl<T> Drop for Processes<T> {
     fn drop(&mut self) {
         // Whatever went wrong: no process outlives the program. SIGKILL ends a paused one as well.
         for process in self.0.iter_mut().filter_map(|node| node.process.as_mut()) {
@@ -190,4 +230,13 @@ impl Drop for Processes {
             let _ = process.wait();
         }
     }
+}
+
+/// In a process: stops its node in good order when whoever started it closes its input, or is gone.
+pub fn end_with_the_input(node: NodeHandle) {
+    thread::spawn(move || {
+        // Nobody writes to it; an input that cannot be read is as good as closed.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        node.stop();
+    });
 }

@@ -1,0 +1,66 @@
+//! The `ledger` program: replicas that are killed, and one that is malicious.
+
+mod support;
+
+use mesh_consensus::pbft::Evidence;
+use mesh_core::wire;
+use serde_json::Value;
+use support::{output, refusal};
+
+/// Runs it with 300 payments, and checks what is so in every run.
+fn run(arguments: &[&str]) -> Value {
+    let run = output("ledger", &[&["--payments", "300", "--json"], arguments].concat());
+    assert!(run.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&run.stderr));
+    let report: Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!(report["paid"].as_u64().unwrap() + report["refused"].as_u64().unwrap(), 300, "{report}");
+    assert_eq!((&report["accounts"], &report["total_cents"]), (&32.into(), &320_000.into()));
+    assert!(report["view"].as_u64() >= Some(1), "the first primary did not last: {report}");
+    report
+}
+
+#[test]
+fn balances_are_right_though_the_primary_is_killed() {
+    let report = run(&[]);
+    assert_eq!(report["replicas_equal"], 4);
+    assert_eq!((&report["evidence"], &report["dropped"]), (&Value::Array(vec![]), &Value::Array(vec![])));
+}
+
+#[test]
+fn a_replica_that_contradicts_itself_is_proved_to() {
+    let report = run(&["--evil", "equivocate", "--seed", "2"]);
+    assert_eq!(report["replicas_equal"], 3);
+    let shown = report["evidence"].as_array().unwrap();
+    assert!(!shown.is_empty(), "{report}");
+    for evidence in shown {
+        let text = evidence.as_str().unwrap();
+        let bytes: Vec<u8> =
+            (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect();
+        let evidence: Evidence = wire::from_slice(&bytes).unwrap();
+        assert!(evidence.culprit().0 == 0 && evidence.first.statement.contradicts(&evidence.second.statement));
+    }
+}
+
+#[test]
+fn a_replica_that_says_nothing_is_done_without() {
+    let report = run(&["--evil", "silent", "--seed", "3"]);
+    assert_eq!((&report["replicas_equal"], &report["evil"]), (&3.into(), &"silent".into()));
+    assert_eq!(report["evidence"], Value::Array(vec![]));
+}
+
+#[test]
+fn what_a_replica_forges_is_dropped() {
+    let report = run(&["--evil", "forge", "--seed", "4"]);
+    assert_eq!(report["replicas_equal"], 3);
+    assert!(!report["dropped"].as_array().unwrap().is_empty(), "{report}");
+}
+
+#[test]
+fn bad_arguments_are_refused_with_a_sentence() {
+    for (arguments, said) in [
+        (&["--evil", "lazy"][..], "invalid value 'lazy' for '--evil <EVIL>'"),
+        (&["--payments", "0"], "0 is not in 1..=1000000"),
+    ] {
+        let refusal = refusal("ledger", arguments);
+        assert!(refusal.contains(said), "{arguments:?}: {refusal}");
+    }
+}
