@@ -104,6 +104,7 @@ mod request;
 mod slot;
 mod status;
 mod transfer;
+mod unchecked;
 mod view_change;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -130,6 +131,7 @@ pub use record::{Record, StableRecord};
 pub use remote::PbftClient;
 pub use replicas::{Digest, REPLICAS_MAX, REPLICAS_MIN, ReplicaIndex, ReplicaSet, ReplicaSetError};
 pub use request::{Batch, Nonce, Operation, Request, RequestKey};
+pub use unchecked::{CheckJob, JOBS_MAX, Verdict};
 pub use view_change::{Choice, choose};
 
 use checkpoint::Checkpoints;
@@ -209,6 +211,9 @@ pub struct Pbft<S: StateMachine> {
     readers: Strangers,
     reads: Vec<WaitingRead>,
     sources_asked: usize,
+    unchecked: unchecked::Waiting,
+    /// Others check signatures for this replica.
+    gives_jobs: bool,
     pool: Pool,
     pace: Pace,
     client: ClientCore,
@@ -277,6 +282,8 @@ impl<S: StateMachine> Pbft<S> {
             checkpoints: Checkpoints::default(),
             repair: None,
             sources_asked: 0,
+            unchecked: unchecked::Waiting::default(),
+            gives_jobs: false,
             pool: Pool::default(),
             pace: Pace::default(),
             proposals: BTreeMap::new(),
@@ -311,8 +318,8 @@ impl<S: StateMachine> Pbft<S> {
     /// [`NodeBuilder::metrics`](mesh_core::NodeBuilder::metrics).
     ///
     /// Counters: `pbft_batches_executed`, `pbft_requests_executed`, `pbft_commits_counted`, `pbft_view_changes`,
-    /// `pbft_signatures_made`, `pbft_signatures_checked`, `pbft_signatures_bad`, `pbft_evidence`, `pbft_misbehaved`;
-    /// gauges: `pbft_requests_waiting`, `pbft_bytes_waiting`, `pbft_batches_open`, `pbft_votes_unsynced`,
+    /// `pbft_signatures_made`, `pbft_signatures_checked`, `pbft_signatures_batched`, `pbft_signatures_bad`,
+    /// `pbft_evidence`, `pbft_misbehaved`; gauges: `pbft_requests_waiting`, `pbft_requests_unchecked`, `pbft_bytes_waiting`, `pbft_batches_open`, `pbft_votes_unsynced`,
     /// `pbft_others_heard`, `pbft_fault_margin`.
     /// Histogram: `pbft_decision_nanos`, from taking a batch until it is executed. All groups that are given the
     /// same [`Metrics`] share them.
@@ -511,11 +518,7 @@ impl<S: StateMachine> Protocol for Pbft<S> {
 
     fn on_message(&mut self, cx: &mut Context<'_, Self>, from: NodeId, message: Message) {
         let replica = self.replicas().index_of(from);
-        let is_out = match replica.and_then(|replica| self.peers.get(replica)) {
-            Some(peer) => peer.is_out(),
-            None => self.strangers.is_out(from),
-        };
-        if is_out {
+        if self.is_out(from) {
             return;
         }
         match message {
@@ -570,6 +573,10 @@ impl<S: StateMachine> Protocol for Pbft<S> {
                 let evidence = self.evidence.all().copied().collect();
                 cx.reply_volatile(request, PbftReply::Evidence(evidence));
             }
+            PbftCommand::Checked(verdict) => {
+                self.on_checked(cx, verdict);
+                cx.reply_volatile(request, PbftReply::Checked);
+            }
             PbftCommand::Status => cx.reply_volatile(request, PbftReply::Status(Some(self.status(cx.now())))),
         }
     }
@@ -591,12 +598,13 @@ impl<S: StateMachine> Protocol for Pbft<S> {
     }
 
     fn on_flush(&mut self, cx: &mut Context<'_, Self>) {
+        self.check_signatures(cx);
         self.advance(cx);
         self.execute(cx);
         self.answer_reads(cx);
         self.poll_client(cx);
         self.propose(cx);
-        self.meter.waiting(self.pool.len());
+        self.meter.waiting(self.pool.len(), self.unchecked.requests());
     }
 
     fn has_capacity(&self) -> bool {

@@ -4,7 +4,9 @@
 //! peer that proves its key has proved its id, and no directory or certificate authority is needed.
 //! A [`SecretKey`] lives in a file that only its owner can read and is wiped from memory when
 //! dropped. Signatures are checked by the strict rule of Ed25519, which has one answer for one
-//! input: a replicated decision must not depend on who verified.
+//! input: a replicated decision must not depend on who verified. Where there are very many, all that
+//! check may agree on the [cofactored rule](PublicKey::verify_cofactored), which has one answer too, and by
+//! which [many are checked together](Verifier::verify_batch) for less than half the price.
 //!
 //! ```
 //! use mesh_core::identity::{PublicKey, SecretKey};
@@ -21,6 +23,8 @@
 //! # }
 //! ```
 
+mod batch;
+
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,6 +34,8 @@ use std::path::{Path, PathBuf};
 
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use zeroize::Zeroizing;
+
+pub use batch::Signed;
 
 use crate::id::NodeId;
 use crate::wire::{DecodeError, Reader, Wire};
@@ -202,6 +208,15 @@ pub trait Verifier: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`SignatureError`] when it did not.
     fn verify(&self, key: &PublicKey, message: &[u8], signature: &Signature) -> Result<(), SignatureError>;
+
+    /// Checks that all of these were signed, each by [the cofactored rule](PublicKey::verify_cofactored): the
+    /// answer is as if they were checked one by one, and so the default is.
+    ///
+    /// # Errors
+    /// [`SignatureError`] when one or more were not. Halves tell which.
+    fn verify_batch(&self, signed: &[Signed<'_>]) -> Result<(), SignatureError> {
+        signed.iter().try_for_each(|signed| signed.key.verify_cofactored(signed.message, &signed.signature))
+    }
 }
 
 /// The strict rule of Ed25519, as [`PublicKey::verify`] has it, faster for keys that it knows.
@@ -233,6 +248,12 @@ impl Verifier for Ed25519 {
             Some(point) => verify_strict(point, message, signature),
             None => key.verify(message, signature),
         }
+    }
+
+    /// All in one equation, which takes less than half as long as one by one where there are some tens, and a
+    /// fifth where hundreds are of the same keys.
+    fn verify_batch(&self, signed: &[Signed<'_>]) -> Result<(), SignatureError> {
+        batch::verify(signed)
     }
 }
 
@@ -307,6 +328,18 @@ impl PublicKey {
     pub fn verify(&self, message: &[u8], signature: &Signature) -> Result<(), SignatureError> {
         let key = VerifyingKey::from_bytes(&self.0).map_err(|_| SignatureError)?;
         verify_strict(&key, message, signature)
+    }
+
+    /// Checks that the owner of this key signed `message`, by the cofactored rule (ZIP 215).
+    ///
+    /// What the strict rule takes, this one takes too. It also takes what only the owner of a key can make, on
+    /// purpose, and any signature under one of the few weak keys, which belong to everybody: a decision must rest
+    /// on one of the two rules everywhere.
+    ///
+    /// # Errors
+    /// [`SignatureError`] when it did not.
+    pub fn verify_cofactored(&self, message: &[u8], signature: &Signature) -> Result<(), SignatureError> {
+        batch::verify(&[Signed { key: *self, message, signature: *signature }])
     }
 }
 

@@ -574,6 +574,11 @@ impl<'a, P: Protocol> Context<'a, P> {
         }
     }
 
+    /// Tells the application something at once. Only for what promises nothing about the log.
+    pub fn emit_volatile(&mut self, event: P::Event) {
+        self.outbox.events.push(event);
+    }
+
     /// Sets a timer, or moves it.
     pub fn set_timer(&mut self, timer: P::Timer, after: Duration) {
         self.outbox.timers.set(timer, self.now + after);

@@ -52,8 +52,9 @@ impl<P: Protocol> Hosted<P> {
         self.inbox = inbox;
     }
 
-    /// Ends a batch of inputs and makes durable what it left.
+    /// Ends a batch of inputs and makes durable what it left. What it tells stays until the next.
     pub(super) fn flush(&mut self) {
+        self.outbox.events.clear();
         self.with(P::on_flush);
         while !self.outbox.log.is_empty() || !self.outbox.snapshots.is_empty() || !self.outbox.reads.is_empty() {
             self.outbox.log.clear();
@@ -72,6 +73,5 @@ impl<P: Protocol> Hosted<P> {
             }
             self.with(P::on_flush);
         }
-        self.outbox.events.clear();
     }
 }

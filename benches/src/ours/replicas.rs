@@ -1,17 +1,19 @@
-//! A pBFT group driven by hand in one thread: all replicas, messages passed as structs, logs durable at once.
+//! A pBFT group driven by hand in one thread: all replicas, messages passed as structs, logs durable at once. Other
+//! threads may help to check the signatures of clients.
 //!
 //! Clients are outside of what is timed: a run tells the time that the replicas took, all of them together.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use mesh_consensus::pbft::{
-    AuthMode, ClientConfig, ClientCore, Message, Pbft, PbftConfig, ReplicaIndex, ReplicaSet, Reply,
+    AuthMode, CheckJob, ClientConfig, ClientCore, Message, Pbft, PbftCommand, PbftConfig, PbftEvent, ReplicaIndex,
+    ReplicaSet, Reply,
 };
 use mesh_core::identity::SecretKey;
-use mesh_core::{Instant, Metrics, NodeId};
+use mesh_core::{Instant, Metrics, NodeId, Protocol as _, RequestId};
 
 use super::Tally;
 use super::hosted::Hosted;
@@ -36,6 +38,8 @@ pub struct GroupSetup {
     pub auth: AuthMode,
     /// Whether clients sign their requests, and replicas check that.
     pub client_signatures: bool,
+    /// How many threads check the signatures of clients; the replicas themselves where there are none.
+    pub helpers: usize,
 }
 
 /// What a run was.
@@ -51,6 +55,8 @@ pub struct GroupRun {
     pub signatures_made: f64,
     /// Signatures that all replicas checked.
     pub signatures_checked: f64,
+    /// Those of them that were checked together with others.
+    pub signatures_batched: f64,
 }
 
 impl GroupRun {
@@ -119,6 +125,7 @@ impl Group {
             let executed = tally.entries();
             let pbft = Pbft::new(config.clone(), set.clone(), Arc::new(key.clone()), tally);
             let pbft = pbft.expect("the configuration is valid").with_metrics(&metrics);
+            let pbft = if setup.helpers > 0 { pbft.with_check_jobs() } else { pbft };
             Replica { pbft: Hosted::start(key.node_id(), pbft), executed }
         };
         let replicas = keys.iter().map(replica).collect();
@@ -149,18 +156,53 @@ impl Group {
 
     /// All replicas take what waits for them and send what that leads to.
     fn step(&mut self) {
+        let mut jobs = Vec::new();
         for at in 0..self.replicas.len() {
             let pbft = &mut self.replicas[at].pbft;
             pbft.receive();
             pbft.flush();
-            let from = pbft.me;
-            for outgoing in std::mem::take(&mut pbft.outbox.messages) {
-                let Some((last, others)) = outgoing.to.as_slice().split_last() else { continue };
-                for to in others {
-                    self.deliver(at, from, *to, outgoing.message.clone());
-                }
-                self.deliver(at, from, *last, outgoing.message);
+            let told = pbft.outbox.events.drain(..);
+            jobs.extend(
+                told.filter_map(|event| if let PbftEvent::Check(job) = event { Some((at, job)) } else { None }),
+            );
+            self.pass_on(at);
+        }
+        self.help(&jobs);
+    }
+
+    /// Passes on what a replica sends.
+    fn pass_on(&mut self, at: usize) {
+        let pbft = &mut self.replicas[at].pbft;
+        let from = pbft.me;
+        for outgoing in std::mem::take(&mut pbft.outbox.messages) {
+            let Some((last, others)) = outgoing.to.as_slice().split_last() else { continue };
+            for to in others {
+                self.deliver(at, from, *to, outgoing.message.clone());
             }
+            self.deliver(at, from, *last, outgoing.message);
+        }
+    }
+
+    /// All helpers do jobs of replicas, each the next that nobody does, and the replicas are told what came of them.
+    fn help(&mut self, jobs: &[(usize, CheckJob)]) {
+        let next = AtomicUsize::new(0);
+        let help = || {
+            let mut verdicts = Vec::new();
+            while let Some((at, job)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                verdicts.push((*at, job.run()));
+            }
+            verdicts
+        };
+        let verdicts: Vec<_> = std::thread::scope(|scope| {
+            let helpers: Vec<_> = (0..self.setup.helpers.min(jobs.len())).map(|_| scope.spawn(help)).collect();
+            helpers.into_iter().flat_map(|helper| helper.join().expect("a job does not fail")).collect()
+        });
+        for (at, verdict) in verdicts {
+            let pbft = &mut self.replicas[at].pbft;
+            pbft.with(|pbft, cx| pbft.on_command(cx, RequestId(0), PbftCommand::Checked(verdict)));
+            pbft.outbox.replies.clear();
+            pbft.flush();
+            self.pass_on(at);
         }
     }
 
@@ -207,7 +249,8 @@ impl Group {
 
     /// Has so many more requests executed by all replicas.
     pub fn run(&mut self, requests: u64) -> GroupRun {
-        let names = ["pbft_batches_executed", "pbft_signatures_made", "pbft_signatures_checked"];
+        let names =
+            ["pbft_batches_executed", "pbft_signatures_made", "pbft_signatures_checked", "pbft_signatures_batched"];
         let before = names.map(|name| self.count(name));
         let end = self.asked + requests;
         let mut elapsed = Duration::ZERO;
@@ -221,9 +264,17 @@ impl Group {
             idle_steps = if self.executed() > executed { 0 } else { idle_steps + 1 };
             assert!(idle_steps < 1_000, "the group stands still");
         }
-        let [batches, signatures_made, signatures_checked] = [0, 1, 2].map(|at| self.count(names[at]) - before[at]);
+        let [batches, signatures_made, signatures_checked, signatures_batched] =
+            [0, 1, 2, 3].map(|at| self.count(names[at]) - before[at]);
         let batches = batches / self.setup.replicas as f64;
-        GroupRun { batches, requests: requests as f64, elapsed, signatures_made, signatures_checked }
+        GroupRun {
+            batches,
+            requests: requests as f64,
+            elapsed,
+            signatures_made,
+            signatures_checked,
+            signatures_batched,
+        }
     }
 }
 
@@ -233,12 +284,16 @@ mod tests {
 
     #[test]
     fn all_replicas_execute_all_requests_in_full_batches() {
-        for (auth, client_signatures) in [(AuthMode::Macs, false), (AuthMode::Signatures, true)] {
-            let mut group = Group::start(GroupSetup { replicas: 4, batch: 16, in_flight: 5, auth, client_signatures });
+        let setups = [(AuthMode::Macs, false, 0), (AuthMode::Signatures, true, 0), (AuthMode::Macs, true, 2)];
+        for (auth, client_signatures, helpers) in setups {
+            let setup = GroupSetup { replicas: 4, batch: 16, in_flight: 5, auth, client_signatures, helpers };
+            let mut group = Group::start(setup);
             let run = group.run(320);
             assert_eq!((run.requests, group.executed()), (320.0, 320 + group.clients.len() as u64));
             assert!((20.0..=24.0).contains(&run.batches), "{run:?}");
             assert_eq!(run.signatures_made > 0.0, auth == AuthMode::Signatures || run.batches > 128.0, "{run:?}");
+            // Each replica checks each request once.
+            assert_eq!(run.signatures_batched, if client_signatures { 4.0 * 320.0 } else { 0.0 }, "{run:?}");
         }
     }
 }

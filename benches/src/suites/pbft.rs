@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mesh_consensus::pbft::{AuthMode, Statement};
-use mesh_core::identity::{Ed25519, SecretKey, Verifier as _};
+use mesh_core::identity::{Ed25519, SecretKey, Signed, Verifier as _};
 
 use super::SuiteError;
 use crate::ours::{Group, GroupRun, GroupSetup};
@@ -20,37 +20,56 @@ const IN_FLIGHT: usize = 6;
 
 /// The groups of the table: the beginning of the figures' names, and what they must reach in batches or requests
 /// a second.
-const CELLS: [(&str, GroupSetup, f64, f64); 4] = [
+const CELLS: [(&str, GroupSetup, f64, f64); 5] = [
     ("sig_4n_64", group(4, AuthMode::Signatures, false), 1_000.0, 60_000.0),
     ("sig_7n_64", group(7, AuthMode::Signatures, false), 350.0, 0.0),
     ("mac_4n_64", group(4, AuthMode::Macs, false), 6_000.0, 300_000.0),
     ("client_sig_4n", group(4, AuthMode::Macs, true), 0.0, 10_000.0),
+    ("client_sig_helped_4n", GroupSetup { helpers: 2, ..group(4, AuthMode::Macs, true) }, 0.0, 0.0),
 ];
 
+/// Signatures in a batch of bare ones, and of how many keys: as replicas have it where 64 clients are busy.
+const TOGETHER: (usize, u8) = (256, 64);
+
 const fn group(replicas: usize, auth: AuthMode, client_signatures: bool) -> GroupSetup {
-    GroupSetup { replicas, batch: 64, in_flight: IN_FLIGHT, auth, client_signatures }
+    GroupSetup { replicas, batch: 64, in_flight: IN_FLIGHT, auth, client_signatures, helpers: 0 }
 }
 
 pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), SuiteError> {
     let bare = Bare::measure(settings);
-    for (name, seconds) in [("sign", bare.sign), ("verify", bare.verify), ("mac", bare.mac)] {
+    let figures = [("sign", bare.sign), ("verify", bare.verify), ("verify_together", bare.together), ("mac", bare.mac)];
+    for (name, seconds) in figures {
         report.figure(format!("bound_{name}_us"), &[seconds * 1e6]);
     }
     let mut table = Table::new(
         format!(
-            "pBFT: a group in one thread, requests of 64 bytes, 64 in a batch; {:.1} us to sign, {:.1} to verify",
+            "pBFT: a group in one thread, requests of 64 bytes, 64 in a batch; {:.1} us to sign, {:.1} to verify, {:.1} \
+             together",
             bare.sign * 1e6,
             bare.verify * 1e6,
+            bare.together * 1e6,
         ),
-        ["group", "batches/s", "wanted", "requests/s", "wanted", "signed/batch", "verified", "bound/s", "reached"],
+        [
+            "group",
+            "batches/s",
+            "wanted",
+            "requests/s",
+            "wanted",
+            "signed/batch",
+            "verified",
+            "together",
+            "bound/s",
+            "reached",
+        ],
     );
     for (name, setup, batches_wanted, requests_wanted) in CELLS.into_iter().filter(|(name, ..)| settings.wants(name)) {
         let runs = runs(setup, settings);
         let all = |figure: fn(&GroupRun) -> f64| runs.iter().map(figure).collect::<Vec<_>>();
         let per_batch = |figure: fn(&GroupRun) -> f64| median(&all(figure)) / median(&all(|run| run.batches));
-        let (made, checked) = (per_batch(|run| run.signatures_made), per_batch(|run| run.signatures_checked));
-        // Batches a second if nothing took time but the signatures.
-        let bound = 1.0 / (made * bare.sign + checked * bare.verify);
+        let together = per_batch(|run| run.signatures_batched);
+        let (made, alone) = (per_batch(|run| run.signatures_made), per_batch(|run| run.signatures_checked) - together);
+        // Batches a second if nothing took time but the signatures, in one thread.
+        let bound = 1.0 / (made * bare.sign + alone * bare.verify + together * bare.together);
         let batches = report.figure(format!("{name}_batches_per_s"), &all(GroupRun::batches_per_s));
         let requests = report.figure(format!("{name}_requests_per_s"), &all(GroupRun::requests_per_s));
         report.figure(format!("bound_{name}_batches_per_s"), &[bound]);
@@ -62,7 +81,8 @@ pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), Su
             short(requests),
             wanted(requests_wanted),
             short(made),
-            short(checked),
+            short(alone),
+            short(together),
             short(bound),
             format!("{:.0} %", 100.0 * batches / bound),
         ]);
@@ -111,6 +131,8 @@ fn runs(setup: GroupSetup, settings: &Settings) -> Vec<GroupRun> {
 struct Bare {
     sign: f64,
     verify: f64,
+    /// For each of many that are verified together.
+    together: f64,
     mac: f64,
 }
 
@@ -136,9 +158,18 @@ impl Bare {
             std::hint::black_box(key.sign(std::hint::black_box(&said)));
         });
         let verify = time(&|| verifier.verify(&key.public(), std::hint::black_box(&said), &signature).expect("it is"));
+        let (len, keys) = TOGETHER;
+        let keys: Vec<_> = (0..keys).map(|n| SecretKey::from_seed([n; 32])).collect();
+        let signed: Vec<_> = keys
+            .iter()
+            .cycle()
+            .take(len)
+            .map(|key| Signed { key: key.public(), message: &said, signature: key.sign(&said) })
+            .collect();
+        let together = time(&|| verifier.verify_batch(std::hint::black_box(&signed)).expect("they are")) / len as f64;
         let mac = time(&|| {
             std::hint::black_box(blake3::keyed_hash(&[7; 32], std::hint::black_box(&said)));
         });
-        Self { sign, verify, mac }
+        Self { sign, verify, together, mac }
     }
 }

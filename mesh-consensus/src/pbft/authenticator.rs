@@ -16,6 +16,7 @@ use mesh_core::identity::{Signature, SignatureError, Signer, Verifier};
 use mesh_core::{Counter, DecodeError, Reader, Wire};
 
 use super::replicas::{Digest, PerReplica, REPLICAS_MAX, ReplicaIndex, ReplicaSet};
+use super::unchecked::Signatures;
 
 /// How replicas prove their pre-prepares, prepares and commits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -159,6 +160,7 @@ impl<T> std::ops::Deref for Verified<T> {
 pub(super) struct AuthCounters {
     pub(super) signatures_made: Counter,
     pub(super) signatures_checked: Counter,
+    pub(super) signatures_batched: Counter,
     pub(super) signatures_bad: Counter,
 }
 
@@ -299,8 +301,22 @@ impl Authenticator {
     }
 
     /// Who checks signatures.
-    pub fn verifier(&self) -> &dyn Verifier {
-        &*self.verifier
+    pub fn verifier(&self) -> Arc<dyn Verifier> {
+        self.verifier.clone()
+    }
+
+    /// Checks signatures of clients, all together.
+    pub(super) fn are_good(&self, signatures: &Signatures) -> bool {
+        self.count_checked(signatures.len());
+        signatures.are_good(&*self.verifier)
+    }
+
+    /// Counts signatures of clients that are checked together.
+    pub(super) fn count_checked(&self, signatures: usize) {
+        self.counters.signatures_checked.add(signatures as u64);
+        if signatures > 1 {
+            self.counters.signatures_batched.add(signatures as u64);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use mesh_core::{
 
 use super::client::Failure;
 use super::evidence::Evidence;
+use super::unchecked::{CheckJob, Verdict};
 
 /// What the application asks of its replica or client.
 pub enum PbftCommand<S: StateMachine> {
@@ -23,6 +24,8 @@ pub enum PbftCommand<S: StateMachine> {
     Status,
     /// Give the evidence that there is against replicas.
     Evidence,
+    /// A job that was [given away](super::Pbft::with_check_jobs) was done. A client has none.
+    Checked(Verdict),
 }
 
 impl<S: StateMachine> fmt::Debug for PbftCommand<S> {
@@ -33,6 +36,7 @@ impl<S: StateMachine> fmt::Debug for PbftCommand<S> {
             Self::Query(_) => f.write_str("Query(..)"),
             Self::Status => f.write_str("Status"),
             Self::Evidence => f.write_str("Evidence"),
+            Self::Checked(verdict) => write!(f, "Checked({verdict:?})"),
         }
     }
 }
@@ -52,6 +56,8 @@ pub enum PbftReply<O, A> {
     Status(Option<PbftStatus>),
     /// To [`PbftCommand::Evidence`]; none from a client.
     Evidence(Vec<Evidence>),
+    /// To [`PbftCommand::Checked`].
+    Checked,
 }
 
 /// A command was ordered and executed.
@@ -208,6 +214,9 @@ pub enum PbftEvent {
     },
     /// A replica contradicts itself, and this proves it to anyone.
     Evidence(Box<Evidence>),
+    /// Signatures of clients are to be checked, by a replica that
+    /// [gives that away](super::Pbft::with_check_jobs). Answer with [`PbftHandle::checked`].
+    Check(CheckJob),
     /// Quorums committed two batches at one sequence number: more replicas are faulty than a group survives.
     Forked {
         /// Which sequence number.
@@ -264,6 +273,13 @@ pub trait PbftHandle<S: StateMachine> {
     /// The evidence that this replica has against others: what it told by [`PbftEvent::Evidence`], kept on its disk,
     /// at most [`EVIDENCE_MAX`](super::EVIDENCE_MAX) against each. None from a client.
     fn evidence(&self) -> impl Future<Output = Result<Vec<Evidence>, CallError>> + Send + 'static;
+
+    /// Tells what came of a [`CheckJob`].
+    ///
+    /// # Errors
+    /// [`CallError::Busy`] when the command queue of the node is full, [`CallError::Stopped`] when it is gone. The
+    /// replica does the job by itself then, a tick after it gave it away.
+    fn checked(&self, verdict: Verdict) -> Result<(), CallError>;
 }
 
 impl<S, P> PbftHandle<S> for Handle<P>
@@ -297,5 +313,8 @@ where
     fn evidence(&self) -> impl Future<Output = Result<Vec<Evidence>, CallError>> + Send + 'static {
         let call = self.call(PbftCommand::Evidence);
         async move { Ok(reply!(call, PbftReply::Evidence)) }
+    }
+    fn checked(&self, verdict: Verdict) -> Result<(), CallError> {
+        self.cast(PbftCommand::Checked(verdict))
     }
 }

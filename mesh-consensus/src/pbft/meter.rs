@@ -14,7 +14,9 @@
 //! | `pbft_others_heard` | gauge | other replicas heard of within four ticks |
 //! | `pbft_fault_margin` | gauge | how many of these, and this one, there are more than a quorum |
 //! | `pbft_signatures_made` | count | signatures made by replicas here |
-//! | `pbft_signatures_checked` | count | signatures of replicas and clients checked here |
+//! | `pbft_signatures_checked` | count | signatures of replicas and clients checked here, or given away to be |
+//! | `pbft_signatures_batched` | count | those of them, all of clients, that were checked with others |
+//! | `pbft_requests_unchecked` | gauge | requests whose signatures are not checked yet |
 //! | `pbft_signatures_bad` | count | those of them that were bad |
 //! | `pbft_evidence` | count | replicas' contradictions of themselves that were proved |
 //! | `pbft_misbehaved` | count | messages that no replica or client sends that works |
@@ -38,6 +40,7 @@ struct Named {
     decision_nanos: Histogram,
     view_changes: Counter,
     requests_waiting: Counter,
+    requests_unchecked: Counter,
     evidence: Counter,
     bytes_waiting: Counter,
     batches_open: Counter,
@@ -56,6 +59,7 @@ impl Meter {
             decision_nanos: metrics.histogram("pbft_decision_nanos"),
             view_changes: metrics.counter("pbft_view_changes"),
             requests_waiting: metrics.counter("pbft_requests_waiting"),
+            requests_unchecked: metrics.counter("pbft_requests_unchecked"),
             evidence: metrics.counter("pbft_evidence"),
             bytes_waiting: metrics.counter("pbft_bytes_waiting"),
             batches_open: metrics.counter("pbft_batches_open"),
@@ -68,6 +72,7 @@ impl Meter {
         let auth = AuthCounters {
             signatures_made: metrics.counter("pbft_signatures_made"),
             signatures_checked: metrics.counter("pbft_signatures_checked"),
+            signatures_batched: metrics.counter("pbft_signatures_batched"),
             signatures_bad: metrics.counter("pbft_signatures_bad"),
         };
         (Self { named: Some(Arc::new(named)) }, auth)
@@ -106,9 +111,10 @@ impl Meter {
         }
     }
 
-    pub(super) fn waiting(&self, requests: usize) {
+    pub(super) fn waiting(&self, requests: usize, unchecked: usize) {
         if let Some(named) = &self.named {
             named.requests_waiting.set(requests as u64);
+            named.requests_unchecked.set(unchecked as u64);
         }
     }
 

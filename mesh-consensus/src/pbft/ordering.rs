@@ -53,10 +53,19 @@ impl<S: StateMachine> Pbft<S> {
         if self.pool.would_put(&self.config, &request) != Put::New || !self.is_admissible(&request) {
             return;
         }
-        let Some(verified) = self.verify_request(request) else {
-            return self.misbehaved(cx, from, "a request that its client did not sign");
-        };
-        self.take_request(cx, from, verified);
+        if self.config.client_signatures {
+            self.check_later(cx, from, request);
+        } else {
+            self.take_request(cx, from, Verified::by_us(request));
+        }
+    }
+
+    /// The signature of a request was checked, and is its client's.
+    pub(super) fn on_signed_request(&mut self, cx: &mut Context<'_, Self>, from: NodeId, request: Verified<Request>) {
+        match self.replicated.look_up(&request) {
+            Some(outcome) => self.answer(cx, &request, outcome),
+            None => self.take_request(cx, from, request),
+        }
     }
 
     /// Lets a request wait for its execution, and tells the primary of it.
@@ -89,19 +98,6 @@ impl<S: StateMachine> Pbft<S> {
                 is_numbered && command.len() <= self.config.command_len_max
             }
         }
-    }
-
-    fn is_signed(&self, request: &Request) -> bool {
-        !self.config.client_signatures || self.verify_request(request.clone()).is_some()
-    }
-
-    fn verify_request(&self, request: Request) -> Option<Verified<Request>> {
-        if !self.config.client_signatures {
-            return Some(Verified::by_us(request));
-        }
-        self.auth.counters.signatures_checked.increment();
-        let verified = request.verify(&self.replicas().group(), self.auth.verifier());
-        verified.inspect_err(|_| self.auth.counters.signatures_bad.increment()).ok()
     }
 
     // The primary.
@@ -137,34 +133,61 @@ impl<S: StateMachine> Pbft<S> {
     // Pre-prepare and prepare.
 
     pub(super) fn on_pre_prepare(&mut self, cx: &mut Context<'_, Self>, from: NodeId, told: PrePrepare) {
-        let PrePrepare { view, sequence, batch, proof } = told;
-        let begun_with = sequence <= self.view_start;
-        if view != self.view || !self.active || self.is_primary() || !self.in_window(sequence) || begun_with {
+        if !self.may_take(&told) {
             return;
         }
+        let PrePrepare { view, sequence, batch, proof } = &told;
+        let (view, sequence, digest) = (*view, *sequence, batch.digest());
         let taken = self.slots.get(&sequence).and_then(|slot| slot.accepted_in(view));
-        if taken == Some(batch.digest()) {
+        let taken = taken.or_else(|| self.unchecked.proposal(view, sequence));
+        if taken == Some(digest) {
             return;
         }
         let replica = self.primary();
-        let said = Statement { kind: Kind::PrePrepare, replica, view, sequence, digest: batch.digest() };
-        if self.auth.check(&said, &proof).is_err() {
+        let said = Statement { kind: Kind::PrePrepare, replica, view, sequence, digest };
+        if self.auth.check(&said, proof).is_err() {
             return self.misbehaved(cx, from, "a pre-prepare that the primary did not make");
         }
         if taken.is_some() && !planted!(self, SecondPrePrepare) {
-            self.compare_vote(cx, replica, said, &proof);
+            self.compare_vote(cx, replica, said, proof);
             return self.misbehaved(cx, from, "two batches for one sequence number");
         }
-        if !self.is_sound(&batch) {
-            // The primary vouched for it: it is faulty, and the next batch would be no better.
-            self.misbehaved(cx, from, "a batch that no primary makes that works");
-            return self.start_view_change(cx, view + 1);
+        if !self.is_sound(batch) {
+            return self.on_unsound_proposal(cx, from, view);
         }
-        self.accept(cx, sequence, batch, Some(proof));
+        // The primary vouches for it, whatever is in it: that is its prepare, and may be evidence.
+        let proof = Some(proof.clone());
+        self.slot(sequence).prepares.put(replica, Accepted { view, digest }, proof);
+        match self.unchecked_in(batch) {
+            0 => self.accept(cx, sequence, told.batch, Some(told.proof)),
+            signatures => self.check_proposal_later(told, signatures),
+        }
     }
 
-    /// Whether a batch is one that a primary makes that works. Commands that are not valid are told so when they
-    /// are executed.
+    /// Whether a pre-prepare is for a place that the primary gives in this view, by another than this replica.
+    fn may_take(&self, told: &PrePrepare) -> bool {
+        let is_given = told.sequence > self.view_start && self.in_window(told.sequence);
+        told.view == self.view && self.active && !self.is_primary() && is_given
+    }
+
+    /// All in a batch of the primary is as it should be.
+    pub(super) fn on_sound_proposal(&mut self, cx: &mut Context<'_, Self>, told: PrePrepare) {
+        let taken = self.slots.get(&told.sequence).and_then(|slot| slot.accepted_in(told.view));
+        if self.may_take(&told) && (taken.is_none() || planted!(self, SecondPrePrepare)) {
+            self.accept(cx, told.sequence, told.batch, Some(told.proof));
+        }
+    }
+
+    /// The primary vouched for what is not: it is faulty, and the next batch would be no better.
+    pub(super) fn on_unsound_proposal(&mut self, cx: &mut Context<'_, Self>, from: NodeId, view: u64) {
+        self.misbehaved(cx, from, "a batch that no primary makes that works");
+        if view == self.view && self.active {
+            self.start_view_change(cx, view + 1);
+        }
+    }
+
+    /// Whether a batch is one that a primary makes that works, but for what is in the signatures of clients. Commands
+    /// that are not valid are told so when they are executed.
     fn is_sound(&self, batch: &Batch) -> bool {
         let PbftConfig { batch_max_requests, batch_max_bytes, .. } = self.config;
         let requests = batch.requests();
@@ -173,8 +196,8 @@ impl<S: StateMachine> Pbft<S> {
             && (len <= batch_max_bytes || requests.len() == 1)
             && !batch.repeats()
             && requests.iter().all(|request| {
-                let known = self.pool.get(&request.key()) == Some(request);
-                known || self.is_in_bounds(request) && self.is_signed(request)
+                let has_signature = request.signature.is_some() || !self.config.client_signatures;
+                has_signature && self.is_in_bounds(request)
             })
     }
 

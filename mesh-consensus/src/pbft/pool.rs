@@ -67,10 +67,14 @@ impl Pool {
             );
             return if is_later && !known.proposed { Put::New } else { Put::Known };
         }
-        let waiting = self.clients.get(&key.client).map_or(0, |client| client.waiting);
-        let has_room =
-            waiting < config.max_pending_per_client && self.bytes + request.len() <= config.max_pending_bytes;
+        let has_room = self.room_of(config, &key.client) > 0 && self.bytes + request.len() <= config.max_pending_bytes;
         if has_room { Put::New } else { Put::Full }
+    }
+
+    /// How many more requests of a client may wait.
+    pub(super) fn room_of(&self, config: &PbftConfig, client: &PublicKey) -> usize {
+        let waiting = self.clients.get(client).map_or(0, |client| client.waiting);
+        config.max_pending_per_client.saturating_sub(waiting)
     }
 
     /// Takes a request that its client signed.

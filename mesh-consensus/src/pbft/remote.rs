@@ -128,6 +128,7 @@ impl<S: StateMachine> Protocol for PbftClient<S> {
             }
             PbftCommand::Status => return cx.reply(request, PbftReply::Status(None)),
             PbftCommand::Evidence => return cx.reply(request, PbftReply::Evidence(Vec::new())),
+            PbftCommand::Checked(_) => return cx.reply(request, PbftReply::Checked),
         };
         let (len, limit) = (command.len(), self.command_len_max);
         if len > limit {

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use mesh_core::identity::{PublicKey, Signature, SignatureError, Signer, Verifier};
+use mesh_core::identity::{PublicKey, Signature, SignatureError, Signed, Signer, Verifier};
 use mesh_core::{Bytes, DecodeError, Reader, Wire, wire, wire_struct};
 
 use super::authenticator::Verified;
@@ -88,7 +88,9 @@ impl Request {
     /// A request that `signer` signs, to a group.
     pub fn signed(group: &Digest, signer: &dyn Signer, operation: Operation) -> Self {
         let mut request = Self::unsigned(signer.public(), operation);
-        request.signature = Some(signer.sign(&request.signed_bytes(group)));
+        let mut bytes = Vec::new();
+        request.encode_signed(group, &mut bytes);
+        request.signature = Some(signer.sign(&bytes));
         request
     }
 
@@ -97,21 +99,23 @@ impl Request {
         Self { client, operation, signature: None }
     }
 
-    fn signed_bytes(&self, group: &Digest) -> Vec<u8> {
-        let mut bytes = b"mesh/pbft/request/1".to_vec();
-        group.encode(&mut bytes);
-        self.client.encode(&mut bytes);
-        self.operation.encode(&mut bytes);
-        bytes
+    /// Appends what the client signs.
+    pub(super) fn encode_signed(&self, group: &Digest, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"mesh/pbft/request/1");
+        group.encode(out);
+        self.client.encode(out);
+        self.operation.encode(out);
     }
 
-    /// Checks that the client signed it.
+    /// Checks that the client signed it, by the [cofactored rule](PublicKey::verify_cofactored), as all replicas do.
     ///
     /// # Errors
     /// [`SignatureError`] when it did not.
     pub fn verify(self, group: &Digest, verifier: &dyn Verifier) -> Result<Verified<Self>, SignatureError> {
-        let signature = self.signature.as_ref().ok_or(SignatureError)?;
-        verifier.verify(&self.client, &self.signed_bytes(group), signature)?;
+        let mut message = Vec::new();
+        self.encode_signed(group, &mut message);
+        let signature = self.signature.ok_or(SignatureError)?;
+        verifier.verify_batch(&[Signed { key: self.client, message: &message, signature }])?;
         Ok(Verified::by_us(self))
     }
 

@@ -53,6 +53,11 @@ impl Strangers {
     pub(super) fn is_out(&self, node: NodeId) -> bool {
         self.is_over(node, STRIKES_MAX)
     }
+
+    /// Whether it did so at all.
+    pub(super) fn has_struck(&self, node: NodeId) -> bool {
+        self.is_over(node, 0)
+    }
 }
 
 /// Another replica, as it tells, and what it may still ask for in this tick.
@@ -88,6 +93,11 @@ impl Peer {
         self.strikes > STRIKES_MAX
     }
 
+    /// Whether it has done that at all.
+    pub(super) const fn has_struck(&self) -> bool {
+        self.strikes > 0
+    }
+
     /// Whether it told how far it is within this time.
     pub(super) fn heard_within(&self, now: Instant, time: std::time::Duration) -> bool {
         self.told_at.is_some_and(|told| now.since(told) <= time)
@@ -107,6 +117,7 @@ impl<S: StateMachine> Pbft<S> {
         cx.set_timer(super::Timer::Tick, self.config.status_interval);
         self.strangers = Strangers::default();
         self.forget_old_reads(cx.now());
+        self.do_late_jobs(cx);
         for (_, peer) in self.peers.iter_mut() {
             (peer.served, peer.strikes, peer.view_changes) = (0, 0, 0);
         }
@@ -120,6 +131,18 @@ impl<S: StateMachine> Pbft<S> {
         self.try_new_view(cx);
         self.help_over_barriers(cx);
         self.suspect(cx);
+    }
+
+    /// Whether a node sent so much in this tick that nobody sends that works, that no more of it is looked at.
+    pub(super) fn is_out(&self, node: NodeId) -> bool {
+        let peer = self.replicas().index_of(node).and_then(|replica| self.peers.get(replica));
+        peer.map_or_else(|| self.strangers.is_out(node), Peer::is_out)
+    }
+
+    /// Whether a node sent anything in this tick that nobody sends that works.
+    pub(super) fn has_struck(&self, node: NodeId) -> bool {
+        let peer = self.replicas().index_of(node).and_then(|replica| self.peers.get(replica));
+        peer.map_or_else(|| self.strangers.has_struck(node), Peer::has_struck)
     }
 
     /// How many of the others told how far they are, not long ago.

@@ -16,16 +16,16 @@ use crate::stories::{Story, batch, replica, replicas};
 const SECOND: Duration = Duration::from_secs(1);
 
 /// So many bad messages of one sender are looked at in a tick, and none after.
-const LOOKED_AT: u64 = 17;
+pub const LOOKED_AT: u64 = 17;
 
 impl Story {
-    fn metered(auth: AuthMode) -> (Self, Metrics) {
+    pub fn metered(auth: AuthMode) -> (Self, Metrics) {
         let metrics = Metrics::default();
         let log = Self::joined();
         (Self::of(replica(auth).with_metrics(&metrics), auth, log), metrics)
     }
 
-    fn status(&mut self) -> PbftStatus {
+    pub fn status(&mut self) -> PbftStatus {
         self.one.command(PbftCommand::Status);
         match self.one.replies().pop() {
             Some((_, PbftReply::Status(Some(status)))) => status,
@@ -49,17 +49,17 @@ impl Story {
     }
 }
 
-fn checked(metrics: &Metrics) -> u64 {
+pub fn checked(metrics: &Metrics) -> u64 {
     metrics.snapshot()["pbft_signatures_checked"]
 }
 
-fn client(n: u32) -> SecretKey {
+pub fn client(n: u32) -> SecretKey {
     let mut seed = [77; 32];
     seed[..4].copy_from_slice(&n.to_le_bytes());
     SecretKey::from_seed(seed)
 }
 
-fn opening(key: &SecretKey, number: u64) -> Request {
+pub fn opening(key: &SecretKey, number: u64) -> Request {
     Request::signed(&replicas().group(), key, Operation::Open(Nonce { number, tag: 1 }))
 }
 

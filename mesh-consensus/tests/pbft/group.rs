@@ -112,6 +112,17 @@ impl Group {
 
     /// A group in which some replicas are booted otherwise.
     pub fn with_faulty(seed: u64, n: u8, config: PbftConfig, faulty: &BTreeMap<u8, Boot>) -> Self {
+        Self::with(seed, n, config, faulty, |pbft| pbft)
+    }
+
+    /// A group in which some replicas are booted otherwise, and all are made so.
+    pub fn with(
+        seed: u64,
+        n: u8,
+        config: PbftConfig,
+        faulty: &BTreeMap<u8, Boot>,
+        made: fn(Pbft<Journal>) -> Pbft<Journal>,
+    ) -> Self {
         let members = (1..=n).map(|n| (key(n).node_id(), key(n).public()));
         let replicas = ReplicaSet::new("tests", members).unwrap();
         let mut sim = Sim::new(seed);
@@ -122,7 +133,7 @@ impl Group {
             let counts = counts.clone();
             sim.add_node(key(at).node_id(), move |node| {
                 let pbft = Pbft::new(config.clone(), replicas.clone(), Arc::new(key(at)), Journal::default()).unwrap();
-                let pbft = pbft.with_metrics(&counts).with_remote_queries();
+                let pbft = made(pbft.with_metrics(&counts).with_remote_queries());
                 match &faulty {
                     None => Node::Replica(node.host(PBFT, pbft)),
                     Some(boot) => {

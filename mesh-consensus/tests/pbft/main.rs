@@ -12,6 +12,7 @@ mod normal;
 mod planted;
 mod reads;
 mod recovery;
+mod signatures;
 mod slow;
 mod stories;
 mod view_changes;
