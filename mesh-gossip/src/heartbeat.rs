@@ -50,7 +50,7 @@ use mesh_core::{Context, Counter, Instant, Metrics, Never, NodeId, PeerStatus, P
 
 pub use command::{HeartbeatCommand, HeartbeatError, HeartbeatEvent, HeartbeatHandle, HeartbeatReply, PeerHealth};
 pub use config::{Confirmations, HeartbeatConfig, HeartbeatConfigError};
-pub use message::{Beat, Heard, Message};
+pub use message::{Beat, Heard, Message, PADDING};
 pub use peer::Level;
 pub use phi::{PHI_MAX, PhiConfig, PhiDetector};
 
@@ -279,7 +279,7 @@ impl Heartbeat {
         let observers: Vec<_> = self.peers.keys().copied().collect();
         let Some(peer) = self.peers.get_mut(&node) else { return };
         peer.round += 1;
-        cx.broadcast(observers, Message::Ask { subject: node, round: peer.round });
+        cx.broadcast(observers, Message::Ask { subject: node, round: peer.round, padding: [0; PADDING] });
         cx.set_timer(Timer::ConfirmDue(node), self.config.confirm_timeout);
     }
 
@@ -403,7 +403,7 @@ impl Protocol for Heartbeat {
         self.notice_pause(cx);
         match message {
             Message::Beat(beat) => self.on_beat(cx, from, beat),
-            Message::Ask { subject, round } => self.on_ask(cx, from, subject, round),
+            Message::Ask { subject, round, padding: _ } => self.on_ask(cx, from, subject, round),
             Message::Opinion { subject, round, heard } => self.on_opinion(cx, from, subject, round, heard),
         }
     }

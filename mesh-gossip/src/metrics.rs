@@ -315,10 +315,11 @@ impl Monitor {
 
     fn on_reports(&mut self, now: Instant, reports: Vec<Report>) {
         for report in reports {
-            if report.origin == self.me || !self.opinions.contains_key(&report.origin) {
-                if report.origin != self.me {
-                    self.strangers.increment();
-                }
+            if report.origin == self.me {
+                continue;
+            }
+            if !self.opinions.contains_key(&report.origin) {
+                self.strangers.increment();
                 continue;
             }
             let made = Instant::from_nanos(now.as_nanos().saturating_sub(report.age.as_nanos() as u64));

@@ -10,6 +10,9 @@ use mesh_core::{NodeId, wire_message, wire_struct};
 /// The version of the message format.
 const VERSION: u8 = 1;
 
+/// How many bytes a [question](Message::Ask) is filled up with, so that no answer is more than twice as long.
+pub const PADDING: usize = 8;
+
 /// What a node says to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -21,6 +24,8 @@ pub enum Message {
         subject: NodeId,
         /// Numbers the question.
         round: u64,
+        /// Nothing: makes the question at least half as long as its answers.
+        padding: [u8; PADDING],
     },
     /// The answer.
     Opinion {
@@ -58,7 +63,7 @@ wire_struct!(Beat { life, sequence });
 
 wire_message!(Message: version VERSION {
     0 => Beat(beat),
-    1 => Ask { subject, round },
+    1 => Ask { subject, round, padding },
     2 => Opinion { subject, round, heard },
 });
 
@@ -73,7 +78,7 @@ mod tests {
         let (subject, round) = (NodeId(u128::MAX), 7);
         vec![
             Message::Beat(beat),
-            Message::Ask { subject, round },
+            Message::Ask { subject, round, padding: [0; PADDING] },
             Message::Opinion { subject, round, heard: None },
             Message::Opinion { subject, round, heard: Some(Heard { beat, ago: Duration::from_millis(12) }) },
         ]

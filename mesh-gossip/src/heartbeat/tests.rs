@@ -1,7 +1,8 @@
 use std::time::Duration;
 
+use mesh_core::frame::FRAME_OVERHEAD;
 use mesh_core::harness::Harness;
-use mesh_core::{Instant, NodeId, PeerStatus};
+use mesh_core::{Instant, NodeId, PeerStatus, wire};
 
 use super::*;
 
@@ -27,6 +28,10 @@ fn with_silent_a() -> Harness<Heartbeat> {
 
 fn beat(life: u64, sequence: u64) -> Message {
     Message::Beat(Beat { life, sequence })
+}
+
+fn ask(subject: NodeId, round: u64) -> Message {
+    Message::Ask { subject, round, padding: [0; PADDING] }
 }
 
 fn round(node: &Harness<Heartbeat>, peer: NodeId) -> u64 {
@@ -58,11 +63,8 @@ fn a_silent_peer_is_late_then_suspected_and_all_are_asked() {
         })
         .collect();
     assert_eq!(levels, [Level::Late, Level::Suspected]);
-    let asked: Vec<_> = node
-        .sent()
-        .into_iter()
-        .filter_map(|(to, message)| matches!(message, Message::Ask { subject: A, round: 1 }).then_some(to))
-        .collect();
+    let asked: Vec<_> =
+        node.sent().into_iter().filter_map(|(to, message)| (message == ask(A, 1)).then_some(to)).collect();
     assert_eq!(asked, [A, B, C], "the peer itself as well");
 }
 
@@ -116,7 +118,7 @@ fn an_observer_that_heard_a_newer_heartbeat_refutes() {
     // It is asked about again, and when nobody hears it any more it is suspected again.
     node.sent();
     node.pass(3 * SECOND);
-    let asked = Message::Ask { subject: A, round: round(&node, A) };
+    let asked = ask(A, round(&node, A));
     assert!(node.sent().contains(&(B, asked)));
     assert_eq!(level(&node), Level::Unreachable);
     node.pass(3 * SECOND);
@@ -155,11 +157,11 @@ fn a_heartbeat_ends_every_suspicion_but_not_one_that_is_old() {
 fn who_is_asked_tells_what_it_heard_and_takes_the_question_for_a_silence() {
     let mut node = with_silent_a();
     node.sent();
-    node.receive(B, Message::Ask { subject: C, round: 5 });
+    node.receive(B, ask(C, 5));
     let heard = Some(Heard { beat: Beat { life: 1, sequence: 24 }, ago: Duration::ZERO });
     assert_eq!(node.sent(), [(B, Message::Opinion { subject: C, round: 5, heard })]);
     // B asks about A, which this node suspects too: that makes two of three.
-    node.receive(B, Message::Ask { subject: A, round: 9 });
+    node.receive(B, ask(A, 9));
     assert_eq!(node.sent(), [(B, Message::Opinion { subject: A, round: 9, heard: None })]);
     assert_eq!(level(&node), Level::Failed);
 }
@@ -168,9 +170,9 @@ fn who_is_asked_tells_what_it_heard_and_takes_the_question_for_a_silence() {
 fn a_suspected_node_answers_at_once() {
     let mut node = with_silent_a();
     node.sent();
-    node.receive(B, Message::Ask { subject: ME, round: 1 });
+    node.receive(B, ask(ME, 1));
     assert!(matches!(node.sent()[..], [(B, Message::Beat(_))]));
-    node.receive(NodeId(99), Message::Ask { subject: ME, round: 1 });
+    node.receive(NodeId(99), ask(ME, 1));
     assert_eq!(node.sent(), [], "strangers get no answer");
 }
 
@@ -259,7 +261,7 @@ fn numbers_at_their_ends_do_no_harm() {
     for subject in [A, B, ME, NodeId(u128::MAX)] {
         for round in [0, 1, u64::MAX] {
             node.receive(B, Message::Opinion { subject, round, heard: Some(heard) });
-            node.receive(C, Message::Ask { subject, round });
+            node.receive(C, ask(subject, round));
         }
     }
     node.receive(B, beat(u64::MAX, u64::MAX));
@@ -305,12 +307,12 @@ fn who_does_not_watch_a_peer_or_only_just_began_to_has_no_opinion() {
     node.pass(SECOND);
     node.sent();
     for subject in [A, NodeId(50)] {
-        node.receive(B, Message::Ask { subject, round: 1 });
+        node.receive(B, ask(subject, 1));
         assert_eq!(node.sent(), []);
     }
     node.pass(11 * SECOND);
     node.sent();
-    node.receive(B, Message::Ask { subject: A, round: 2 });
+    node.receive(B, ask(A, 2));
     assert_eq!(node.sent(), [(B, Message::Opinion { subject: A, round: 2, heard: None })]);
 }
 
@@ -375,7 +377,7 @@ fn each_heartbeat_is_a_new_one() {
     let mut sequences = Vec::new();
     for _ in 0..5 {
         node.pass(3 * SECOND);
-        node.receive(A, Message::Ask { subject: ME, round: 1 });
+        node.receive(A, ask(ME, 1));
         sequences.extend(node.sent().into_iter().filter_map(|(_, message)| match message {
             Message::Beat(beat) => Some(beat.sequence),
             _ => None,
@@ -389,7 +391,7 @@ fn what_others_say_of_a_peer_that_is_heard_does_not_count() {
     let mut node = group_of(HeartbeatConfig::default(), [A, B, C]);
     node.pass(SECOND);
     [A, B, C].into_iter().for_each(|peer| node.receive(peer, beat(1, 1)));
-    [B, C].into_iter().for_each(|peer| node.receive(peer, Message::Ask { subject: A, round: 1 }));
+    [B, C].into_iter().for_each(|peer| node.receive(peer, ask(A, 1)));
     assert_eq!(level(&node), Level::Alive);
     // Nor does it later, where nobody had asked.
     node.pass(8 * SECOND);
@@ -438,4 +440,41 @@ fn what_another_heard_of_another_life_refutes_where_it_is_newer() {
         node.receive(B, says);
         assert_eq!(level(&node), expected, "{life} {ago:?}");
     }
+}
+
+#[test]
+fn s15_answers_are_at_most_twice_as_long_as_what_they_answer() {
+    let len = |message: &Message| wire::to_bytes(message).len() + FRAME_OVERHEAD;
+    let (small, longest) = (NodeId(0), Beat { life: u64::MAX, sequence: u64::MAX });
+    let mut node = group_of(HeartbeatConfig::default(), [small, A]);
+    node.receive(A, Message::Beat(longest));
+    node.receive(small, beat(1, 1));
+    node.pass(Duration::from_nanos(2_999_999_999));
+    node.sent();
+    let heard = Some(Heard { beat: longest, ago: SECOND });
+    let opinion = |heard| Message::Opinion { subject: A, round: 0, heard };
+    let questions = [
+        beat(0, 0),
+        beat(1, 2),
+        ask(ME, 0),
+        ask(A, 0),
+        ask(small, 0),
+        ask(NodeId(99), 0),
+        opinion(None),
+        opinion(heard),
+    ];
+    let mut answered = 0;
+    for question in questions {
+        node.receive(small, question.clone());
+        let sent = node.sent();
+        assert!(sent.iter().all(|(to, _)| *to == small), "{question:?}: {sent:?}");
+        let answers: usize = sent.iter().map(|(_, message)| len(message)).sum();
+        assert!(answers <= 2 * len(&question), "{question:?}: {sent:?}");
+        answered += sent.len();
+    }
+    assert_eq!(answered, 3, "a heartbeat, and two opinions");
+    // Whatever an answer says: who is asked about, and the number, are as long as in the question.
+    let heard = Some(Heard { beat: longest, ago: Duration::MAX });
+    let longest = Message::Opinion { subject: small, round: 0, heard };
+    assert!(len(&longest) <= 2 * len(&ask(small, 0)), "{}", len(&longest));
 }

@@ -49,6 +49,74 @@ fn half_of_a_round_trip_is_the_latency_and_echoes_of_others_are_none() {
     node.receive(A, Message::Echo { sent: *sent });
     let latency = node.protocol.status().latency_mean;
     assert!(latency >= Duration::from_millis(10) && latency < Duration::from_secs(2), "{latency:?}");
+    node.pass(Duration::from_secs(61));
+    node.receive(A, Message::Echo { sent: *sent });
+    assert_eq!(metrics.histograms()["network_latency_nanos"].count(), 1, "that was too long ago");
+}
+
+#[test]
+fn strangers_are_not_heard_and_this_node_is_not_its_own_peer() {
+    let (mut node, metrics) = node(MonitorConfig::default());
+    think(&mut node, 1, Opinion::Alive);
+    think(&mut node, 0, Opinion::Down);
+    assert_eq!((node.protocol.status().known, node.protocol.opinion_of(NodeId(0))), (1, None));
+    let reports = vec![report(A, 1, 1, Duration::ZERO)];
+    node.receive(B, Message::Reports { sent: 0, reports: reports.clone() });
+    assert_eq!((node.sent(), kept(&node), metrics.snapshot()["network_strangers"]), (vec![], vec![], 1));
+    node.receive(A, Message::Reports { sent: 7, reports });
+    assert_eq!((node.sent(), kept(&node)), (vec![(A, Message::Echo { sent: 7 })], vec![(A, 1, 1)]));
+    // A peer that left takes its report along.
+    node.command(MonitorCommand::RemovePeer(A));
+    assert_eq!(kept(&node), []);
+}
+
+#[test]
+fn the_least_told_is_passed_on_first_then_the_youngest_as_old_as_it_is_by_now_and_no_more_than_fits() {
+    let (mut node, _) = node(MonitorConfig::default());
+    let wide = |peer: u128| NodeId(u128::MAX - peer);
+    (1..=3).for_each(|peer| think(&mut node, wide(peer).0, Opinion::Alive));
+    (4..=15).for_each(|peer| think(&mut node, wide(peer).0, Opinion::Down));
+    node.pass(Duration::from_secs(10));
+    for (peer, age) in [(1, 9), (2, 5), (3, 7)] {
+        // As long as there may be: a second one does not fit.
+        let opinions = vec![(wide(0), Opinion::Down); OPINIONS_MAX];
+        let report = Report { opinions, ..report(wide(peer), u64::MAX, 1, Duration::from_secs(age)) };
+        node.receive(wide(1), Message::Reports { sent: 0, reports: vec![report] });
+    }
+    node.sent();
+    let mut passed_on = Vec::new();
+    for seconds in 1..=9 {
+        node.pass(Duration::from_secs(1));
+        let sent = node.sent();
+        assert!(sent.len() <= 2, "the fan-out");
+        for (_, message) in sent {
+            assert!(wire::to_bytes(&message).len() + FRAME_OVERHEAD <= 1400);
+            let Message::Reports { reports, .. } = message else { panic!("{message:?}") };
+            let [_, report] = &reports[..] else { panic!("{reports:?}") };
+            passed_on.push(u128::MAX - report.origin.0);
+            let made = Duration::from_secs([9, 5, 7][(passed_on[passed_on.len() - 1] - 1) as usize]);
+            let late = (made + Duration::from_secs(seconds)).abs_diff(report.age);
+            assert!(late <= Duration::from_secs(1), "{report:?}");
+        }
+    }
+    assert_eq!(passed_on, [2, 3, 1, 2, 3, 1]);
+}
+
+#[test]
+fn a_message_has_as_many_reports_as_decode_and_those_who_are_down_come_first() {
+    let (mut node, _) = node(MonitorConfig::default());
+    for peer in 1..=200 {
+        think(&mut node, peer, if peer == 200 { Opinion::Down } else { Opinion::Suspect });
+        let reports = vec![report(NodeId(peer), 1, 1, Duration::ZERO)];
+        node.receive(A, Message::Reports { sent: 0, reports });
+    }
+    node.sent();
+    node.pass(Duration::from_secs(3));
+    let (_, message) = node.sent().remove(0);
+    assert_eq!(wire::from_bytes(&wire::to_bytes(&message)), Ok(message.clone()));
+    let Message::Reports { reports, .. } = message else { panic!("{message:?}") };
+    assert_eq!(reports.len(), REPORTS_MAX);
+    assert_eq!(reports[0].opinions[0], (NodeId(200), Opinion::Down));
 }
 
 #[test]
@@ -64,9 +132,13 @@ fn newer_reports_replace_older_ones_by_number_and_by_age_over_lives() {
     let second = Duration::from_secs(1);
     assert_eq!(told(&mut node, report(A, 5, 7, second)), [(A, 5, 7)]);
     assert_eq!(told(&mut node, report(A, 5, 6, Duration::ZERO)), [(A, 5, 7)], "an older one, late");
+    let before = node.protocol.reports(node.now());
+    assert_eq!(told(&mut node, report(A, 5, 7, Duration::ZERO)), [(A, 5, 7)]);
+    assert_eq!(node.protocol.reports(node.now()), before, "the same once more makes it no younger");
     assert_eq!(told(&mut node, report(A, 4, 99, 2 * second)), [(A, 5, 7)], "of a life before");
     assert_eq!(told(&mut node, report(A, 6, 1, Duration::ZERO)), [(A, 6, 1)], "of the next life");
     assert_eq!(told(&mut node, report(A, 7, 1, Duration::MAX)), [(A, 6, 1)], "older than may be");
+    assert_eq!(told(&mut node, report(B, 1, 1, 61 * second)), [(A, 6, 1)], "so is the first of another");
     assert_eq!(told(&mut node, report(NodeId(9), 1, 1, second)), [(A, 6, 1)], "of a stranger");
     assert_eq!(told(&mut node, report(NodeId(0), 1, 1, second)), [(A, 6, 1)], "of this node");
     assert_eq!(metrics.snapshot()["network_strangers"], 1);
@@ -129,6 +201,11 @@ fn no_more_is_kept_than_may_be() {
         node.receive(A, Message::Reports { sent: 0, reports });
     }
     assert_eq!(kept(&node), [(NodeId(2), 1, 1), (NodeId(3), 1, 1)], "the oldest made room");
+    // Those that are known need none.
+    node.receive(A, Message::Reports { sent: 0, reports: vec![report(NodeId(3), 1, 2, Duration::ZERO)] });
+    assert_eq!(kept(&node), [(NodeId(2), 1, 1), (NodeId(3), 1, 2)]);
+    think(&mut node, 5, Opinion::Down);
+    assert_eq!(node.protocol.opinion_of(NodeId(5)), Some(Opinion::Down));
 }
 
 #[test]
