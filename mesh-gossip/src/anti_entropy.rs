@@ -26,6 +26,7 @@
 
 use std::collections::BTreeMap;
 
+use mesh_core::wire::check_len;
 use mesh_core::{DecodeError, Reader, Wire};
 
 /// A range is split by this many bits of the hash of the key.
@@ -123,7 +124,7 @@ impl Wire for Listed {
 pub enum Summary {
     /// The digest of each of the [`PARTS`] parts; 0 for one without items.
     Parts(Vec<u64>),
-    /// All items: at most [`LISTED_MAX`], but where hashes do not tell keys apart.
+    /// All items, or the first [`LISTED_MAX`] where hashes do not tell keys apart.
     List(Vec<Listed>),
 }
 
@@ -147,7 +148,11 @@ impl Wire for Summary {
                 let part = |_| Ok(u64::from_le_bytes(Wire::decode(reader)?));
                 Ok(Self::Parts((0..PARTS).map(part).collect::<Result<_, DecodeError>>()?))
             }
-            1 => Ok(Self::List(Wire::decode(reader)?)),
+            1 => {
+                let items: Vec<Listed> = Wire::decode(reader)?;
+                check_len(items.len(), LISTED_MAX)?;
+                Ok(Self::List(items))
+            }
             variant => Err(DecodeError::UnknownVariant { type_name: "Summary", variant: variant.into() }),
         }
     }
@@ -282,9 +287,8 @@ impl<K: Eq + Clone> Digests<K> {
     }
 
     fn compare_list(&self, range: Range, theirs: &[Listed]) -> Differences<K> {
-        let in_range = |item: &&Listed| (range.first..=range.last()).contains(&item.key_hash);
         let differs = |item: &&Listed| !self.has(item.key_hash, item.hash);
-        let theirs_differ = theirs.iter().filter(in_range).filter(differs).copied().collect();
+        let theirs_differ = theirs.iter().filter(differs).copied().collect();
         let mut listed: Vec<u64> = theirs.iter().map(|item| item.key_hash).collect();
         listed.sort_unstable();
         let ours = self.items(range).filter(|(key_hash, ..)| listed.binary_search(key_hash).is_err());
@@ -383,6 +387,26 @@ mod tests {
     }
 
     #[test]
+    fn only_what_differs_is_found_and_without_a_question_what_they_have_nothing_of() {
+        let items: BTreeMap<u64, u64> = (0..40).map(|key| (mix(key), mix(key ^ 77))).collect();
+        let here = digests(&items);
+        let Summary::List(mut listed) = here.summary(Range::ALL) else { panic!("they are few") };
+        listed.reverse();
+        assert_eq!(here.compare(Range::ALL, &Summary::List(listed)), Differences::default());
+        let found = here.compare(Range::ALL, &Summary::Parts(vec![0; PARTS]));
+        assert_eq!((found.ranges, found.theirs, found.ours.len()), (vec![], vec![], 40));
+    }
+
+    #[test]
+    fn a_list_that_is_longer_than_there_may_be_is_refused() {
+        let item = Listed { key_hash: 1, hash: 2, len: 3 };
+        for (len, is_read) in [(LISTED_MAX, true), (LISTED_MAX + 1, false)] {
+            let bytes = wire::to_bytes(&Summary::List(vec![item; len]));
+            assert_eq!(wire::from_bytes::<Summary>(&bytes).is_ok(), is_read, "{len}");
+        }
+    }
+
+    #[test]
     fn keys_of_one_hash_are_kept_apart() {
         let mut digests = Digests::default();
         (0..100_u64).for_each(|key| digests.insert(9, key, key + 1, 1));
@@ -393,6 +417,7 @@ mod tests {
         }
         assert!(matches!(digests.summary(range), Summary::List(items) if items.len() == LISTED_MAX));
         (0..100).for_each(|key| assert!(digests.remove(9, &key)));
+        assert!(digests.items.is_empty());
         assert_eq!((digests.root(), digests.is_empty()), (0, true));
     }
 

@@ -219,8 +219,9 @@ impl Store {
         Actor { node, start: self.state.start }
     }
 
-    fn add_peer(&mut self, cx: &mut Context<'_, Self>, node: NodeId) {
-        if node != cx.me() && self.peers.add(node, self.config.peers_max, cx.rng()) {
+    /// A peer that the application named, or that spoke.
+    fn add_peer(&mut self, cx: &mut Context<'_, Self>, node: NodeId, named: bool) {
+        if node != cx.me() && self.peers.add(node, named, self.config.peers_max, cx.rng()) {
             // Those first met are asked at once, so that a node that comes back need not wait.
             if self.peers.len() <= self.config.fan_out {
                 self.compare_with(cx, vec![node]);
@@ -278,7 +279,7 @@ impl Protocol for Store {
     }
 
     fn on_message(&mut self, cx: &mut Context<'_, Self>, from: NodeId, message: Message) {
-        self.add_peer(cx, from);
+        self.add_peer(cx, from, false);
         match message {
             Message::Push(updates) => self.on_push(cx, from, updates),
             Message::Root(root) => self.on_root(cx, from, root),
@@ -323,7 +324,7 @@ impl Protocol for Store {
                 StoreReply::Done
             }
             StoreCommand::AddPeer(node) => {
-                self.add_peer(cx, node);
+                self.add_peer(cx, node, true);
                 StoreReply::Done
             }
             StoreCommand::RemovePeer(node) => {

@@ -2,77 +2,17 @@
 
 mod support_store;
 
-use mesh_core::{Bytes, Harness, NodeId, wire};
+use mesh_core::{Bytes, Harness, LogOp, NodeId, wire};
 use mesh_gossip::anti_entropy::Summary;
-use mesh_gossip::crdt::{HybridTime, Register, Stamp};
+use mesh_gossip::crdt::{HybridTime, Stamp};
 use mesh_gossip::store::{
-    Answer, Ask, Collected, Differ, Entry, Message, Named, Op, Path, Pushed, Root, Store, StoreCommand, StoreConfig,
-    StoreReply, StoreStatus, Taken, Write,
+    Answer, Ask, Collected, Differ, Entry, Equal, Message, Named, Op, Record, Root, Store, StoreConfig, Taken,
+};
+use support_store::hand::{
+    ME, PEER, STRANGER, WRITER, asked_of, at, be_equal, compare, differ, list, path, push, root, short_hash, status,
+    store, store_with, write, written,
 };
 use support_store::s;
-
-const ME: NodeId = NodeId(1);
-const PEER: NodeId = NodeId(2);
-const STRANGER: NodeId = NodeId(3);
-const WRITER: NodeId = NodeId(9);
-
-/// A replica, 1,000 s after its start, that keeps tombstones for 100 s at least.
-fn store(peers: &[NodeId]) -> Harness<Store> {
-    let config = StoreConfig { tombstone_grace: s(100), tombstone_ttl: s(1_000), ..StoreConfig::default() };
-    let mut store = Harness::new(ME, Store::new(config).unwrap());
-    for peer in peers {
-        store.command(StoreCommand::AddPeer(*peer));
-    }
-    store.pass(s(1_000));
-    store.sent();
-    store.replies();
-    store
-}
-
-fn status(store: &mut Harness<Store>) -> StoreStatus {
-    store.replies();
-    store.command(StoreCommand::Status);
-    match store.replies().pop() {
-        Some((_, StoreReply::Status(status))) => *status,
-        other => panic!("{other:?} answers a status"),
-    }
-}
-
-fn write(store: &mut Harness<Store>, op: Op) {
-    store.command(StoreCommand::Write(vec![Write::new("test", "key", op)]));
-}
-
-fn at(seconds: u64) -> HybridTime {
-    HybridTime::from_unix(s(seconds))
-}
-
-fn path(key: &'static str) -> Path {
-    Path { namespace: "test".to_owned(), key: Bytes::from_static(key.as_bytes()), tag: 1 }
-}
-
-/// A register that was written then.
-fn written(key: &'static str, seconds: u64, node: NodeId) -> Named {
-    let stamp = Stamp { time: at(seconds), node };
-    let state = wire::to_bytes(&Register { stamp, value: Bytes::new() });
-    Named { path: path(key), entry: Entry { updated: stamp, state: Some(state), ..Entry::default() } }
-}
-
-fn push(named: Named) -> Message {
-    Message::Push(vec![Pushed { hops: 0, named }])
-}
-
-fn root(digest: u64, seconds: u64) -> Root {
-    let (horizon, collected) = (HybridTime(0), Collected::default());
-    Root { digest, time: at(seconds), horizon, collected, away: Vec::new() }
-}
-
-/// What this replica and a peer have is the same.
-fn be_equal(store: &mut Harness<Store>, peer: NodeId, with: impl FnOnce(Root) -> Root) {
-    let digest = status(store).digest;
-    let seconds = store.now().as_nanos() / 1_000_000_000;
-    store.receive(peer, Message::Root(with(root(digest, seconds))));
-    assert!(matches!(&store.sent()[..], [.., (to, Message::Equal(_))] if *to == peer));
-}
 
 #[test]
 fn a_tombstone_of_one_alone_waits_for_the_grace_and_no_longer() {
@@ -227,9 +167,7 @@ fn only_an_exchange_in_which_nothing_was_refused_makes_equal() {
         let sent = store.sent();
         let [(PEER, Message::Ask(77, number, Ask::Give(given)))] = &sent[..] else { panic!("{sent:?}") };
         assert_eq!(given.len(), 1);
-        let mut bytes = Vec::new();
-        mesh_core::Wire::encode(&given[0].path, &mut bytes);
-        let outdated = if outdated { vec![key_hash(&bytes)] } else { Vec::new() };
+        let outdated = if outdated { vec![short_hash(&wire::to_bytes(&given[0].path))] } else { Vec::new() };
         let kept = usize::from(outdated.is_empty());
         store.receive(PEER, Message::Answer(*number, Answer::Taken(Taken { all, outdated })));
         let is_done = store.sent().iter().any(|(_, message)| matches!(message, Message::Done(77, _)));
@@ -239,8 +177,162 @@ fn only_an_exchange_in_which_nothing_was_refused_makes_equal() {
     }
 }
 
-/// The hash of a name, as the digests have it.
-fn key_hash(path: &[u8]) -> u64 {
-    let [a, b, c, d, e, f, g, h, ..] = *blake3::hash(path).as_bytes();
-    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+#[test]
+fn a_tombstone_is_taken_from_whoever_brings_it() {
+    let mut store = store(&[PEER, WRITER]);
+    be_equal(&mut store, WRITER, |root| root);
+    let deleted = Stamp { time: at(950), node: WRITER };
+    let entry = Entry { updated: deleted, floor: deleted, ..Entry::default() };
+    store.receive(STRANGER, push(Named { path: path("key"), entry }));
+    assert_eq!(status(&mut store).tombstones, 1);
+}
+
+/// What a replica says of collected tombstones, and of those who are away.
+fn told(store: &mut Harness<Store>) -> Root {
+    store.pass(s(3));
+    let root = |(_, message)| if let Message::Root(root) = message { Some(root) } else { None };
+    store.sent().into_iter().rev().find_map(root).expect("digests are compared")
+}
+
+#[test]
+fn who_was_away_when_tombstones_went_is_told_with_what_was_had_of_it() {
+    let mut store = store(&[PEER, WRITER]);
+    be_equal(&mut store, WRITER, |root| root);
+    // The peer has more of it than this node.
+    be_equal(&mut store, PEER, |root| Root { away: vec![(WRITER, at(1_000))], ..root });
+    store.pass(s(10));
+    be_equal(&mut store, PEER, |root| Root { away: vec![(WRITER, at(1_005)), (NodeId(50), at(1_005))], ..root });
+    write(&mut store, Op::Put(Bytes::new()));
+    write(&mut store, Op::Delete);
+    assert_eq!(told(&mut store).collected, Collected::default());
+    store.pass(s(1_100));
+    assert_eq!(status(&mut store).tombstones, 0);
+    let Collected { upto, in_touch } = told(&mut store).collected;
+    assert!(upto >= at(1_010) && upto < at(1_020), "{upto:?}");
+    assert_eq!(in_touch, at(1_005), "the least of them all: not that of who was never met");
+}
+
+#[test]
+fn a_claim_of_what_was_collected_is_taken_where_it_can_be_and_is_none_less() {
+    let mut store = store(&[PEER]);
+    let claim = |upto, in_touch| Collected { upto: at(upto), in_touch: at(in_touch) };
+    let after = [
+        (claim(5_000, 900), claim(0, 0)),
+        (claim(900, 950), claim(0, 0)),
+        (claim(950, 900), claim(950, 900)),
+        (claim(940, 900), claim(950, 900)),
+        (claim(960, 910), claim(960, 910)),
+    ];
+    for (collected, expected) in after {
+        store.receive(PEER, Message::Root(Root { collected, ..root(5, 1_000) }));
+        assert_eq!(told(&mut store).collected, expected, "{collected:?}");
+    }
+}
+
+#[test]
+fn those_are_away_who_were_not_in_touch_for_long_and_each_has_its_turn_to_be_told_of() {
+    let ids: Vec<_> = (10..30).map(NodeId).collect();
+    let mut store = store(&ids);
+    ids[..18].iter().for_each(|id| be_equal(&mut store, *id, |root| root));
+    assert_eq!(told(&mut store).away, []);
+    store.pass(s(240));
+    be_equal(&mut store, NodeId(10), |root| root);
+    store.pass(s(10));
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..20 {
+        let away = told(&mut store).away;
+        assert!(away.len() <= 8 && away.iter().all(|(_, gave)| *gave == at(1_000)), "{away:?}");
+        seen.extend(away.into_iter().map(|(node, _)| node));
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), ids[1..18]);
+}
+
+#[test]
+fn what_was_in_touch_once_is_not_less_so_by_an_older_word() {
+    let mut store = store(&[PEER, WRITER]);
+    be_equal(&mut store, WRITER, |root| root);
+    be_equal(&mut store, PEER, |root| Root { away: vec![(WRITER, at(900))], ..root });
+    store.receive(STRANGER, push(written("old", 950, WRITER)));
+    assert_eq!(status(&mut store).keys, 0);
+
+    // A tombstone need not wait for who had it.
+    let mut store = self::store(&[PEER]);
+    write(&mut store, Op::Put(Bytes::new()));
+    write(&mut store, Op::Delete);
+    store.pass(s(10));
+    be_equal(&mut store, PEER, |root| root);
+    be_equal(&mut store, PEER, |root| Root { time: at(500), ..root });
+    store.pass(s(200));
+    assert_eq!(status(&mut store).tombstones, 0);
+}
+
+#[test]
+fn what_a_peer_says_of_a_time_that_has_not_come_covers_no_later_write() {
+    // With the clock of the peer ahead, or behind: the earlier of both times counts.
+    let late = at(1_500);
+    let equal = |store: &mut Harness<Store>| be_equal(store, PEER, |root| Root { time: late, ..root });
+    let away = |store: &mut Harness<Store>| be_equal(store, STRANGER, |root| Root { away: vec![(PEER, late)], ..root });
+    let answers = |time: Option<HybridTime>| {
+        move |store: &mut Harness<Store>| {
+            let asked = compare(store, PEER).time;
+            let time = time.unwrap_or(asked);
+            store.receive(PEER, Message::Equal(Equal { asked, time }));
+        }
+    };
+    let exchanges = |time| {
+        move |store: &mut Harness<Store>| {
+            let asked = compare(store, PEER).time;
+            store.receive(PEER, Message::Differ(Differ { time, ..differ(asked) }));
+            let asked = asked_of(store, PEER);
+            list(store, PEER, asked[0].0, Vec::new());
+        }
+    };
+    let done = |store: &mut Harness<Store>| {
+        store.receive(PEER, Message::Root(root(5, 1_000)));
+        let sent = store.sent();
+        let Some((_, Message::Differ(Differ { token, .. }))) = sent.last() else { panic!("{sent:?}") };
+        store.receive(PEER, Message::Done(*token, late));
+    };
+    type Meeting<'a> = &'a dyn Fn(&mut Harness<Store>);
+    let cases: [(&str, Meeting<'_>, u64); 7] = [
+        ("equal, ahead", &equal, 1_005),
+        ("away, ahead", &away, 1_005),
+        ("answers equal, behind", &answers(Some(at(990))), 995),
+        ("answers equal", &answers(None), 1_005),
+        ("exchange, ahead", &exchanges(late), 1_005),
+        ("exchange, behind", &exchanges(at(990)), 995),
+        ("done, ahead", &done, 1_005),
+    ];
+    for (name, meet, writes_at) in cases {
+        let mut store = store(&[PEER, STRANGER]);
+        meet(&mut store);
+        store.receive(WRITER, push(written("before", 980, PEER)));
+        assert_eq!(status(&mut store).keys, 0, "{name}: all that it had is here");
+        store.pass(s(10));
+        store.receive(WRITER, push(written("after", writes_at, PEER)));
+        assert_eq!(status(&mut store).keys, 1, "{name}");
+    }
+}
+
+#[test]
+fn a_horizon_comes_with_an_answer_too_and_never_goes_back() {
+    let mut store = store_with(StoreConfig { durable: true, ..StoreConfig::default() }, &[PEER]);
+    store.sync();
+    let asked = compare(&mut store, PEER).time;
+    store.receive(PEER, Message::Differ(Differ { horizon: at(940), ..differ(asked) }));
+    assert_eq!(status(&mut store).horizon, at(940));
+    store.receive(PEER, Message::Root(Root { horizon: at(930), ..root(5, 1_000) }));
+    store.receive(PEER, Message::Root(Root { horizon: at(951), ..root(5, 1_000) }));
+    assert_eq!(status(&mut store).horizon, at(940), "not back, nor within half of the grace");
+    let states = |store: &mut Harness<Store>| -> Vec<_> {
+        let appended = store.logged().into_iter();
+        let state = |op| match op {
+            LogOp::Record(Record::State(state)) => Some(state),
+            _ => None,
+        };
+        appended.filter_map(state).collect()
+    };
+    let logged = states(&mut store);
+    assert!(logged[0].start > 0 && logged[0].horizon == HybridTime(0), "when it began is known after a restart");
+    assert_eq!(logged.last().unwrap().horizon, at(940));
 }

@@ -36,7 +36,7 @@ impl Store {
         let collection = (self.table.dead().len() > 0).then(|| self.config.tombstone_grace / 4);
         let Some(wait) = expiry.into_iter().chain(collection).min() else { return };
         let at = cx.now() + wait;
-        if self.sweep_at.is_none_or(|set| at < set || set <= cx.now()) {
+        if self.sweep_at.is_none_or(|set| at < set) {
             self.sweep_at = Some(at);
             cx.set_timer(Timer::SweepDue, wait);
         }
@@ -95,17 +95,19 @@ impl Store {
         let is_away = |in_touch: Option<HybridTime>| in_touch.is_some_and(|in_touch| in_touch < known_by);
         let away = self.peers.iter().filter(|(_, peer)| is_away(peer.in_touch)).map(|(_, peer)| peer.gave).min();
         let collected = away.map_or(self.state.collected, |in_touch| Collected { upto: known_by, in_touch });
-        self.update_state(cx, self.table.horizon(), collected);
+        self.update_state(cx, collected);
     }
 
     /// Takes over what another says of settled tombstones, as far as it can be true.
     pub(super) fn adopt(&mut self, cx: &mut Context<'_, Self>, horizon: HybridTime, collected: Collected) {
         let latest = self.time_of_day(cx).before(self.config.tombstone_grace / 2);
-        let horizon = if horizon <= latest { horizon.max(self.table.horizon()) } else { self.table.horizon() };
+        if horizon <= latest {
+            self.table.settle(horizon);
+        }
         let is_possible =
             collected.in_touch <= collected.upto && collected.upto <= self.clock.tick(self.time_of_day(cx));
         let collected = if is_possible { collected.max(self.state.collected) } else { self.state.collected };
-        self.update_state(cx, horizon, collected);
+        self.update_state(cx, collected);
     }
 
     /// Some of those who have been away for long, and up to when all that they had is here.
@@ -118,9 +120,8 @@ impl Store {
         away
     }
 
-    fn update_state(&mut self, cx: &mut Context<'_, Self>, horizon: HybridTime, collected: Collected) {
-        self.table.settle(horizon);
-        let state = State { horizon, collected, ..self.state };
+    fn update_state(&mut self, cx: &mut Context<'_, Self>, collected: Collected) {
+        let state = State { horizon: self.table.horizon(), collected, ..self.state };
         if state != self.state {
             self.state = state;
             if self.config.durable {

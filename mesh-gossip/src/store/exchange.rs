@@ -10,7 +10,9 @@
 //! Done     ->                 all that differed is settled
 //! ```
 //!
-//! Only who asks keeps anything of it, and it repeats what is not answered. Small entries come first.
+//! Only who asks keeps anything of it, and it repeats what is not answered. Small entries come first. There are
+//! as many exchanges at a time as peers in a round; one that has had its turn makes room for the next peer that
+//! differs, so that none can hold a place by what it answers, or does not. What came until then stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -39,6 +41,12 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// So many times; then the exchange is given up.
 const TRIES_MAX: u8 = 4;
 
+/// An exchange that began so long ago makes room for another.
+const TURN: Duration = Duration::from_secs(10);
+
+/// For so long an answer to a digest is taken.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
 /// How often exchanges under way are looked after.
 const CARE_EVERY: Duration = Duration::from_millis(50);
 
@@ -63,6 +71,7 @@ struct Waiting {
 /// An exchange with a peer, on the side that asks.
 #[derive(Clone, Debug)]
 pub(super) struct Exchange {
+    since: Instant,
     token: u64,
     /// The time of the digest that differed, here and there.
     began: HybridTime,
@@ -95,9 +104,8 @@ impl Store {
 
     pub(super) fn compare_with(&mut self, cx: &mut Context<'_, Self>, peers: Vec<NodeId>) {
         let root = self.root(cx);
-        while self.compared.len() > 4 * self.config.fan_out {
-            self.compared.pop_first();
-        }
+        let oldest = root.time.before(ANSWER_WITHIN);
+        self.compared.retain(|_, time| *time >= oldest);
         self.compared.extend(peers.iter().map(|peer| (*peer, root.time)));
         if !peers.is_empty() {
             cx.broadcast(peers, Message::Root(root));
@@ -133,10 +141,11 @@ impl Store {
         }
         self.compared.remove(&from);
         self.adopt(cx, differ.horizon, differ.collected);
-        if self.exchanges.contains_key(&from) || self.exchanges.len() >= self.config.fan_out {
+        if self.exchanges.contains_key(&from) || !self.has_place(cx.now()) {
             return;
         }
         let exchange = Exchange {
+            since: cx.now(),
             token: differ.token,
             began: differ.asked,
             began_there: differ.time,
@@ -150,6 +159,16 @@ impl Store {
         self.exchanges.insert(from, exchange);
         self.go_on(cx, from);
         cx.set_timer(Timer::ExchangeDue, CARE_EVERY);
+    }
+
+    /// Whether another exchange may begin, if need be in place of one that has had its turn.
+    fn has_place(&mut self, now: Instant) -> bool {
+        if self.exchanges.len() < self.config.fan_out {
+            return true;
+        }
+        let oldest = self.exchanges.iter().min_by_key(|(_, exchange)| exchange.since);
+        let over = oldest.filter(|(_, exchange)| now.since(exchange.since) >= TURN).map(|(peer, _)| *peer);
+        over.inspect(|peer| self.give_up(*peer)).is_some()
     }
 
     /// Asks what there is room for.
@@ -295,8 +314,11 @@ impl Store {
         self.no_longer_fetching(&asked);
         match (asked, answer) {
             (Asked::Summary(range), Answer::Summary(summary)) => {
-                let found = self.table.digests().compare(range, &summary);
+                let mut found = self.table.digests().compare(range, &summary);
                 if let Some(exchange) = self.exchanges.get_mut(&from) {
+                    let (len_max, theirs) = (self.config.entry_len_max(), found.theirs.len());
+                    found.theirs.retain(|item| item.len as usize <= len_max);
+                    exchange.spoilt |= found.theirs.len() < theirs;
                     exchange.ranges.extend(found.ranges);
                     exchange.wants.extend(found.theirs.iter().map(|item| (item.len, item.key_hash, item.hash)));
                     exchange.gives.extend(found.ours.into_iter().map(|(path, len)| (len, path)));

@@ -12,6 +12,8 @@ use crate::crdt::HybridTime;
 pub(super) struct Peer {
     /// It was removed, and has not been heard of since.
     pub(super) gone: bool,
+    /// The application named it, rather than that it spoke.
+    named: bool,
     /// All that this node had up to then, the peer had as well, and the other way round.
     pub(super) in_touch: Option<HybridTime>,
     /// All that the peer had up to then, this node had as well, be it by way of others.
@@ -34,20 +36,23 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    /// Adds a peer that is there; whether it is new. With `max` peers, one that is gone makes room.
-    pub(super) fn add(&mut self, node: NodeId, max: usize, rng: &mut Rng64) -> bool {
+    /// Adds a peer that is there; whether it is new. With `max` peers, one that is gone makes room, and one that
+    /// only spoke for one that is named.
+    pub(super) fn add(&mut self, node: NodeId, named: bool, max: usize, rng: &mut Rng64) -> bool {
         if let Some(peer) = self.known.get_mut(&node) {
+            peer.named |= named;
             if !std::mem::take(&mut peer.gone) {
                 return false;
             }
         } else {
             if self.known.len() >= max {
-                let Some(gone) = self.known.iter().find(|(_, peer)| peer.gone).map(|(node, _)| *node) else {
-                    return false;
-                };
-                self.known.remove(&gone);
+                let gone = self.known.iter().find(|(_, peer)| peer.gone);
+                let other = gone.or_else(|| self.known.iter().find(|(_, peer)| named && !peer.named));
+                let Some(other) = other.map(|(node, _)| *node) else { return false };
+                self.remove(other);
+                self.known.remove(&other);
             }
-            self.known.insert(node, Peer::default());
+            self.known.insert(node, Peer { named, ..Peer::default() });
         }
         let at = rng.below(self.order.len() as u64 + 1) as usize;
         self.order.push(node);
@@ -151,7 +156,7 @@ mod tests {
 
     fn peers(count: u128) -> (Peers, Rng64) {
         let (mut peers, mut rng) = (Peers::default(), Rng64::from_seed(1, "peers"));
-        (1..=count).for_each(|id| assert!(peers.add(NodeId(id), 100, &mut rng)));
+        (1..=count).for_each(|id| assert!(peers.add(NodeId(id), false, 100, &mut rng)));
         (peers, rng)
     }
 
@@ -169,12 +174,25 @@ mod tests {
     #[test]
     fn who_is_gone_is_remembered_until_the_room_is_needed() {
         let (mut peers, mut rng) = peers(100);
-        assert!(!peers.add(NodeId(101), 100, &mut rng));
+        assert!(!peers.add(NodeId(101), false, 100, &mut rng));
         peers.note_in_touch(NodeId(7), HybridTime(5), Instant::ZERO);
         peers.remove(NodeId(7));
         assert_eq!((peers.len(), peers.get(NodeId(7)).unwrap().in_touch), (99, Some(HybridTime(5))));
-        assert!(peers.add(NodeId(101), 100, &mut rng));
+        assert!(peers.add(NodeId(101), false, 100, &mut rng));
         assert!(peers.get(NodeId(7)).is_none());
+    }
+
+    #[test]
+    fn those_who_only_spoke_make_room_for_those_who_are_named() {
+        let (mut peers, mut rng) = peers(100);
+        assert!(!peers.add(NodeId(5), true, 100, &mut rng), "it is there, and named from now on");
+        for node in 201..300 {
+            assert!(peers.add(NodeId(node), true, 100, &mut rng));
+            assert_eq!((peers.len(), peers.iter().count()), (100, 100));
+        }
+        assert!(peers.get(NodeId(5)).is_some());
+        assert!(!peers.add(NodeId(301), true, 100, &mut rng), "all are named");
+        assert_eq!(peers.next(100, &mut rng).len(), 100);
     }
 
     #[test]
@@ -186,5 +204,10 @@ mod tests {
         assert!(!peers.spend(NodeId(1), 500, 1_000, at(90_400)));
         assert!(peers.spend(NodeId(1), 500, 1_000, at(90_500)));
         assert!(!peers.spend(NodeId(2), 1, 1_000, at(90_500)));
+        // What was not spent does not add up to more than a second's.
+        (100..110).for_each(|second| assert!(!peers.spend(NodeId(1), 5_000, 1_000, at(second * 1_000))));
+        assert!(
+            !peers.spend(NodeId(1), 1_001, 1_000, at(110_000)) && peers.spend(NodeId(1), 1_000, 1_000, at(110_000))
+        );
     }
 }

@@ -169,3 +169,25 @@ impl Table {
         self.bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_left_of_an_entry_that_is_taken_away() {
+        let mut table = Table::default();
+        let path = |number: u8| Path { namespace: format!("n{number}"), key: Bytes::from(vec![number]), tag: 1 };
+        for number in 0..100 {
+            let state = (number % 2 == 0).then(Bytes::new);
+            table.set(path(number), Entry { state, ..Entry::default() }, HybridTime(1));
+            table.set(path(number), Entry::default(), HybridTime(2));
+        }
+        assert_eq!((table.len(), table.counts.len(), table.dead.len()), (100, 100, 100));
+        for number in 0..100 {
+            assert!(table.remove(&Arc::new(path(number))).is_some());
+        }
+        assert_eq!((table.len(), table.counts.len(), table.dead.len(), table.bytes), (0, 0, 0, 0));
+        assert_eq!((table.digests.root(), table.digests.len()), (0, 0));
+    }
+}

@@ -1,6 +1,8 @@
 //! Stores in the simulator.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses some of it")]
 
+pub mod hand;
+
 use std::time::Duration;
 
 use mesh_core::{Bytes, Handle, Metrics, NodeId, ProtocolId};
