@@ -77,7 +77,7 @@ impl Keep {
     pub(super) fn tidy(&mut self, now: Instant) -> Vec<MessageId> {
         while self.order.front().is_some_and(|(until, _)| *until <= now) && self.drop_oldest() {}
         let due = self.again.iter().take_while(|(at, _)| *at <= now).count();
-        self.again.drain(..due).map(|(_, id)| id).filter(|id| self.messages.contains_key(id)).collect()
+        self.again.drain(..due).map(|(_, id)| id).collect()
     }
 
     /// When there is something to tidy.
@@ -120,5 +120,22 @@ impl Missing {
         self.announcers.push_back(next);
         self.grafts += 1;
         Some(next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_announcer_is_remembered_once_and_eight_of_them() {
+        let mut kept = Kept::new(Class::Normal, Bytes::new(), 1, Some(NodeId(0)), Instant::ZERO);
+        let mut missing = Missing::default();
+        for peer in [0, 0, 1, 1].into_iter().chain(0..20).map(NodeId) {
+            kept.is_known_to(peer);
+            missing.announced_by(peer);
+        }
+        let first: Vec<_> = (0..8).map(NodeId).collect();
+        assert_eq!((&kept.known_to, Vec::from(missing.announcers)), (&first, first.clone()));
     }
 }

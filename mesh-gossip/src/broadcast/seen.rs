@@ -216,4 +216,20 @@ mod tests {
         assert_eq!((seen.len(), seen.order.len()), (8, 8));
         assert_eq!(seen.counts.values().sum::<usize>(), 8);
     }
+
+    #[test]
+    fn who_was_not_heard_of_for_longest_is_forgotten_first() {
+        let mut seen = Delivered::default();
+        for origin in 0..8 {
+            seen.insert(id(origin, 1), NodeId(2), NOW, 8);
+        }
+        seen.insert(id(0, 2), NodeId(3), NOW + MINUTE, 8);
+        seen.insert(id(100, 1), NodeId(2), NOW + MINUTE, 8);
+        assert_eq!(seen.look_up(id(0, 1), NOW, MINUTE), Seen::Delivered, "it was heard of since");
+        assert_eq!(seen.look_up(id(1, 1), NOW, MINUTE), Seen::New);
+        // Those whom nobody brought any more go on, too.
+        seen.orphan(NodeId(2), 8);
+        seen.insert(id(0, 3), NodeId(3), NOW + 2 * MINUTE, 8);
+        assert_eq!((seen.len(), seen.order.len(), &seen.counts), (8, 8, &BTreeMap::from([(None, 8)])));
+    }
 }

@@ -131,4 +131,24 @@ mod tests {
         (0..200).for_each(|_| drop(shares.renew(&config)));
         assert!(shares.is_idle());
     }
+
+    #[test]
+    fn nothing_overtakes_what_waits_in_its_class() {
+        let (config, mut shares) = (config(), Shares::default());
+        let offered = [9_500, 1_000, 100].map(|len| shares.offer(&config, Class::Bulk, id(len as u64), len));
+        assert_eq!(offered, [Offered::Send, Offered::Queued, Offered::Queued]);
+        assert_eq!(shares.renew(&config), [id(1_000), id(100)]);
+    }
+
+    #[test]
+    fn what_a_class_leaves_is_lent_to_the_most_urgent_first() {
+        let (config, mut shares) = (config(), Shares::default());
+        for number in 0..100 {
+            shares.offer(&config, Class::Bulk, id(1_000 + number), LEN);
+            shares.offer(&config, Class::Urgent, id(number), LEN);
+        }
+        let ready = shares.renew(&config);
+        let urgent = ready.iter().filter(|id| id.number < 1_000).count();
+        assert_eq!((urgent, ready.len() - urgent), (30 + 20, 10));
+    }
 }

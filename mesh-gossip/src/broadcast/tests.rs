@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use mesh_core::harness::Harness;
-use mesh_core::{Bytes, NodeId};
+use mesh_core::{Bytes, Metrics, NodeId};
 
 use super::*;
 
@@ -215,4 +215,137 @@ fn what_is_kept_and_what_is_to_be_announced_are_bounded() {
     let not_sent_yet = MessageId { number: mine.number + 1, ..mine };
     node.receive(A, ihave(&[(not_sent_yet, 1)]));
     assert_eq!(node.protocol.load().2, 0);
+}
+
+/// A node with the neighbour A, and what it counts.
+fn counting(config: BroadcastConfig) -> (Harness<Broadcast>, Metrics) {
+    let metrics = Metrics::default();
+    let mut node = Harness::new(ME, Broadcast::new(config).unwrap().with_metrics(&metrics));
+    node.command(BroadcastCommand::AddPeer(A));
+    (node, metrics)
+}
+
+fn publish(node: &mut Harness<Broadcast>, class: Class, len: usize) -> Result<MessageId, BroadcastError> {
+    node.command(BroadcastCommand::Publish { class, payload: vec![0; len].into() });
+    let (_, BroadcastReply::Published(published)) = node.replies().pop().unwrap() else { panic!("it is answered") };
+    published
+}
+
+#[test]
+fn s15_strangers_are_counted_and_change_nothing() {
+    let (mut node, metrics) = counting(BroadcastConfig::default());
+    node.receive(A, push(id(9, 1), 11));
+    node.sent();
+    // Were they remembered to have it, there would be no room for a neighbour.
+    for stranger in 50..60 {
+        node.receive(NodeId(stranger), ihave(&[(id(9, 1), 0)]));
+    }
+    node.command(BroadcastCommand::AddPeer(B));
+    node.receive(B, ihave(&[(id(9, 1), 20)]));
+    node.pass(SECOND * 2);
+    assert_eq!(node.sent(), []);
+    node.receive(A, push(id(9, u64::MAX), 0));
+    let counted = metrics.snapshot();
+    assert_eq!((counted["broadcast_strangers"], counted["broadcast_refused"]), (10, 1));
+}
+
+#[test]
+fn a_neighbour_is_added_once_and_never_this_node() {
+    let mut node = node(&[A]);
+    node.command(BroadcastCommand::AddPeer(ME));
+    node.command(BroadcastCommand::AddPeer(A));
+    assert_eq!((node.protocol.peers().len(), eager(&node)), (3, vec![B, C]));
+    // Who brings news first is in the tree.
+    node.receive(A, push(id(9, 1), 255));
+    assert_eq!(eager(&node), [A, B, C]);
+    let [BroadcastEvent::Delivered { hops, .. }] = node.events()[..] else { panic!("it is delivered") };
+    assert_eq!(hops, 255, "no further than may be counted");
+}
+
+#[test]
+fn who_leaves_and_comes_back_displaces_nothing_that_it_brought_before() {
+    let mut node = node(&[]);
+    node.receive(A, push(id(9, 1), 0));
+    node.command(BroadcastCommand::RemovePeer(A));
+    node.command(BroadcastCommand::AddPeer(A));
+    for origin in 100..3_000 {
+        node.receive(A, push(id(origin, 1), 0));
+        node.pass(MS);
+    }
+    delivered(&mut node);
+    node.receive(B, push(id(9, 1), 0));
+    assert_eq!(delivered(&mut node), []);
+}
+
+#[test]
+fn nobody_is_asked_who_is_a_neighbour_no_more() {
+    let mut node = node(&[A, B]);
+    node.receive(A, ihave(&[(id(9, 1), 0)]));
+    node.receive(B, ihave(&[(id(9, 1), 0)]));
+    node.command(BroadcastCommand::RemovePeer(A));
+    node.pass(200 * MS);
+    assert_eq!(node.sent(), [(B, Message::Graft { id: Some(id(9, 1)) })]);
+    node.receive(B, push(id(9, 1), 0));
+    assert_eq!(node.timer(Timer::GraftDue(id(9, 1))), None);
+}
+
+#[test]
+fn what_came_makes_room_for_what_is_announced_next() {
+    let mut node = node(&[A]);
+    for round in 0..3 {
+        for first in (0..1024).step_by(IDS_MAX) {
+            let ids: Vec<_> = (0..IDS_MAX as u64).map(|number| (id(7 + round, first + number), 0)).collect();
+            node.receive(A, ihave(&ids));
+        }
+        assert_eq!(node.protocol.load().2, 1024);
+        (0..1024).for_each(|number| node.receive(B, push(id(7 + round, number), 0)));
+        assert_eq!(node.protocol.load().2, 0);
+    }
+}
+
+#[test]
+fn a_short_way_that_is_in_the_tree_already_changes_nothing() {
+    let mut node = node(&[]);
+    node.receive(A, push(id(9, 1), 11));
+    node.sent();
+    node.receive(B, ihave(&[(id(9, 1), 1)]));
+    assert_eq!((node.sent(), eager(&node)), (vec![], vec![A, B, C]));
+}
+
+#[test]
+fn a_neighbour_whose_queue_is_full_holds_up_those_along_the_tree_only() {
+    let (mut node, metrics) = counting(BroadcastConfig { queue_max: 3, ..BroadcastConfig::default() });
+    let sent = (0..).take_while(|_| publish(&mut node, Class::Bulk, 1024).is_ok()).count();
+    // What is for others to send is announced where it finds no room, and those asked for it wait for the same.
+    node.command(BroadcastCommand::AddPeer(B));
+    let long = |number| Message::Push { id: id(9, number), class: Class::Bulk, hops: 0, payload: vec![0; 1024].into() };
+    (0..5).for_each(|number| node.receive(B, long(number)));
+    assert_eq!(metrics.snapshot()["broadcast_deferred"], 5);
+    node.sent();
+    node.receive(A, Message::Graft { id: Some(id(9, 0)) });
+    assert_eq!(node.sent(), []);
+    node.pass(100 * MS);
+    let announced = node.sent().into_iter().any(|(to, message)| match message {
+        Message::IHave { haves } => to == A && haves.iter().any(|have| have.id == id(9, 4)),
+        _ => false,
+    });
+    assert!(announced);
+    // Out of the tree, it holds up nobody.
+    while publish(&mut node, Class::Bulk, 1024).is_ok() {}
+    node.receive(A, Message::Prune);
+    node.receive(B, Message::Prune);
+    assert!(sent > 3 && publish(&mut node, Class::Bulk, 1024).is_ok());
+}
+
+#[test]
+fn no_more_waits_to_be_announced_than_may() {
+    let mut node = node(&[C]);
+    (0..5_000).for_each(|number| node.receive(A, push(id(9, number), 0)));
+    node.sent();
+    node.pass(100 * MS);
+    let announced = node.sent().into_iter().map(|(to, message)| match message {
+        Message::IHave { haves } if to == C => haves.len(),
+        _ => 0,
+    });
+    assert_eq!(announced.sum::<usize>(), ANNOUNCED_MAX);
 }

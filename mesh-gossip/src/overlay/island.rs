@@ -92,7 +92,7 @@ impl Overlay {
         if !self.may_flood(cx, from) {
             return;
         }
-        if beacon.origin != cx.me() && self.take(cx, beacon) {
+        if self.take(cx, beacon) {
             self.set_beacon_timer(cx, false);
         }
         if let Some(link) = self.view.links.get_mut(&from) {
@@ -179,6 +179,7 @@ mod tests {
             assert!(island.admits(beacon(9, number), now));
         }
         assert_eq!(island.beacons.len(), REMEMBERED);
+        assert!(!island.admits(beacon(9, 7), now + ROUND), "it was seen before the latest");
         assert!(island.differs(&[beacon(4, 1)]) && !island.differs(&[beacon(4, 1), beacon(9, 7)]));
         assert!(!island.differs(&[]) && !Island::default().differs(&[beacon(4, 1)]));
     }

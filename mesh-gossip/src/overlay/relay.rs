@@ -367,3 +367,18 @@ impl Overlay {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_seen_is_remembered_for_a_while() {
+        let (mut recent, mut relaying) = (Recent::default(), Relaying::default());
+        for number in 0..5_000_u64 {
+            assert!(recent.insert(number) && relaying.may_answer((NodeId(1), number)));
+        }
+        assert_eq!((recent.set.len(), recent.order.len(), relaying.answered.len()), (SEEN_MAX, SEEN_MAX, 64));
+        assert!(!recent.insert(4_999) && recent.insert(0));
+    }
+}

@@ -7,6 +7,9 @@ use mesh_core::{Bytes, NodeId, PeerStatus};
 
 use super::*;
 
+mod swaps;
+mod ways;
+
 const ME: NodeId = NodeId(1);
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -17,12 +20,14 @@ fn ask(need: Need) -> Message {
 
 /// A node with links to the nodes 2 to `count + 1`, each of which has four, of the time when it began.
 fn with_links(count: u128) -> Harness<Overlay> {
-    let config = OverlayConfig { full_mesh: 2, ..OverlayConfig::default() };
+    let peers: Vec<_> = (2..2 + count).collect();
+    with(OverlayConfig { full_mesh: 2, ..OverlayConfig::default() }, &peers)
+}
+
+fn with(config: OverlayConfig, peers: &[u128]) -> Harness<Overlay> {
     let mut node = Harness::new(ME, Overlay::new(config).unwrap());
-    for peer in 2..2 + count {
-        node.receive(NodeId(peer), ask(Need::Spare));
-    }
-    assert_eq!(node.protocol.links().len(), count as usize);
+    peers.iter().for_each(|peer| node.receive(NodeId(*peer), ask(Need::Spare)));
+    assert_eq!(node.protocol.links().len(), peers.len());
     node.sent();
     node.events();
     node

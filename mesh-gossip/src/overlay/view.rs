@@ -336,4 +336,17 @@ mod tests {
         }
         assert_eq!((view.passive.len(), view.resting.len()), (30, RESTING_MAX));
     }
+
+    #[test]
+    fn who_is_barred_stays_so_until_the_latest_time_that_was_said() {
+        let (mut view, at) = (View::new(0), |seconds| Instant::ZERO + Duration::from_secs(seconds));
+        view.bar(NodeId(1), at(100));
+        view.rest(NodeId(1), at(200));
+        view.bar(NodeId(1), at(50));
+        assert!(view.is_barred(NodeId(1), at(99)) && !view.is_barred(NodeId(1), at(100)));
+        view.rest(NodeId(2), at(100));
+        assert!(!view.is_barred(NodeId(2), at(99)) && !view.is_free(NodeId(2)));
+        view.wake(at(100));
+        assert!(view.is_free(NodeId(1)) && view.is_free(NodeId(2)));
+    }
 }
