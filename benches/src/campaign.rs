@@ -29,7 +29,7 @@ pub struct Outcome {
 }
 
 /// Runs one seed.
-pub type RunSeed = Box<dyn Fn(u64) -> Outcome + Sync>;
+pub type RunSeed<'a> = Box<dyn Fn(u64) -> Outcome + Sync + 'a>;
 
 /// A simulation that takes seeds.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +37,7 @@ pub struct Suite {
     /// What one asks for.
     pub name: &'static str,
     /// Gets ready to run seeds. The error is a sentence that says which wish cannot be met.
-    pub prepare: fn(&Wishes) -> Result<RunSeed, String>,
+    pub prepare: fn(&Wishes) -> Result<RunSeed<'static>, String>,
 }
 
 /// What one can ask of a suite.
@@ -51,8 +51,11 @@ pub struct Wishes {
 
 impl Suite {
     /// Every suite.
-    pub const ALL: [Self; 2] =
-        [Self { name: "raft", prepare: prepare_raft }, Self { name: "gossip", prepare: prepare_gossip }];
+    pub const ALL: [Self; 3] = [
+        Self { name: "raft", prepare: prepare_raft },
+        Self { name: "pbft", prepare: prepare_pbft },
+        Self { name: "gossip", prepare: prepare_gossip },
+    ];
 
     /// The suite of this name.
     ///
@@ -66,7 +69,7 @@ impl Suite {
     }
 }
 
-fn prepare_raft(wishes: &Wishes) -> Result<RunSeed, String> {
+fn prepare_raft(wishes: &Wishes) -> Result<RunSeed<'static>, String> {
     if wishes.nodes.is_some() {
         return Err("the nodes of raft are drawn from the seed: leave --nodes out".to_owned());
     }
@@ -86,7 +89,22 @@ fn prepare_raft(wishes: &Wishes) -> Result<RunSeed, String> {
     }))
 }
 
-fn prepare_gossip(wishes: &Wishes) -> Result<RunSeed, String> {
+fn prepare_pbft(wishes: &Wishes) -> Result<RunSeed<'static>, String> {
+    if wishes.nodes.is_some() {
+        return Err("the nodes of pbft are drawn from the seed: leave --nodes out".to_owned());
+    }
+    let plant = wishes.plant.as_deref().map(scenario::pbft::plant_named).transpose()?;
+    Ok(Box::new(move |seed| scenario::pbft::run(seed, plant).into()))
+}
+
+impl From<scenario::pbft::Outcome> for Outcome {
+    fn from(outcome: scenario::pbft::Outcome) -> Self {
+        let scenario::pbft::Outcome { simulated, delivered, faults, violation } = outcome;
+        Self { simulated, frames: delivered, faults, violation }
+    }
+}
+
+fn prepare_gossip(wishes: &Wishes) -> Result<RunSeed<'static>, String> {
     if let Some(plant) = &wishes.plant {
         return Err(format!("there is no bug {plant:?}: in gossip none can be planted"));
     }
@@ -104,7 +122,7 @@ fn prepare_gossip(wishes: &Wishes) -> Result<RunSeed, String> {
 const NODES: std::ops::RangeInclusive<usize> = 5..=10_000;
 
 /// `DiskSlow` as `disk_slow`.
-fn snake_case(name: &str) -> String {
+pub(crate) fn snake_case(name: &str) -> String {
     let mut snake = String::new();
     for letter in name.chars() {
         if letter.is_uppercase() && !snake.is_empty() {
@@ -152,7 +170,7 @@ impl Summary {
 }
 
 /// Runs `seeds` on `threads` threads. After a violation no further seed begins.
-pub fn run(run_seed: &RunSeed, seeds: Range<u64>, threads: usize) -> Summary {
+pub fn run(run_seed: &RunSeed<'_>, seeds: Range<u64>, threads: usize) -> Summary {
     let next = AtomicU64::new(seeds.start);
     let summary = Mutex::new((Summary::default(), Duration::ZERO));
     let watch = Stopwatch::start();
@@ -199,7 +217,7 @@ pub fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
 mod tests {
     use super::*;
 
-    fn sevens(fail: bool) -> RunSeed {
+    fn sevens(fail: bool) -> RunSeed<'static> {
         Box::new(move |seed| Outcome {
             simulated: Duration::from_secs(1),
             frames: 2,

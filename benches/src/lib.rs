@@ -25,3 +25,4 @@ pub mod stats;
 pub mod stopwatch;
 pub mod suites;
 pub mod tcp_pair;
+pub mod twins;

@@ -4,4 +4,5 @@
 
 pub mod explore;
 pub mod gossip;
+pub mod pbft;
 pub mod raft;

@@ -110,7 +110,7 @@ mod view_change;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use mesh_core::identity::{Ed25519, PublicKey, Signer};
+use mesh_core::identity::{Ed25519, PublicKey, Signer, Verifier};
 use mesh_core::{
     Context, Instant, Lsn, Metrics, NodeId, Protocol, RecoverError, Recovery, RequestId, SavedSnapshot, SnapshotError,
     SnapshotId, StateMachine, Wire, wire,
@@ -239,9 +239,24 @@ impl<S: StateMachine> Pbft<S> {
         signer: Arc<dyn Signer>,
         state: S,
     ) -> Result<Self, ConfigError> {
+        let verifier = Arc::new(Ed25519::knowing(replicas.members().iter().map(|(_, key)| *key)));
+        Self::verified_by(config, replicas, signer, verifier, state)
+    }
+
+    /// As [`new`](Self::new), with signatures checked by `verifier` instead of [`Ed25519`]: that of all replicas must
+    /// have the same verdict on every input.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the configuration cannot work, or the signer is none of the group.
+    pub fn verified_by(
+        config: PbftConfig,
+        replicas: ReplicaSet,
+        signer: Arc<dyn Signer>,
+        verifier: Arc<dyn Verifier>,
+        state: S,
+    ) -> Result<Self, ConfigError> {
         config.validate()?;
         config.validate_for(replicas.len(), replicas.quorum())?;
-        let verifier = Arc::new(Ed25519::knowing(replicas.members().iter().map(|(_, key)| *key)));
         let auth = Authenticator::new(replicas.clone(), config.auth, signer.clone(), verifier)
             .ok_or_else(|| ConfigError("the key is of none of the replicas: give it to the group first".to_owned()))?;
         let others = replicas.replicas().filter(|replica| *replica != auth.me());

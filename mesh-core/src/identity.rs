@@ -33,7 +33,8 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
-use zeroize::Zeroizing;
+/// What a [`Signer`] hands secrets out in: they are wiped when it is dropped.
+pub use zeroize::Zeroizing;
 
 pub use batch::Signed;
 

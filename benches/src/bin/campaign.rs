@@ -4,12 +4,14 @@
 //! cargo run --release -p mesh-benches --bin campaign -- raft --seeds 0..1000000
 //! cargo run --release -p mesh-benches --bin campaign -- raft --seeds 0..10000 --plant NAME
 //! cargo run --release -p mesh-benches --bin campaign -- gossip --seeds 0..20 --nodes 1024
+//! cargo run --release -p mesh-benches --bin campaign -- pbft --seeds 0..100000
 //! cargo run --release -p mesh-benches --bin campaign -- explore SCOPE
+//! cargo run --release -p mesh-benches --bin campaign -- twins --rounds 3
 //! ```
 //!
 //! Exit code 0: no rule was broken. 1: one was, be it by a planted bug. 2: the arguments make no
-//! sense. 3: a bug was planted and not found. `explore`, which visits every world of a small scope, has
-//! these codes too; [`mesh_benches::explore`] has them.
+//! sense. 3: a bug was planted and not found. `explore`, which visits every world of a small scope, and `twins` have
+//! these codes too: see [`mesh_benches::explore`] and [`mesh_benches::twins`].
 
 use std::ops::Range;
 use std::process::ExitCode;
@@ -17,7 +19,7 @@ use std::thread::available_parallelism;
 
 use clap::{Parser, Subcommand};
 use mesh_benches::campaign::{self, RunSeed, Suite, Summary, Wishes, parse_seeds};
-use mesh_benches::explore;
+use mesh_benches::{explore, twins};
 
 /// Runs simulator seeds with all faults and checks the protocol's rules after every step.
 #[derive(Debug, Parser)]
@@ -47,12 +49,16 @@ struct Args {
 enum Other {
     /// Visits every order of deliveries, crashes and late writes in a small scope.
     Explore(explore::Args),
+    /// Runs every order of partitions of a pBFT group in which a replica is there twice.
+    Twins(twins::Args),
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if let Some(Other::Explore(args)) = &args.other {
-        return explore::run(args);
+    match &args.other {
+        Some(Other::Explore(args)) => return explore::run(args),
+        Some(Other::Twins(args)) => return twins::run(args),
+        None => {}
     }
     let (suite, run_seed) = match prepare(&args) {
         Ok(prepared) => prepared,
@@ -84,7 +90,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn prepare(args: &Args) -> Result<(Suite, RunSeed), String> {
+fn prepare(args: &Args) -> Result<(Suite, RunSeed<'static>), String> {
     let suite = Suite::named(args.suite.as_deref().unwrap_or_default())?;
     let wishes = Wishes { plant: args.plant.clone(), nodes: args.nodes };
     Ok((suite, (suite.prepare)(&wishes)?))

@@ -3,9 +3,11 @@
 //! One that has lost its disk has forgotten what it said, and must not contradict it. So a replica that finds
 //! its log empty draws the number of a *life*, keeps it on disk, and asks the others whether it is the first
 //! that they hear of in its place; they keep the first on their disks. Where a quorum, itself included, says
-//! so, no earlier life has taken part: two quorums share a replica that works and keeps its disk. Else it counts
-//! as faulty, and says nothing until its own stable checkpoint is beyond all that an earlier life can have
-//! voted for: the *barrier*. It fetches the state meanwhile, and learns what the others decide.
+//! so, no earlier life has taken part: two quorums share a replica that works and keeps its disk. Where f + 1
+//! deny it, one of which works, it counts as faulty, and says nothing until its own stable checkpoint is beyond
+//! all that an earlier life can have voted for: the *barrier*. It fetches the state meanwhile, and learns what
+//! the others decide. Of an earlier life that took part, f + 1 that work know; so it need not believe fewer,
+//! and liars alone keep nobody from taking part.
 //!
 //! Where the barrier is: an earlier life voted for nothing beyond h + L, with h its stable checkpoint and L the
 //! window. A quorum had executed h. One of those works and is among any quorum that answers, and its stable
@@ -14,7 +16,7 @@
 //! A view change of an earlier life may still be around. It speaks for its own window only
 //! ([`choose`](super::choose)), which ends at the barrier.
 
-use mesh_core::{Context, Instant, StateMachine};
+use mesh_core::{Context, StateMachine};
 
 use super::Pbft;
 use super::command::PbftEvent;
@@ -35,7 +37,6 @@ pub(super) struct Lives {
     first: PerReplica<Option<u64>>,
     /// What the others know of this one.
     answers: PerReplica<Option<JoinAnswer>>,
-    asking_since: Instant,
     /// With which stable checkpoint this replica takes part; `None` while it asks.
     barrier: Option<u64>,
 }
@@ -46,7 +47,6 @@ impl Lives {
             own: None,
             first: PerReplica::new(replicas, |_| None),
             answers: PerReplica::new(replicas, |_| None),
-            asking_since: Instant::ZERO,
             barrier: None,
         }
     }
@@ -97,7 +97,6 @@ impl<S: StateMachine> Pbft<S> {
 
     /// Begins a life where the log is empty.
     pub(super) fn begin_life(&mut self, cx: &mut Context<'_, Self>) {
-        self.lives.asking_since = cx.now();
         if self.lives.own.is_none() {
             let life = cx.rng().next_u64();
             self.lives.own = Some(life);
@@ -154,12 +153,11 @@ impl<S: StateMachine> Pbft<S> {
         let answers = || self.lives.answers.iter().filter_map(|(_, answer)| answer.as_ref());
         let (quorum, weak) = (self.replicas().quorum(), self.replicas().weak());
         let (all, first) = (answers().count(), answers().filter(|answer| answer.is_first).count());
-        let waited = cx.now().since(self.lives.asking_since) >= self.config.request_timeout;
         if first + 1 >= quorum {
             self.lives.set_barrier(0);
             cx.persist(Record::Joined { barrier: 0 });
             self.say_again(cx);
-        } else if all + 1 >= quorum && (all - first >= weak || waited) {
+        } else if all + 1 >= quorum && all - first >= weak {
             let proved = answers().map(|answer| answer.stable.sequence).max().unwrap_or(0);
             let barrier = proved.saturating_add(self.config.window().saturating_mul(2));
             self.lives.set_barrier(barrier);

@@ -211,9 +211,11 @@ impl<S: StateMachine> Pbft<S> {
         all.filter(|change| change.view == self.view).collect()
     }
 
-    /// Time runs for the next primary only when it can begin: else replicas would run ahead of each other.
+    /// Time runs for the next primary only when a quorum wants its view, or a later one: else replicas would run ahead
+    /// of each other. Later ones count, as who wants one says no more of this: others follow it when time is up.
     fn note_quorum_of_changes(&mut self, cx: &Context<'_, Self>) {
-        if !self.active && self.changes_to_this_view().len() >= self.replicas().quorum() {
+        let all = self.changes.iter().filter_map(|(_, change)| change.as_ref());
+        if !self.active && all.filter(|change| change.view >= self.view).count() >= self.replicas().quorum() {
             self.changes_since.get_or_insert_with(|| cx.now());
         }
     }

@@ -35,7 +35,7 @@ impl Story {
         self.evidence().into_iter().map(|evidence| evidence.culprit().0).collect()
     }
 
-    fn view_change(&self, replica: u16, view: u64, stable: Certificate) -> ViewChange {
+    pub fn view_change(&self, replica: u16, view: u64, stable: Certificate) -> ViewChange {
         let signature = mesh_core::identity::Signature::from_bytes([0; 64]);
         let (prepared, pre_prepared) = (Vec::new(), Vec::new());
         let replica_index = ReplicaIndex(replica);

@@ -151,6 +151,22 @@ fn a_checkpoint_that_nobody_signed_raises_no_barrier() {
 }
 
 #[test]
+fn as_many_as_may_lie_keep_no_new_replica_from_taking_part() {
+    both(|auth| {
+        let mut story = Story::with_empty_disk(auth);
+        let life = story.life();
+        story.answer(3, life, false);
+        story.answer(2, life, true);
+        story.one.pass(60 * SECOND);
+        story.one.sync();
+        assert!(!story.one.events().iter().any(|event| matches!(event, PbftEvent::DiskLost { .. })));
+        assert!(!story.one.protocol.takes_part());
+        story.answer(0, life, true);
+        assert!(story.one.protocol.takes_part());
+    });
+}
+
+#[test]
 fn a_replica_that_lost_its_disk_fetches_the_state_and_takes_part_again() {
     in_all_modes(|n, auth| {
         for lost in [0, 2] {

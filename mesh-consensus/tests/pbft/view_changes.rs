@@ -1,10 +1,12 @@
 //! Primaries that fail, one or several in a row, and what must not be lost then.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_consensus::pbft::AuthMode;
+use mesh_consensus::pbft::{AuthMode, Certificate, Message};
 
-use crate::group::{Group, config, in_all_modes};
+use crate::group::{Group, both, config, in_all_modes};
+use crate::stories::Story;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -126,5 +128,23 @@ fn power_is_lost_again_and_again_while_views_change() {
             group.finish(40 * SECOND);
             assert_eq!(group.answered(), 30);
         }
+    });
+}
+
+#[test]
+fn a_replica_follows_when_others_went_on_to_later_views_and_say_no_more_of_its_own() {
+    both(|auth| {
+        let mut story = Story::new(auth);
+        let hear = |story: &mut Story, replica, view| {
+            let change = story.view_change(replica, view, Certificate::genesis());
+            story.hear(replica, Message::ViewChange(Arc::new(change)));
+        };
+        hear(&mut story, 0, 3);
+        hear(&mut story, 2, 2);
+        assert_eq!(story.one.protocol.view(), 2, "the lowest that f + 1 want");
+        story.one.pass(4 * SECOND);
+        assert_eq!(story.one.protocol.view(), 3);
+        story.one.pass(60 * SECOND);
+        assert_eq!(story.one.protocol.view(), 3, "one replica alone wants that, beside this one");
     });
 }
