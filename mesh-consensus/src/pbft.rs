@@ -615,6 +615,10 @@ impl<S: StateMachine> Protocol for Pbft<S> {
     fn on_flush(&mut self, cx: &mut Context<'_, Self>) {
         self.check_signatures(cx);
         self.advance(cx);
+        while !self.unchecked.has_no_queue() {
+            self.check_signatures(cx);
+            self.advance(cx);
+        }
         self.execute(cx);
         self.answer_reads(cx);
         self.poll_client(cx);

@@ -1,5 +1,5 @@
 //! A pBFT group driven by hand in one thread: all replicas, messages passed as structs, logs durable at once. Other
-//! threads may help to check the signatures of clients.
+//! threads may help to check signatures.
 //!
 //! Clients are outside of what is timed: a run tells the time that the replicas took, all of them together.
 
@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mesh_consensus::pbft::{
     AuthMode, CheckJob, ClientConfig, ClientCore, Message, Pbft, PbftCommand, PbftConfig, PbftEvent, ReplicaIndex,
-    ReplicaSet, Reply,
+    ReplicaSet, Reply, Verdict,
 };
 use mesh_core::identity::SecretKey;
 use mesh_core::{Instant, Metrics, NodeId, Protocol as _, RequestId};
@@ -38,7 +38,7 @@ pub struct GroupSetup {
     pub auth: AuthMode,
     /// Whether clients sign their requests, and replicas check that.
     pub client_signatures: bool,
-    /// How many threads check the signatures of clients; the replicas themselves where there are none.
+    /// How many threads check signatures of clients and votes; the replicas themselves where there are none.
     pub helpers: usize,
 }
 
@@ -158,16 +158,26 @@ impl Group {
     fn step(&mut self) {
         let mut jobs = Vec::new();
         for at in 0..self.replicas.len() {
-            let pbft = &mut self.replicas[at].pbft;
-            pbft.receive();
-            pbft.flush();
-            let told = pbft.outbox.events.drain(..);
-            jobs.extend(
-                told.filter_map(|event| if let PbftEvent::Check(job) = event { Some((at, job)) } else { None }),
-            );
-            self.pass_on(at);
+            self.replicas[at].pbft.receive();
+            self.flush(at, &mut jobs);
         }
-        self.help(&jobs);
+        while !jobs.is_empty() {
+            for (at, verdict) in self.help(&std::mem::take(&mut jobs)) {
+                let pbft = &mut self.replicas[at].pbft;
+                pbft.with(|pbft, cx| pbft.on_command(cx, RequestId(0), PbftCommand::Checked(verdict)));
+                pbft.outbox.replies.clear();
+                self.flush(at, &mut jobs);
+            }
+        }
+    }
+
+    /// Ends what a replica takes at once, and passes on what it sends and gives away.
+    fn flush(&mut self, at: usize, jobs: &mut Vec<(usize, CheckJob)>) {
+        let pbft = &mut self.replicas[at].pbft;
+        pbft.flush();
+        let told = pbft.outbox.events.drain(..);
+        jobs.extend(told.filter_map(|event| if let PbftEvent::Check(job) = event { Some((at, job)) } else { None }));
+        self.pass_on(at);
     }
 
     /// Passes on what a replica sends.
@@ -183,8 +193,8 @@ impl Group {
         }
     }
 
-    /// All helpers do jobs of replicas, each the next that nobody does, and the replicas are told what came of them.
-    fn help(&mut self, jobs: &[(usize, CheckJob)]) {
+    /// All helpers do jobs of replicas, each the next that nobody does.
+    fn help(&self, jobs: &[(usize, CheckJob)]) -> Vec<(usize, Verdict)> {
         let next = AtomicUsize::new(0);
         let help = || {
             let mut verdicts = Vec::new();
@@ -193,17 +203,10 @@ impl Group {
             }
             verdicts
         };
-        let verdicts: Vec<_> = std::thread::scope(|scope| {
+        std::thread::scope(|scope| {
             let helpers: Vec<_> = (0..self.setup.helpers.min(jobs.len())).map(|_| scope.spawn(help)).collect();
             helpers.into_iter().flat_map(|helper| helper.join().expect("a job does not fail")).collect()
-        });
-        for (at, verdict) in verdicts {
-            let pbft = &mut self.replicas[at].pbft;
-            pbft.with(|pbft, cx| pbft.on_command(cx, RequestId(0), PbftCommand::Checked(verdict)));
-            pbft.outbox.replies.clear();
-            pbft.flush();
-            self.pass_on(at);
-        }
+        })
     }
 
     fn deliver(&mut self, at: usize, from: NodeId, to: NodeId, message: Message) {
@@ -284,7 +287,7 @@ mod tests {
 
     #[test]
     fn all_replicas_execute_all_requests_in_full_batches() {
-        let setups = [(AuthMode::Macs, false, 0), (AuthMode::Signatures, true, 0), (AuthMode::Macs, true, 2)];
+        let setups = [(AuthMode::Macs, false, 0), (AuthMode::Signatures, true, 0), (AuthMode::Signatures, true, 2)];
         for (auth, client_signatures, helpers) in setups {
             let setup = GroupSetup { replicas: 4, batch: 16, in_flight: 5, auth, client_signatures, helpers };
             let mut group = Group::start(setup);

@@ -305,17 +305,18 @@ impl Authenticator {
         self.verifier.clone()
     }
 
-    /// Checks signatures of clients, all together.
+    /// Checks signatures, those of clients all together.
     pub(super) fn are_good(&self, signatures: &Signatures) -> bool {
-        self.count_checked(signatures.len());
+        self.count_checked(signatures);
         signatures.are_good(&*self.verifier)
     }
 
-    /// Counts signatures of clients that are checked together.
-    pub(super) fn count_checked(&self, signatures: usize) {
-        self.counters.signatures_checked.add(signatures as u64);
-        if signatures > 1 {
-            self.counters.signatures_batched.add(signatures as u64);
+    /// Counts signatures that are checked here or elsewhere.
+    pub(super) fn count_checked(&self, signatures: &Signatures) {
+        let (of_clients, of_votes) = signatures.len();
+        self.counters.signatures_checked.add((of_clients + of_votes) as u64);
+        if of_clients > 1 {
+            self.counters.signatures_batched.add(of_clients as u64);
         }
     }
 }

@@ -214,7 +214,7 @@ pub enum PbftEvent {
     },
     /// A replica contradicts itself, and this proves it to anyone.
     Evidence(Box<Evidence>),
-    /// Signatures of clients are to be checked, by a replica that
+    /// Signatures are to be checked, by a replica that
     /// [gives that away](super::Pbft::with_check_jobs). Answer with [`PbftHandle::checked`].
     Check(CheckJob),
     /// Quorums committed two batches at one sequence number: more replicas are faulty than a group survives.

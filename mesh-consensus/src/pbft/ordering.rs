@@ -11,6 +11,7 @@ use mesh_core::{Context, NodeId, StateMachine, wire};
 
 use super::authenticator::{Kind, Proof, Statement, Verified};
 use super::command::PbftEvent;
+use super::evidence::Said;
 use super::message::{Message, NUMBER_MAX, PrePrepare, Vote};
 use super::pool::Put;
 use super::record::Record;
@@ -299,96 +300,113 @@ impl<S: StateMachine> Pbft<S> {
 
     fn advance_prepared(&mut self, cx: &mut Context<'_, Self>, sequence: u64) {
         let (view, quorum) = (self.view, self.quorum_of_votes());
-        let Some(slot) = self.slots.get_mut(&sequence).filter(|_| self.active) else { return };
+        let Some(slot) = self.slots.get(&sequence).filter(|_| self.active) else { return };
         let Some(digest) = slot.accepted_in(view) else { return };
         let choice = Accepted { view, digest };
-        let auth = &self.auth;
-        let is_good = |replica, proof: &_| {
-            auth.check(&Statement { kind: Kind::Prepare, replica, view, sequence, digest }, proof).is_ok()
-        };
-        let mut culprits = Vec::new();
-        let prepared = slot.prepared != Some(choice)
-            && slot.prepares.reaches(quorum, choice, is_good, |replica| culprits.push(replica));
-        if prepared {
-            slot.prepared = Some(choice);
-            let lsn = cx.persist(Record::Prepared { view, sequence, digest });
-            self.own_votes.push_back((lsn, OwnVote { kind: Kind::Commit, sequence, choice }));
-            if self.is_mute() {
-                // It follows what the others say.
-            } else if planted!(self, CommitBeforePersist) {
-                let vote = self.vote(Kind::Commit, sequence, choice);
-                cx.broadcast_volatile(self.others.clone(), Message::Commit(vote));
-            } else {
-                let vote = self.vote(Kind::Commit, sequence, choice);
-                cx.broadcast(self.others.clone(), Message::Commit(vote));
-            }
+        if slot.prepared == Some(choice) || !self.have_voted(cx, Kind::Prepare, sequence, choice, quorum) {
+            return;
         }
-        self.blame(cx, culprits);
+        self.slot(sequence).prepared = Some(choice);
+        let lsn = cx.persist(Record::Prepared { view, sequence, digest });
+        self.own_votes.push_back((lsn, OwnVote { kind: Kind::Commit, sequence, choice }));
+        if self.is_mute() {
+            // It follows what the others say.
+        } else if planted!(self, CommitBeforePersist) {
+            let vote = self.vote(Kind::Commit, sequence, choice);
+            cx.broadcast_volatile(self.others.clone(), Message::Commit(vote));
+        } else {
+            let vote = self.vote(Kind::Commit, sequence, choice);
+            cx.broadcast(self.others.clone(), Message::Commit(vote));
+        }
     }
 
     /// f + 1 replicas that have executed a batch prove that it was committed: one of them works.
     fn advance_decided(&mut self, cx: &mut Context<'_, Self>, sequence: u64) {
         let weak = self.replicas().weak();
-        let Some(slot) = self.slots.get_mut(&sequence).filter(|slot| slot.committed.is_none()) else { return };
+        let Some(slot) = self.slots.get(&sequence).filter(|slot| slot.committed.is_none()) else { return };
         let Some(choice) = slot.decisions.leading() else { return };
-        let (auth, Accepted { view, digest }) = (&self.auth, choice);
-        let is_good = |replica, proof: &_| {
-            auth.check(&Statement { kind: Kind::Committed, replica, view, sequence, digest }, proof).is_ok()
-        };
-        let mut culprits = Vec::new();
-        if slot.decisions.reaches(weak, choice, is_good, |replica| culprits.push(replica)) {
-            slot.committed = Some(digest);
-            if !self.batches.contains_key(&digest) {
-                self.fetch_batch(cx, digest);
-            }
+        if self.have_voted(cx, Kind::Committed, sequence, choice, weak) {
+            self.commit(cx, sequence, choice.digest);
         }
-        self.blame(cx, culprits);
     }
 
     fn advance_committed(&mut self, cx: &mut Context<'_, Self>, sequence: u64) {
-        let quorum = self.quorum_of_votes();
-        let Some(slot) = self.slots.get_mut(&sequence) else { return };
+        let (quorum, weak) = (self.quorum_of_votes(), self.replicas().weak());
+        let Some(slot) = self.slots.get(&sequence) else { return };
         let Some(choice) = slot.commits.leading() else { return };
         if slot.committed == Some(choice.digest) {
             return;
         }
-        let (auth, Accepted { view, digest }) = (&self.auth, choice);
-        let is_good = |replica, proof: &_| {
-            auth.check(&Statement { kind: Kind::Commit, replica, view, sequence, digest }, proof).is_ok()
-        };
-        let mut culprits = Vec::new();
-        if slot.commits.reaches(quorum, choice, is_good, |replica| culprits.push(replica)) {
-            if slot.committed.is_some() {
+        let (is_committed, is_open) =
+            (slot.committed.is_some(), slot.accepted_in(choice.view).is_none() && slot.wanted.is_none());
+        if self.have_voted(cx, Kind::Commit, sequence, choice, quorum) {
+            if is_committed {
                 // More replicas are faulty than a group survives. What was executed stays.
                 return cx.emit(PbftEvent::Forked { sequence });
             }
-            slot.committed = Some(digest);
-            if !self.batches.contains_key(&digest) {
-                self.fetch_batch(cx, digest);
-            }
-        } else if self.active && view == self.view && slot.accepted_in(view).is_none() && slot.wanted.is_none() {
+            self.commit(cx, sequence, choice.digest);
+        } else if self.active
+            && choice.view == self.view
+            && is_open
+            && self.have_voted(cx, Kind::Commit, sequence, choice, weak)
+        {
             // Of f + 1 replicas one works, and says that a quorum took the batch: what the primary did not tell
             // this replica, it takes from them.
-            let weak = self.auth.replicas().weak();
-            if slot.commits.reaches(weak, choice, is_good, |replica| culprits.push(replica)) {
-                slot.wanted = Some(digest);
-                match self.batches.get(&digest).cloned() {
-                    Some(batch) => self.accept(cx, sequence, batch, None),
-                    None => self.fetch_batch(cx, digest),
+            self.slot(sequence).wanted = Some(choice.digest);
+            match self.batches.get(&choice.digest).cloned() {
+                Some(batch) => self.accept(cx, sequence, batch, None),
+                None => self.fetch_batch(cx, choice.digest),
+            }
+        }
+    }
+
+    fn commit(&mut self, cx: &mut Context<'_, Self>, sequence: u64, digest: Digest) {
+        self.slot(sequence).committed = Some(digest);
+        if !self.batches.contains_key(&digest) {
+            self.fetch_batch(cx, digest);
+        }
+    }
+
+    /// Whether so many replicas made a choice. Votes are checked where that may be so: here, or by others, and then
+    /// it is asked again.
+    fn have_voted(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        kind: Kind,
+        sequence: u64,
+        choice: Accepted,
+        quorum: usize,
+    ) -> bool {
+        while let Some((replica, proof)) = self.slot(sequence).tally(kind).next_to_check(quorum, choice) {
+            let Accepted { view, digest } = choice;
+            let said = Statement { kind, replica, view, sequence, digest };
+            match proof {
+                Proof::Signature(signature) if self.gives_jobs => {
+                    self.check_vote_later(Said { statement: said, signature })
+                }
+                proof => {
+                    let is_good = self.auth.check(&said, &proof).is_ok();
+                    self.slot(sequence).tally(kind).settle(replica, choice, is_good);
+                    if !is_good {
+                        self.misbehaved_replica(cx, replica, "a vote that it did not make");
+                    }
                 }
             }
         }
-        self.blame(cx, culprits);
+        self.slot(sequence).tally(kind).reaches(quorum, choice)
+    }
+
+    /// Others looked at a vote.
+    pub(super) fn settle_vote(&mut self, said: &Statement, is_good: bool) {
+        let Statement { kind, replica, view, sequence, digest } = *said;
+        if let Some(slot) = self.slots.get_mut(&sequence) {
+            slot.tally(kind).settle(replica, Accepted { view, digest }, is_good);
+            self.touched.insert(sequence);
+        }
     }
 
     fn quorum_of_votes(&self) -> usize {
         if planted!(self, QuorumTooSmall) { self.replicas().weak() } else { self.replicas().quorum() }
-    }
-
-    fn blame(&mut self, cx: &mut Context<'_, Self>, culprits: Vec<ReplicaIndex>) {
-        for replica in culprits {
-            self.misbehaved_replica(cx, replica, "a vote that it did not make");
-        }
     }
 
     // Batches that others have.

@@ -111,6 +111,8 @@ struct Ballot {
 pub(super) enum Standing {
     /// Nobody looked yet: that is put off until it matters.
     Unchecked,
+    /// It matters, and is being looked at.
+    Asked,
     /// It does.
     Good,
     /// It does not, and no other of this replica in this view does.
@@ -167,47 +169,42 @@ impl Tally {
         choices().max_by_key(|choice| choices().filter(|other| other == choice).count())
     }
 
-    /// Whether `quorum` replicas made a choice. Votes are only checked where that may be so, no more of them
-    /// than it takes, and those that fail are told to `bad`.
-    pub(super) fn reaches(
-        &mut self,
-        quorum: usize,
-        choice: Accepted,
-        is_good: impl Fn(ReplicaIndex, &Proof) -> bool,
-        mut bad: impl FnMut(ReplicaIndex),
-    ) -> bool {
-        let mut votes: Vec<_> = self
-            .0
-            .iter_mut()
-            .filter_map(|(replica, ballot)| Some((replica, ballot.as_mut()?)))
-            .filter(|(_, ballot)| ballot.choice == choice)
-            .collect();
-        let good = votes.iter().filter(|(_, ballot)| ballot.standing == Standing::Good).count();
-        let mut possible = votes.iter().filter(|(_, ballot)| ballot.standing != Standing::Bad).count();
-        let mut missing = quorum.saturating_sub(good);
-        for (replica, ballot) in &mut votes {
-            if missing == 0 || possible < quorum {
-                break;
-            }
-            if let (Standing::Unchecked, Some(proof)) = (ballot.standing, &ballot.proof) {
-                if is_good(*replica, proof) {
-                    ballot.standing = Standing::Good;
-                    missing -= 1;
-                } else {
-                    ballot.standing = Standing::Bad;
-                    possible -= 1;
-                    bad(*replica);
-                }
-            }
+    /// Whether `quorum` replicas made a choice: votes that count.
+    pub(super) fn reaches(&self, quorum: usize, choice: Accepted) -> bool {
+        self.count(choice, |standing| standing == Standing::Good) >= quorum
+    }
+
+    /// A vote to check, to find out whether `quorum` replicas made a choice: none where they cannot have, and no more
+    /// of them than it takes. It stands as [asked](Standing::Asked) from now on.
+    pub(super) fn next_to_check(&mut self, quorum: usize, choice: Accepted) -> Option<(ReplicaIndex, Proof)> {
+        let possible = self.count(choice, |standing| standing != Standing::Bad);
+        let enough = self.count(choice, |standing| matches!(standing, Standing::Good | Standing::Asked));
+        if possible < quorum || enough >= quorum {
+            return None;
         }
-        missing == 0
+        let mut votes = self.0.iter_mut().filter_map(|(replica, ballot)| Some((replica, ballot.as_mut()?)));
+        let (replica, ballot) =
+            votes.find(|(_, ballot)| ballot.choice == choice && ballot.standing == Standing::Unchecked)?;
+        ballot.standing = Standing::Asked;
+        Some((replica, ballot.proof.clone()?))
+    }
+
+    /// A vote that was asked for was checked.
+    pub(super) fn settle(&mut self, replica: ReplicaIndex, choice: Accepted, is_good: bool) {
+        let ballot = self.0.get_mut(replica).and_then(Option::as_mut);
+        if let Some(ballot) = ballot.filter(|ballot| ballot.choice == choice && ballot.standing == Standing::Asked) {
+            ballot.standing = if is_good { Standing::Good } else { Standing::Bad };
+        }
+    }
+
+    fn count(&self, choice: Accepted, stands: impl Fn(Standing) -> bool) -> usize {
+        let ballots = self.0.iter().filter_map(|(_, ballot)| ballot.as_ref());
+        ballots.filter(|ballot| ballot.choice == choice && stands(ballot.standing)).count()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-
     use mesh_core::NodeId;
     use mesh_core::identity::SecretKey;
 
@@ -229,26 +226,38 @@ mod tests {
     #[test]
     fn votes_are_checked_at_a_quorum_and_no_more_of_them_than_it_takes() {
         let mut tally = Tally::new(&replicas());
-        let checked = RefCell::new(Vec::new());
-        let reaches = |tally: &mut Tally, bad: u16| {
-            let is_good = |replica: ReplicaIndex, _: &Proof| {
-                checked.borrow_mut().push(replica.0);
-                replica.0 != bad
-            };
-            tally.reaches(3, choice(0, b"a"), is_good, |culprit| assert_eq!(culprit.0, bad))
-        };
-        tally.put(ReplicaIndex(0), choice(0, b"a"), None);
-        tally.put_unchecked(ReplicaIndex(1), choice(0, b"a"), unchecked());
-        assert!(!reaches(&mut tally, 1));
-        assert!(checked.borrow().is_empty(), "two are no quorum, whatever they are worth");
-        tally.put_unchecked(ReplicaIndex(2), choice(0, b"a"), unchecked());
-        assert!(!reaches(&mut tally, 1));
-        assert_eq!(*checked.borrow(), [1], "without it there is none");
-        tally.put(ReplicaIndex(1), choice(0, b"a"), None);
-        tally.put_unchecked(ReplicaIndex(3), choice(0, b"a"), unchecked());
-        assert!(reaches(&mut tally, 1), "a second vote of the culprit does not count, the others do");
-        assert!(reaches(&mut tally, 1));
-        assert_eq!(*checked.borrow(), [1, 2, 3], "each is checked once");
+        let choice = choice(0, b"a");
+        let next = |tally: &mut Tally| tally.next_to_check(3, choice).map(|(replica, _)| replica.0);
+        tally.put(ReplicaIndex(0), choice, None);
+        tally.put_unchecked(ReplicaIndex(1), choice, unchecked());
+        assert_eq!(next(&mut tally), None, "two are no quorum, whatever they are worth");
+        tally.put_unchecked(ReplicaIndex(2), choice, unchecked());
+        assert_eq!(next(&mut tally), Some(1));
+        tally.settle(ReplicaIndex(1), choice, false);
+        assert_eq!(next(&mut tally), None, "without it there is none");
+        tally.put(ReplicaIndex(1), choice, None);
+        tally.put_unchecked(ReplicaIndex(3), choice, unchecked());
+        assert_eq!([next(&mut tally), next(&mut tally), next(&mut tally)], [Some(2), Some(3), None]);
+        tally.settle(ReplicaIndex(3), choice, true);
+        assert!(!tally.reaches(3, choice), "one of them is not checked yet");
+        tally.settle(ReplicaIndex(2), choice, true);
+        assert!(tally.reaches(3, choice), "a second vote of the culprit does not count, the others do");
+        tally.settle(ReplicaIndex(2), choice, false);
+        assert!(tally.reaches(3, choice) && next(&mut tally).is_none(), "each is checked once");
+        let mut tally = Tally::new(&replicas());
+        (0..4).for_each(|replica| tally.put_unchecked(ReplicaIndex(replica), choice, unchecked()));
+        assert_eq!([(); 4].map(|()| next(&mut tally)), [Some(0), Some(1), Some(2), None], "three are a quorum");
+    }
+
+    #[test]
+    fn a_vote_of_a_later_view_is_not_what_was_asked_for() {
+        let mut tally = Tally::new(&replicas());
+        (0..3).for_each(|replica| tally.put_unchecked(ReplicaIndex(replica), choice(0, b"a"), unchecked()));
+        while tally.next_to_check(3, choice(0, b"a")).is_some() {}
+        tally.put_unchecked(ReplicaIndex(0), choice(1, b"a"), unchecked());
+        (0..3).for_each(|replica| tally.settle(ReplicaIndex(replica), choice(0, b"a"), true));
+        assert!(tally.reaches(2, choice(0, b"a")) && !tally.reaches(3, choice(0, b"a")));
+        assert!(!tally.reaches(1, choice(1, b"a")));
     }
 
     #[test]
@@ -259,8 +268,8 @@ mod tests {
         {
             tally.put(ReplicaIndex(replica), choice, None);
         }
-        assert!(!tally.reaches(3, choice(0, b"a"), |_, _| true, |_| {}));
-        assert!(tally.reaches(2, choice(0, b"a"), |_, _| true, |_| {}));
+        assert!(!tally.reaches(3, choice(0, b"a")));
+        assert!(tally.reaches(2, choice(0, b"a")));
         assert_eq!(tally.leading(), Some(choice(0, b"a")));
     }
 
@@ -274,7 +283,7 @@ mod tests {
         tally.put(ReplicaIndex(0), choice(2, b"b"), None);
         assert_eq!(tally.of(ReplicaIndex(0)), Some(choice(2, b"b")));
         tally.put(ReplicaIndex(9), choice(2, b"b"), None);
-        assert!(!tally.reaches(2, choice(2, b"b"), |_, _| true, |_| {}), "nobody has that place");
+        assert!(!tally.reaches(2, choice(2, b"b")), "nobody has that place");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Requests and batches whose clients' signatures are not checked yet.
+//! Signatures that are not checked yet: of clients, in requests and proposed batches, and of votes that others check.
 //!
 //! Checked together, signatures of clients take less than half as long as one by one. So requests and proposed
 //! batches wait for the end of what arrives at once, and all signatures in them are checked in one [job](CheckJob).
@@ -7,7 +7,8 @@
 //! tick.
 //!
 //! Jobs are done here, or [given away](Pbft::with_check_jobs): then the application does them where it likes and
-//! tells the [`Verdict`]. A job that nobody answered within a tick is done here after all, and so are those beyond
+//! tells the [`Verdict`]. Votes that matter, of all sequence numbers, are in such jobs too; they are checked one by
+//! one, by the strict rule, so that a replica that gives nothing away checks them where it needs them. A job that nobody answered within a tick is done here after all, and so are those beyond
 //! [`JOBS_MAX`]: that slows a replica down whose helpers are too slow, and nothing else.
 
 use std::collections::BTreeMap;
@@ -16,7 +17,8 @@ use std::sync::Arc;
 use mesh_core::identity::{PublicKey, Signature, Signed, Verifier};
 use mesh_core::{Context, Instant, NodeId, StateMachine};
 
-use super::authenticator::Verified;
+use super::authenticator::{Statement, Verified};
+use super::evidence::Said;
 use super::message::PrePrepare;
 use super::replicas::Digest;
 use super::request::{Batch, Request, RequestKey};
@@ -25,6 +27,9 @@ use super::{Pbft, PbftEvent};
 /// So many signatures are checked in one job, and those of one batch more at most: more would gain nothing.
 const JOB_SIGNATURES: usize = 256;
 
+/// A vote, which is checked alone, takes as long as so many signatures that are checked together.
+const VOTE_SIGNATURES: usize = 3;
+
 /// Jobs that are given away at once, at most.
 pub const JOBS_MAX: usize = 32;
 
@@ -32,13 +37,14 @@ pub const JOBS_MAX: usize = 32;
 /// [pending](super::PbftConfig::max_pending_per_client).
 const PER_REPLICA_MAX: usize = 1024;
 
-/// Signatures of clients that are to be checked together.
+/// Signatures to check.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Signatures {
-    /// What was signed, one after the other.
+    /// What clients signed, one after the other.
     bytes: Vec<u8>,
     /// Who is said to have signed what ends there.
-    items: Vec<(PublicKey, usize, Signature)>,
+    requests: Vec<(PublicKey, usize, Signature)>,
+    votes: Vec<(PublicKey, [u8; Statement::LEN], Signature)>,
 }
 
 impl Signatures {
@@ -46,12 +52,13 @@ impl Signatures {
     fn push(&mut self, group: &Digest, request: &Request) {
         if let Some(signature) = request.signature {
             request.encode_signed(group, &mut self.bytes);
-            self.items.push((request.client, self.bytes.len(), signature));
+            self.requests.push((request.client, self.bytes.len(), signature));
         }
     }
 
-    pub(super) const fn len(&self) -> usize {
-        self.items.len()
+    /// How many of clients there are, and of replicas.
+    pub(super) const fn len(&self) -> (usize, usize) {
+        (self.requests.len(), self.votes.len())
     }
 
     /// Whether all of them are good.
@@ -59,7 +66,7 @@ impl Signatures {
         let mut rest = &self.bytes[..];
         let mut begin = 0;
         let signed: Vec<_> = self
-            .items
+            .requests
             .iter()
             .map(|(key, end, signature)| {
                 let message;
@@ -69,10 +76,11 @@ impl Signatures {
             })
             .collect();
         verifier.verify_batch(&signed).is_ok()
+            && self.votes.iter().all(|(key, message, signature)| verifier.verify(key, message, signature).is_ok())
     }
 }
 
-/// Work that a replica gives away, told by [`PbftEvent::Check`]: signatures of clients to be checked.
+/// Work that a replica gives away, told by [`PbftEvent::Check`]: signatures to be checked.
 ///
 /// It can be done by any thread, in any order. Clones are the same job, and so are equal ones.
 ///
@@ -112,7 +120,8 @@ impl CheckJob {
 
     /// How many signatures are to be checked.
     pub fn len(&self) -> usize {
-        self.0.signatures.len()
+        let (requests, votes) = self.0.signatures.len();
+        requests + votes
     }
 
     /// Whether there is nothing to check. There always is.
@@ -141,7 +150,7 @@ pub struct Verdict {
     good: bool,
 }
 
-/// Something with signatures of clients, and who sent it.
+/// Something with signatures to check, and who sent it.
 #[derive(Clone, Debug)]
 struct Unchecked {
     from: NodeId,
@@ -153,13 +162,16 @@ enum Sent {
     Request(Request),
     /// By the primary, whose own signature or MAC was checked, with how many signatures of clients to check.
     Proposal(PrePrepare, usize),
+    Vote(Said),
 }
 
 impl Unchecked {
+    /// What it takes, in signatures that are checked together.
     const fn signatures(&self) -> usize {
         match &self.sent {
             Sent::Request(_) => 1,
             Sent::Proposal(_, signatures) => *signatures,
+            Sent::Vote(_) => VOTE_SIGNATURES,
         }
     }
 }
@@ -212,6 +224,7 @@ impl Waiting {
             Sent::Proposal(told, _) => {
                 self.proposals.insert((told.view, told.sequence), told.batch.digest());
             }
+            Sent::Vote(_) => {}
         }
         self.queue.push(unchecked);
     }
@@ -234,7 +247,13 @@ impl Waiting {
             Sent::Proposal(told, _) => {
                 self.proposals.remove(&(told.view, told.sequence));
             }
+            Sent::Vote(_) => {}
         }
+    }
+
+    /// Whether nothing waits that is in no job.
+    pub(super) const fn has_no_queue(&self) -> bool {
+        self.queue.is_empty()
     }
 
     /// Takes from the queue what one job checks; nothing where it is empty.
@@ -256,7 +275,7 @@ impl Waiting {
 }
 
 impl<S: StateMachine> Pbft<S> {
-    /// Lets the application check signatures of clients, elsewhere: this replica tells [`PbftEvent::Check`] and is
+    /// Lets the application check signatures of clients and votes, elsewhere: this replica tells [`PbftEvent::Check`] and is
     /// told the [verdict](super::PbftHandle::checked). It does jobs that nobody answers within a tick
     /// ([`status_interval`](super::PbftConfig::status_interval)) by itself.
     #[must_use]
@@ -292,6 +311,13 @@ impl<S: StateMachine> Pbft<S> {
         self.unchecked.push(Unchecked { from: self.primary_node(), sent: Sent::Proposal(told, signatures) });
     }
 
+    /// Lets others look at a vote that a quorum may stand and fall with.
+    pub(super) fn check_vote_later(&mut self, said: Said) {
+        if let Some(from) = self.replicas().node(said.statement.replica) {
+            self.unchecked.push(Unchecked { from, sent: Sent::Vote(said) });
+        }
+    }
+
     /// Whether a request waits for its execution, and so was checked.
     fn is_known(&self, request: &Request) -> bool {
         self.pool.get(&request.key()) == Some(request)
@@ -322,7 +348,7 @@ impl<S: StateMachine> Pbft<S> {
     fn give_job(&mut self, cx: &mut Context<'_, Self>, parts: Vec<Unchecked>) {
         self.unchecked.jobs += 1;
         let (number, signatures) = (self.unchecked.jobs, self.signatures_of(&parts));
-        self.auth.count_checked(signatures.len());
+        self.auth.count_checked(&signatures);
         self.unchecked.given.insert(number, (cx.now(), parts));
         let job = Job { number, signatures, verifier: self.auth.verifier() };
         cx.emit_volatile(PbftEvent::Check(CheckJob(Arc::new(job))));
@@ -359,6 +385,11 @@ impl<S: StateMachine> Pbft<S> {
                     let unknown = told.batch.requests().iter().filter(|request| !self.is_known(request));
                     unknown.for_each(|request| signatures.push(&group, request));
                 }
+                Sent::Vote(Said { statement, signature }) => {
+                    if let Some(key) = self.replicas().key(statement.replica) {
+                        signatures.votes.push((key, statement.bytes(&group), *signature));
+                    }
+                }
             }
         }
         signatures
@@ -374,7 +405,7 @@ impl<S: StateMachine> Pbft<S> {
                 ranges.extend(suspects.into_iter().map(|part| vec![part]));
                 ranges.push(others);
             } else if parts.iter().all(|part| self.is_out(part.from)) {
-                parts.iter().for_each(|part| self.unchecked.forget(part));
+                parts.into_iter().for_each(|part| self.ignore(part));
             } else if self.auth.are_good(&self.signatures_of(&parts)) {
                 parts.into_iter().for_each(|part| self.take_checked(cx, part));
             } else if half > 0 {
@@ -392,6 +423,14 @@ impl<S: StateMachine> Pbft<S> {
         match part.sent {
             Sent::Request(request) => self.on_signed_request(cx, part.from, Verified::by_us(request)),
             Sent::Proposal(told, _) => self.on_sound_proposal(cx, told),
+            Sent::Vote(said) => self.settle_vote(&said.statement, true),
+        }
+    }
+
+    fn ignore(&mut self, part: Unchecked) {
+        self.unchecked.forget(&part);
+        if let Sent::Vote(said) = part.sent {
+            self.settle_vote(&said.statement, false);
         }
     }
 
@@ -401,6 +440,10 @@ impl<S: StateMachine> Pbft<S> {
         match part.sent {
             Sent::Request(_) => self.misbehaved(cx, part.from, "a request that its client did not sign"),
             Sent::Proposal(told, _) => self.on_unsound_proposal(cx, part.from, told.view),
+            Sent::Vote(said) => {
+                self.settle_vote(&said.statement, false);
+                self.misbehaved(cx, part.from, "a vote that it did not make");
+            }
         }
     }
 }
