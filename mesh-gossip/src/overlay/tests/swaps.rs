@@ -55,6 +55,8 @@ fn who_lacks_a_link_out_of_its_zone_gives_one_for_it_and_asks_for_it() {
     node.receive(NodeId(6), Message::Alive { degree: 5 });
     assert!(!gets(&mut node, 9, ask_of(1, Need::Spare)), "it knows of no other zone");
     name(&mut node, 50, 1);
+    node.pass(SECOND / 10);
+    assert_eq!(asked(&mut node), [], "it has no room to ask for one");
     assert!(!gets(&mut node, 10, ask_of(0, Need::Spare)));
     assert!(gets(&mut node, 9, ask_of(1, Need::Spare)) && !linked(&node).contains(&6));
     // With room, it asks, and not those of its own zone, until there is one.
@@ -156,6 +158,26 @@ fn what_others_say_is_kept_within_bounds() {
     // Nor is it its own neighbour.
     node.receive(ME, ask(Need::Urgent));
     assert!(!linked(&node).contains(&1));
+}
+
+#[test]
+fn an_answer_to_a_shuffle_is_taken_once_and_only_who_has_no_link_is_a_newcomer() {
+    let mut node = with_links(5);
+    node.fire(Timer::ShuffleDue);
+    for number in [60, 61] {
+        node.receive(NodeId(2), Message::Shuffled { sample: vec![Peer { node: NodeId(number), zone: 0 }] });
+    }
+    assert_eq!(node.protocol.passive(), [Peer { node: NodeId(60), zone: 0 }]);
+    for (links, expected) in [(0, true), (2, false)] {
+        let mut node = with_links(links);
+        name(&mut node, 9, 0);
+        node.pass(SECOND / 10);
+        let is_newcomer = |(_, message)| match message {
+            Message::Ask { newcomer, .. } => Some(newcomer),
+            _ => None,
+        };
+        assert_eq!(node.sent().into_iter().find_map(is_newcomer), Some(expected));
+    }
 }
 
 #[test]
