@@ -84,22 +84,21 @@ impl Signatures {
 ///
 /// It can be done by any thread, in any order. Clones are the same job, and so are equal ones.
 ///
-/// ```no_run
-/// use futures::StreamExt as _;
+/// ```
 /// use mesh_consensus::pbft::{Pbft, PbftEvent, PbftHandle as _};
-/// use mesh_core::{Handle, StateMachine};
+/// use mesh_core::{CallError, Events, Handle, StateMachine};
 ///
-/// /// Checks what the replica gives away, on the thread that runs this. Run as many as there are cores to spare, each
-/// /// with the jobs that are its share.
-/// async fn help<S: StateMachine>(pbft: Handle<Pbft<S>>, helper: u64, helpers: u64) {
-///     let mut events = pbft.events();
-///     while let Some(event) = events.next().await {
-///         if let Ok(PbftEvent::Check(job)) = event
-///             && job.number() % helpers == helper
-///         {
-///             let _ = pbft.checked(job.run());
+/// /// Checks what the replica gave away until now, on the thread that calls this, and counts it. Events are a stream
+/// /// as well, to be waited for.
+/// fn help<S: StateMachine>(pbft: &Handle<Pbft<S>>, events: &mut Events<PbftEvent>) -> Result<usize, CallError> {
+///     let mut jobs = 0;
+///     while let Some(event) = events.try_next() {
+///         if let Ok(PbftEvent::Check(job)) = event {
+///             pbft.checked(job.run())?;
+///             jobs += 1;
 ///         }
 ///     }
+///     Ok(jobs)
 /// }
 /// ```
 #[derive(Clone, Debug)]
