@@ -9,8 +9,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use clap::ValueEnum;
 use mesh_consensus::pbft::{
-    AuthMode, Authenticator, Batch, Certificate, Digest, Kind, Message, Operation, PrePrepare, ReplicaSet, Request,
-    Vote,
+    AuthMode, Authenticator, Batch, Certificate, Digest, Envelope, Kind, Message, Operation, PrePrepare, ReplicaSet,
+    Request, Vote,
 };
 use mesh_core::frame::{FrameBuilder, sections};
 use mesh_core::identity::{Ed25519, SecretKey, Signature};
@@ -91,9 +91,9 @@ impl FrameSender for EvilSender {
             for mut message in section.messages().flatten() {
                 if section.protocol() != self.forger.protocol {
                     lies.push(section.protocol(), message.remaining());
-                } else if let Ok(message) = mesh_core::Wire::decode(&mut message) {
-                    for lie in self.forger.lie(to, message) {
-                        lies.push(section.protocol(), &wire::to_bytes(&lie));
+                } else if let Ok(Envelope { epoch, message }) = mesh_core::Wire::decode(&mut message) {
+                    for message in self.forger.lie(to, message) {
+                        lies.push(section.protocol(), &wire::to_bytes(&Envelope { epoch, message }));
                     }
                 }
             }

@@ -86,6 +86,7 @@ mod checkpoint;
 mod client;
 mod command;
 mod config;
+mod epoch;
 mod evidence;
 mod execution;
 mod message;
@@ -103,6 +104,7 @@ mod replicas;
 mod request;
 mod slot;
 mod status;
+mod succession;
 mod transfer;
 mod unchecked;
 mod view_change;
@@ -118,23 +120,27 @@ use mesh_core::{
 
 pub use authenticator::{AuthMode, Authenticator, Kind, Mac, Proof, Statement, Verified};
 pub use client::{ClientConfig, ClientCore, Done, Failure, Recipient};
-pub use command::{Executed, PbftCommand, PbftEvent, PbftHandle, PbftReply, PbftStatus, ProposeError};
+pub use command::{
+    Configuration, Executed, PbftCommand, PbftEvent, PbftHandle, PbftReply, PbftStatus, ProposeError, ReconfigureError,
+};
 pub use config::{ConfigError, PbftConfig};
+pub use epoch::{ChangeRefused, EpochChange, Reconfiguration, UnprovedEpoch, Upcoming};
 pub use evidence::{EVIDENCE_MAX, Evidence, EvidenceError, Said};
 pub use message::{
-    CLAIMS_MAX, Certificate, CheckpointVote, Chunk, Claim, FetchState, Join, JoinAnswer, Manifest, Message, NUMBER_MAX,
-    NewView, Outcome, PrePrepare, Read, ReadAnswer, Reply, Status, ViewChange, Vote,
+    CLAIMS_MAX, Certificate, CheckpointVote, Chunk, Claim, EPOCHS_MAX, Envelope, FetchState, Join, JoinAnswer,
+    Manifest, Message, NUMBER_MAX, NewView, Outcome, PrePrepare, Read, ReadAnswer, Reply, Status, ViewChange, Vote,
 };
 #[cfg(feature = "planted")]
 pub use plant::Plant;
 pub use record::{Record, StableRecord};
 pub use remote::PbftClient;
-pub use replicas::{Digest, REPLICAS_MAX, REPLICAS_MIN, ReplicaIndex, ReplicaSet, ReplicaSetError};
+pub use replicas::{Administrators, Digest, REPLICAS_MAX, REPLICAS_MIN, ReplicaIndex, ReplicaSet, ReplicaSetError};
 pub use request::{Batch, Nonce, Operation, Request, RequestKey};
 pub use unchecked::{CheckJob, JOBS_MAX, Verdict};
 pub use view_change::{Choice, choose};
 
 use checkpoint::Checkpoints;
+use command::Waiting;
 use evidence::EvidenceStore;
 use execution::{Replicated, Validator};
 use meter::Meter;
@@ -161,6 +167,9 @@ pub enum Timer {
 /// A replica of the state machine `S`.
 pub struct Pbft<S: StateMachine> {
     config: PbftConfig,
+    /// The replicas that it was started with, and what came since.
+    given: ReplicaSet,
+    epochs: Vec<EpochChange>,
     auth: Authenticator,
     /// The nodes of the other replicas.
     others: Arc<[NodeId]>,
@@ -192,6 +201,7 @@ pub struct Pbft<S: StateMachine> {
     /// The last sequence number that this replica gave as primary.
     proposed: u64,
     executed: u64,
+    executed_at: Instant,
     executed_at_tick: u64,
     /// What was executed when this replica last found that it waits too long.
     executed_when_late: u64,
@@ -208,6 +218,7 @@ pub struct Pbft<S: StateMachine> {
     evidence: EvidenceStore,
     peers: PerReplica<Peer>,
     strangers: Strangers,
+    of_other_epochs: Strangers,
     readers: Strangers,
     reads: Vec<WaitingRead>,
     sources_asked: usize,
@@ -217,7 +228,7 @@ pub struct Pbft<S: StateMachine> {
     pool: Pool,
     pace: Pace,
     client: ClientCore,
-    proposals: BTreeMap<u64, RequestId>,
+    proposals: BTreeMap<u64, Waiting>,
     /// It was told to take no proposals.
     read_only: bool,
     client_due: Option<Instant>,
@@ -229,10 +240,12 @@ pub struct Pbft<S: StateMachine> {
 impl<S: StateMachine> Pbft<S> {
     /// The replica that `signer` signs for, with the state that an empty log stands for.
     ///
-    /// All replicas must be given the same configuration and group, and an equal state.
+    /// All replicas must be given the same configuration and group, and an equal state. One that is to be added later is
+    /// given the group as it is before that, and waits. Where the members were changed, a replica that starts again is
+    /// given what it was given first, and a new one what it began with, or a [later epoch](ReplicaSet::follow).
     ///
     /// # Errors
-    /// [`ConfigError`] when the configuration cannot work, or the signer is none of the group.
+    /// [`ConfigError`] when the configuration cannot work, or the signer is none of a group that has no administrators.
     pub fn new(
         config: PbftConfig,
         replicas: ReplicaSet,
@@ -257,28 +270,35 @@ impl<S: StateMachine> Pbft<S> {
     ) -> Result<Self, ConfigError> {
         config.validate()?;
         config.validate_for(replicas.len(), replicas.quorum())?;
-        let auth = Authenticator::new(replicas.clone(), config.auth, signer.clone(), verifier)
-            .ok_or_else(|| ConfigError("the key is of none of the replicas: give it to the group first".to_owned()))?;
-        let others = replicas.replicas().filter(|replica| *replica != auth.me());
-        Ok(Self {
+        let auth = Authenticator::for_anyone(replicas.clone(), config.auth, signer.clone(), verifier);
+        if !auth.is_member() && *replicas.administrators() == Administrators::default() {
+            let text = "the key is of none of the replicas, and nobody can add it: give it to the group first";
+            return Err(ConfigError(text.to_owned()));
+        }
+        let mut checkpoints = Checkpoints::default();
+        if replicas.epoch() > 0 {
+            checkpoints.begin_epoch(replicas.founding());
+        }
+        let mut pbft = Self {
             own_key: signer.public(),
-            others: others.filter_map(|replica| replicas.node(replica)).collect(),
+            others: Arc::default(),
             client: own_client(&config, &replicas, signer, 0),
             changes: PerReplica::new(&replicas, |_| None),
             lives: Lives::new(&replicas),
-            evidence: EvidenceStore::new(&replicas),
+            evidence: EvidenceStore::default(),
             peers: PerReplica::new(&replicas, |_| Peer::default()),
             strangers: Strangers::default(),
+            of_other_epochs: Strangers::default(),
             readers: Strangers::default(),
             reads: Vec::new(),
             config,
             auth,
             validator: None,
             answerer: None,
-            replicated: Replicated::new(state),
+            replicated: Replicated::new(replicas.clone(), state),
             view: 0,
             active: true,
-            view_start: 0,
+            view_start: replicas.begins_after(),
             new_view: None,
             own_change: None,
             chosen: BTreeMap::new(),
@@ -287,14 +307,15 @@ impl<S: StateMachine> Pbft<S> {
             patience_from: Instant::ZERO,
             slots: BTreeMap::new(),
             batches: BTreeMap::new(),
-            proposed: 0,
+            proposed: replicas.begins_after(),
             executed: 0,
+            executed_at: Instant::ZERO,
             executed_at_tick: 0,
             executed_when_late: 0,
             own_votes: VecDeque::new(),
             touched: BTreeSet::new(),
             stable: Certificate::genesis(),
-            checkpoints: Checkpoints::default(),
+            checkpoints,
             repair: None,
             sources_asked: 0,
             unchecked: unchecked::Waiting::default(),
@@ -307,7 +328,11 @@ impl<S: StateMachine> Pbft<S> {
             meter: Meter::default(),
             misbehaved: 0,
             misbehaved_told: None,
-        })
+            epochs: Vec::new(),
+            given: replicas.clone(),
+        };
+        pbft.meet(&replicas);
+        Ok(pbft)
     }
 
     /// Refuses commands before they are ordered. All replicas must be given the same, and its answer must
@@ -334,8 +359,9 @@ impl<S: StateMachine> Pbft<S> {
     ///
     /// Counters: `pbft_batches_executed`, `pbft_requests_executed`, `pbft_commits_counted`, `pbft_view_changes`,
     /// `pbft_signatures_made`, `pbft_signatures_checked`, `pbft_signatures_batched`, `pbft_signatures_bad`,
-    /// `pbft_evidence`, `pbft_misbehaved`; gauges: `pbft_requests_waiting`, `pbft_requests_unchecked`, `pbft_bytes_waiting`, `pbft_batches_open`, `pbft_votes_unsynced`,
-    /// `pbft_others_heard`, `pbft_fault_margin`.
+    /// `pbft_evidence`, `pbft_misbehaved`, `pbft_other_epochs`; gauges: `pbft_requests_waiting`,
+    /// `pbft_requests_unchecked`, `pbft_bytes_waiting`, `pbft_batches_open`, `pbft_votes_unsynced`,
+    /// `pbft_others_heard`, `pbft_fault_margin`, `pbft_epoch`.
     /// Histogram: `pbft_decision_nanos`, from taking a batch until it is executed. All groups that are given the
     /// same [`Metrics`] share them.
     #[must_use]
@@ -371,10 +397,6 @@ impl<S: StateMachine> Pbft<S> {
 
     const fn me(&self) -> ReplicaIndex {
         self.auth.me()
-    }
-
-    const fn replicas(&self) -> &ReplicaSet {
-        self.auth.replicas()
     }
 
     fn primary(&self) -> ReplicaIndex {
@@ -421,21 +443,44 @@ impl<S: StateMachine> Pbft<S> {
     fn on_propose(&mut self, cx: &mut Context<'_, Self>, request: RequestId, command: &S::Command) {
         let encoded = wire::to_bytes(command);
         let (len, limit) = (encoded.len(), self.config.command_len_max);
-        let refused = if self.read_only {
-            Some(ProposeError::ReadOnly)
+        let refused = if let Some(error) = self.refuses_all() {
+            Some(error)
         } else if len > limit {
             Some(ProposeError::TooLarge { len, limit })
         } else if self.validator.as_ref().is_some_and(|is_valid| !is_valid(command)) {
             Some(ProposeError::Invalid)
-        } else if !self.client.submit(request.0, encoded) {
-            Some(ProposeError::Overloaded)
         } else {
-            None
+            (!self.client.submit(request.0, encoded)).then_some(ProposeError::Overloaded)
         };
-        match refused {
-            Some(error) => cx.reply_volatile(request, PbftReply::Proposed(Err(error))),
-            None => drop(self.proposals.insert(request.0, request)),
+        self.await_or_refuse(cx, request, Waiting::Proposal(request), refused);
+    }
+
+    fn on_reconfigure(&mut self, cx: &mut Context<'_, Self>, request: RequestId, change: Reconfiguration) {
+        let refused = self.refuses_all().or_else(|| {
+            let is_taken = self.client.submit_change(request.0, change);
+            (!is_taken).then_some(ProposeError::Overloaded)
+        });
+        self.await_or_refuse(cx, request, Waiting::Change(request), refused);
+    }
+
+    /// Why nothing that is asked for at this node is ordered.
+    fn refuses_all(&self) -> Option<ProposeError> {
+        let not_member = (!self.is_member()).then_some(ProposeError::NotMember);
+        not_member.or_else(|| self.read_only.then_some(ProposeError::ReadOnly))
+    }
+
+    fn await_or_refuse(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        ticket: RequestId,
+        waiting: Waiting,
+        refused: Option<ProposeError>,
+    ) {
+        if let Some(error) = refused {
+            let (request, reply) = waiting.reply(Err(error));
+            return cx.reply_volatile(request, reply);
         }
+        self.proposals.insert(ticket.0, waiting);
     }
 
     /// Sends what this replica's own client has to send.
@@ -448,7 +493,7 @@ impl<S: StateMachine> Pbft<S> {
                 continue;
             }
             if to == Recipient::All {
-                cx.broadcast_volatile(self.others.clone(), Message::Request(request.clone()));
+                cx.broadcast_volatile(self.others.clone(), self.say(Message::Request(request.clone())));
             }
             self.take_request(cx, cx.me(), Verified::by_us(request));
         }
@@ -462,38 +507,22 @@ impl<S: StateMachine> Pbft<S> {
         }
     }
 
+    /// The client that a replica is itself: it believes what it executes.
+    fn own_client(&self, tag: u64) -> ClientCore {
+        own_client(&self.config, self.replicas(), self.auth.signer(), tag)
+    }
+
     /// Answers the application.
     fn on_done(&mut self, cx: &mut Context<'_, Self>, done: Vec<Done>) {
         for Done { ticket, result } in done {
-            let Some(request) = self.proposals.remove(&ticket) else { continue };
+            let Some(waiting) = self.proposals.remove(&ticket) else { continue };
+            let (request, reply) = waiting.reply(result.map_err(ProposeError::from));
             // Volatile, as the answers to clients elsewhere.
-            cx.reply_volatile(request, PbftReply::Proposed(Executed::of(result)));
-        }
-    }
-
-    fn status(&self, now: Instant) -> PbftStatus {
-        PbftStatus {
-            view: self.view,
-            primary: self.primary_node(),
-            active: self.active,
-            executed: self.executed,
-            operations: self.replicated.operations(),
-            stable: self.stable.sequence,
-            waiting: self.pool.len(),
-            waiting_bytes: self.pool.bytes(),
-            slots: self.slots.len(),
-            batches: self.batches.len(),
-            faults: self.replicas().faults(),
-            others_heard: self.others_heard(now),
-            transferring: self.repair.is_some(),
-            read_only: self.read_only,
-            takes_part: self.takes_part(),
-            misbehaved: self.misbehaved,
+            cx.reply_volatile(request, reply);
         }
     }
 }
 
-/// The client that a replica is itself: it believes what it executes.
 fn own_client(config: &PbftConfig, replicas: &ReplicaSet, signer: Arc<dyn Signer>, tag: u64) -> ClientCore {
     let client = ClientConfig {
         signs: config.client_signatures,
@@ -504,46 +533,9 @@ fn own_client(config: &PbftConfig, replicas: &ReplicaSet, signer: Arc<dyn Signer
     ClientCore::new(replicas.clone(), signer, client, tag)
 }
 
-impl<S: StateMachine> Protocol for Pbft<S> {
-    type Message = Message;
-    type Command = PbftCommand<S>;
-    type Reply = PbftReply<S::Output, S::Answer>;
-    type Event = PbftEvent;
-    type Timer = Timer;
-    type Record = Record;
-
-    fn on_recover(&mut self, recovery: &mut Recovery<'_>, record: Record) -> Result<(), RecoverError> {
-        self.recover(recovery, record)
-    }
-
-    fn on_start(&mut self, cx: &mut Context<'_, Self>) {
-        let tag = cx.rng().next_u64();
-        self.client = own_client(&self.config, self.auth.replicas(), self.auth.signer(), tag);
-        self.patience_from = cx.now();
-        self.begin_life(cx);
-        let me = self.me();
-        if let (false, Some(change), Some(place)) = (self.active, self.own_change.clone(), self.changes.get_mut(me)) {
-            *place = Some(Verified::by_us(change));
-        }
-        self.learn_empty_batch();
-        self.accept_wanted(cx);
-        self.execute(cx);
-        self.on_tick(cx);
-    }
-
-    fn on_message(&mut self, cx: &mut Context<'_, Self>, from: NodeId, message: Message) {
-        let replica = self.replicas().index_of(from);
-        if self.is_out(from) {
-            return;
-        }
-        match message {
-            Message::Request(request) => return self.on_request(cx, from, request),
-            Message::Read(read) => return self.on_read(cx, from, read),
-            _ => {}
-        }
-        let Some(replica) = replica.filter(|replica| *replica != self.me()) else {
-            return self.misbehaved(cx, from, "it is no other replica");
-        };
+impl<S: StateMachine> Pbft<S> {
+    /// Another replica says something in this epoch.
+    fn on_replica(&mut self, cx: &mut Context<'_, Self>, from: NodeId, replica: ReplicaIndex, message: Message) {
         match message {
             Message::PrePrepare(pre_prepare) => self.on_pre_prepare(cx, from, pre_prepare),
             Message::Prepare(vote) => self.on_vote(cx, replica, Kind::Prepare, vote),
@@ -556,14 +548,76 @@ impl<S: StateMachine> Protocol for Pbft<S> {
             Message::Stable(certificate) => self.on_stable(cx, replica, certificate),
             Message::FetchBatch(digest) => self.on_fetch_batch(cx, replica, digest),
             Message::Batch(batch) => self.on_batch(cx, batch),
-            Message::FetchState(fetch) => self.on_fetch_state(cx, replica, fetch),
             Message::Manifest(manifest) => self.on_manifest(cx, manifest),
-            Message::Chunk(chunk) => self.on_chunk(cx, replica, chunk),
+            Message::Chunk(chunk) => self.on_chunk(cx, from, chunk),
             Message::Join(join) => self.on_join(cx, replica, join),
             Message::JoinAnswer(answer) => self.on_join_answer(cx, replica, answer),
             Message::Shown(shown) => self.on_shown(cx, replica, &shown),
-            // Replicas believe what they execute.
-            Message::Request(_) | Message::Reply(_) | Message::Read(_) | Message::ReadAnswer(_) => {}
+            // Replicas believe what they execute; the rest was looked at before.
+            Message::Request(_)
+            | Message::Reply(_)
+            | Message::Read(_)
+            | Message::ReadAnswer(_)
+            | Message::FetchState(_)
+            | Message::Epochs(_) => {}
+        }
+    }
+
+    /// A replica of the epoch before says something in this one: it has the state that this one begins with.
+    fn on_former_replica(&mut self, cx: &mut Context<'_, Self>, from: NodeId, message: Message) {
+        match message {
+            Message::Manifest(manifest) => self.on_manifest(cx, manifest),
+            Message::Chunk(chunk) => self.on_chunk(cx, from, chunk),
+            _ => {}
+        }
+    }
+}
+
+impl<S: StateMachine> Protocol for Pbft<S> {
+    type Message = Envelope;
+    type Command = PbftCommand<S>;
+    type Reply = PbftReply<S::Output, S::Answer>;
+    type Event = PbftEvent;
+    type Timer = Timer;
+    type Record = Record;
+
+    fn on_recover(&mut self, recovery: &mut Recovery<'_>, record: Record) -> Result<(), RecoverError> {
+        self.recover(recovery, record)
+    }
+
+    fn on_start(&mut self, cx: &mut Context<'_, Self>) {
+        let tag = cx.rng().next_u64();
+        self.client = self.own_client(tag);
+        (self.patience_from, self.executed_at) = (cx.now(), cx.now());
+        self.begin_life(cx);
+        let me = self.me();
+        if let (false, Some(change), Some(place)) = (self.active, self.own_change.clone(), self.changes.get_mut(me)) {
+            *place = Some(Verified::by_us(change));
+        }
+        self.learn_empty_batch();
+        self.accept_wanted(cx);
+        self.execute(cx);
+        self.on_tick(cx);
+    }
+
+    fn on_message(&mut self, cx: &mut Context<'_, Self>, from: NodeId, Envelope { epoch, message }: Envelope) {
+        let replica = self.replicas().index_of(from);
+        if self.is_out(from) {
+            return;
+        }
+        match (message, replica.filter(|replica| *replica != self.me())) {
+            (Message::Epochs(changes), Some(replica)) => self.on_epochs(cx, replica, changes),
+            (Message::Epochs(_), None) => {}
+            _ if epoch != self.epoch() => self.on_other_epoch(cx, from, epoch),
+            (Message::FetchState(fetch), Some(replica)) => self.on_fetch_state(cx, replica, fetch),
+            _ if !self.is_member() => {}
+            (Message::Request(request), _) => self.on_request(cx, from, request),
+            (Message::Read(read), _) => self.on_read(cx, from, read),
+            (message, Some(replica)) => self.on_replica(cx, from, replica, message),
+            (message, None) if self.replicas().was_member(from) => self.on_former_replica(cx, from, message),
+            // Who is none of the replicas, but may become one, asks for a later epoch so.
+            (Message::Status(_), None) => {}
+            (_, None) => self.misbehaved(cx, from, "it is no other replica"),
         }
     }
 
@@ -577,6 +631,11 @@ impl<S: StateMachine> Protocol for Pbft<S> {
     fn on_command(&mut self, cx: &mut Context<'_, Self>, request: RequestId, command: PbftCommand<S>) {
         match command {
             PbftCommand::Propose(command) => self.on_propose(cx, request, &command),
+            PbftCommand::Reconfigure(change) => self.on_reconfigure(cx, request, change),
+            PbftCommand::Configuration => {
+                let (replicas, changes) = (self.replicas().clone(), self.epochs.clone());
+                cx.reply_volatile(request, PbftReply::Configuration(Configuration { replicas, changes }));
+            }
             PbftCommand::SetReadOnly(read_only) => {
                 self.read_only = read_only;
                 cx.reply_volatile(request, PbftReply::ReadOnlySet);

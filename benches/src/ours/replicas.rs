@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mesh_consensus::pbft::{
-    AuthMode, CheckJob, ClientConfig, ClientCore, Message, Pbft, PbftCommand, PbftConfig, PbftEvent, ReplicaIndex,
-    ReplicaSet, Reply, Verdict,
+    AuthMode, CheckJob, ClientConfig, ClientCore, Envelope, Message, Pbft, PbftCommand, PbftConfig, PbftEvent,
+    ReplicaIndex, ReplicaSet, Reply, Verdict,
 };
 use mesh_core::identity::SecretKey;
 use mesh_core::{Instant, Metrics, NodeId, Protocol as _, RequestId};
@@ -209,9 +209,12 @@ impl Group {
         })
     }
 
-    fn deliver(&mut self, at: usize, from: NodeId, to: NodeId, message: Message) {
-        match (self.set.index_of(to), message) {
-            (Some(to), message) => self.replicas[usize::from(to.0)].pbft.inbox.push((from, message)),
+    fn deliver(&mut self, at: usize, from: NodeId, to: NodeId, envelope: Envelope) {
+        match (self.set.index_of(to), envelope.message) {
+            (Some(to), message) => {
+                let envelope = Envelope { message, ..envelope };
+                self.replicas[usize::from(to.0)].pbft.inbox.push((from, envelope));
+            }
             (None, Message::Reply(reply)) => self.replies.push((ReplicaIndex(at as u16), to, reply)),
             _ => {}
         }
@@ -237,7 +240,8 @@ impl Group {
         let primary = &mut self.replicas[0].pbft;
         for client in &mut self.clients {
             client.core.poll(Instant::ZERO, |_, request| {
-                primary.inbox.push((client.node, Message::Request(request.clone())));
+                let message = Message::Request(request.clone());
+                primary.inbox.push((client.node, Envelope { epoch: 0, message }));
             });
         }
     }

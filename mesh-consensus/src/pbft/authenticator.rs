@@ -1,6 +1,6 @@
 //! How replicas prove what they say, and how others check it.
 //!
-//! A [`Statement`] says who says what: its kind, the group, the replica, the view, the sequence number and a
+//! A [`Statement`] says who says what: its kind, the group and its epoch, the replica, the view, the sequence number and a
 //! digest are all in the bytes that are signed, so that a prepare is never a commit, and nothing said in one
 //! view, at one sequence number or in one group counts in another. What is not in the statement (a batch, the
 //! body of a view change) is in its digest.
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use mesh_core::identity::{Signature, SignatureError, Signer, Verifier};
 use mesh_core::{Counter, DecodeError, Reader, Wire};
 
-use super::replicas::{Digest, PerReplica, REPLICAS_MAX, ReplicaIndex, ReplicaSet};
+use super::replicas::{Digest, NOBODY, PerReplica, REPLICAS_MAX, ReplicaIndex, ReplicaSet};
 use super::unchecked::Signatures;
 
 /// How replicas prove their pre-prepares, prepares and commits.
@@ -69,13 +69,13 @@ impl Statement {
     /// The length of the bytes that are signed.
     pub const LEN: usize = DOMAIN.len() + 1 + 32 + 2 + 8 + 8 + 32;
 
-    /// The bytes that are signed.
-    pub fn bytes(&self, group: &Digest) -> [u8; Self::LEN] {
+    /// The bytes that are signed, for the [identity](ReplicaSet::identity) of the replicas.
+    pub fn bytes(&self, identity: &Digest) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
         let parts: [&[u8]; 7] = [
             &DOMAIN,
             &[self.kind as u8],
-            &group.0,
+            &identity.0,
             &self.replica.0.to_le_bytes(),
             &self.view.to_le_bytes(),
             &self.sequence.to_le_bytes(),
@@ -187,9 +187,9 @@ impl std::fmt::Debug for MacKey {
 }
 
 impl MacKey {
-    fn derive(secret: &[u8; 32], group: &Digest, from: ReplicaIndex, to: ReplicaIndex) -> Self {
+    fn derive(secret: &[u8; 32], identity: &Digest, from: ReplicaIndex, to: ReplicaIndex) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("mesh 2026 pbft mac");
-        hasher.update(secret).update(&group.0).update(&from.0.to_le_bytes()).update(&to.0.to_le_bytes());
+        hasher.update(secret).update(&identity.0).update(&from.0.to_le_bytes()).update(&to.0.to_le_bytes());
         Self(*hasher.finalize().as_bytes())
     }
 
@@ -217,15 +217,32 @@ impl Authenticator {
         signer: Arc<dyn Signer>,
         verifier: Arc<dyn Verifier>,
     ) -> Option<Self> {
+        Some(Self::for_anyone(replicas, mode, signer, verifier)).filter(Self::is_member)
+    }
+
+    /// The authenticator of a node that may be none of the group: then it proves nothing.
+    pub(super) fn for_anyone(
+        replicas: ReplicaSet,
+        mode: AuthMode,
+        signer: Arc<dyn Signer>,
+        verifier: Arc<dyn Verifier>,
+    ) -> Self {
         let public = signer.public();
-        let me = replicas.replicas().find(|replica| replicas.key(*replica) == Some(public))?;
-        let group = replicas.group();
+        let me = replicas.replicas().find(|replica| replicas.key(*replica) == Some(public)).unwrap_or(NOBODY);
+        let identity = replicas.identity();
         let keys = PerReplica::new(&replicas, |other| {
-            let key = replicas.key(other).filter(|_| mode == AuthMode::Macs && other != me)?;
+            let has_macs = mode == AuthMode::Macs && me != NOBODY && other != me;
+            let key = replicas.key(other).filter(|_| has_macs)?;
             let secret = signer.shared_secret(&key)?;
-            Some((MacKey::derive(&secret, &group, me, other), MacKey::derive(&secret, &group, other, me)))
+            Some((MacKey::derive(&secret, &identity, me, other), MacKey::derive(&secret, &identity, other, me)))
         });
-        Some(Self { replicas, me, mode, signer, verifier, keys, counters: AuthCounters::default() })
+        Self { replicas, me, mode, signer, verifier, keys, counters: AuthCounters::default() }
+    }
+
+    /// That of the same node in another epoch of the group.
+    pub(super) fn in_epoch(&self, replicas: ReplicaSet) -> Self {
+        let counters = self.counters.clone();
+        Self { counters, ..Self::for_anyone(replicas, self.mode, self.signer.clone(), self.verifier.clone()) }
     }
 
     /// This replica.
@@ -233,7 +250,12 @@ impl Authenticator {
         self.me
     }
 
-    /// The group.
+    /// Whether this node is one of the replicas.
+    pub fn is_member(&self) -> bool {
+        self.me != NOBODY
+    }
+
+    /// The replicas of the group.
     pub const fn replicas(&self) -> &ReplicaSet {
         &self.replicas
     }
@@ -246,7 +268,7 @@ impl Authenticator {
     /// Signs a statement of this replica.
     pub fn sign(&self, statement: &Statement) -> Signature {
         self.counters.signatures_made.increment();
-        self.signer.sign(&statement.bytes(&self.replicas.group()))
+        self.signer.sign(&statement.bytes(&self.replicas.identity()))
     }
 
     /// Proves a statement of this replica to all others.
@@ -254,7 +276,7 @@ impl Authenticator {
         if self.mode == AuthMode::Signatures {
             return Proof::Signature(self.sign(statement));
         }
-        let bytes = statement.bytes(&self.replicas.group());
+        let bytes = statement.bytes(&self.replicas.identity());
         let mac = |keys: &Option<(MacKey, MacKey)>| {
             keys.as_ref().map_or([0; 16], |(outgoing, _)| truncated(&outgoing.mac(&bytes)))
         };
@@ -268,7 +290,7 @@ impl Authenticator {
     pub fn verify(&self, statement: &Statement, signature: &Signature) -> Result<(), SignatureError> {
         let key = self.replicas.key(statement.replica).ok_or(SignatureError)?;
         self.counters.signatures_checked.increment();
-        let result = self.verifier.verify(&key, &statement.bytes(&self.replicas.group()), signature);
+        let result = self.verifier.verify(&key, &statement.bytes(&self.replicas.identity()), signature);
         result.inspect_err(|_| self.counters.signatures_bad.increment())
     }
 
@@ -283,7 +305,7 @@ impl Authenticator {
                 let mine = macs.get(usize::from(self.me.0));
                 let keys = self.keys.get(statement.replica).and_then(Option::as_ref);
                 let (Some(mine), Some((_, incoming))) = (mine, keys) else { return Err(SignatureError) };
-                let right = truncated(&incoming.mac(&statement.bytes(&self.replicas.group())));
+                let right = truncated(&incoming.mac(&statement.bytes(&self.replicas.identity())));
                 if same(mine, &right) { Ok(()) } else { Err(SignatureError) }
             }
             _ => Err(SignatureError),

@@ -14,25 +14,30 @@ use mesh_core::identity::Signature;
 use mesh_core::{Bytes, Context, SnapshotId, StateMachine, wire};
 
 use super::command::PbftEvent;
-use super::message::{Certificate, CheckpointVote, Manifest, Message, checkpoint_statement};
+use super::message::{Certificate, CheckpointVote, Manifest, Message, checkpoint_digest, checkpoint_statement};
 use super::replicas::{Digest, PerReplica, ReplicaIndex};
 use super::{Pbft, ReplicaSet};
 
 impl Manifest {
-    /// What the state `bytes` after `sequence` is made of.
-    pub fn of(sequence: u64, bytes: &[u8], chunk_len: usize) -> Self {
+    /// What the state `bytes` after `sequence` is made of; `replicas` is the identity of those who come after it.
+    pub fn of(sequence: u64, replicas: Digest, bytes: &[u8], chunk_len: usize) -> Self {
         let chunks = bytes.chunks(chunk_len.max(1)).map(Digest::of).collect();
-        Self { sequence, len: bytes.len() as u64, chunks }
+        Self { sequence, replicas, len: bytes.len() as u64, chunks }
     }
 
     /// What replicas sign.
     pub fn digest(&self) -> Digest {
-        Digest::of(&wire::to_bytes(self))
+        checkpoint_digest(self.replicas, self.content())
+    }
+
+    /// The digest of all but who the replicas are.
+    pub(super) fn content(&self) -> Digest {
+        Digest::of(&wire::to_bytes(&(self.sequence, self.len, self.chunks.clone())))
     }
 
     /// Whether it is of these bytes.
     pub fn is_of(&self, bytes: &[u8], chunk_len: usize) -> bool {
-        *self == Self::of(self.sequence, bytes, chunk_len)
+        *self == Self::of(self.sequence, self.replicas, bytes, chunk_len)
     }
 }
 
@@ -100,6 +105,12 @@ impl Checkpoints {
         Some((vote.digest, vote.signature))
     }
 
+    /// Another epoch begins with this one: what those of the epoch before signed counts no more.
+    pub(super) fn begin_epoch(&mut self, founding: Certificate) {
+        self.votes.clear();
+        self.certified = Some(founding);
+    }
+
     fn forget_below(&mut self, stable: u64) {
         self.taken = self.taken.split_off(&stable);
         self.votes = self.votes.split_off(&(stable + 1));
@@ -124,7 +135,8 @@ impl<S: StateMachine> Pbft<S> {
     }
 
     pub(super) fn save_checkpoint(&mut self, cx: &mut Context<'_, Self>, sequence: u64, bytes: Bytes) {
-        let manifest = Manifest::of(sequence, &bytes, self.config.snapshot_chunk_bytes);
+        let replicas = self.replicated.membership.replicas.identity();
+        let manifest = Manifest::of(sequence, replicas, &bytes, self.config.snapshot_chunk_bytes);
         let id = self.checkpoints.add(manifest, bytes.clone());
         cx.save_snapshot(id, bytes);
     }
@@ -147,7 +159,7 @@ impl<S: StateMachine> Pbft<S> {
         }
         let vote = self.checkpoint_vote(sequence, digest);
         let signature = vote.signature;
-        cx.broadcast(self.others.clone(), Message::Checkpoint(vote));
+        cx.broadcast(self.others.clone(), self.say(Message::Checkpoint(vote)));
         let votes = self.checkpoints.votes(self.auth.replicas(), sequence);
         if let Some(place) = votes.get_mut(me) {
             *place = Some(SignedVote { digest, signature, good: Some(true) });
@@ -234,7 +246,7 @@ impl<S: StateMachine> Pbft<S> {
     }
 
     /// Takes the latest checkpoint that a quorum has for stable, if this replica has it.
-    fn settle_certified(&mut self, cx: &mut Context<'_, Self>) {
+    pub(super) fn settle_certified(&mut self, cx: &mut Context<'_, Self>) {
         let Some(certified) = &self.checkpoints.certified else { return };
         let Some(taken) = self.checkpoints.at(certified.sequence) else { return };
         if taken.manifest.digest() != certified.digest {
@@ -244,6 +256,9 @@ impl<S: StateMachine> Pbft<S> {
                 self.begin_transfer(cx);
             }
         } else if taken.durable {
+            if taken.manifest.replicas != self.replicas().identity() {
+                return self.end_epoch(cx);
+            }
             self.stable = certified.clone();
             self.forget_below_stable();
             self.rewrite_log(cx);
@@ -269,10 +284,12 @@ mod tests {
     #[test]
     fn a_manifest_is_of_its_bytes_and_sequence_only() {
         let bytes = [7; 1000];
-        let manifest = Manifest::of(128, &bytes, 300);
+        let replicas = Digest::of(b"replicas");
+        let manifest = Manifest::of(128, replicas, &bytes, 300);
         assert_eq!((manifest.chunks.len(), manifest.len), (4, 1000));
         assert!(manifest.is_of(&bytes, 300));
         assert!(!manifest.is_of(&bytes[1..], 300) && !manifest.is_of(&bytes, 299));
-        assert_ne!(manifest.digest(), Manifest::of(256, &bytes, 300).digest());
+        assert_ne!(manifest.digest(), Manifest::of(256, replicas, &bytes, 300).digest());
+        assert_ne!(manifest.digest(), Manifest::of(128, Digest::of(b"others"), &bytes, 300).digest());
     }
 }

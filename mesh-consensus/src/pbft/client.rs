@@ -11,6 +11,7 @@ use std::time::Duration;
 use mesh_core::identity::{PublicKey, Signer};
 use mesh_core::{Bytes, Instant};
 
+use super::epoch::Reconfiguration;
 use super::message::{Outcome, Reply};
 use super::replicas::{PerReplica, ReplicaIndex, ReplicaSet};
 use super::request::{Nonce, Operation, Request};
@@ -70,7 +71,14 @@ pub struct ClientCore {
     opening: Option<Asked>,
     session: Option<ClientSession>,
     calls: BTreeMap<u64, (u64, Asked)>,
-    waiting: VecDeque<(u64, Bytes)>,
+    waiting: VecDeque<(u64, Wish)>,
+}
+
+/// What a client wants done, before it has a serial number.
+#[derive(Clone, Debug)]
+enum Wish {
+    Command(Bytes),
+    Reconfigure(Reconfiguration),
 }
 
 /// A request on its way.
@@ -106,11 +114,36 @@ impl ClientCore {
 
     /// Takes a command, whose outcome is told with `ticket`; `false` while too many wait.
     pub fn submit(&mut self, ticket: u64, command: Bytes) -> bool {
-        let room = self.waiting.len() < self.config.max_waiting;
+        self.enqueue(ticket, Wish::Command(command))
+    }
+
+    /// Takes a change of the members, as [`submit`](Self::submit) takes a command.
+    pub(super) fn submit_change(&mut self, ticket: u64, change: Reconfiguration) -> bool {
+        self.enqueue(ticket, Wish::Reconfigure(change))
+    }
+
+    fn enqueue(&mut self, ticket: u64, wish: Wish) -> bool {
+        let room = self.has_capacity();
         if room {
-            self.waiting.push_back((ticket, command));
+            self.waiting.push_back((ticket, wish));
         }
         room
+    }
+
+    /// The replicas that it asks.
+    pub const fn replicas(&self) -> &ReplicaSet {
+        &self.replicas
+    }
+
+    /// Asks the replicas of another epoch from now on. What those before answered counts no more.
+    pub fn enter(&mut self, replicas: &ReplicaSet, answers_needed: usize) {
+        self.replicas = replicas.clone();
+        self.config.answers_needed = answers_needed;
+        self.view = 0;
+        for asked in self.opening.iter_mut().chain(self.calls.values_mut().map(|(_, asked)| asked)) {
+            asked.answers = PerReplica::new(replicas, |_| None);
+            asked.again_at = Instant::ZERO;
+        }
     }
 
     /// Whether there is room for another command.
@@ -126,9 +159,13 @@ impl ClientCore {
         while let Some(session) = &mut self.session
             && !self.waiting.is_empty()
             && let Some(request) = session.next()
-            && let Some((ticket, command)) = self.waiting.pop_front()
+            && let Some((ticket, wish)) = self.waiting.pop_front()
         {
-            let asked = self.ask(Operation::Call(request, command), now);
+            let operation = match wish {
+                Wish::Command(command) => Operation::Call(request, command),
+                Wish::Reconfigure(change) => Operation::Reconfigure(request, change),
+            };
+            let asked = self.ask(operation, now);
             self.calls.insert(request.serial, (ticket, asked));
         }
         let primary = Recipient::Primary(self.replicas.primary(self.view));

@@ -4,12 +4,14 @@ use std::fmt;
 use std::future::Future;
 
 use mesh_core::{
-    Bytes, CallError, Handle, LogIndex, NodeId, Protocol, SnapshotError, StateMachine, Wire, from_call_error, reply,
-    wire,
+    Bytes, CallError, Handle, LogIndex, NodeId, Protocol, RequestId, SnapshotError, StateMachine, Wire,
+    from_call_error, reply, wire,
 };
 
 use super::client::Failure;
+use super::epoch::{ChangeRefused, Decision, EpochChange, Reconfiguration, Upcoming};
 use super::evidence::Evidence;
+use super::replicas::ReplicaSet;
 use super::unchecked::{CheckJob, Verdict};
 
 /// What the application asks of its replica or client.
@@ -26,6 +28,10 @@ pub enum PbftCommand<S: StateMachine> {
     Evidence,
     /// A job that was [given away](super::Pbft::with_check_jobs) was done. A client has none.
     Checked(Verdict),
+    /// Order a change of the members.
+    Reconfigure(Reconfiguration),
+    /// Tell who the replicas are, with the proofs.
+    Configuration,
 }
 
 impl<S: StateMachine> fmt::Debug for PbftCommand<S> {
@@ -37,6 +43,8 @@ impl<S: StateMachine> fmt::Debug for PbftCommand<S> {
             Self::Status => f.write_str("Status"),
             Self::Evidence => f.write_str("Evidence"),
             Self::Checked(verdict) => write!(f, "Checked({verdict:?})"),
+            Self::Reconfigure(change) => write!(f, "Reconfigure({change:?})"),
+            Self::Configuration => f.write_str("Configuration"),
         }
     }
 }
@@ -58,6 +66,44 @@ pub enum PbftReply<O, A> {
     Evidence(Vec<Evidence>),
     /// To [`PbftCommand::Checked`].
     Checked,
+    /// To [`PbftCommand::Reconfigure`].
+    Reconfigured(Result<Upcoming, ReconfigureError>),
+    /// To [`PbftCommand::Configuration`].
+    Configuration(Configuration),
+}
+
+/// Who the replicas of a group are, as far as a node knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Configuration {
+    /// The replicas.
+    pub replicas: ReplicaSet,
+    /// The proofs of the changes since the epoch that the node was given: see [`ReplicaSet::follow`].
+    pub changes: Vec<EpochChange>,
+}
+
+/// What waits for a request of the own client to be executed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Waiting {
+    Proposal(RequestId),
+    Change(RequestId),
+}
+
+impl Waiting {
+    /// The answer of the group, or why there is none.
+    pub(super) fn reply<O: Wire, A>(self, result: Result<(u64, Bytes), ProposeError>) -> (RequestId, PbftReply<O, A>) {
+        match self {
+            Self::Proposal(request) => (request, PbftReply::Proposed(result.and_then(Executed::of))),
+            Self::Change(request) => {
+                let decided = result
+                    .and_then(|(_, output)| wire::from_bytes::<Decision>(&output).map_err(|_| ProposeError::Unknown));
+                let answer = match decided {
+                    Ok(Decision(decision)) => decision.map_err(ReconfigureError::Refused),
+                    Err(error) => Err(error.into()),
+                };
+                (request, PbftReply::Reconfigured(answer))
+            }
+        }
+    }
 }
 
 /// A command was ordered and executed.
@@ -71,8 +117,7 @@ pub struct Executed<O> {
 
 impl<O: Wire> Executed<O> {
     /// What came of a command, as the application is told.
-    pub(super) fn of(result: Result<(u64, Bytes), Failure>) -> Result<Self, ProposeError> {
-        let (index, output) = result?;
+    fn of((index, output): (u64, Bytes)) -> Result<Self, ProposeError> {
         let output = wire::from_bytes(&output).map_err(|_| ProposeError::Unknown)?;
         Ok(Self { index: LogIndex(index), output })
     }
@@ -100,9 +145,13 @@ pub enum ProposeError {
     /// Too many commands wait; this one went nowhere. Try again later.
     #[error("too many commands wait")]
     Overloaded,
-    /// The client's session had to make room for others. Whether the command was executed is unknown.
+    /// The client's session had to make room for others, or this node is no replica any more. Whether the command was
+    /// executed is unknown.
     #[error("the session is gone: whether the command was executed is unknown")]
     Unknown,
+    /// This node is no replica of the group: it was removed, or not added yet. The command went nowhere.
+    #[error("this node is no replica of the group")]
+    NotMember,
     /// The command queue of the node is full; the command went nowhere. Try again later.
     #[error("the node is busy: its command queue is full")]
     Busy,
@@ -112,6 +161,48 @@ pub enum ProposeError {
 }
 
 from_call_error!(ProposeError);
+
+/// Why a change of the members was not executed, or not to anyone's knowledge.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReconfigureError {
+    /// The replicas refuse it, all alike. Nothing was changed by it.
+    #[error("the change is refused: {0}")]
+    Refused(ChangeRefused),
+    /// This node takes no proposals for now, see [`ProposeError::ReadOnly`]. The change went nowhere.
+    #[error("this node takes no writes for now")]
+    ReadOnly,
+    /// This node is no replica of the group. The change went nowhere.
+    #[error("this node is no replica of the group")]
+    NotMember,
+    /// Too many requests wait; the change went nowhere. Try again later.
+    #[error("too many requests wait")]
+    Overloaded,
+    /// Nobody told what came of it. Where it was executed, the group is in the epoch that it begins, or on its way.
+    #[error("whether the change was executed is unknown")]
+    Unknown,
+    /// The command queue of the node is full; the change went nowhere. Try again later.
+    #[error("the node is busy: its command queue is full")]
+    Busy,
+    /// The node stopped. Whether the change will be executed is unknown.
+    #[error("the node has stopped: whether the change will be executed is unknown")]
+    Stopped,
+}
+
+from_call_error!(ReconfigureError);
+
+impl From<ProposeError> for ReconfigureError {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::ReadOnly => Self::ReadOnly,
+            ProposeError::NotMember => Self::NotMember,
+            ProposeError::Overloaded => Self::Overloaded,
+            ProposeError::Busy => Self::Busy,
+            ProposeError::Stopped => Self::Stopped,
+            ProposeError::TooLarge { .. } | ProposeError::Invalid | ProposeError::Unknown => Self::Unknown,
+        }
+    }
+}
 
 impl From<Failure> for ProposeError {
     fn from(failure: Failure) -> Self {
@@ -126,6 +217,12 @@ impl From<Failure> for ProposeError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PbftStatus {
+    /// The epoch that it is in: how often the members were changed.
+    pub epoch: u64,
+    /// Whether it is a replica in that epoch. Who is none votes for nothing and executes nothing.
+    pub is_member: bool,
+    /// The change on its way, as this replica has executed it.
+    pub upcoming: Option<Upcoming>,
     /// The view that it is in, or wants.
     pub view: u64,
     /// The primary of that view.
@@ -174,6 +271,13 @@ pub enum PbftEvent {
         primary: NodeId,
         /// Whether it has begun.
         active: bool,
+    },
+    /// The members changed, and the next epoch began here.
+    EpochBegan {
+        /// Which one.
+        epoch: u64,
+        /// Whether this node is a replica in it.
+        is_member: bool,
     },
     /// A checkpoint is stable: everything before it was forgotten.
     Stable {
@@ -280,6 +384,16 @@ pub trait PbftHandle<S: StateMachine> {
     /// [`CallError::Busy`] when the command queue of the node is full, [`CallError::Stopped`] when it is gone. The
     /// replica does the job by itself then, a tick after it gave it away.
     fn checked(&self, verdict: Verdict) -> Result<(), CallError>;
+    /// Has a change of the members ordered and executed, and waits for that: the epoch ends some batches later, as is
+    /// told. A client that hears of no answer may ask again: the change is executed once.
+    fn reconfigure(
+        &self,
+        change: Reconfiguration,
+    ) -> impl Future<Output = Result<Upcoming, ReconfigureError>> + Send + 'static;
+
+    /// Who the replicas are, as far as this node knows, with the proofs. A client learns of later epochs when it asks
+    /// for something.
+    fn configuration(&self) -> impl Future<Output = Result<Configuration, CallError>> + Send + 'static;
 }
 
 impl<S, P> PbftHandle<S> for Handle<P>
@@ -316,5 +430,18 @@ where
     }
     fn checked(&self, verdict: Verdict) -> Result<(), CallError> {
         self.cast(PbftCommand::Checked(verdict))
+    }
+
+    fn reconfigure(
+        &self,
+        change: Reconfiguration,
+    ) -> impl Future<Output = Result<Upcoming, ReconfigureError>> + Send + 'static {
+        let call = self.call(PbftCommand::Reconfigure(change));
+        async move { reply!(call, PbftReply::Reconfigured) }
+    }
+
+    fn configuration(&self) -> impl Future<Output = Result<Configuration, CallError>> + Send + 'static {
+        let call = self.call(PbftCommand::Configuration);
+        async move { Ok(reply!(call, PbftReply::Configuration)) }
     }
 }

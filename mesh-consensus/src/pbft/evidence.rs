@@ -9,6 +9,8 @@
 //! Replicas that were told of different batches see it by each other's votes: then they show each other what
 //! they hold. Votes are evidence where they are signed; view changes, new views and checkpoints always are.
 
+use std::collections::VecDeque;
+
 use mesh_core::identity::Signature;
 use mesh_core::{Context, DecodeError, Reader, StateMachine, Wire, wire_struct};
 
@@ -17,7 +19,7 @@ use super::authenticator::{Kind, Proof, Statement};
 use super::command::PbftEvent;
 use super::message::{Certificate, Message, NewView, ViewChange, checkpoint_statement};
 use super::record::Record;
-use super::replicas::{PerReplica, ReplicaIndex, ReplicaSet};
+use super::replicas::{REPLICAS_MAX, ReplicaIndex, ReplicaSet};
 use super::status::Peer;
 
 /// Evidence that is kept against one replica, at most: one is enough.
@@ -70,13 +72,15 @@ impl Statement {
 /// Two statements that a replica signed, and that contradict each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Evidence {
+    /// In which epoch: that says who the replica is.
+    pub epoch: u64,
     /// What it said.
     pub first: Said,
     /// What else it said.
     pub second: Said,
 }
 
-wire_struct!(Evidence { first, second });
+wire_struct!(Evidence { epoch, first, second });
 
 /// Why something is no evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +92,12 @@ pub enum EvidenceError {
     /// One of the statements was not signed by the replica that it names, in this group.
     #[error("a statement was not signed by the replica that it names")]
     NotSigned,
+    /// It is against a replica of another epoch.
+    #[error("it is against a replica of epoch {epoch}")]
+    OtherEpoch {
+        /// Which epoch.
+        epoch: u64,
+    },
 }
 
 impl Evidence {
@@ -96,7 +106,7 @@ impl Evidence {
         self.first.statement.replica
     }
 
-    /// Checks that it is evidence against a replica of this group.
+    /// Checks that it is evidence against a replica of this group, given as it was in that epoch.
     ///
     /// # Errors
     /// [`EvidenceError`] when it is not.
@@ -104,25 +114,25 @@ impl Evidence {
         if !self.first.statement.contradicts(&self.second.statement) {
             return Err(EvidenceError::NoContradiction);
         }
+        if self.epoch != replicas.epoch() {
+            return Err(EvidenceError::OtherEpoch { epoch: self.epoch });
+        }
         let key = replicas.key(self.culprit()).ok_or(EvidenceError::NotSigned)?;
         let is_signed = |Said { statement, signature }: &Said| {
-            key.verify(&statement.bytes(&replicas.group()), signature).map_err(|_| EvidenceError::NotSigned)
+            key.verify(&statement.bytes(&replicas.identity()), signature).map_err(|_| EvidenceError::NotSigned)
         };
         is_signed(&self.first).and_then(|()| is_signed(&self.second))
     }
 }
 
-/// The evidence that a replica has, at most [`EVIDENCE_MAX`] against each.
-#[derive(Clone, Debug)]
-pub(super) struct EvidenceStore(PerReplica<Vec<Evidence>>);
+/// The evidence that a replica has, at most [`EVIDENCE_MAX`] against each replica of an epoch. Where there have been many
+/// epochs, the oldest makes room.
+#[derive(Clone, Debug, Default)]
+pub(super) struct EvidenceStore(VecDeque<Evidence>);
 
 impl EvidenceStore {
-    pub(super) fn new(replicas: &ReplicaSet) -> Self {
-        Self(PerReplica::new(replicas, |_| Vec::new()))
-    }
-
     pub(super) fn all(&self) -> impl Iterator<Item = &Evidence> {
-        self.0.iter().flat_map(|(_, evidence)| evidence)
+        self.0.iter()
     }
 
     /// Whether there is something new in it, and room.
@@ -131,16 +141,17 @@ impl EvidenceStore {
             let Statement { view, sequence, .. } = evidence.first.statement;
             (view, sequence)
         };
-        self.0
-            .get(evidence.culprit())
-            .is_some_and(|kept| kept.len() < EVIDENCE_MAX && kept.iter().all(|other| place(other) != place(evidence)))
+        let culprit = |evidence: &Evidence| (evidence.epoch, evidence.culprit());
+        let mut kept = self.0.iter().filter(|kept| culprit(kept) == culprit(evidence));
+        kept.clone().count() < EVIDENCE_MAX && kept.all(|other| place(other) != place(evidence))
     }
 
     pub(super) fn keep(&mut self, evidence: Evidence) {
-        if self.wants(&evidence)
-            && let Some(kept) = self.0.get_mut(evidence.culprit())
-        {
-            kept.push(evidence);
+        if self.wants(&evidence) {
+            self.0.push_back(evidence);
+        }
+        if self.0.len() > EVIDENCE_MAX * REPLICAS_MAX {
+            self.0.pop_front();
         }
     }
 }
@@ -166,7 +177,7 @@ impl<S: StateMachine> Pbft<S> {
 
     /// Keeps two statements if they are evidence, and tells everybody; `from` is who brought the second.
     fn accuse(&mut self, cx: &mut Context<'_, Self>, from: ReplicaIndex, first: Said, second: Said) {
-        let evidence = Evidence { first, second };
+        let evidence = Evidence { epoch: self.epoch(), first, second };
         let is_out = self.peers.get(evidence.culprit()).is_some_and(Peer::is_out);
         if is_out || !first.statement.contradicts(&second.statement) || !self.evidence.wants(&evidence) {
             return;
@@ -183,7 +194,7 @@ impl<S: StateMachine> Pbft<S> {
         self.meter.has_evidence();
         cx.persist(Record::Evidence(evidence));
         cx.emit(PbftEvent::Evidence(Box::new(evidence)));
-        cx.broadcast(self.others.clone(), Message::Shown(vec![first, second]));
+        cx.broadcast(self.others.clone(), self.say(Message::Shown(vec![first, second])));
     }
 
     /// Compares a vote that was signed with what is here of the same replica.
@@ -223,7 +234,7 @@ impl<S: StateMachine> Pbft<S> {
     pub(super) fn show_votes(&self, cx: &mut Context<'_, Self>, to: ReplicaIndex, sequence: u64, view: u64) {
         let said: Vec<Said> = self.votes_of(sequence, view).collect();
         if let Some(node) = self.replicas().node(to).filter(|_| !said.is_empty()) {
-            cx.send_volatile(node, Message::Shown(said));
+            cx.send_volatile(node, self.say(Message::Shown(said)));
         }
     }
 
@@ -309,7 +320,7 @@ mod tests {
             (NewView, NewView),
         ];
         for (one, other) in pairs {
-            let evidence = Evidence { first: said(one, 1, b"a"), second: said(other, 1, b"b") };
+            let evidence = Evidence { epoch: 0, first: said(one, 1, b"a"), second: said(other, 1, b"b") };
             assert_eq!(evidence.verify(&replicas("g")), Ok(()), "{one:?} {other:?}");
             assert_eq!(evidence.verify(&replicas("another")), Err(EvidenceError::NotSigned));
             assert_eq!(evidence.culprit(), ReplicaIndex(1));
@@ -337,26 +348,29 @@ mod tests {
             (prepare, changed(|statement| statement.view = 4)),
             (prepare, changed(|statement| statement.sequence = 8)),
         ] {
-            let evidence = Evidence { first, second };
+            let evidence = Evidence { epoch: 0, first, second };
             assert_eq!(evidence.verify(&replicas("g")), Err(EvidenceError::NoContradiction), "{evidence:?}");
         }
         let forged = Said { signature: prepare.signature, ..said(Prepare, 1, b"b") };
-        let mut nobody = Evidence { first: prepare, second: said(Prepare, 1, b"b") };
+        let mut nobody = Evidence { epoch: 0, first: prepare, second: said(Prepare, 1, b"b") };
         for said in [&mut nobody.first, &mut nobody.second] {
             said.statement.replica = ReplicaIndex(u16::MAX);
         }
-        for evidence in
-            [Evidence { first: prepare, second: forged }, Evidence { first: forged, second: prepare }, nobody]
-        {
+        for evidence in [
+            Evidence { epoch: 0, first: prepare, second: forged },
+            Evidence { epoch: 0, first: forged, second: prepare },
+            nobody,
+        ] {
             assert_eq!(evidence.verify(&replicas("g")), Err(EvidenceError::NotSigned));
         }
     }
 
     #[test]
     fn evidence_is_kept_once_for_a_place_and_not_without_end() {
-        let mut store = EvidenceStore::new(&replicas("g"));
+        let mut store = EvidenceStore::default();
         for sequence in [1, 1, 2, 3, 4, 5, 6] {
-            let mut evidence = Evidence { first: said(Kind::Prepare, 1, b"a"), second: said(Kind::Prepare, 1, b"b") };
+            let mut evidence =
+                Evidence { epoch: 0, first: said(Kind::Prepare, 1, b"a"), second: said(Kind::Prepare, 1, b"b") };
             (evidence.first.statement.sequence, evidence.second.statement.sequence) = (sequence, sequence);
             store.keep(evidence);
         }

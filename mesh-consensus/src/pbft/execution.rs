@@ -1,8 +1,8 @@
 //! Executing what was ordered, each command of a client once, and answering.
 //!
 //! The replicated state is the application's state machine, the client sessions with the answers they may
-//! still need, which client has which session, and how many operations there were. All of it is in the
-//! checkpoints. No clock is in it: of the sessions, the one not used for longest makes room for another.
+//! still need, which client has which session, how many operations there were, and who the replicas are. All of it is
+//! in the checkpoints. No clock is in it: of the sessions, the one not used for longest makes room for another.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,14 +13,16 @@ use mesh_core::{
     Bytes, Context, LogIndex, NodeId, Reader, RestoreError, SnapshotError, StateMachine, Wire, wire, wire_struct,
 };
 
+use super::epoch::Membership;
 use super::message::{Message, Outcome, Reply};
 use super::record::Record;
+use super::replicas::ReplicaSet;
 use super::request::{Nonce, Operation, Request};
 use super::{Pbft, PbftConfig};
-use crate::session::{Begin, LogTime, SessionId, Sessions};
+use crate::session::{Begin, LogTime, SessionId, SessionRequest, Sessions};
 
 /// The version of what stands before the application's state in a snapshot.
-const SNAPSHOT_VERSION: u8 = 1;
+const SNAPSHOT_VERSION: u8 = 2;
 
 /// Checks a command before it is ordered; all replicas must answer alike.
 pub(super) type Validator<S> = std::sync::Arc<dyn Fn(&<S as StateMachine>::Command) -> bool + Send + Sync>;
@@ -33,6 +35,7 @@ pub(super) struct Replicated<S> {
     /// Whose session it is: the same as in `clients`, the other way round, with what takes long to compute.
     owners: BTreeMap<SessionId, Owner>,
     sessions: Sessions,
+    pub(super) membership: Membership,
     pub(super) state: S,
 }
 
@@ -59,12 +62,26 @@ impl Owner {
 }
 
 impl<S: StateMachine> Replicated<S> {
-    pub(super) fn new(state: S) -> Self {
-        Self { operations: 0, clients: BTreeMap::new(), owners: BTreeMap::new(), sessions: Sessions::default(), state }
+    pub(super) fn new(replicas: ReplicaSet, state: S) -> Self {
+        Self {
+            operations: 0,
+            clients: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            sessions: Sessions::default(),
+            membership: Membership::new(replicas),
+            state,
+        }
     }
 
-    /// Executes one request. Also tells whether there was something to do that was not done before.
-    fn execute(&mut self, config: &PbftConfig, validator: Option<&Validator<S>>, request: &Request) -> (Outcome, bool) {
+    /// Executes one request of the batch at a sequence number. Also tells whether there was something to do that was
+    /// not done before.
+    fn execute(
+        &mut self,
+        config: &PbftConfig,
+        validator: Option<&Validator<S>>,
+        sequence: u64,
+        request: &Request,
+    ) -> (Outcome, bool) {
         self.operations += 1;
         match &request.operation {
             Operation::Open(nonce) => self.open(config, request.client, *nonce),
@@ -77,21 +94,38 @@ impl<S: StateMachine> Replicated<S> {
                     // What was executed before stays so, whatever the validator says of it now.
                     Begin::Apply if validator.is_some_and(|is_valid| !is_valid(&decoded)) => (Outcome::Invalid, false),
                     Begin::Apply => {
-                        let index = self.operations;
-                        let output = self.state.apply(LogIndex(index), decoded);
-                        // The answer is kept with its place before it; both share one buffer.
-                        let mut kept = Vec::with_capacity(32);
-                        index.encode(&mut kept);
-                        let at = kept.len();
-                        output.encode(&mut kept);
-                        let kept = Bytes::from(kept);
-                        self.sessions.finish(call, kept.clone());
-                        (Outcome::Executed { index, output: kept.slice(at..) }, true)
+                        let output = self.state.apply(LogIndex(self.operations), decoded);
+                        (self.finish(call, &output), true)
+                    }
+                    other => (answer(other), false),
+                }
+            }
+            Operation::Reconfigure(call, wanted) => {
+                if self.owner(&request.client, call.session).is_none() {
+                    return (Outcome::SessionExpired, false);
+                }
+                match self.sessions.begin(call, LogTime(self.operations)) {
+                    Begin::Apply => {
+                        let decision = self.membership.change(config, sequence, wanted);
+                        (self.finish(call, &decision), true)
                     }
                     other => (answer(other), false),
                 }
             }
         }
+    }
+
+    /// Keeps the answer to the operation that was just executed.
+    fn finish(&mut self, call: &SessionRequest, output: &impl Wire) -> Outcome {
+        let index = self.operations;
+        // It is kept with its place before it; both share one buffer.
+        let mut kept = Vec::with_capacity(32);
+        index.encode(&mut kept);
+        let at = kept.len();
+        output.encode(&mut kept);
+        let kept = Bytes::from(kept);
+        self.sessions.finish(call, kept.clone());
+        Outcome::Executed { index, output: kept.slice(at..) }
     }
 
     /// Opens a session in the place of the one that the client has, if this is a later opening.
@@ -128,14 +162,18 @@ impl<S: StateMachine> Replicated<S> {
     pub(super) fn look_up(&self, request: &Request) -> Option<Outcome> {
         match &request.operation {
             Operation::Open(nonce) => self.opened(&request.client, *nonce),
-            Operation::Call(call, _) if self.owner(&request.client, call.session).is_some() => {
+            Operation::Call(call, _) | Operation::Reconfigure(call, _)
+                if self.owner(&request.client, call.session).is_some() =>
+            {
                 match self.sessions.peek(call) {
                     Begin::Apply | Begin::WindowFull => None,
                     known => Some(answer(known)),
                 }
             }
             // A session that is not known here yet may be one that others have opened already.
-            Operation::Call(call, _) => (call.session.0 <= self.operations).then_some(Outcome::SessionExpired),
+            Operation::Call(call, _) | Operation::Reconfigure(call, _) => {
+                (call.session.0 <= self.operations).then_some(Outcome::SessionExpired)
+            }
         }
     }
 
@@ -147,7 +185,7 @@ impl<S: StateMachine> Replicated<S> {
     /// The node of a request's client.
     pub(super) fn node_of(&self, request: &Request) -> NodeId {
         let owner = match &request.operation {
-            Operation::Call(call, _) => self.owner(&request.client, call.session),
+            Operation::Call(call, _) | Operation::Reconfigure(call, _) => self.owner(&request.client, call.session),
             Operation::Open(_) => None,
         };
         owner.map_or_else(|| request.client.node_id(), |owner| owner.node)
@@ -159,6 +197,7 @@ impl<S: StateMachine> Replicated<S> {
         self.operations.encode(&mut head);
         self.clients.encode(&mut head);
         wire::to_bytes(&self.sessions).encode(&mut head);
+        self.membership.encode(&mut head);
         self.state.snapshot().behind(Bytes::from(head)).at_most(len_max).into_bytes()
     }
 
@@ -172,9 +211,10 @@ impl<S: StateMachine> Replicated<S> {
         let clients: BTreeMap<PublicKey, Opened> = Wire::decode(&mut reader)?;
         let len = reader.take_len()?;
         let sessions = wire::from_slice(reader.take(len)?)?;
+        let membership = self.membership.decode(&mut reader)?;
         self.state.restore(reader.remaining())?;
         self.owners = clients.iter().map(|(client, opened)| (opened.session, Owner::new(*client))).collect();
-        (self.operations, self.clients, self.sessions) = (operations, clients, sessions);
+        (self.operations, self.clients, self.sessions, self.membership) = (operations, clients, sessions, membership);
         Ok(())
     }
 
@@ -210,7 +250,8 @@ impl<S: StateMachine> Pbft<S> {
             self.executed = sequence;
             let known = slot.has_taken(digest);
             for request in batch.requests() {
-                let (outcome, is_new) = self.replicated.execute(&self.config, self.validator.as_ref(), request);
+                let (outcome, is_new) =
+                    self.replicated.execute(&self.config, self.validator.as_ref(), sequence, request);
                 if is_new {
                     self.pace.executed(request.len());
                 }
@@ -219,6 +260,8 @@ impl<S: StateMachine> Pbft<S> {
             }
             // Nothing rests on it: it spares a replica that starts again to ask the others.
             cx.persist(Record::Committed { sequence, digest, batch: (!known).then_some(batch) });
+            self.replicated.membership.executed(sequence);
+            self.executed_at = cx.now();
             self.made_progress();
             self.checkpoint_if_due(cx);
         }
@@ -228,7 +271,7 @@ impl<S: StateMachine> Pbft<S> {
     pub(super) fn answer(&mut self, cx: &mut Context<'_, Self>, request: &Request, outcome: Outcome) {
         let (session, serial) = match &request.operation {
             Operation::Open(nonce) => (SessionId(0), nonce.tag),
-            Operation::Call(call, _) => (call.session, call.serial),
+            Operation::Call(call, _) | Operation::Reconfigure(call, _) => (call.session, call.serial),
         };
         let reply = Reply { view: self.view, session, serial, outcome };
         if request.client == self.own_key {
@@ -237,7 +280,7 @@ impl<S: StateMachine> Pbft<S> {
         }
         if !self.replicas().has_key(&request.client) {
             // Volatile: what was committed is on the disks of a quorum, and what was counted of this one is.
-            cx.send_volatile(self.replicated.node_of(request), Message::Reply(reply));
+            cx.send_volatile(self.replicated.node_of(request), self.say(Message::Reply(reply)));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What replicas and clients say to each other.
 //!
-//! A message is a version, a kind and the fields of that kind in order. Of a newer version, what follows the
+//! What is sent is an [`Envelope`]: the sender's epoch, and a message. A message is a version, a kind and the fields of that kind in order. Of a newer version, what follows the
 //! fields known here is passed over; an unknown kind is dropped and counted by the node.
 
 use std::sync::Arc;
@@ -9,19 +9,34 @@ use mesh_core::identity::Signature;
 use mesh_core::{Bytes, DecodeError, Reader, Wire, wire_message, wire_struct};
 
 use super::authenticator::{Authenticator, Kind, Proof, Statement};
+use super::epoch::EpochChange;
 use super::evidence::Said;
-use super::replicas::{Digest, ReplicaIndex};
+use super::replicas::{Digest, ReplicaIndex, ReplicaSet};
 use super::request::{Batch, Request};
 use crate::session::SessionId;
 
 /// The version of the message format.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Views and sequence numbers are below this, so that counting on never overflows.
 pub const NUMBER_MAX: u64 = 1 << 62;
 
 /// Digests that one view change names for one sequence number, at most.
 pub const CLAIMS_MAX: usize = 8;
+
+/// Changes of epochs in one message, at most.
+pub const EPOCHS_MAX: usize = 4;
+
+/// A message, and the epoch that its sender is in. It only counts for those who are in the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// The epoch.
+    pub epoch: u64,
+    /// The message.
+    pub message: Message,
+}
+
+wire_struct!(Envelope { epoch, message });
 
 /// A message of the protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +84,8 @@ pub enum Message {
     Read(Read),
     /// What the state answers.
     ReadAnswer(ReadAnswer),
+    /// What came after the epoch of the receiver, at most [`EPOCHS_MAX`] changes.
+    Epochs(Vec<EpochChange>),
 }
 
 /// The primary gives a batch its sequence number.
@@ -111,7 +128,7 @@ pub struct CheckpointVote {
 /// A quorum has a checkpoint on disk, and signed for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// The last sequence number in it; 0 for the state that a group begins with, which nobody signs.
+    /// The last sequence number in it.
     pub sequence: u64,
     /// The digest of its [`Manifest`].
     pub digest: Digest,
@@ -125,19 +142,24 @@ impl Certificate {
         Self { sequence: 0, digest: Digest([0; 32]), signatures: Vec::new() }
     }
 
-    /// Checks that a quorum of different replicas signed, and no signature is bad.
+    /// Checks that a quorum of different replicas signed, and no signature is bad; or that it is the checkpoint that
+    /// the epoch begins with, which none of them signs.
     pub fn is_valid(&self, authenticator: &Authenticator) -> bool {
-        if self.sequence == 0 {
-            return *self == Self::genesis();
+        let replicas = authenticator.replicas();
+        if self.sequence <= replicas.begins_after() {
+            return *self == replicas.founding();
         }
-        let enough = self.signatures.len() >= authenticator.replicas().quorum();
+        self.is_signed(replicas, |said, signature| authenticator.verify(said, signature).is_ok())
+    }
+
+    /// Checks that a quorum of different replicas of the group signed, as `is_signed` finds, and no signature is bad.
+    pub(super) fn is_signed(&self, group: &ReplicaSet, is_signed: impl Fn(&Statement, &Signature) -> bool) -> bool {
         let rising = self.signatures.windows(2).all(|pair| pair[0].0 < pair[1].0);
-        enough
+        self.signatures.len() >= group.quorum()
             && rising
             && self.sequence < NUMBER_MAX
             && self.signatures.iter().all(|(replica, signature)| {
-                let said = checkpoint_statement(*replica, self.sequence, self.digest);
-                authenticator.verify(&said, signature).is_ok()
+                is_signed(&checkpoint_statement(*replica, self.sequence, self.digest), signature)
             })
     }
 }
@@ -145,6 +167,11 @@ impl Certificate {
 /// What a replica signs that has a checkpoint.
 pub(super) const fn checkpoint_statement(replica: ReplicaIndex, sequence: u64, digest: Digest) -> Statement {
     Statement { kind: Kind::Checkpoint, replica, view: 0, sequence, digest }
+}
+
+/// What the digest of a checkpoint is of: who the replicas are after it, and all else that is in it.
+pub(super) fn checkpoint_digest(replicas: Digest, content: Digest) -> Digest {
+    Digest::of(&[replicas.0, content.0].concat())
 }
 
 /// A batch that was given a sequence number in a view.
@@ -292,6 +319,8 @@ pub struct FetchState {
 pub struct Manifest {
     /// The last sequence number in it.
     pub sequence: u64,
+    /// The [identity](ReplicaSet::identity) of the replicas after it: at the end of an epoch, those of the next.
+    pub replicas: Digest,
     /// The length of the state in bytes.
     pub len: u64,
     /// The digests of its chunks.
@@ -397,7 +426,7 @@ wire_struct!(Read { id, query });
 wire_struct!(ReadAnswer { id, answer });
 wire_struct!(JoinAnswer { life, is_first, stable });
 wire_struct!(FetchState { digest, chunk });
-wire_struct!(Manifest { sequence, len, chunks });
+wire_struct!(Manifest { sequence, replicas, len, chunks });
 wire_struct!(Chunk { digest, index, bytes });
 wire_struct!(Reply { view, session, serial, outcome });
 
@@ -423,6 +452,7 @@ wire_message!(Message: version VERSION {
     18 => Shown(shown),
     19 => Read(read),
     20 => ReadAnswer(answer),
+    21 => Epochs(changes),
 });
 
 #[cfg(test)]
@@ -433,7 +463,6 @@ mod tests {
     use mesh_core::{NodeId, wire};
     use proptest::prelude::*;
 
-    use super::super::replicas::ReplicaSet;
     use super::super::request::{Nonce, Operation};
     use super::super::{AuthMode, Record};
     use super::*;
@@ -488,9 +517,15 @@ mod tests {
             Message::FetchBatch(digest),
             Message::Batch(batch),
             Message::FetchState(FetchState { digest, chunk: Some(3) }),
-            Message::Manifest(Manifest::of(8, b"state", 2)),
+            Message::Manifest(Manifest::of(8, digest, b"state", 2)),
             Message::Chunk(Chunk { digest, index: 3, bytes: Bytes::from_static(b"e") }),
             Message::Reply(Reply { view: 1, session: SessionId(4), serial: 5, outcome }),
+            Message::Epochs(vec![EpochChange {
+                epoch: 1,
+                members: zero.replicas().members().to_vec(),
+                content: digest,
+                certificate: certificate(8, &[0, 1, 2]),
+            }]),
         ]
     }
 
@@ -544,7 +579,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_refused_or_have_one_encoding(bytes: Vec<u8>, kind in 0..21u8) {
+        fn any_bytes_are_refused_or_have_one_encoding(bytes: Vec<u8>, kind in 0..22u8) {
             let bytes = [&[VERSION, kind], &bytes[..]].concat();
             if let Ok(message) = wire::from_slice::<Message>(&bytes) {
                 prop_assert_eq!(&wire::to_bytes(&message)[..], &bytes[..]);
@@ -554,7 +589,7 @@ mod tests {
 
         #[test]
         fn what_a_forger_makes_of_a_message_is_refused_or_has_one_encoding(
-            which in 0..21usize, at: prop::sample::Index, forged: Vec<u8>,
+            which in 0..22usize, at: prop::sample::Index, forged: Vec<u8>,
         ) {
             let mut bytes = wire::to_bytes(&messages()[which]).to_vec();
             let at = at.index(bytes.len() - 1) + 1;

@@ -19,6 +19,8 @@
 //! | `pbft_requests_unchecked` | gauge | requests whose signatures are not checked yet |
 //! | `pbft_signatures_bad` | count | those of them that were bad |
 //! | `pbft_evidence` | count | replicas' contradictions of themselves that were proved |
+//! | `pbft_epoch` | gauge | how often the members were changed |
+//! | `pbft_other_epochs` | count | messages of other epochs, dropped |
 //! | `pbft_misbehaved` | count | messages that no replica or client sends that works |
 
 use std::sync::Arc;
@@ -48,6 +50,8 @@ struct Named {
     commits_counted: Counter,
     others_heard: Counter,
     fault_margin: Counter,
+    epoch: Counter,
+    other_epochs: Counter,
     misbehaved: Counter,
 }
 
@@ -67,6 +71,8 @@ impl Meter {
             commits_counted: metrics.counter("pbft_commits_counted"),
             others_heard: metrics.counter("pbft_others_heard"),
             fault_margin: metrics.counter("pbft_fault_margin"),
+            epoch: metrics.counter("pbft_epoch"),
+            other_epochs: metrics.counter("pbft_other_epochs"),
             misbehaved: metrics.counter("pbft_misbehaved"),
         };
         let auth = AuthCounters {
@@ -121,6 +127,18 @@ impl Meter {
     pub(super) fn has_evidence(&self) {
         if let Some(named) = &self.named {
             named.evidence.increment();
+        }
+    }
+
+    pub(super) fn epoch(&self, epoch: u64) {
+        if let Some(named) = &self.named {
+            named.epoch.set(epoch);
+        }
+    }
+
+    pub(super) fn other_epoch(&self) {
+        if let Some(named) = &self.named {
+            named.other_epochs.increment();
         }
     }
 

@@ -20,6 +20,7 @@ use super::request::{Batch, Operation, Request};
 use super::slot::{Accepted, Slot};
 use super::status::Peer;
 use super::{Pbft, PbftConfig};
+use crate::session::SessionRequest;
 
 /// A vote of this replica that counts here once its record is durable.
 #[derive(Clone, Copy, Debug)]
@@ -30,10 +31,12 @@ pub(super) struct OwnVote {
 }
 
 impl<S: StateMachine> Pbft<S> {
-    /// Whether a sequence number may be in use: beyond the stable checkpoint, not too far.
+    /// Whether a sequence number may be in use: beyond the stable checkpoint, not too far, and of this epoch.
     pub(super) fn in_window(&self, sequence: u64) -> bool {
-        let ahead = sequence.checked_sub(self.stable.sequence);
-        ahead.is_some_and(|ahead| (1..=self.config.window()).contains(&ahead)) && sequence < NUMBER_MAX
+        let ahead = sequence.checked_sub(self.stable.sequence.max(self.replicas().begins_after()));
+        ahead.is_some_and(|ahead| (1..=self.config.window()).contains(&ahead))
+            && sequence <= self.boundary()
+            && sequence < NUMBER_MAX
     }
 
     pub(super) fn slot(&mut self, sequence: u64) -> &mut Slot {
@@ -73,7 +76,7 @@ impl<S: StateMachine> Pbft<S> {
     pub(super) fn take_request(&mut self, cx: &mut Context<'_, Self>, from: NodeId, request: Verified<Request>) {
         let of_replica = self.replicas().index_of(from).is_some_and(|replica| replica != self.me());
         let primary = self.primary_node();
-        let told = (!of_replica && !self.is_primary()).then(|| Message::Request((*request).clone()));
+        let told = (!of_replica && !self.is_primary()).then(|| self.say(Message::Request((*request).clone())));
         if self.pool.put(&self.config, request, cx.now()) == Put::New
             && let Some(told) = told
         {
@@ -86,18 +89,17 @@ impl<S: StateMachine> Pbft<S> {
         let is_valid = |command: S::Command| self.validator.as_ref().is_none_or(|is_valid| is_valid(&command));
         self.is_in_bounds(request)
             && match &request.operation {
-                Operation::Open(_) => true,
+                Operation::Open(_) | Operation::Reconfigure(..) => true,
                 Operation::Call(_, command) => wire::from_bytes(command).is_ok_and(is_valid),
             }
     }
 
     fn is_in_bounds(&self, request: &Request) -> bool {
+        let is_numbered = |call: &SessionRequest| call.serial < NUMBER_MAX && call.answered_below <= call.serial;
         match &request.operation {
             Operation::Open(nonce) => nonce.number < NUMBER_MAX,
-            Operation::Call(call, command) => {
-                let is_numbered = call.serial < NUMBER_MAX && call.answered_below <= call.serial;
-                is_numbered && command.len() <= self.config.command_len_max
-            }
+            Operation::Call(call, command) => is_numbered(call) && command.len() <= self.config.command_len_max,
+            Operation::Reconfigure(call, wanted) => is_numbered(call) && wanted.is_in_bounds(),
         }
     }
 
@@ -128,7 +130,8 @@ impl<S: StateMachine> Pbft<S> {
         let (view, sequence, digest) = (self.view, self.proposed, batch.digest());
         self.accept(cx, sequence, batch.clone(), None);
         let proof = self.auth.prove(&self.auth.statement(Kind::PrePrepare, view, sequence, digest));
-        cx.broadcast(self.others.clone(), Message::PrePrepare(PrePrepare { view, sequence, batch, proof }));
+        let message = self.say(Message::PrePrepare(PrePrepare { view, sequence, batch, proof }));
+        cx.broadcast(self.others.clone(), message);
     }
 
     // Pre-prepare and prepare.
@@ -230,7 +233,7 @@ impl<S: StateMachine> Pbft<S> {
         self.own_votes.push_back((lsn, OwnVote { kind: Kind::Prepare, sequence, choice }));
         if me != primary && !self.is_mute() {
             let vote = self.vote(Kind::Prepare, sequence, choice);
-            cx.broadcast(self.others.clone(), Message::Prepare(vote));
+            cx.broadcast(self.others.clone(), self.say(Message::Prepare(vote)));
         }
         self.touched.insert(sequence);
     }
@@ -313,10 +316,10 @@ impl<S: StateMachine> Pbft<S> {
             // It follows what the others say.
         } else if planted!(self, CommitBeforePersist) {
             let vote = self.vote(Kind::Commit, sequence, choice);
-            cx.broadcast_volatile(self.others.clone(), Message::Commit(vote));
+            cx.broadcast_volatile(self.others.clone(), self.say(Message::Commit(vote)));
         } else {
             let vote = self.vote(Kind::Commit, sequence, choice);
-            cx.broadcast(self.others.clone(), Message::Commit(vote));
+            cx.broadcast(self.others.clone(), self.say(Message::Commit(vote)));
         }
     }
 
@@ -432,7 +435,7 @@ impl<S: StateMachine> Pbft<S> {
     pub(super) fn fetch_batch(&mut self, cx: &mut Context<'_, Self>, digest: Digest) {
         for _ in 0..self.replicas().weak() {
             if let Some(source) = self.next_source() {
-                cx.send_volatile(source, Message::FetchBatch(digest));
+                cx.send_volatile(source, self.say(Message::FetchBatch(digest)));
             }
         }
     }
@@ -441,7 +444,7 @@ impl<S: StateMachine> Pbft<S> {
         if let (Some(batch), Some(node)) = (self.batches.get(&digest), self.auth.replicas().node(from))
             && self.peers.get_mut(from).is_some_and(Peer::may_be_served)
         {
-            cx.send_volatile(node, Message::Batch(batch.clone()));
+            cx.send_volatile(node, self.say(Message::Batch(batch.clone())));
         }
     }
 

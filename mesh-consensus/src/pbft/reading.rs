@@ -16,7 +16,7 @@ use std::time::Duration;
 use mesh_core::{Bytes, Context, Instant, NodeId, RequestId, StateMachine, Wire, wire};
 
 use super::Pbft;
-use super::message::{Message, Read, ReadAnswer};
+use super::message::{Envelope, Message, Read, ReadAnswer};
 use super::replicas::{PerReplica, ReplicaIndex, ReplicaSet};
 
 /// Reads that wait at a replica, at most.
@@ -76,10 +76,15 @@ impl<S: StateMachine> Pbft<S> {
     /// Answers the reads that have waited long enough.
     pub(super) fn answer_reads(&mut self, cx: &mut Context<'_, Self>) {
         let Some(answerer) = self.answerer.filter(|_| !self.reads.is_empty()) else { return };
-        let executed = self.executed;
+        if self.is_at_boundary() {
+            // The next epoch may have begun elsewhere, and other replicas execute what this one knows nothing of.
+            return;
+        }
+        let (executed, epoch) = (self.executed, self.epoch());
         for WaitingRead { from, read, .. } in self.reads.extract_if(.., |waiting| waiting.until <= executed) {
             if let Some(answer) = answerer(&self.replicated.state, &read.query) {
-                cx.send_volatile(from, Message::ReadAnswer(ReadAnswer { id: read.id, answer }));
+                let message = Message::ReadAnswer(ReadAnswer { id: read.id, answer });
+                cx.send_volatile(from, Envelope { epoch, message });
             }
         }
     }
@@ -142,6 +147,15 @@ impl Reads {
             asked.again_at = now + self.retry_after;
         }
         failed
+    }
+
+    /// Asks the replicas of another epoch from now on. What those before answered counts no more.
+    pub(super) fn enter(&mut self, replicas: &ReplicaSet) {
+        self.quorum = replicas.quorum();
+        for asked in self.asked.values_mut() {
+            asked.answers = PerReplica::new(replicas, |_| None);
+            asked.again_at = Instant::ZERO;
+        }
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {

@@ -1,8 +1,8 @@
 //! What a replica writes to its log, and how it is replayed.
 //!
 //! A record is a version, a kind and the fields of that kind in order. A version or kind that this replica does
-//! not know does not decode, and the node does not start. The log is the newest [`Stable`](Record::Stable)
-//! record, if there is one, and what follows it.
+//! not know does not decode, and the node does not start. The log is the changes of epochs, the newest
+//! [`Stable`](Record::Stable) record, if there is one, and what follows it.
 //!
 //! What is said waits for the record behind it: a prepare for `Accepted`, a commit for `Prepared`, a view change
 //! and a new view for their own. So a replica that starts again says nothing that contradicts what it said.
@@ -13,6 +13,7 @@ use mesh_core::{Context, RecoverError, Recovery, SnapshotId, StateMachine, wire_
 
 use super::Pbft;
 use super::checkpoint::Taken;
+use super::epoch::EpochChange;
 use super::evidence::Evidence;
 use super::message::{Certificate, Manifest, NewView, ViewChange};
 use super::replicas::{Digest, ReplicaIndex};
@@ -20,7 +21,7 @@ use super::request::Batch;
 use super::slot::Accepted;
 
 /// The version of the record format.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// One record of a replica's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,8 +59,13 @@ pub enum Record {
     NewView(Arc<NewView>),
     /// A checkpoint is stable, and on disk.
     Stable(StableRecord),
-    /// This replica started with an empty log, as which life.
-    Life(u64),
+    /// This replica started with an empty log, as which life, and was given the replicas of which epoch.
+    Life {
+        /// Drawn by chance.
+        life: u64,
+        /// The epoch.
+        epoch: u64,
+    },
     /// The first life of another replica that this one heard of.
     Known {
         /// Which replica.
@@ -74,6 +80,8 @@ pub enum Record {
     },
     /// A replica contradicts itself.
     Evidence(Evidence),
+    /// Another epoch began here. What was accepted, prepared, committed and begun before counts no more.
+    Epoch(EpochChange),
 }
 
 /// A checkpoint that is stable, and on disk.
@@ -96,10 +104,11 @@ wire_record!(Record: version VERSION {
     3 => ViewChange(change),
     4 => NewView(new_view),
     5 => Stable(record),
-    6 => Life(life),
+    6 => Life { life, epoch },
     7 => Known { replica, life },
     8 => Joined { barrier },
     9 => Evidence(evidence),
+    10 => Epoch(change),
 });
 
 fn inconsistent(text: String) -> RecoverError {
@@ -160,10 +169,24 @@ impl<S: StateMachine> Pbft<S> {
                 self.begin(&new_view);
                 self.new_view = Some(new_view);
             }
-            Record::Life(life) => self.lives.recover_own(life),
+            Record::Life { life, epoch } => {
+                let given = self.given.epoch();
+                if epoch != given {
+                    return Err(inconsistent(format!(
+                        "the log begins with the replicas of epoch {epoch}, not {given}"
+                    )));
+                }
+                self.lives.recover_own(life);
+            }
             Record::Known { replica, life } => self.lives.recover_first(replica, life),
             Record::Joined { barrier } => self.lives.recover_barrier(barrier),
             Record::Evidence(evidence) => self.evidence.keep(evidence),
+            Record::Epoch(change) => {
+                // The signatures were checked before it was written.
+                let next = self.replicas().follow_one(&change, |_, _| true);
+                let next = next.map_err(|unproved| inconsistent(unproved.to_string()))?;
+                self.begin_epoch(change, next);
+            }
             Record::Stable(StableRecord { certificate, manifest, id }) => {
                 let bytes = recovery.snapshot(id)?;
                 let sequence = certificate.sequence;
@@ -192,8 +215,9 @@ impl<S: StateMachine> Pbft<S> {
     pub(super) fn rewrite_log(&mut self, cx: &mut Context<'_, Self>) {
         let Some(taken) = self.checkpoints.at(self.stable.sequence) else { return };
         let (certificate, manifest, id) = (self.stable.clone(), taken.manifest.clone(), taken.id);
-        let mut records = vec![Record::Stable(StableRecord { certificate, manifest, id })];
-        records.extend(self.lives.records());
+        let mut records: Vec<Record> = self.epochs.iter().cloned().map(Record::Epoch).collect();
+        records.push(Record::Stable(StableRecord { certificate, manifest, id }));
+        records.extend(self.lives.records(self.given.epoch()));
         records.extend(self.evidence.all().copied().map(Record::Evidence));
         records.extend(self.new_view.clone().map(Record::NewView));
         if !self.active {

@@ -15,6 +15,11 @@
 //!
 //! A view change of an earlier life may still be around. It speaks for its own window only
 //! ([`choose`](super::choose)), which ends at the barrier.
+//!
+//! What was said in one epoch binds nobody in the next. A replica that was none in the epoch before asks as if the group
+//! was new. One that was has said what it is in that epoch, and as those who are new cannot know, nobody tells it that a
+//! life is its first: it must have its disk, or cross a barrier. Who has crossed one in an epoch had no earlier life in
+//! a later one: that barrier would be beyond the end of the epoch.
 
 use mesh_core::{Context, StateMachine};
 
@@ -51,6 +56,18 @@ impl Lives {
         }
     }
 
+    /// Another epoch begins: those who stay are known, and this replica goes on if it took part.
+    pub(super) fn begin_epoch(&mut self, before: &ReplicaSet, now: &ReplicaSet, took_part: bool) {
+        let life_before = |replica| {
+            let key = now.key(replica)?;
+            let place = before.replicas().find(|place| before.key(*place) == Some(key))?;
+            *self.first.get(place)?
+        };
+        self.first = PerReplica::new(now, life_before);
+        self.answers = PerReplica::new(now, |_| None);
+        self.barrier = took_part.then_some(0);
+    }
+
     /// Replays that this replica has this life.
     pub(super) const fn recover_own(&mut self, life: u64) {
         self.own = Some(life);
@@ -77,9 +94,10 @@ impl Lives {
     }
 
     /// What a log that is rewritten keeps of it.
-    pub(super) fn records(&self) -> impl Iterator<Item = Record> {
+    pub(super) fn records(&self, epoch: u64) -> impl Iterator<Item = Record> {
         let first = self.first.iter().filter_map(|(replica, life)| Some(Record::Known { replica, life: (*life)? }));
-        let (own, barrier) = (self.own.map(Record::Life), self.barrier.map(|barrier| Record::Joined { barrier }));
+        let own = self.own.map(|life| Record::Life { life, epoch });
+        let barrier = self.barrier.map(|barrier| Record::Joined { barrier });
         own.into_iter().chain(barrier).chain(first)
     }
 }
@@ -87,12 +105,20 @@ impl Lives {
 impl<S: StateMachine> Pbft<S> {
     /// Whether this replica says nothing that binds it, because it may contradict what it has forgotten.
     pub(super) fn is_mute(&self) -> bool {
-        !planted!(self, WipedSpeaks) && self.lives.barrier.is_none_or(|barrier| self.stable.sequence < barrier)
+        !self.is_member()
+            || self.stable.sequence < self.replicas().begins_after()
+            || !planted!(self, WipedSpeaks) && !self.has_joined()
     }
 
-    /// The barrier that others are to help it over.
+    /// Whether it knows that its disk is not one that was lost, or is over the barrier.
+    pub(super) fn has_joined(&self) -> bool {
+        self.lives.barrier.is_some_and(|barrier| self.stable.sequence >= barrier)
+    }
+
+    /// The barrier that others are to help it over, or the checkpoint with which it comes into the epoch.
     pub(super) fn barrier_ahead(&self) -> u64 {
-        self.lives.barrier.filter(|barrier| self.stable.sequence < *barrier).unwrap_or(0)
+        let barrier = self.lives.barrier.unwrap_or(0).max(self.replicas().begins_after());
+        if self.stable.sequence < barrier { barrier } else { 0 }
     }
 
     /// Begins a life where the log is empty.
@@ -100,34 +126,36 @@ impl<S: StateMachine> Pbft<S> {
         if self.lives.own.is_none() {
             let life = cx.rng().next_u64();
             self.lives.own = Some(life);
-            cx.persist(Record::Life(life));
+            cx.persist(Record::Life { life, epoch: self.given.epoch() });
         }
     }
 
     /// Asks the others what they know of this replica.
     pub(super) fn ask_to_join(&mut self, cx: &mut Context<'_, Self>) {
-        if let (None, Some(life)) = (self.lives.barrier, self.lives.own) {
+        if let (None, Some(life), true) = (self.lives.barrier, self.lives.own, self.is_member()) {
             // Behind the record: else a crash would make it another life that others know already.
-            cx.broadcast(self.others.clone(), Message::Join(Join { life }));
+            cx.broadcast(self.others.clone(), self.say(Message::Join(Join { life })));
             self.settle_life(cx);
         }
     }
 
     pub(super) fn on_join(&mut self, cx: &mut Context<'_, Self>, replica: ReplicaIndex, Join { life }: Join) {
         let has_forgotten = self.lives.barrier.is_some_and(|barrier| barrier > 0);
+        let is_newcomer = self.replicas().is_newcomer(replica);
         let (Some(first), Some(node)) = (self.lives.first.get_mut(replica), self.auth.replicas().node(replica)) else {
             return;
         };
         let is_first = match *first {
             Some(first) => first == life,
-            None if has_forgotten => false,
+            None if has_forgotten || !is_newcomer => false,
             None => {
                 *first = Some(life);
                 cx.persist(Record::Known { replica, life });
                 true
             }
         };
-        cx.send(node, Message::JoinAnswer(JoinAnswer { life, is_first, stable: self.stable.clone() }));
+        let answer = JoinAnswer { life, is_first, stable: self.low_mark() };
+        cx.send(node, self.say(Message::JoinAnswer(answer)));
     }
 
     pub(super) fn on_join_answer(&mut self, cx: &mut Context<'_, Self>, replica: ReplicaIndex, answer: JoinAnswer) {
@@ -174,8 +202,8 @@ impl<S: StateMachine> Pbft<S> {
         }
     }
 
-    /// As primary orders empty batches where a replica waits for checkpoints to come and there is nothing else
-    /// to do.
+    /// As primary orders empty batches where a replica waits for checkpoints to come, or the epoch is to end, and there
+    /// is nothing else to do.
     pub(super) fn help_over_barriers(&mut self, cx: &mut Context<'_, Self>) {
         let is_idle = self.proposed <= self.executed && !self.pool.has_unproposed();
         if !self.may_propose() || !is_idle {
@@ -186,6 +214,7 @@ impl<S: StateMachine> Pbft<S> {
         let barrier = asking.map(|(_, peer)| peer.status.barrier).max().unwrap_or(0);
         // No replica that works has one that is further away.
         let barrier = barrier.min(self.stable.sequence.saturating_add(3 * self.config.window()));
+        let barrier = barrier.max(self.replicated.membership.boundary().unwrap_or(0));
         for _ in 0..EMPTY_MAX {
             if self.proposed >= barrier || !self.in_window(self.proposed + 1) {
                 break;

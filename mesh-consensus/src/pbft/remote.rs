@@ -1,6 +1,6 @@
 //! A client of a group on a node of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,11 +8,12 @@ use mesh_core::identity::Signer;
 use mesh_core::{Bytes, Context, Never, NodeId, Protocol, RequestId, StateMachine, Wire, wire};
 
 use super::client::{ClientConfig, ClientCore, Done, Recipient};
-use super::command::{Executed, PbftCommand, PbftReply, ProposeError};
+use super::command::{Configuration, PbftCommand, PbftReply, ProposeError, Waiting};
 use super::config::PbftConfig;
-use super::message::Message;
+use super::epoch::EpochChange;
+use super::message::{EPOCHS_MAX, Envelope, Message};
 use super::reading::Reads;
-use super::replicas::ReplicaSet;
+use super::replicas::{ReplicaIndex, ReplicaSet};
 
 /// A client of a group: it has no state, and believes what f + 1 replicas answer alike.
 ///
@@ -20,11 +21,14 @@ use super::replicas::ReplicaSet;
 /// [key](mesh_core::identity::PublicKey::node_id) it signs with: that is where replicas send their answers.
 pub struct PbftClient<S: StateMachine> {
     core: ClientCore,
-    replicas: ReplicaSet,
+    /// The changes since the epoch that it was given.
+    changes: Vec<EpochChange>,
+    /// Replicas that showed changes which nobody signed.
+    liars: BTreeSet<ReplicaIndex>,
     signer: Arc<dyn Signer>,
     config: ClientConfig,
     command_len_max: usize,
-    proposals: BTreeMap<u64, RequestId>,
+    proposals: BTreeMap<u64, Waiting>,
     /// It was told to take no proposals.
     read_only: bool,
     reads: Reads,
@@ -49,16 +53,17 @@ impl<S: StateMachine> PbftClient<S> {
             max_waiting: 1024,
         };
         Self {
-            core: ClientCore::new(replicas.clone(), signer.clone(), client.clone(), 0),
+            reads: Reads::new(replicas.quorum(), retry_after),
+            core: ClientCore::new(replicas, signer.clone(), client.clone(), 0),
             signer,
             config: client,
             command_len_max: config.command_len_max,
             proposals: BTreeMap::new(),
             read_only: false,
-            reads: Reads::new(replicas.quorum(), retry_after),
             queries: None,
             next_ticket: 0,
-            replicas,
+            changes: Vec::new(),
+            liars: BTreeSet::new(),
         }
     }
 
@@ -75,8 +80,29 @@ impl<S: StateMachine> PbftClient<S> {
     }
 }
 
+impl<S: StateMachine> PbftClient<S> {
+    /// A replica shows what came after the epoch of this client: where that is proved, the client asks those who are
+    /// replicas now.
+    fn on_epochs(&mut self, from: ReplicaIndex, changes: Vec<EpochChange>) {
+        let before = self.core.replicas();
+        let is_next = changes.iter().any(|change| change.epoch == before.epoch() + 1);
+        if !is_next || changes.len() > EPOCHS_MAX || self.liars.contains(&from) {
+            return;
+        }
+        let Ok(replicas) = before.follow(&changes) else {
+            self.liars.insert(from);
+            return;
+        };
+        self.liars.clear();
+        self.changes.extend(changes.into_iter().filter(|change| change.epoch > before.epoch()));
+        self.config.answers_needed = replicas.weak();
+        self.core.enter(&replicas, replicas.weak());
+        self.reads.enter(&replicas);
+    }
+}
+
 impl<S: StateMachine> Protocol for PbftClient<S> {
-    type Message = Message;
+    type Message = Envelope;
     type Command = PbftCommand<S>;
     type Reply = PbftReply<S::Output, S::Answer>;
     type Event = ();
@@ -85,14 +111,16 @@ impl<S: StateMachine> Protocol for PbftClient<S> {
 
     fn on_start(&mut self, cx: &mut Context<'_, Self>) {
         let tag = cx.rng().next_u64();
-        self.core = ClientCore::new(self.replicas.clone(), self.signer.clone(), self.config.clone(), tag);
+        self.core = ClientCore::new(self.core.replicas().clone(), self.signer.clone(), self.config.clone(), tag);
     }
 
-    fn on_message(&mut self, cx: &mut Context<'_, Self>, from: NodeId, message: Message) {
-        let Some(replica) = self.replicas.index_of(from) else { return };
+    fn on_message(&mut self, cx: &mut Context<'_, Self>, from: NodeId, Envelope { epoch, message }: Envelope) {
+        let Some(replica) = self.core.replicas().index_of(from) else { return };
+        let is_of_this_epoch = epoch == self.core.replicas().epoch();
         let reply = match message {
-            Message::Reply(reply) => reply,
-            Message::ReadAnswer(told) => {
+            Message::Epochs(changes) => return self.on_epochs(replica, changes),
+            Message::Reply(reply) if is_of_this_epoch => reply,
+            Message::ReadAnswer(told) if is_of_this_epoch => {
                 if let (Some((request, answer)), Some(queries)) = (self.reads.on_answer(replica, told), &self.queries) {
                     cx.reply(request, PbftReply::Answered((queries.decode)(&answer)));
                 }
@@ -101,19 +129,18 @@ impl<S: StateMachine> Protocol for PbftClient<S> {
             _ => return,
         };
         for Done { ticket, result } in self.core.on_reply(replica, reply) {
-            let Some(request) = self.proposals.remove(&ticket) else { continue };
-            cx.reply(request, PbftReply::Proposed(Executed::of(result)));
+            let Some(waiting) = self.proposals.remove(&ticket) else { continue };
+            let (request, reply) = waiting.reply(result.map_err(ProposeError::from));
+            cx.reply(request, reply);
         }
     }
 
     fn on_timer(&mut self, _cx: &mut Context<'_, Self>, _timer: ()) {} // The flush that follows asks again.
 
     fn on_command(&mut self, cx: &mut Context<'_, Self>, request: RequestId, command: PbftCommand<S>) {
-        let command = match command {
-            PbftCommand::Propose(_) if self.read_only => {
-                return cx.reply(request, PbftReply::Proposed(Err(ProposeError::ReadOnly)));
-            }
-            PbftCommand::Propose(command) => wire::to_bytes(&command),
+        let (wish, waiting) = match command {
+            PbftCommand::Propose(command) => (Ok(wire::to_bytes(&command)), Waiting::Proposal(request)),
+            PbftCommand::Reconfigure(change) => (Err(change), Waiting::Change(request)),
             PbftCommand::SetReadOnly(read_only) => {
                 self.read_only = read_only;
                 return cx.reply(request, PbftReply::ReadOnlySet);
@@ -121,7 +148,7 @@ impl<S: StateMachine> Protocol for PbftClient<S> {
             PbftCommand::Query(query) => {
                 let query = self.queries.as_ref().map(|queries| (queries.encode)(&query));
                 let query = query.filter(|query| query.len() <= self.command_len_max);
-                if !query.is_some_and(|query| self.reads.ask(&self.replicas, request, query, cx.now())) {
+                if !query.is_some_and(|query| self.reads.ask(self.core.replicas(), request, query, cx.now())) {
                     cx.reply(request, PbftReply::Answered(None));
                 }
                 return;
@@ -129,31 +156,40 @@ impl<S: StateMachine> Protocol for PbftClient<S> {
             PbftCommand::Status => return cx.reply(request, PbftReply::Status(None)),
             PbftCommand::Evidence => return cx.reply(request, PbftReply::Evidence(Vec::new())),
             PbftCommand::Checked(_) => return cx.reply(request, PbftReply::Checked),
+            PbftCommand::Configuration => {
+                let (replicas, changes) = (self.core.replicas().clone(), self.changes.clone());
+                return cx.reply(request, PbftReply::Configuration(Configuration { replicas, changes }));
+            }
         };
-        let (len, limit) = (command.len(), self.command_len_max);
-        if len > limit {
-            return cx.reply(request, PbftReply::Proposed(Err(ProposeError::TooLarge { len, limit })));
+        let ticket = self.next_ticket + 1;
+        let limit = self.command_len_max;
+        let refused = match wish {
+            _ if self.read_only => Some(ProposeError::ReadOnly),
+            Ok(command) if command.len() > limit => Some(ProposeError::TooLarge { len: command.len(), limit }),
+            Ok(command) => (!self.core.submit(ticket, command)).then_some(ProposeError::Overloaded),
+            Err(change) => (!self.core.submit_change(ticket, change)).then_some(ProposeError::Overloaded),
+        };
+        if let Some(error) = refused {
+            let (request, reply) = waiting.reply(Err(error));
+            return cx.reply(request, reply);
         }
-        self.next_ticket += 1;
-        if self.core.submit(self.next_ticket, command) {
-            self.proposals.insert(self.next_ticket, request);
-        } else {
-            cx.reply(request, PbftReply::Proposed(Err(ProposeError::Overloaded)));
-        }
+        self.next_ticket = ticket;
+        self.proposals.insert(ticket, waiting);
     }
 
     fn on_flush(&mut self, cx: &mut Context<'_, Self>) {
-        let all: Arc<[NodeId]> = self.replicas.members().iter().map(|(node, _)| *node).collect();
-        let replicas = &self.replicas;
+        let replicas = self.core.replicas().clone();
+        let all: Arc<[NodeId]> = replicas.members().iter().map(|(node, _)| *node).collect();
+        let say = |message| Envelope { epoch: replicas.epoch(), message };
         self.core.poll(cx.now(), |to, request| match to {
             Recipient::Primary(primary) => {
                 if let Some(primary) = replicas.node(primary) {
-                    cx.send(primary, Message::Request(request.clone()));
+                    cx.send(primary, say(Message::Request(request.clone())));
                 }
             }
-            Recipient::All => cx.broadcast(all.clone(), Message::Request(request.clone())),
+            Recipient::All => cx.broadcast(all.clone(), say(Message::Request(request.clone()))),
         });
-        for request in self.reads.poll(cx.now(), |read| cx.broadcast(all.clone(), Message::Read(read))) {
+        for request in self.reads.poll(cx.now(), |read| cx.broadcast(all.clone(), say(Message::Read(read)))) {
             cx.reply(request, PbftReply::Answered(None));
         }
         match self.core.deadline().into_iter().chain(self.reads.deadline()).min() {

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use mesh_core::identity::PublicKey;
 use mesh_core::{NodeId, Wire, wire_struct};
 
+use super::message::Certificate;
 use crate::quorum::{byzantine_faults, byzantine_quorum, named_twice};
 
 /// The fewest replicas that survive a faulty one.
@@ -29,6 +30,9 @@ pub const REPLICAS_MAX: usize = 64;
 pub struct ReplicaIndex(pub u16);
 
 wire_struct!(ReplicaIndex { 0 });
+
+/// The place of a node that is none of the group: no replica has it.
+pub(super) const NOBODY: ReplicaIndex = ReplicaIndex(u16::MAX);
 
 /// A blake3 digest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,44 +54,144 @@ impl fmt::Debug for Digest {
 
 wire_struct!(Digest { 0 });
 
-/// The replicas of a group, in the order in which they are primary. Clones share it.
+/// The replicas of a group in one epoch, in the order in which they are primary. Clones share it.
 ///
-/// All replicas and clients must be given the same: the name and the members together are the group, and what
-/// is signed in one group is nothing in another.
+/// All replicas and clients must be given the same: the name, the founding members and the administrators together
+/// are the group, and what is signed in one group is nothing in another. A group that has administrators may
+/// [change](super::Reconfiguration) its members: then another epoch begins, and what is signed in one is nothing in
+/// another.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ReplicaSet(Arc<Inner>);
 
-#[derive(PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 struct Inner {
     group: Digest,
+    administrators: Administrators,
+    epoch: u64,
+    identity: Digest,
     members: Vec<(NodeId, PublicKey)>,
+    /// The members of the epoch before.
+    former: Vec<(NodeId, PublicKey)>,
+    /// The checkpoint that the epoch begins with.
+    founding: (u64, Digest),
+}
+
+/// Who may change the members of a group: so many of these keys together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Administrators {
+    pub(super) keys: Vec<PublicKey>,
+    pub(super) needed: u16,
+}
+
+wire_struct!(Administrators { keys, needed });
+
+impl Administrators {
+    /// `needed` of these keys: at least 1, at most all of them, and no more than [`REPLICAS_MAX`] keys.
+    ///
+    /// # Errors
+    /// [`ReplicaSetError::Administrators`] when there are too few or too many, or one is there twice.
+    pub fn new(needed: usize, keys: impl IntoIterator<Item = PublicKey>) -> Result<Self, ReplicaSetError> {
+        let keys: Vec<_> = keys.into_iter().collect();
+        let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
+        if !(1..=keys.len()).contains(&needed) || keys.len() > REPLICAS_MAX || distinct.len() < keys.len() {
+            return Err(ReplicaSetError::Administrators { needed, keys: keys.len() });
+        }
+        Ok(Self { needed: needed as u16, keys })
+    }
 }
 
 impl ReplicaSet {
-    /// The group of that name with these members: [`REPLICAS_MIN`] to [`REPLICAS_MAX`] nodes and their keys.
+    /// The group of that name with these members: [`REPLICAS_MIN`] to [`REPLICAS_MAX`] nodes and their keys. They are
+    /// its members for ever.
     ///
     /// # Errors
     /// [`ReplicaSetError`] when they are too few or too many, or a node or key is there twice.
     pub fn new(name: &str, members: impl IntoIterator<Item = (NodeId, PublicKey)>) -> Result<Self, ReplicaSetError> {
-        let members: Vec<_> = members.into_iter().collect();
-        if !(REPLICAS_MIN..=REPLICAS_MAX).contains(&members.len()) {
-            return Err(ReplicaSetError::Size { members: members.len() });
-        }
-        if let Some(node) = named_twice(&members) {
-            return Err(ReplicaSetError::Twice { node });
-        }
-        let mut hasher = blake3::Hasher::new_derive_key("mesh 2026 pbft group");
+        Self::administered(name, members, Administrators::default())
+    }
+
+    /// The group of that name, which begins with these members, and whose administrators can change them.
+    ///
+    /// # Errors
+    /// [`ReplicaSetError`] as of [`new`](Self::new).
+    pub fn administered(
+        name: &str,
+        members: impl IntoIterator<Item = (NodeId, PublicKey)>,
+        administrators: Administrators,
+    ) -> Result<Self, ReplicaSetError> {
+        let members = checked(members.into_iter().collect())?;
         let mut encoded = Vec::new();
         members.encode(&mut encoded);
         name.to_owned().encode(&mut encoded);
-        hasher.update(&encoded);
-        let group = Digest(*hasher.finalize().as_bytes());
-        Ok(Self(Arc::new(Inner { group, members })))
+        administrators.encode(&mut encoded);
+        let group = derived("mesh 2026 pbft group", &encoded);
+        let (epoch, former, founding) = (0, Vec::new(), (0, Digest([0; 32])));
+        Ok(Self(Arc::new(Inner { group, administrators, epoch, identity: group, members, former, founding })))
     }
 
-    /// What tells this group from all others.
+    /// The same group in an epoch that is not the first, with these members. Which checkpoint it begins with is not
+    /// known yet.
+    pub(super) fn in_epoch(&self, epoch: u64, members: Vec<(NodeId, PublicKey)>) -> Result<Self, ReplicaSetError> {
+        let members = checked(members)?;
+        let mut encoded = Vec::new();
+        self.group().encode(&mut encoded);
+        epoch.encode(&mut encoded);
+        members.encode(&mut encoded);
+        let identity = if epoch == 0 { self.group() } else { derived("mesh 2026 pbft epoch", &encoded) };
+        Ok(Self(Arc::new(Inner { epoch, identity, members, former: Vec::new(), ..(*self.0).clone() })))
+    }
+
+    /// The epoch after that of `former` begins with this checkpoint.
+    pub(super) fn founded(self, former: &Self, sequence: u64, digest: Digest) -> Self {
+        let former = former.members().to_vec();
+        Self(Arc::new(Inner { former, founding: (sequence, digest), ..(*self.0).clone() }))
+    }
+
+    /// What tells this group from all others, in all its epochs.
     pub fn group(&self) -> Digest {
         self.0.group
+    }
+
+    /// How often the members were changed.
+    pub fn epoch(&self) -> u64 {
+        self.0.epoch
+    }
+
+    /// What tells the group in this epoch from all others: replicas sign for it. In epoch 0 it is the group itself.
+    pub fn identity(&self) -> Digest {
+        self.0.identity
+    }
+
+    /// Who may change the members.
+    pub fn administrators(&self) -> &Administrators {
+        &self.0.administrators
+    }
+
+    /// The checkpoint that the epoch begins with. In this epoch nobody signs it: its digest is known.
+    pub fn founding(&self) -> Certificate {
+        let (sequence, digest) = self.0.founding;
+        Certificate { sequence, digest, signatures: Vec::new() }
+    }
+
+    /// The last sequence number of the epochs before.
+    pub fn begins_after(&self) -> u64 {
+        self.0.founding.0
+    }
+
+    /// Whether a node was a replica in the epoch before.
+    pub(super) fn was_member(&self, node: NodeId) -> bool {
+        self.former().iter().any(|(former, _)| *former == node)
+    }
+
+    /// The members of the epoch before.
+    pub(super) fn former(&self) -> &[(NodeId, PublicKey)] {
+        &self.0.former
+    }
+
+    /// Whether a replica was none in the epoch before.
+    pub(super) fn is_newcomer(&self, replica: ReplicaIndex) -> bool {
+        let key = self.key(replica);
+        self.epoch() == 0 || !self.former().iter().any(|(_, former)| Some(*former) == key)
     }
 
     /// How many replicas there are.
@@ -152,10 +256,29 @@ impl ReplicaSet {
     }
 }
 
+/// Checks that members can be a group.
+fn checked(members: Vec<(NodeId, PublicKey)>) -> Result<Vec<(NodeId, PublicKey)>, ReplicaSetError> {
+    if !(REPLICAS_MIN..=REPLICAS_MAX).contains(&members.len()) {
+        return Err(ReplicaSetError::Size { members: members.len() });
+    }
+    match named_twice(&members) {
+        Some(node) => Err(ReplicaSetError::Twice { node }),
+        None => Ok(members),
+    }
+}
+
+fn derived(context: &str, bytes: &[u8]) -> Digest {
+    Digest(*blake3::Hasher::new_derive_key(context).update(bytes).finalize().as_bytes())
+}
+
 impl fmt::Debug for ReplicaSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nodes: Vec<_> = self.members().iter().map(|(node, _)| node).collect();
-        f.debug_struct("ReplicaSet").field("group", &self.group()).field("nodes", &nodes).finish()
+        f.debug_struct("ReplicaSet")
+            .field("group", &self.group())
+            .field("epoch", &self.epoch())
+            .field("nodes", &nodes)
+            .finish()
     }
 }
 
@@ -174,6 +297,14 @@ pub enum ReplicaSetError {
     Twice {
         /// Which one.
         node: NodeId,
+    },
+    /// The administrators are too few or too many, or one is there twice.
+    #[error("{needed} of {keys} administrators: there must be 1 to {REPLICAS_MAX}, each once, and no more needed")]
+    Administrators {
+        /// How many must sign.
+        needed: usize,
+        /// How many there are.
+        keys: usize,
     },
 }
 

@@ -12,6 +12,7 @@ use mesh_core::identity::{PublicKey, Signature, SignatureError, Signed, Signer, 
 use mesh_core::{Bytes, DecodeError, Reader, Wire, wire, wire_struct};
 
 use super::authenticator::Verified;
+use super::epoch::Reconfiguration;
 use super::replicas::Digest;
 use crate::session::{SessionId, SessionRequest};
 
@@ -34,6 +35,8 @@ pub enum Operation {
     Open(Nonce),
     /// Execute a command of a session.
     Call(SessionRequest, Bytes),
+    /// Change the members of the group, as a command of a session.
+    Reconfigure(SessionRequest, Reconfiguration),
 }
 
 impl Wire for Operation {
@@ -48,6 +51,11 @@ impl Wire for Operation {
                 request.encode(out);
                 command.encode(out);
             }
+            Self::Reconfigure(request, wanted) => {
+                out.push(2);
+                request.encode(out);
+                wanted.encode(out);
+            }
         }
     }
 
@@ -55,6 +63,7 @@ impl Wire for Operation {
         match u8::decode(reader)? {
             0 => Ok(Self::Open(Wire::decode(reader)?)),
             1 => Ok(Self::Call(Wire::decode(reader)?, Wire::decode(reader)?)),
+            2 => Ok(Self::Reconfigure(Wire::decode(reader)?, Wire::decode(reader)?)),
             variant => Err(DecodeError::UnknownVariant { type_name: "Operation", variant: variant.into() }),
         }
     }
@@ -123,7 +132,7 @@ impl Request {
     pub const fn key(&self) -> RequestKey {
         let (session, serial) = match &self.operation {
             Operation::Open(_) => (SessionId(0), 0),
-            Operation::Call(request, _) => (request.session, request.serial),
+            Operation::Call(request, _) | Operation::Reconfigure(request, _) => (request.session, request.serial),
         };
         RequestKey { session, serial, client: self.client }
     }
@@ -133,6 +142,7 @@ impl Request {
         let command = match &self.operation {
             Operation::Open(_) => 0,
             Operation::Call(_, command) => command.len(),
+            Operation::Reconfigure(_, wanted) => wanted.len(),
         };
         command + 160
     }

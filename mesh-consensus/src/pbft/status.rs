@@ -10,6 +10,8 @@ use mesh_core::{Context, Instant, NodeId, StateMachine};
 
 use super::Pbft;
 use super::authenticator::Kind;
+use super::command::PbftStatus;
+use super::epoch::Upcoming;
 use super::message::{Message, PrePrepare, Status};
 use super::replicas::ReplicaIndex;
 use super::slot::Accepted;
@@ -23,7 +25,7 @@ const SERVED_MAX: u32 = 64;
 /// Messages in a tick that nobody sends that works, after which nothing more of the sender is looked at.
 const STRIKES_MAX: u32 = 16;
 
-/// View changes and new views of one replica that are looked at in a tick: they take many checks.
+/// View changes, new views and changes of epochs of one replica that are looked at in a tick: they take many checks.
 const VIEW_MESSAGES_MAX: u32 = 4;
 
 /// Nodes whose messages are counted by themselves. Of all others together they are.
@@ -77,7 +79,7 @@ impl Peer {
         self.served <= SERVED_MAX
     }
 
-    /// Whether another view change or new view of it is looked at: one that works needs few, and sends them again.
+    /// Whether another view change, new view or change of epochs of it is looked at: one that works needs few, and sends them again.
     pub(super) fn may_change_view(&mut self) -> bool {
         self.view_changes += 1;
         self.view_changes <= VIEW_MESSAGES_MAX
@@ -116,15 +118,16 @@ impl<S: StateMachine> Pbft<S> {
     pub(super) fn on_tick(&mut self, cx: &mut Context<'_, Self>) {
         cx.set_timer(super::Timer::Tick, self.config.status_interval);
         self.strangers = Strangers::default();
+        self.of_other_epochs = Strangers::default();
         self.forget_old_reads(cx.now());
         self.do_late_jobs(cx);
         for (_, peer) in self.peers.iter_mut() {
             (peer.served, peer.strikes, peer.view_changes) = (0, 0, 0);
         }
-        cx.broadcast_volatile(self.others.clone(), Message::Status(self.own_status()));
+        self.tell_status(cx);
         self.ask_to_join(cx);
         if let Some(message) = self.view_message().filter(|_| !self.active) {
-            cx.broadcast(self.others.clone(), message);
+            cx.broadcast(self.others.clone(), self.say(message));
         }
         self.measure(cx);
         self.catch_up(cx);
@@ -145,6 +148,42 @@ impl<S: StateMachine> Pbft<S> {
         peer.map_or_else(|| self.strangers.has_struck(node), Peer::has_struck)
     }
 
+    /// Tells the others how far this replica is. Who is none only wants to hear of a later epoch: it asks one of them.
+    fn tell_status(&mut self, cx: &mut Context<'_, Self>) {
+        let status = self.say(Message::Status(self.own_status()));
+        if self.is_member() {
+            cx.broadcast_volatile(self.others.clone(), status);
+        } else if let Some(node) = self.next_source() {
+            cx.send_volatile(node, status);
+        }
+    }
+
+    /// How things are, for the application.
+    pub(super) fn status(&self, now: Instant) -> PbftStatus {
+        let upcoming = self.replicated.membership.pending.as_ref();
+        PbftStatus {
+            epoch: self.epoch(),
+            is_member: self.is_member(),
+            upcoming: upcoming.map(|(after, next)| Upcoming { epoch: next.epoch(), after: *after }),
+            view: self.view,
+            primary: self.primary_node(),
+            active: self.active,
+            executed: self.executed,
+            operations: self.replicated.operations(),
+            stable: self.stable.sequence,
+            waiting: self.pool.len(),
+            waiting_bytes: self.pool.bytes(),
+            slots: self.slots.len(),
+            batches: self.batches.len(),
+            faults: self.replicas().faults(),
+            others_heard: self.others_heard(now),
+            transferring: self.repair.is_some(),
+            read_only: self.read_only,
+            takes_part: self.takes_part(),
+            misbehaved: self.misbehaved,
+        }
+    }
+
     /// How many of the others told how far they are, not long ago.
     pub(super) fn others_heard(&self, now: Instant) -> usize {
         let time = self.config.status_interval * 4;
@@ -153,6 +192,7 @@ impl<S: StateMachine> Pbft<S> {
 
     fn measure(&self, cx: &Context<'_, Self>) {
         let heard = self.others_heard(cx.now());
+        self.meter.epoch(self.epoch());
         self.meter.group(heard, (heard + 1).saturating_sub(self.replicas().quorum()));
         self.meter.queues(self.pool.bytes(), self.slots.len(), self.own_votes.len());
     }
@@ -189,11 +229,11 @@ impl<S: StateMachine> Pbft<S> {
         (peer.status, peer.told_at) = (status, Some(now));
         let Some(node) = self.replicas().node(replica) else { return };
         if status.executed < self.stable.sequence {
-            cx.send(node, Message::Stable(self.stable.clone()));
+            cx.send(node, self.say(Message::Stable(self.stable.clone())));
         }
         let view_is_old = status.view < self.view || status.view == self.view && !status.active && self.active;
         if view_is_old && let Some(message) = self.view_message() {
-            cx.send(node, message);
+            cx.send(node, self.say(message));
         }
         if status.stable == before.stable {
             let silent = self.is_mute();
@@ -204,10 +244,10 @@ impl<S: StateMachine> Pbft<S> {
                 .map(|taken| (taken.manifest.sequence, taken.manifest.digest()))
                 .collect();
             for (sequence, digest) in votes {
-                cx.send(node, Message::Checkpoint(self.checkpoint_vote(sequence, digest)));
+                cx.send(node, self.say(Message::Checkpoint(self.checkpoint_vote(sequence, digest))));
             }
             if status.stable < self.stable.sequence && status.executed >= self.stable.sequence {
-                cx.send(node, Message::Stable(self.stable.clone()));
+                cx.send(node, self.say(Message::Stable(self.stable.clone())));
             }
         }
         if status.executed == before.executed {
@@ -227,21 +267,21 @@ impl<S: StateMachine> Pbft<S> {
             if same_view && let Some(digest) = slot.accepted_in(self.view) {
                 let choice = Accepted { view: self.view, digest };
                 if !self.is_primary() {
-                    cx.send(node, Message::Prepare(self.vote(Kind::Prepare, sequence, choice)));
+                    cx.send(node, self.say(Message::Prepare(self.vote(Kind::Prepare, sequence, choice))));
                 } else if sequence > self.view_start
                     && let Some(batch) = self.batches.get(&digest).cloned()
                 {
                     let (view, said) = (self.view, self.auth.statement(Kind::PrePrepare, self.view, sequence, digest));
                     let proof = self.auth.prove(&said);
-                    cx.send(node, Message::PrePrepare(PrePrepare { view, sequence, batch, proof }));
+                    cx.send(node, self.say(Message::PrePrepare(PrePrepare { view, sequence, batch, proof })));
                 }
             }
             if let Some(digest) = slot.committed.filter(|_| sequence <= self.executed) {
                 let choice = Accepted { view: 0, digest };
-                cx.send(node, Message::Committed(self.vote(Kind::Committed, sequence, choice)));
+                cx.send(node, self.say(Message::Committed(self.vote(Kind::Committed, sequence, choice))));
             }
             if let Some(prepared) = slot.prepared {
-                cx.send(node, Message::Commit(self.vote(Kind::Commit, sequence, prepared)));
+                cx.send(node, self.say(Message::Commit(self.vote(Kind::Commit, sequence, prepared))));
             }
         }
     }

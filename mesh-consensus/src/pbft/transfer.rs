@@ -1,13 +1,13 @@
 //! Fetching a checkpoint that a quorum has and this replica has not.
 //!
 //! The certificate names the digest of the manifest, the manifest the digests of the chunks: so whatever comes
-//! is checked alone, and who sends something else is not asked again. All other replicas are asked, each for
-//! another chunk at a time; what is not answered until the next tick is asked of somebody else. Ordering goes
+//! is checked alone, and who sends something else is not asked again. All other replicas are asked, and those of the
+//! epoch before, who have what this one begins with; each for another chunk at a time; what is not answered until the next tick is asked of somebody else. Ordering goes
 //! on meanwhile, only execution waits.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_core::{Bytes, Context, StateMachine};
+use mesh_core::{Bytes, Context, NodeId, StateMachine};
 
 use super::Pbft;
 use super::command::PbftEvent;
@@ -25,7 +25,7 @@ pub(super) struct Transfer {
     /// The next chunk to ask for; they are asked for in turn, until all are there.
     next: usize,
     /// Those that sent what is not of the checkpoint.
-    liars: BTreeSet<ReplicaIndex>,
+    liars: BTreeSet<NodeId>,
 }
 
 impl Transfer {
@@ -42,7 +42,7 @@ impl Transfer {
 impl<S: StateMachine> Pbft<S> {
     /// Fetches the latest checkpoint that a quorum has.
     pub(super) fn begin_transfer(&mut self, cx: &mut Context<'_, Self>) {
-        let Some(certificate) = self.checkpoints.certified.clone() else { return };
+        let Some(certificate) = self.checkpoints.certified.clone().filter(|_| self.is_member()) else { return };
         let newer = self.repair.as_ref().is_none_or(|repair| repair.certificate.sequence < certificate.sequence);
         if newer {
             let before = self.repair.take();
@@ -56,19 +56,19 @@ impl<S: StateMachine> Pbft<S> {
     /// is a later one.
     pub(super) fn drive_transfer(&mut self, cx: &mut Context<'_, Self>) {
         let Some(repair) = &mut self.repair else { return };
-        if repair.liars.len() > self.auth.replicas().faults() {
+        let replicas = self.auth.replicas();
+        let former = replicas.former().iter().map(|(node, _)| *node).filter(|node| replicas.index_of(*node).is_none());
+        let all: Vec<NodeId> = self.others.iter().copied().chain(former).filter(|node| *node != cx.me()).collect();
+        if all.iter().all(|node| repair.liars.contains(node)) || repair.liars.len() > replicas.faults() {
             repair.liars.clear();
         }
-        let me = self.auth.me();
-        let sources =
-            self.auth.replicas().replicas().filter(|replica| *replica != me && !repair.liars.contains(replica));
-        let sources: Vec<_> = sources.collect();
+        let sources: Vec<_> = all.into_iter().filter(|node| !repair.liars.contains(node)).collect();
         for source in sources {
             self.ask_source(cx, source);
         }
     }
 
-    fn ask_source(&mut self, cx: &mut Context<'_, Self>, source: ReplicaIndex) {
+    fn ask_source(&mut self, cx: &mut Context<'_, Self>, source: NodeId) {
         let Some(repair) = &mut self.repair else { return };
         let chunk = match repair.manifest {
             None => None,
@@ -77,9 +77,8 @@ impl<S: StateMachine> Pbft<S> {
                 None => return,
             },
         };
-        if let Some(node) = self.auth.replicas().node(source) {
-            cx.send_volatile(node, Message::FetchState(FetchState { digest: repair.certificate.digest, chunk }));
-        }
+        let fetch = FetchState { digest: repair.certificate.digest, chunk };
+        cx.send_volatile(source, self.say(Message::FetchState(fetch)));
     }
 
     pub(super) fn on_fetch_state(&mut self, cx: &mut Context<'_, Self>, from: ReplicaIndex, fetch: FetchState) {
@@ -97,7 +96,7 @@ impl<S: StateMachine> Pbft<S> {
                 Message::Chunk(Chunk { digest: fetch.digest, index, bytes: taken.bytes.slice(start..end) })
             }
         };
-        cx.send_volatile(node, answer);
+        cx.send_volatile(node, self.say(answer));
     }
 
     pub(super) fn on_manifest(&mut self, cx: &mut Context<'_, Self>, manifest: Manifest) {
@@ -118,7 +117,7 @@ impl<S: StateMachine> Pbft<S> {
         self.install_if_whole(cx);
     }
 
-    pub(super) fn on_chunk(&mut self, cx: &mut Context<'_, Self>, from: ReplicaIndex, chunk: Chunk) {
+    pub(super) fn on_chunk(&mut self, cx: &mut Context<'_, Self>, from: NodeId, chunk: Chunk) {
         let Some(repair) = &mut self.repair else { return };
         let Some(manifest) = &repair.manifest else { return };
         let index = chunk.index as usize;
@@ -127,7 +126,7 @@ impl<S: StateMachine> Pbft<S> {
         }
         if manifest.chunks.get(index) != Some(&Digest::of(&chunk.bytes)) {
             repair.liars.insert(from);
-            return self.misbehaved_replica(cx, from, "a piece that is not of the checkpoint");
+            return self.misbehaved(cx, from, "a piece that is not of the checkpoint");
         }
         if let Some(place) = repair.chunks.get_mut(index) {
             *place = Some(chunk.bytes);

@@ -267,6 +267,14 @@ impl Waiting {
         self.queue.drain(..len).collect()
     }
 
+    /// Another epoch begins: what the primaries before it proposed is not looked at any more.
+    pub(super) fn begin_epoch(&mut self) {
+        let is_request = |unchecked: &Unchecked| matches!(unchecked.sent, Sent::Request(_));
+        self.queue.retain(is_request);
+        self.given.values_mut().for_each(|(_, parts)| parts.retain(is_request));
+        self.proposals.clear();
+    }
+
     /// Takes what is in a job that was given away.
     fn take_back(&mut self, job: u64) -> Option<Vec<Unchecked>> {
         self.given.remove(&job).map(|(_, parts)| parts)

@@ -117,7 +117,7 @@ impl<S: StateMachine> Pbft<S> {
             *place = Some(Verified::by_us(change.clone()));
         }
         cx.persist(Record::ViewChange(change.clone()));
-        cx.broadcast(self.others.clone(), Message::ViewChange(change));
+        cx.broadcast(self.others.clone(), self.say(Message::ViewChange(change)));
         cx.emit(PbftEvent::ViewChanged { view, primary: self.primary_node(), active: false });
         self.note_quorum_of_changes(cx);
         self.try_new_view(cx);
@@ -239,7 +239,7 @@ impl<S: StateMachine> Pbft<S> {
         let signature = self.auth.sign(&NewView::statement(self.me(), self.view, &view_changes));
         let new_view = Arc::new(NewView { view: self.view, view_changes, signature });
         self.install(cx, new_view.clone());
-        cx.broadcast(self.others.clone(), Message::NewView(new_view));
+        cx.broadcast(self.others.clone(), self.say(Message::NewView(new_view)));
     }
 
     pub(super) fn on_new_view(&mut self, cx: &mut Context<'_, Self>, from: NodeId, new_view: Arc<NewView>) {
@@ -348,6 +348,10 @@ impl<S: StateMachine> Pbft<S> {
     /// Wants another primary where this one says that it takes no part or is slow, a request waits too long, or the
     /// next primary does not begin.
     pub(super) fn suspect(&mut self, cx: &mut Context<'_, Self>) {
+        if self.is_at_boundary() {
+            // There is nothing left to order in this epoch. Those who lack some of it may have this replica's help.
+            return;
+        }
         if self.active && self.peers.get(self.primary()).is_some_and(|primary| primary.status.barrier > 0) {
             return self.start_view_change(cx, self.view + 1);
         }
@@ -366,7 +370,9 @@ impl<S: StateMachine> Pbft<S> {
     /// Since when the oldest request waits that this replica knows of, in this view.
     fn waiting_since(&self) -> Option<mesh_core::Instant> {
         let ordering = self.slots.range(self.executed + 1..).filter_map(|(_, slot)| slot.accepted_at).min();
-        let oldest = [self.pool.oldest(), ordering].into_iter().flatten().min()?;
+        // The way to the end of the epoch is made of batches, empty ones if need be.
+        let ending = self.replicated.membership.boundary().map(|_| self.executed_at);
+        let oldest = [self.pool.oldest(), ordering, ending].into_iter().flatten().min()?;
         Some(oldest.max(self.patience_from))
     }
 

@@ -3,19 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mesh_consensus::pbft::{AuthMode, ReplicaSet};
+use mesh_consensus::pbft::AuthMode;
 
-use crate::group::{Boot, Group, config, in_all_modes, key};
+use crate::group::{Boot, Group, config, founders, in_all_modes, key};
 use crate::liar::{self, Lie};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A group in which the replicas at some places lie.
 pub fn group_with(seed: u64, n: u8, auth: AuthMode, liars: impl IntoIterator<Item = u8>, lie: &Lie) -> Group {
-    let members = (1..=n).map(|n| (key(n).node_id(), key(n).public()));
-    let replicas = ReplicaSet::new("tests", members).unwrap();
     let faulty: BTreeMap<u8, Boot> =
-        liars.into_iter().map(|at| (at, liar::boot(at, &replicas, auth, lie.clone()))).collect();
+        liars.into_iter().map(|at| (at, liar::boot(at, &founders(n), auth, lie.clone()))).collect();
     Group::with_faulty(seed, n, config(auth), &faulty)
 }
 

@@ -128,10 +128,9 @@ fn replicas_that_were_told_of_different_batches_show_each_other_what_they_hold()
     let (mut story, ours, theirs) = (Story::new(AuthMode::Signatures), batch(1), batch(2).digest());
     story.hear(0, story.pre_prepare(0, 1, &ours));
     story.one.sync();
-    story.one.sent();
+    story.sent();
     story.hear(2, story.prepare(2, 1, theirs));
     let shown: Vec<_> = story
-        .one
         .sent()
         .into_iter()
         .filter_map(|(to, message)| match message {

@@ -72,7 +72,7 @@ fn bad_requests_cost_little_whoever_sends_them() {
             Message::Request(Request { signature: Some(Signature::from_bytes([3; 64])), ..opening(&stranger, number) })
         };
         for number in 0..200 {
-            story.one.receive(stranger.node_id(), bad(number));
+            story.hear_node(stranger.node_id(), bad(number));
         }
         assert_eq!(checked(&metrics), LOOKED_AT);
         for number in 0..200 {
@@ -80,11 +80,11 @@ fn bad_requests_cost_little_whoever_sends_them() {
         }
         assert_eq!(checked(&metrics), 2 * LOOKED_AT);
         // In somebody else's name, it is not even looked at.
-        story.one.receive(client(2).node_id(), Message::Request(opening(&client(3), 1)));
+        story.hear_node(client(2).node_id(), Message::Request(opening(&client(3), 1)));
         assert_eq!(checked(&metrics), 2 * LOOKED_AT);
         // The next tick, all are heard again.
         story.one.pass(Duration::from_millis(100));
-        story.one.receive(stranger.node_id(), Message::Request(opening(&stranger, 5)));
+        story.hear_node(stranger.node_id(), Message::Request(opening(&stranger, 5)));
         assert_eq!((checked(&metrics), story.status().waiting), (2 * LOOKED_AT + 1, 1));
     });
 }
@@ -102,7 +102,7 @@ fn requests_beyond_a_quota_are_not_even_checked() {
             };
             let command = mesh_core::wire::to_bytes(&serial);
             let request = Request::signed(&replicas().group(), &busy, Operation::Call(call, command));
-            story.one.receive(busy.node_id(), Message::Request(request));
+            story.hear_node(busy.node_id(), Message::Request(request));
         }
         let quota = config(auth).max_pending_per_client;
         assert_eq!((checked(&metrics), story.status().waiting), (quota as u64, quota));
@@ -150,7 +150,7 @@ fn what_is_validly_signed_fills_no_more_than_its_place_and_others_go_on() {
         }
         for number in 0..1_000 {
             let client = client(number);
-            story.one.receive(client.node_id(), Message::Request(opening(&client, 1)));
+            story.hear_node(client.node_id(), Message::Request(opening(&client, 1)));
         }
         let status = story.status();
         assert!(status.slots as u64 <= window && status.waiting <= 1_000, "{status:?}");

@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::task::{Context as Task, Poll, Waker};
 use std::time::Duration;
 
-use mesh_consensus::pbft::{AuthMode, Pbft, PbftClient, PbftConfig, PbftHandle, ProposeError, ReplicaSet};
-use mesh_core::identity::SecretKey;
+use mesh_consensus::pbft::{
+    Administrators, AuthMode, EpochChange, Pbft, PbftClient, PbftConfig, PbftHandle, ProposeError, Reconfiguration,
+    ReconfigureError, ReplicaSet, Upcoming,
+};
+use mesh_core::identity::{PublicKey, SecretKey};
 use mesh_core::{
     Handle, Instant, LogIndex, Metrics, NodeBuilder, NodeId, ProtocolId, RestoreError, SnapshotSource, StateMachine,
     wire,
@@ -54,6 +57,8 @@ pub enum Node {
 /// Boots the node of a faulty replica.
 pub type Boot = Arc<dyn Fn(&mut NodeBuilder, Pbft<Journal>)>;
 
+type Decision = Result<Upcoming, ReconfigureError>;
+type Change = std::pin::Pin<Box<dyn Future<Output = Decision>>>;
 type Answer = Result<mesh_consensus::pbft::Executed<u64>, ProposeError>;
 type Call = std::pin::Pin<Box<dyn Future<Output = Answer>>>;
 
@@ -79,7 +84,29 @@ pub struct Group {
     /// What the replicas that work count.
     pub metrics: BTreeMap<NodeId, Metrics>,
     proposals: Vec<Proposal>,
+    made: fn(Pbft<Journal>) -> Pbft<Journal>,
+    changes: Vec<(Change, Option<Decision>)>,
     next_command: u64,
+}
+
+/// A node and its key.
+pub fn member(n: u8) -> (NodeId, PublicKey) {
+    (key(n).node_id(), key(n).public())
+}
+
+/// Who may change the members: two of these.
+pub const ADMINISTRATORS: [u8; 3] = [201, 202, 203];
+
+/// The group as it begins.
+pub fn founders(n: u8) -> ReplicaSet {
+    let administrators = Administrators::new(2, ADMINISTRATORS.map(|n| key(n).public())).unwrap();
+    ReplicaSet::administered("tests", (1..=n).map(member), administrators).unwrap()
+}
+
+/// What the administrators want, signed.
+pub fn change(replicas: &ReplicaSet, members: impl IntoIterator<Item = u8>) -> Reconfiguration {
+    let change = Reconfiguration::new(replicas, members.into_iter().map(member).collect()).unwrap();
+    change.signed_by(replicas, &key(ADMINISTRATORS[0])).signed_by(replicas, &key(ADMINISTRATORS[2]))
 }
 
 pub fn key(n: u8) -> SecretKey {
@@ -123,40 +150,92 @@ impl Group {
         faulty: &BTreeMap<u8, Boot>,
         made: fn(Pbft<Journal>) -> Pbft<Journal>,
     ) -> Self {
-        let members = (1..=n).map(|n| (key(n).node_id(), key(n).public()));
-        let replicas = ReplicaSet::new("tests", members).unwrap();
-        let mut sim = Sim::new(seed);
-        let mut metrics = BTreeMap::new();
-        for at in 1..=n {
-            let (config, replicas, faulty) = (config.clone(), replicas.clone(), faulty.get(&at).cloned());
-            let counts: &Metrics = metrics.entry(key(at).node_id()).or_default();
-            let counts = counts.clone();
-            sim.add_node(key(at).node_id(), move |node| {
-                let pbft = Pbft::new(config.clone(), replicas.clone(), Arc::new(key(at)), Journal::default()).unwrap();
-                let pbft = made(pbft.with_metrics(&counts).with_remote_queries());
-                match &faulty {
-                    None => Node::Replica(node.host(PBFT, pbft)),
-                    Some(boot) => {
-                        boot(node, pbft);
-                        Node::Other
-                    }
-                }
-            });
-        }
-        let nodes: Vec<NodeId> = (1..=n).map(|n| key(n).node_id()).collect();
-        let correct = (1..=n).filter(|n| !faulty.contains_key(n)).map(|n| key(n).node_id()).collect();
-        Self {
-            sim,
-            replicas,
+        let mut group = Self {
+            sim: Sim::new(seed),
+            replicas: founders(n),
+            made,
             config,
-            correct,
-            nodes,
+            correct: Vec::new(),
+            nodes: Vec::new(),
             clients: Vec::new(),
             lost: BTreeSet::new(),
-            metrics,
+            metrics: BTreeMap::new(),
             proposals: Vec::new(),
+            changes: Vec::new(),
             next_command: 0,
+        };
+        for at in 1..=n {
+            group.add_replica(at, faulty.get(&at).cloned());
         }
+        group
+    }
+
+    /// Adds a node that is a replica, or can become one; one that is booted otherwise is faulty.
+    pub fn add_replica(&mut self, at: u8, faulty: Option<Boot>) -> NodeId {
+        let (config, replicas, node) = (self.config.clone(), self.replicas.clone(), key(at).node_id());
+        let (made, counts) = (self.made, Metrics::default());
+        self.metrics.insert(node, counts.clone());
+        self.nodes.push(node);
+        if faulty.is_none() {
+            self.correct.push(node);
+        }
+        self.sim.add_node(node, move |node| {
+            let pbft = Pbft::new(config.clone(), replicas.clone(), Arc::new(key(at)), Journal::default()).unwrap();
+            let pbft = made(pbft.with_metrics(&counts).with_remote_queries());
+            match &faulty {
+                None => Node::Replica(node.host(PBFT, pbft)),
+                Some(boot) => {
+                    boot(node, pbft);
+                    Node::Other
+                }
+            }
+        });
+        node
+    }
+
+    /// Has a change of the members ordered, at a replica or client.
+    pub fn reconfigure(&mut self, at: NodeId, change: Reconfiguration) {
+        let call: Change = match self.sim.handle(at) {
+            Node::Replica(handle) => Box::pin(handle.reconfigure(change)),
+            Node::Client(handle) => Box::pin(handle.reconfigure(change)),
+            Node::Other => panic!("nothing is proposed at a faulty replica"),
+        };
+        self.changes.push((call, None));
+    }
+
+    /// What came of the changes, in the order in which they were asked for.
+    pub fn decisions(&self) -> Vec<Option<Decision>> {
+        self.changes.iter().map(|(_, decision)| decision.clone()).collect()
+    }
+
+    /// The proofs of the epochs so far, as the replica that works and is furthest has them.
+    pub fn epochs(&self) -> &[EpochChange] {
+        let replicas = self.correct.iter().filter_map(|node| self.replica(*node));
+        replicas.max_by_key(|replica| replica.epochs().len()).map_or(&[], Pbft::epochs)
+    }
+
+    /// The members in the latest epoch that a replica that works is in.
+    pub fn members(&self) -> ReplicaSet {
+        self.replicas.follow(self.epochs()).expect("each epoch follows from the one before")
+    }
+
+    /// The members that work.
+    pub fn working(&self) -> Vec<NodeId> {
+        let members = self.members();
+        self.correct.iter().filter(|node| members.index_of(**node).is_some()).copied().collect()
+    }
+
+    /// Has the members changed by way of a node, under load, and waits until all who work take part in the new epoch.
+    pub fn change_to(&mut self, at: NodeId, members: impl IntoIterator<Item = u8>, within: Duration) {
+        let change = change(&self.members(), members);
+        let epoch = change.epoch;
+        self.reconfigure(at, change);
+        let done = self.run_until(within, |group| {
+            let working = group.working();
+            group.members().epoch() == epoch && working.iter().all(|node| group.takes_part(*node))
+        });
+        let told: Vec<_> = self.correct.iter().map(|node| format!("{:?}", self.replica(*node))).collect();
+        assert!(done, "seed {}: epoch {epoch} does not begin: {told:#?}", self.sim.seed());
     }
 
     /// Adds a client on a node of its own.
@@ -234,6 +313,11 @@ impl Group {
 
     fn poll_answers(&mut self) {
         let now = self.sim.now();
+        for (call, decision) in self.changes.iter_mut().filter(|(_, decision)| decision.is_none()) {
+            if let Poll::Ready(answer) = call.as_mut().poll(&mut Task::from_waker(Waker::noop())) {
+                *decision = Some(answer);
+            }
+        }
         for proposal in self.proposals.iter_mut().filter(|proposal| proposal.answer.is_none()) {
             if let Poll::Ready(answer) = proposal.call.as_mut().poll(&mut Task::from_waker(Waker::noop())) {
                 proposal.answer = Some((now, answer));
@@ -288,8 +372,10 @@ impl Group {
         let evidence = replicas.flat_map(Pbft::evidence);
         evidence
             .map(|evidence| {
-                evidence.verify(&self.replicas).expect("evidence that convinces nobody");
-                self.replicas.node(evidence.culprit()).unwrap()
+                let until = self.epochs().iter().filter(|change| change.epoch <= evidence.epoch);
+                let replicas = self.replicas.follow(until).unwrap();
+                evidence.verify(&replicas).expect("evidence that convinces nobody");
+                replicas.node(evidence.culprit()).unwrap()
             })
             .collect()
     }
@@ -307,6 +393,7 @@ impl Group {
             let journal = &replica.state().0;
             assert!(longest.starts_with(journal), "{node:?} executed {journal:?}, another {longest:?}");
         }
+        self.check_epochs();
         let distinct: BTreeSet<_> = longest.iter().collect();
         assert_eq!(distinct.len(), longest.len(), "a command was executed twice: {longest:?}");
         for proposal in &self.proposals {
@@ -318,12 +405,32 @@ impl Group {
         }
     }
 
+    /// Everybody who works knows the same members in each epoch, which begins at the same place for all, executes in an
+    /// epoch nothing that is of the next, and votes where it is a member only.
+    fn check_epochs(&self) {
+        let latest = self.epochs();
+        for node in &self.correct {
+            let Some(replica) = self.replica(*node) else { continue };
+            for ours in replica.epochs() {
+                let Some(theirs) = latest.get(ours.epoch as usize - 1) else { continue };
+                let told = |change: &EpochChange| (change.members.clone(), change.certificate.sequence, change.content);
+                assert_eq!(told(ours), told(theirs), "{node:?} is in another epoch {}", ours.epoch);
+            }
+            let end = latest.get(replica.epoch() as usize).map_or(u64::MAX, |next| next.certificate.sequence);
+            assert!(replica.executed() <= end, "{replica:?} executed what is of the next epoch, after {end}");
+            let is_member = replica.replicas().index_of(*node).is_some();
+            assert!(is_member == replica.is_member() && (is_member || !replica.takes_part()), "{replica:?}");
+        }
+    }
+
     /// At the end: everything is answered, every replica that works has all of it, and answers came in an order
     /// that agrees with when was asked.
     pub fn finish(&mut self, within: Duration) {
         let done = self.run_until(within, |group| {
-            let lens: BTreeSet<_> = group.journals().map(Vec::len).collect();
-            group.all_answered() && lens.len() == 1 && group.journals().count() == group.correct.len()
+            let working = group.working();
+            let journals = working.iter().filter_map(|node| Some(&group.replica(*node)?.state().0));
+            let lens: BTreeSet<_> = journals.clone().map(Vec::len).collect();
+            group.all_answered() && lens.len() == 1 && journals.count() == working.len()
         });
         let told: Vec<_> = self.correct.iter().map(|node| format!("{:?}", self.replica(*node))).collect();
         let open: Vec<_> = self
@@ -333,7 +440,7 @@ impl Group {
             .map(|proposal| proposal.command)
             .collect();
         assert!(done, "seed {}: no end; open {open:?}; {told:#?}", self.sim.seed());
-        let journal = self.journals().next().cloned().unwrap_or_default();
+        let journal = self.journals().max_by_key(|journal| journal.len()).cloned().unwrap_or_default();
         let places: BTreeMap<u64, usize> = journal.iter().copied().zip(0..).collect();
         let place = |command| places.get(&command);
         for proposal in &self.proposals {

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mesh_consensus::pbft::{
-    AuthMode, Authenticator, Batch, Claim, Digest, Kind, Message, NewView, Pbft, PrePrepare, ReplicaSet, Request,
-    Statement, ViewChange, Vote,
+    AuthMode, Authenticator, Batch, Claim, Digest, Envelope, Kind, Message, NewView, Pbft, PrePrepare, ReplicaSet,
+    Request, Statement, ViewChange, Vote,
 };
 use mesh_core::identity::{Ed25519, PublicKey};
 use mesh_core::protocol::Outgoing;
@@ -20,6 +20,8 @@ pub type Lie = Arc<dyn Fn(&Forger, &mut Rng64, NodeId, Message) -> Vec<(NodeId, 
 
 /// What a liar can make: anything that its key proves.
 pub struct Forger {
+    at: u8,
+    mode: AuthMode,
     auth: Authenticator,
     pub replicas: ReplicaSet,
     /// What it sent before, to be sent again at the wrong time.
@@ -33,19 +35,32 @@ pub struct Liar {
     lie: Lie,
 }
 
+fn authenticator(at: u8, replicas: ReplicaSet, mode: AuthMode) -> Option<Authenticator> {
+    Authenticator::new(replicas, mode, Arc::new(key(at)), Arc::new(Ed25519::default()))
+}
+
 /// Boots replica `at` as a liar.
 pub fn boot(at: u8, replicas: &ReplicaSet, mode: AuthMode, lie: Lie) -> Boot {
     let replicas = replicas.clone();
     Arc::new(move |node, inner| {
-        let auth = Authenticator::new(replicas.clone(), mode, Arc::new(key(at)), Arc::new(Ed25519::default())).unwrap();
-        let forger = Forger { auth, replicas: replicas.clone(), sent: Vec::new() };
+        // One that is added later forges nothing before it is.
+        let auth = authenticator(at, replicas.clone(), mode).or_else(|| authenticator(1, replicas.clone(), mode));
+        let forger = Forger { at, mode, auth: auth.unwrap(), replicas: replicas.clone(), sent: Vec::new() };
         node.host(PBFT, Liar { inner, outbox: Outbox::default(), forger, lie: lie.clone() });
     })
 }
 
 impl Forger {
     fn me(&self) -> NodeId {
-        self.replicas.node(self.auth.me()).unwrap()
+        key(self.at).node_id()
+    }
+
+    /// The members changed: it forges for those who are there now, if it is one of them.
+    fn follow(&mut self, replicas: &ReplicaSet) {
+        self.replicas = replicas.clone();
+        if let Some(auth) = authenticator(self.at, replicas.clone(), self.mode) {
+            self.auth = auth;
+        }
     }
 
     pub fn others(&self) -> Vec<NodeId> {
@@ -96,11 +111,14 @@ impl Liar {
         }
         self.outbox.events.clear();
         self.outbox.replies.clear();
-        let messages: Vec<Outgoing<Message>> = self.outbox.messages.drain(..).collect();
-        for Outgoing { to, message } in messages {
+        if self.inner.epoch() != self.forger.replicas.epoch() {
+            self.forger.follow(self.inner.replicas());
+        }
+        let messages: Vec<Outgoing<Envelope>> = self.outbox.messages.drain(..).collect();
+        for Outgoing { to, message: Envelope { epoch, message } } in messages {
             for to in to.as_slice() {
-                for (to, lie) in (self.lie)(&self.forger, cx.rng(), *to, message.clone()) {
-                    cx.send(to, lie);
+                for (to, message) in (self.lie)(&self.forger, cx.rng(), *to, message.clone()) {
+                    cx.send(to, Envelope { epoch, message });
                 }
             }
             if self.forger.sent.len() < 1_000 {
@@ -115,7 +133,7 @@ impl Liar {
 }
 
 impl Protocol for Liar {
-    type Message = Message;
+    type Message = Envelope;
     type Command = ();
     type Reply = ();
     type Event = ();
@@ -126,7 +144,7 @@ impl Protocol for Liar {
         self.run(cx, |inner, cx| inner.on_start(cx));
     }
 
-    fn on_message(&mut self, cx: &mut Context<'_, Self>, from: NodeId, message: Message) {
+    fn on_message(&mut self, cx: &mut Context<'_, Self>, from: NodeId, message: Envelope) {
         self.run(cx, |inner, cx| inner.on_message(cx, from, message));
     }
 
@@ -245,7 +263,7 @@ pub fn impatient() -> Lie {
             let view = if rng.chance(1, 4) { (1 << 62) - 1 } else { status.view + 1 + rng.below(3) };
             let (prepared, pre_prepared) = (Vec::new(), Vec::new());
             let signature = mesh_core::identity::Signature::from_bytes([0; 64]);
-            let replica = forger.replicas.index_of(forger.me()).unwrap();
+            let Some(replica) = forger.replicas.index_of(forger.me()) else { return all };
             let change = ViewChange { replica, view, stable, prepared, pre_prepared, signature };
             all.push((to, Message::ViewChange(Arc::new(forger.view_change(change)))));
         }
@@ -331,6 +349,17 @@ pub fn chaotic() -> Lie {
             other => other,
         };
         vec![(to, made)]
+    })
+}
+
+/// Sends again what it said before, in whatever epoch that was, as if it was of this one, to everybody.
+pub fn replay() -> Lie {
+    Arc::new(|forger, rng, to, message| {
+        let mut all = vec![(to, message)];
+        for to in forger.others() {
+            all.extend(rng.choose(&forger.sent).map(|again| (to, again.clone())));
+        }
+        all
     })
 }
 

@@ -3,6 +3,8 @@
 #![allow(unreachable_pub, reason = "the modules of a test share what they need")]
 
 mod byzantine;
+mod epoch_stories;
+mod epochs;
 mod evidence;
 mod floods;
 mod group;

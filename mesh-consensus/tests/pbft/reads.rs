@@ -16,7 +16,7 @@ const SECOND: Duration = Duration::from_secs(1);
 impl Story {
     fn read(&mut self, id: u64) {
         let query = wire::to_bytes(&());
-        self.one.receive(key(100).node_id(), Message::Read(Read { id, query }));
+        self.hear_node(key(100).node_id(), Message::Read(Read { id, query }));
     }
 
     /// The reads that were answered since the last call.
@@ -25,7 +25,7 @@ impl Story {
             Message::ReadAnswer(told) => Some(told.id),
             _ => None,
         };
-        self.one.sent().into_iter().filter_map(|(_, message)| id(message)).collect()
+        self.sent().into_iter().filter_map(|(_, message)| id(message)).collect()
     }
 }
 
@@ -56,7 +56,8 @@ pub fn a_read_waits_for_what_may_have_been_executed_elsewhere() {
 #[test]
 fn one_that_has_forgotten_what_it_prepared_answers_no_reads() {
     both(|auth| {
-        let mut story = Story::started_with(auth, vec![Record::Life(1), Record::Joined { barrier: 32 }]);
+        let mut story =
+            Story::started_with(auth, vec![Record::Life { life: 1, epoch: 0 }, Record::Joined { barrier: 32 }]);
         story.read(1);
         assert_eq!(story.answered(), []);
     });

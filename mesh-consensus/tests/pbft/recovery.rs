@@ -18,7 +18,7 @@ impl Story {
 
     fn life(&mut self) -> u64 {
         let written = self.logged().into_iter().find_map(|record| match record {
-            Record::Life(life) => Some(life),
+            Record::Life { life, .. } => Some(life),
             _ => None,
         });
         written.expect("a life is written first of all")
@@ -30,10 +30,10 @@ impl Story {
 
     /// What the replica answers to another one that joins.
     fn ask(&mut self, from: u16, life: u64) -> bool {
-        self.one.sent();
+        self.sent();
         self.hear(from, Message::Join(Join { life }));
         self.one.sync();
-        let answer = self.one.sent().into_iter().find_map(|(_, message)| match message {
+        let answer = self.sent().into_iter().find_map(|(_, message)| match message {
             Message::JoinAnswer(answer) => Some(answer),
             _ => None,
         });
@@ -86,11 +86,11 @@ fn a_replica_that_others_knew_before_says_nothing_until_it_is_over_the_barrier_a
         assert_eq!((story.votes(), story.one.protocol.executed()), (vec![], 1));
         // It wants no other primary either, and starting again changes nothing.
         story.hear(0, story.pre_prepare(0, 2, &self::batch(2)));
-        let log = [vec![Record::Life(life)], story.logged()].concat();
+        let log = [vec![Record::Life { life, epoch: 0 }], story.logged()].concat();
         story = Story::started_with(auth, log);
         story.one.pass(10 * SECOND);
         story.one.sync();
-        let said = story.one.sent();
+        let said = story.sent();
         let binds = |message: &Message| {
             matches!(
                 message,
@@ -106,7 +106,7 @@ fn a_replica_that_others_knew_before_says_nothing_until_it_is_over_the_barrier_a
 fn a_life_is_on_disk_before_others_hear_of_it_and_stays() {
     both(|auth| {
         let asked = |one: &mut Harness<Pbft<Journal>>| {
-            one.sent().into_iter().find_map(|(_, message)| match message {
+            one.sent().into_iter().find_map(|(_, envelope)| match envelope.message {
                 Message::Join(Join { life }) => Some(life),
                 _ => None,
             })
@@ -115,7 +115,7 @@ fn a_life_is_on_disk_before_others_hear_of_it_and_stays() {
         assert_eq!(asked(&mut one), None);
         one.sync();
         let life = asked(&mut one).unwrap();
-        let mut again = Story::started_with(auth, vec![Record::Life(life)]);
+        let mut again = Story::started_with(auth, vec![Record::Life { life, epoch: 0 }]);
         again.one.pass(Duration::from_millis(100));
         assert_eq!(asked(&mut again.one), Some(life));
     });
@@ -129,7 +129,8 @@ fn the_first_life_of_a_replica_is_remembered_but_by_one_that_has_forgotten_itsel
         let log = [vec![Record::Joined { barrier: 0 }], story.logged()].concat();
         let mut story = Story::started_with(auth, log);
         assert!(!story.ask(2, 6) && story.ask(2, 5));
-        let mut forgot = Story::started_with(auth, vec![Record::Life(1), Record::Joined { barrier: 32 }]);
+        let mut forgot =
+            Story::started_with(auth, vec![Record::Life { life: 1, epoch: 0 }, Record::Joined { barrier: 32 }]);
         assert!(!forgot.ask(2, 5));
     });
 }

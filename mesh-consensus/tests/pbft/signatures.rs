@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mesh_consensus::pbft::{
-    AuthMode, Batch, CheckJob, JOBS_MAX, Kind, Message, Operation, Pbft, PbftCommand, PbftEvent, PbftHandle as _,
-    Request, Verdict,
+    AuthMode, Batch, CheckJob, Envelope, JOBS_MAX, Kind, Message, Operation, Pbft, PbftCommand, PbftEvent,
+    PbftHandle as _, Request, Verdict,
 };
 use mesh_consensus::session::{SessionId, SessionRequest};
 use mesh_core::identity::Signature;
@@ -21,7 +21,7 @@ const TICK: Duration = Duration::from_millis(100);
 fn at_once(story: &mut Story, messages: Vec<(NodeId, Message)>) {
     story.one.step(|pbft, cx| {
         for (from, message) in messages {
-            mesh_core::Protocol::on_message(pbft, cx, from, message);
+            mesh_core::Protocol::on_message(pbft, cx, from, Envelope { epoch: 0, message });
         }
     });
 }

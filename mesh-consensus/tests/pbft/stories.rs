@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use mesh_consensus::pbft::{
-    AuthMode, Authenticator, Batch, Digest, Kind, Message, Operation, Pbft, PrePrepare, Proof, Record, ReplicaIndex,
-    ReplicaSet, Request, Vote,
+    AuthMode, Authenticator, Batch, Digest, Envelope, Kind, Message, Operation, Pbft, PrePrepare, Proof, Record,
+    ReplicaIndex, ReplicaSet, Request, Vote,
 };
 use mesh_core::identity::{Ed25519, Signature};
 use mesh_core::protocol::LogOp;
-use mesh_core::{Harness, NodeId};
+use mesh_core::{Bytes, Harness, NodeId, SnapshotId};
 
-use crate::group::{Journal, both, config, key};
+use crate::group::{Journal, both, config, founders, key};
 
 /// Replica 1 of four, replicas counted from 0, and what the others can say.
 pub struct Story {
@@ -20,7 +20,7 @@ pub struct Story {
 }
 
 pub fn replicas() -> ReplicaSet {
-    ReplicaSet::new("tests", (1..=4).map(|n| (key(n).node_id(), key(n).public()))).unwrap()
+    founders(4)
 }
 
 pub fn replica(auth: AuthMode) -> Pbft<Journal> {
@@ -34,7 +34,7 @@ impl Story {
 
     /// The log of a replica that takes part.
     pub fn joined() -> Vec<Record> {
-        vec![Record::Life(1), Record::Joined { barrier: 0 }]
+        vec![Record::Life { life: 1, epoch: 0 }, Record::Joined { barrier: 0 }]
     }
 
     /// The replica starts with this log.
@@ -43,7 +43,17 @@ impl Story {
     }
 
     pub fn of(replica: Pbft<Journal>, auth: AuthMode, log: Vec<Record>) -> Self {
-        let mut one = Harness::recovered(key(2).node_id(), replica, log, &[]).unwrap();
+        Self::recovered(replica, auth, log, &[])
+    }
+
+    /// The replica starts with this log and these snapshots.
+    pub fn recovered(
+        replica: Pbft<Journal>,
+        auth: AuthMode,
+        log: Vec<Record>,
+        snapshots: &[(SnapshotId, Bytes)],
+    ) -> Self {
+        let mut one = Harness::recovered(key(2).node_id(), replica, log, snapshots).unwrap();
         one.sync();
         one.sent();
         Self { one, set: replicas(), auth }
@@ -81,8 +91,18 @@ impl Story {
     }
 
     pub fn hear(&mut self, from: u16, message: Message) {
-        let from = self.node(from);
-        self.one.receive(from, message);
+        self.hear_node(self.node(from), message);
+    }
+
+    /// Hears something that is said in the epoch of the replica.
+    pub fn hear_node(&mut self, from: NodeId, message: Message) {
+        let epoch = self.one.protocol.epoch();
+        self.one.receive(from, Envelope { epoch, message });
+    }
+
+    /// What was sent since the last call.
+    pub fn sent(&mut self) -> Vec<(NodeId, Message)> {
+        self.one.sent().into_iter().map(|(to, envelope)| (to, envelope.message)).collect()
     }
 
     /// The records written since the last call.
@@ -97,7 +117,6 @@ impl Story {
     /// The prepares and commits sent since the last call, each once.
     pub fn votes(&mut self) -> Vec<(Kind, u64, Digest)> {
         let mut votes: Vec<_> = self
-            .one
             .sent()
             .into_iter()
             .filter_map(|(_, message)| match message {
@@ -238,7 +257,7 @@ fn what_the_primary_does_not_tell_is_taken_from_those_who_committed() {
         story.one.sync();
         assert_eq!(story.votes(), [], "one replica may lie, and who asked for a batch?");
         story.hear(3, story.commit(3, 1, digest));
-        let asked = story.one.sent().into_iter().filter(|(_, message)| *message == Message::FetchBatch(digest)).count();
+        let asked = story.sent().into_iter().filter(|(_, message)| *message == Message::FetchBatch(digest)).count();
         assert_eq!(asked, 2, "one of them has it and works");
         story.hear(3, Message::Batch(batch));
         story.one.sync();
@@ -320,7 +339,7 @@ fn a_view_change_is_said_once_it_is_on_disk_and_ends_all_votes() {
         }
         assert_eq!(story.one.protocol.view(), 1, "the batch brought nothing");
         let changes = |story: &mut Story| {
-            story.one.sent().into_iter().filter(|(_, message)| matches!(message, Message::ViewChange(_))).count()
+            story.sent().into_iter().filter(|(_, message)| matches!(message, Message::ViewChange(_))).count()
         };
         assert_eq!(changes(&mut story), 0);
         story.one.sync();

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_consensus::pbft::{
-    AuthMode, Authenticator, ClientConfig, ClientCore, Message, Outcome, Pbft, PbftConfig, PbftEvent, Plant, Recipient,
-    ReplicaSet, Reply,
+    AuthMode, Authenticator, ClientConfig, ClientCore, Envelope, Message, Outcome, Pbft, PbftConfig, PbftEvent, Plant,
+    Recipient, ReplicaSet, Reply,
 };
 use mesh_core::identity::Signer as _;
 use mesh_core::{Harness, Instant, LogIndex, NodeId, RestoreError, Rng64, SnapshotSource, StateMachine, wire};
@@ -239,7 +239,10 @@ impl World {
                 self.counts.delivered += inbox.len() as u64;
                 instance.pbft.step(|pbft, cx| {
                     use mesh_core::Protocol as _;
-                    inbox.into_iter().for_each(|(from, message)| pbft.on_message(cx, from, message));
+                    for (from, message) in inbox {
+                        // The members never change here.
+                        pbft.on_message(cx, from, Envelope { epoch: 0, message });
+                    }
                 });
             }
         }
@@ -263,7 +266,7 @@ impl World {
                     break;
                 }
             }
-            let sent = instance.pbft.sent();
+            let sent = instance.pbft.sent().into_iter().map(|(to, envelope)| (to, envelope.message));
             match &instance.auth {
                 None => instance.outbox.extend(sent),
                 Some(auth) => {
