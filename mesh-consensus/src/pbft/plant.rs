@@ -16,16 +16,25 @@ pub enum Plant {
     WipedSpeaks,
     /// A read is answered from the state as it is.
     StaleReads,
+    /// What is beyond the end of an epoch is taken in it.
+    EpochsOverlap,
+    /// A change of epochs is believed without a signature.
+    EpochUnproved,
+    /// A replica votes in an epoch without the state that it begins with.
+    VotesWithoutState,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::SecondPrePrepare,
         Self::QuorumTooSmall,
         Self::CommitBeforePersist,
         Self::PreparedForgotten,
         Self::WipedSpeaks,
         Self::StaleReads,
+        Self::EpochsOverlap,
+        Self::EpochUnproved,
+        Self::VotesWithoutState,
     ];
 }

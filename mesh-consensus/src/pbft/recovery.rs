@@ -106,7 +106,7 @@ impl<S: StateMachine> Pbft<S> {
     /// Whether this replica says nothing that binds it, because it may contradict what it has forgotten.
     pub(super) fn is_mute(&self) -> bool {
         !self.is_member()
-            || self.stable.sequence < self.replicas().begins_after()
+            || self.stable.sequence < self.replicas().begins_after() && !planted!(self, VotesWithoutState)
             || !planted!(self, WipedSpeaks) && !self.has_joined()
     }
 
