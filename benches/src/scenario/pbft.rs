@@ -150,7 +150,7 @@ impl Scope {
     pub fn is_different(&self, number: u64) -> bool {
         let base = self.partitions.len() as u64;
         let exchanged = self.digits(number).zip(0..).map(|(digit, at)| self.exchanged[digit as usize] * base.pow(at));
-        number <= exchanged.sum()
+        number <= exchanged.sum::<u64>()
     }
 
     /// Runs a scenario; `None` for one that is not [different](Self::is_different).
