@@ -20,7 +20,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 pub struct Outcome {
     /// Virtual time that passed.
     pub simulated: Duration,
-    /// Frames delivered.
+    /// Frames delivered, or messages where there are no frames.
     pub frames: u64,
     /// Faults injected, by kind.
     pub faults: BTreeMap<String, u64>,
@@ -94,14 +94,7 @@ fn prepare_pbft(wishes: &Wishes) -> Result<RunSeed<'static>, String> {
         return Err("the nodes of pbft are drawn from the seed: leave --nodes out".to_owned());
     }
     let plant = wishes.plant.as_deref().map(scenario::pbft::plant_named).transpose()?;
-    Ok(Box::new(move |seed| scenario::pbft::run(seed, plant).into()))
-}
-
-impl From<scenario::pbft::Outcome> for Outcome {
-    fn from(outcome: scenario::pbft::Outcome) -> Self {
-        let scenario::pbft::Outcome { simulated, delivered, faults, violation } = outcome;
-        Self { simulated, frames: delivered, faults, violation }
-    }
+    Ok(Box::new(move |seed| scenario::pbft::run(seed, plant)))
 }
 
 fn prepare_gossip(wishes: &Wishes) -> Result<RunSeed<'static>, String> {

@@ -15,7 +15,7 @@ use std::thread::available_parallelism;
 
 use mesh_consensus::pbft::AuthMode;
 
-use crate::campaign::{self, Outcome, Summary, parse_seeds};
+use crate::campaign::{self, RunSeed, Summary, parse_seeds};
 use crate::scenario::pbft::{Scope, plant_named};
 
 /// The most scenarios a scope may have.
@@ -71,9 +71,9 @@ pub fn run(args: &Args) -> ExitCode {
         eprintln!("error: there are no more than {} scenarios: choose from {all:?}", all.end);
         return ExitCode::from(2);
     }
-    let run_one = |number: u64| scope.run(number).map_or_else(Outcome::default, Outcome::from);
+    let run_one = |number: u64| scope.run(number).unwrap_or_default();
     let threads = available_parallelism().map_or(1, usize::from);
-    let summary = campaign::run(&(Box::new(run_one) as Box<dyn Fn(u64) -> Outcome + Sync + '_>), scenarios, threads);
+    let summary = campaign::run(&(Box::new(run_one) as RunSeed<'_>), scenarios, threads);
     print(args, &summary, threads);
     let must_break = args.plant.is_some() || args.twins > 1;
     match (summary.violations.is_empty(), must_break) {

@@ -12,25 +12,12 @@ mod seals;
 mod world;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use mesh_consensus::pbft::{AuthMode, Plant};
 use mesh_core::Rng64;
 
+use crate::campaign::Outcome;
 use world::{Counts, Fault, Round, Setup, World};
-
-/// What one scenario came to.
-#[derive(Clone, Debug, Default)]
-pub struct Outcome {
-    /// Virtual time that passed.
-    pub simulated: Duration,
-    /// Messages delivered.
-    pub delivered: u64,
-    /// Faults injected, by kind.
-    pub faults: BTreeMap<String, u64>,
-    /// The rule that was broken, if one was.
-    pub violation: Option<String>,
-}
 
 /// The planted bug of this name, as `quorum-too-small` is [`Plant::QuorumTooSmall`].
 ///
@@ -59,7 +46,7 @@ fn play(setup: &Setup, rounds: &[Round], seed: u64) -> Outcome {
         let Setup { replicas, auth, faulty, .. } = setup;
         format!("{rule}\n{replicas} replicas, {auth:?}, faulty {faulty:?}, blocks of {}", told.join(", then "))
     });
-    Outcome { simulated, delivered, faults: faults.collect(), violation }
+    Outcome { simulated, frames: delivered, faults: faults.collect(), violation }
 }
 
 /// Runs a scenario that is drawn from a seed.
