@@ -36,8 +36,8 @@ fn run(seed: u64, nodes: usize) -> [f64; 6] {
     let join_s = seconds(world.until(NEVER, World::all_agree)) + 0.1;
     let join_cpu = take_spent().as_secs_f64() * 1e6 / nodes as f64 / learned;
     let join_bytes = world.take_bytes_per_node() / learned;
-    // What was told while they joined is told no more.
-    world.run(Duration::from_secs(30));
+    // What was told while they joined is told no more: with 2,048 that takes a minute.
+    world.run(Duration::from_secs(30) + Duration::from_millis(20) * nodes as u32);
     world.take_bytes_per_node();
     take_spent();
     world.run(IDLE);
