@@ -5,12 +5,14 @@ use mesh_consensus::pbft::{AuthMode, Plant};
 
 /// Runs a scope up to the first scenario that breaks a rule; how many ran, and what was broken.
 fn explore(scope: &Scope) -> (usize, Option<String>) {
-    let mut outcomes = (0..scope.len()).filter_map(|number| scope.run(number)).enumerate();
-    let found = outcomes.find_map(|(ran, outcome)| Some((ran + 1, outcome.violation?)));
-    match found {
-        Some((ran, violation)) => (ran, Some(violation)),
-        None => ((0..scope.len()).filter(|number| scope.is_different(*number)).count(), None),
+    let mut ran = 0;
+    for outcome in (0..scope.len()).filter_map(|number| scope.run(number)) {
+        ran += 1;
+        if outcome.violation.is_some() {
+            return (ran, outcome.violation);
+        }
     }
+    (ran, None)
 }
 
 #[test]
