@@ -96,6 +96,7 @@ mod pace;
 #[cfg(feature = "planted")]
 mod plant;
 mod pool;
+mod proposing;
 mod reading;
 mod record;
 mod recovery;
@@ -115,7 +116,7 @@ use std::sync::Arc;
 use mesh_core::identity::{Ed25519, PublicKey, Signer, Verifier};
 use mesh_core::{
     Context, Instant, Lsn, Metrics, NodeId, Protocol, RecoverError, Recovery, RequestId, SavedSnapshot, SnapshotError,
-    SnapshotId, StateMachine, Wire, wire,
+    SnapshotId, StateMachine, Wire,
 };
 
 pub use authenticator::{AuthMode, Authenticator, Kind, Mac, Proof, Statement, Verified};
@@ -147,6 +148,7 @@ use meter::Meter;
 use ordering::OwnVote;
 use pace::Pace;
 use pool::Pool;
+use proposing::own_client;
 use reading::{Answerer, WaitingRead};
 use recovery::Lives;
 use replicas::PerReplica;
@@ -438,102 +440,6 @@ impl<S: StateMachine> Pbft<S> {
         }
     }
 
-    // The application.
-
-    fn on_propose(&mut self, cx: &mut Context<'_, Self>, request: RequestId, command: &S::Command) {
-        let encoded = wire::to_bytes(command);
-        let (len, limit) = (encoded.len(), self.config.command_len_max);
-        let refused = if let Some(error) = self.refuses_all() {
-            Some(error)
-        } else if len > limit {
-            Some(ProposeError::TooLarge { len, limit })
-        } else if self.validator.as_ref().is_some_and(|is_valid| !is_valid(command)) {
-            Some(ProposeError::Invalid)
-        } else {
-            (!self.client.submit(request.0, encoded)).then_some(ProposeError::Overloaded)
-        };
-        self.await_or_refuse(cx, request, Waiting::Proposal(request), refused);
-    }
-
-    fn on_reconfigure(&mut self, cx: &mut Context<'_, Self>, request: RequestId, change: Reconfiguration) {
-        let refused = self.refuses_all().or_else(|| {
-            let is_taken = self.client.submit_change(request.0, change);
-            (!is_taken).then_some(ProposeError::Overloaded)
-        });
-        self.await_or_refuse(cx, request, Waiting::Change(request), refused);
-    }
-
-    /// Why nothing that is asked for at this node is ordered.
-    fn refuses_all(&self) -> Option<ProposeError> {
-        let not_member = (!self.is_member()).then_some(ProposeError::NotMember);
-        not_member.or_else(|| self.read_only.then_some(ProposeError::ReadOnly))
-    }
-
-    fn await_or_refuse(
-        &mut self,
-        cx: &mut Context<'_, Self>,
-        ticket: RequestId,
-        waiting: Waiting,
-        refused: Option<ProposeError>,
-    ) {
-        if let Some(error) = refused {
-            let (request, reply) = waiting.reply(Err(error));
-            return cx.reply_volatile(request, reply);
-        }
-        self.proposals.insert(ticket.0, waiting);
-    }
-
-    /// Sends what this replica's own client has to send.
-    fn poll_client(&mut self, cx: &mut Context<'_, Self>) {
-        let mut requests = Vec::new();
-        self.client.poll(cx.now(), |to, request| requests.push((to, request.clone())));
-        for (to, request) in requests {
-            if let Some(outcome) = self.replicated.look_up(&request) {
-                self.answer(cx, &request, outcome);
-                continue;
-            }
-            if to == Recipient::All {
-                cx.broadcast_volatile(self.others.clone(), self.say(Message::Request(request.clone())));
-            }
-            self.take_request(cx, cx.me(), Verified::by_us(request));
-        }
-        let due = self.client.deadline();
-        if due != self.client_due {
-            self.client_due = due;
-            match due {
-                Some(due) => cx.set_timer(Timer::ClientDue, due.since(cx.now())),
-                None => cx.cancel_timer(Timer::ClientDue),
-            }
-        }
-    }
-
-    /// The client that a replica is itself: it believes what it executes.
-    fn own_client(&self, tag: u64) -> ClientCore {
-        own_client(&self.config, self.replicas(), self.auth.signer(), tag)
-    }
-
-    /// Answers the application.
-    fn on_done(&mut self, cx: &mut Context<'_, Self>, done: Vec<Done>) {
-        for Done { ticket, result } in done {
-            let Some(waiting) = self.proposals.remove(&ticket) else { continue };
-            let (request, reply) = waiting.reply(result.map_err(ProposeError::from));
-            // Volatile, as the answers to clients elsewhere.
-            cx.reply_volatile(request, reply);
-        }
-    }
-}
-
-fn own_client(config: &PbftConfig, replicas: &ReplicaSet, signer: Arc<dyn Signer>, tag: u64) -> ClientCore {
-    let client = ClientConfig {
-        signs: config.client_signatures,
-        answers_needed: 1,
-        retry_after: config.request_timeout / 4,
-        max_waiting: 1024,
-    };
-    ClientCore::new(replicas.clone(), signer, client, tag)
-}
-
-impl<S: StateMachine> Pbft<S> {
     /// Another replica says something in this epoch.
     fn on_replica(&mut self, cx: &mut Context<'_, Self>, from: NodeId, replica: ReplicaIndex, message: Message) {
         match message {
@@ -587,7 +493,7 @@ impl<S: StateMachine> Protocol for Pbft<S> {
 
     fn on_start(&mut self, cx: &mut Context<'_, Self>) {
         let tag = cx.rng().next_u64();
-        self.client = self.own_client(tag);
+        self.client = own_client(&self.config, self.replicas(), self.auth.signer(), tag);
         (self.patience_from, self.executed_at) = (cx.now(), cx.now());
         self.begin_life(cx);
         let me = self.me();
@@ -672,11 +578,12 @@ impl<S: StateMachine> Protocol for Pbft<S> {
     }
 
     fn on_flush(&mut self, cx: &mut Context<'_, Self>) {
-        self.check_signatures(cx);
-        self.advance(cx);
-        while !self.unchecked.has_no_queue() {
+        loop {
             self.check_signatures(cx);
             self.advance(cx);
+            if self.unchecked.is_queue_empty() {
+                break;
+            }
         }
         self.execute(cx);
         self.answer_reads(cx);

@@ -1,9 +1,9 @@
 //! How replicas prove what they say, and how others check it.
 //!
-//! A [`Statement`] says who says what: its kind, the group and its epoch, the replica, the view, the sequence number and a
-//! digest are all in the bytes that are signed, so that a prepare is never a commit, and nothing said in one
-//! view, at one sequence number or in one group counts in another. What is not in the statement (a batch, the
-//! body of a view change) is in its digest.
+//! A [`Statement`] says who says what: its kind, the group and its epoch, the replica, the view, the sequence
+//! number and a digest are all in the bytes that are signed, so that a prepare is never a commit, and nothing
+//! said in one view, at one sequence number or in one group counts in another. What is not in the statement (a
+//! batch, the body of a view change) is in its digest.
 //!
 //! Two modes prove pre-prepares, prepares and commits, and all replicas of a group use the same:
 //! [`AuthMode::Signatures`] (Ed25519), which third parties can check; or [`AuthMode::Macs`], a MAC (keyed

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use mesh_core::identity::Signature;
-use mesh_core::{Bytes, Context, SnapshotId, StateMachine, wire};
+use mesh_core::{Bytes, Context, SnapshotId, StateMachine, Wire};
 
 use super::command::PbftEvent;
 use super::message::{Certificate, CheckpointVote, Manifest, Message, checkpoint_digest, checkpoint_statement};
@@ -32,7 +32,11 @@ impl Manifest {
 
     /// The digest of all but who the replicas are.
     pub(super) fn content(&self) -> Digest {
-        Digest::of(&wire::to_bytes(&(self.sequence, self.len, self.chunks.clone())))
+        let mut bytes = Vec::new();
+        self.sequence.encode(&mut bytes);
+        self.len.encode(&mut bytes);
+        self.chunks.encode(&mut bytes);
+        Digest::of(&bytes)
     }
 
     /// Whether it is of these bytes.

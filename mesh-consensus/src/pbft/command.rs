@@ -384,6 +384,7 @@ pub trait PbftHandle<S: StateMachine> {
     /// [`CallError::Busy`] when the command queue of the node is full, [`CallError::Stopped`] when it is gone. The
     /// replica does the job by itself then, a tick after it gave it away.
     fn checked(&self, verdict: Verdict) -> Result<(), CallError>;
+
     /// Has a change of the members ordered and executed, and waits for that: the epoch ends some batches later, as is
     /// told. A client that hears of no answer may ask again: the change is executed once.
     fn reconfigure(
@@ -428,6 +429,7 @@ where
         let call = self.call(PbftCommand::Evidence);
         async move { Ok(reply!(call, PbftReply::Evidence)) }
     }
+
     fn checked(&self, verdict: Verdict) -> Result<(), CallError> {
         self.cast(PbftCommand::Checked(verdict))
     }

@@ -160,20 +160,17 @@ impl<S: StateMachine> Replicated<S> {
 
     /// What is known of a request without executing it.
     pub(super) fn look_up(&self, request: &Request) -> Option<Outcome> {
-        match &request.operation {
-            Operation::Open(nonce) => self.opened(&request.client, *nonce),
-            Operation::Call(call, _) | Operation::Reconfigure(call, _)
-                if self.owner(&request.client, call.session).is_some() =>
-            {
-                match self.sessions.peek(call) {
-                    Begin::Apply | Begin::WindowFull => None,
-                    known => Some(answer(known)),
-                }
-            }
+        let call = match &request.operation {
+            Operation::Open(nonce) => return self.opened(&request.client, *nonce),
+            Operation::Call(call, _) | Operation::Reconfigure(call, _) => call,
+        };
+        if self.owner(&request.client, call.session).is_none() {
             // A session that is not known here yet may be one that others have opened already.
-            Operation::Call(call, _) | Operation::Reconfigure(call, _) => {
-                (call.session.0 <= self.operations).then_some(Outcome::SessionExpired)
-            }
+            return (call.session.0 <= self.operations).then_some(Outcome::SessionExpired);
+        }
+        match self.sessions.peek(call) {
+            Begin::Apply | Begin::WindowFull => None,
+            known => Some(answer(known)),
         }
     }
 
@@ -184,10 +181,7 @@ impl<S: StateMachine> Replicated<S> {
 
     /// The node of a request's client.
     pub(super) fn node_of(&self, request: &Request) -> NodeId {
-        let owner = match &request.operation {
-            Operation::Call(call, _) | Operation::Reconfigure(call, _) => self.owner(&request.client, call.session),
-            Operation::Open(_) => None,
-        };
+        let owner = request.operation.call().and_then(|call| self.owner(&request.client, call.session));
         owner.map_or_else(|| request.client.node_id(), |owner| owner.node)
     }
 

@@ -1,7 +1,8 @@
 //! What replicas and clients say to each other.
 //!
-//! What is sent is an [`Envelope`]: the sender's epoch, and a message. A message is a version, a kind and the fields of that kind in order. Of a newer version, what follows the
-//! fields known here is passed over; an unknown kind is dropped and counted by the node.
+//! What is sent is an [`Envelope`]: the sender's epoch, and a message. A message is a version, a kind and the
+//! fields of that kind in order. Of a newer version, what follows the fields known here is passed over; an
+//! unknown kind is dropped and counted by the node.
 
 use std::sync::Arc;
 

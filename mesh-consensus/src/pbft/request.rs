@@ -39,6 +39,16 @@ pub enum Operation {
     Reconfigure(SessionRequest, Reconfiguration),
 }
 
+impl Operation {
+    /// Which command of which session it is; `None` where it opens one.
+    pub const fn call(&self) -> Option<&SessionRequest> {
+        match self {
+            Self::Open(_) => None,
+            Self::Call(call, _) | Self::Reconfigure(call, _) => Some(call),
+        }
+    }
+}
+
 impl Wire for Operation {
     fn encode(&self, out: &mut Vec<u8>) {
         match self {
@@ -130,9 +140,9 @@ impl Request {
 
     /// Its name among the requests of all clients.
     pub const fn key(&self) -> RequestKey {
-        let (session, serial) = match &self.operation {
-            Operation::Open(_) => (SessionId(0), 0),
-            Operation::Call(request, _) | Operation::Reconfigure(request, _) => (request.session, request.serial),
+        let (session, serial) = match self.operation.call() {
+            Some(call) => (call.session, call.serial),
+            None => (SessionId(0), 0),
         };
         RequestKey { session, serial, client: self.client }
     }

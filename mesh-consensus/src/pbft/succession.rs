@@ -16,6 +16,7 @@ use super::authenticator::Statement;
 use super::command::{PbftEvent, ProposeError};
 use super::epoch::EpochChange;
 use super::message::{Certificate, EPOCHS_MAX, Envelope, Message};
+use super::proposing::own_client;
 use super::record::Record;
 use super::replicas::{PerReplica, ReplicaIndex, ReplicaSet};
 use super::status::Peer;
@@ -130,7 +131,8 @@ impl<S: StateMachine> Pbft<S> {
         cx.emit(PbftEvent::EpochBegan { epoch, is_member });
         if !is_member {
             // What was asked for may have been ordered, but is not executed here.
-            self.client = self.own_client(cx.rng().next_u64());
+            let tag = cx.rng().next_u64();
+            self.client = own_client(&self.config, self.replicas(), self.auth.signer(), tag);
             for waiting in std::mem::take(&mut self.proposals).into_values() {
                 let (request, reply) = waiting.reply(Err(ProposeError::Unknown));
                 cx.reply_volatile(request, reply);

@@ -251,7 +251,7 @@ impl Waiting {
     }
 
     /// Whether nothing waits that is in no job.
-    pub(super) const fn has_no_queue(&self) -> bool {
+    pub(super) const fn is_queue_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
