@@ -1,0 +1,532 @@
+//! Consistent hashing: which of the members owns a key, from the set of members alone.
+//!
+//! Each member stands at many places of a circle, its *virtual nodes*; a key belongs to the member that comes next
+//! after the key's own place (Karger and others, 1997). So a member that joins or leaves takes or gives only its own
+//! keys, about one in n, and no key moves between two that stay. In what order members came does not matter: a
+//! [`Ring`] of the same members is the same ring.
+//!
+//! - **Few members**: up to [`RingConfig::rendezvous_max`] the owner is found by rendezvous hashing instead (Thaler and
+//!   Ravishankar, 1998): each member draws a number from the key, and the highest wins. That balances perfectly, where
+//!   a circle of few members does not. The switch depends on the number of members alone; when it is crossed, in
+//!   either direction, nearly all keys move (all but one in n). Who cannot bear that once sets it to 0.
+//! - **Replicas** are the owner and the next *distinct* members; [`Ring::replicas_across_zones`] takes members of
+//!   distinct zones first. When a member joins, no other comes newly into the replicas of a key, and likewise when one
+//!   leaves none but it goes out.
+//! - **Weights**: a member of weight 200 owns twice as much as one of 100.
+//! - **Bounded loads**: [`Ring::owner_bounded`] passes over members that have more than their share times
+//!   `1 + load_epsilon` (Mirrokni, Thorup and Zadimoghaddam, 2016).
+//!
+//! With 128 virtual nodes the largest share is about 1.12, 1.22 and 1.31 times the mean for 10, 100 and 1,000 members;
+//! with 256 it is 1.09, 1.15 and 1.21. A lookup takes no memory and looks at few places of
+//! the circle, however many members there are.
+//!
+//! ```
+//! use mesh_core::NodeId;
+//! use mesh_tasks::dht::ring::{Member, Ring, RingConfig};
+//!
+//! let mut ring = Ring::new(RingConfig::default())?;
+//! for id in 1..=6 {
+//!     ring.join(Member { zone: id % 3, ..Member::new(NodeId(id.into())) });
+//! }
+//! let zones = |ids: Vec<NodeId>| ids.into_iter().map(|id| id.0 % 3).collect::<std::collections::BTreeSet<_>>();
+//! assert_eq!(zones(ring.replicas_across_zones(42, 3).collect()).len(), 3);
+//!
+//! // Whoever else leaves, the key stays where it is.
+//! let owner = ring.owner(42);
+//! let other = NodeId(if owner == Some(NodeId(1)) { 2 } else { 1 });
+//! ring.leave(other);
+//! assert_eq!(ring.owner(42), owner);
+//! # Ok::<(), mesh_tasks::dht::ring::RingConfigError>(())
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use mesh_core::NodeId;
+
+/// The most replicas of a key that a ring names.
+pub const REPLICAS_MAX: usize = 16;
+
+/// The most members that [`RingConfig::rendezvous_max`] may allow.
+pub const RENDEZVOUS_MAX: usize = 64;
+
+/// How keys are shared out. All nodes must have the same.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RingConfig {
+    /// At how many places of the circle a member of weight 100 stands. More balance better and make lookups and
+    /// changes slower. Default: 128; from 1 to 4,096, of which 128 to 256 are useful.
+    pub virtual_nodes: u32,
+    /// Up to so many members the owner is found by rendezvous hashing. Default: 32; at most [`RENDEZVOUS_MAX`]; 0 for
+    /// never.
+    pub rendezvous_max: usize,
+    /// By how much a member may exceed its share in [`Ring::owner_bounded`]. Default: 0.25; above 0, at most 100.
+    pub load_epsilon: f64,
+}
+
+impl Default for RingConfig {
+    fn default() -> Self {
+        Self { virtual_nodes: 128, rendezvous_max: 32, load_epsilon: 0.25 }
+    }
+}
+
+/// Values of a [`RingConfig`] cannot work, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the ring configuration cannot work: {0}")]
+pub struct RingConfigError(String);
+
+impl RingConfig {
+    /// Checks that the values can work.
+    ///
+    /// # Errors
+    /// A sentence that names the value and the bound.
+    pub fn validate(&self) -> Result<(), RingConfigError> {
+        let refuse = |why| Err(RingConfigError(why));
+        if !(1..=4096).contains(&self.virtual_nodes) {
+            return refuse(format!("virtual_nodes is {}; it must be from 1 to 4096", self.virtual_nodes));
+        }
+        if self.rendezvous_max > RENDEZVOUS_MAX {
+            let given = self.rendezvous_max;
+            return refuse(format!("rendezvous_max is {given}; it must be at most {RENDEZVOUS_MAX}"));
+        }
+        if !(self.load_epsilon > 0.0 && self.load_epsilon <= 100.0) {
+            return refuse(format!("load_epsilon is {}; it must be above 0 and at most 100", self.load_epsilon));
+        }
+        Ok(())
+    }
+}
+
+/// A node that owns keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its name.
+    pub id: NodeId,
+    /// What it fails together with: a rack, a room, a provider. Default: 0, the same for all.
+    pub zone: u32,
+    /// How much it owns beside others, in percent of the usual. Default: 100; 1 to 10,000, and what is outside counts
+    /// as the nearer of the two.
+    pub weight: u32,
+}
+
+impl Member {
+    /// A member of zone 0 with the usual weight.
+    pub const fn new(id: NodeId) -> Self {
+        Self { id, zone: 0, weight: 100 }
+    }
+
+    fn weight(&self) -> u64 {
+        u64::from(self.weight.clamp(1, 10_000))
+    }
+
+    fn stream(&self) -> blake3::OutputReader {
+        let mut hasher = blake3::Hasher::new_derive_key("mesh 2026 places of a member on the ring");
+        hasher.update(&self.id.0.to_le_bytes());
+        hasher.finalize_xof()
+    }
+
+    /// Where it stands on the circle. Of two weights the places of the lower are among those of the higher.
+    fn places(&self, config: &RingConfig) -> Vec<u64> {
+        let count = (u64::from(config.virtual_nodes) * self.weight()).div_ceil(100) as usize;
+        let mut bytes = vec![0; count * 8];
+        self.stream().fill(&mut bytes);
+        bytes.as_chunks().0.iter().map(|place| u64::from_le_bytes(*place)).collect()
+    }
+
+    /// What makes its draws for keys its own.
+    fn seed(&self) -> u64 {
+        let mut bytes = [0; 8];
+        self.stream().fill(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+}
+
+/// A member where lookups need it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Slot {
+    member: Member,
+    seed: u64,
+}
+
+/// A member as a lookup comes past it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate {
+    /// Where it is in the list of members.
+    slot: u32,
+    zone: u32,
+}
+
+/// A virtual node: a place of the circle, and who stands there.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Point {
+    place: u64,
+    who: Candidate,
+}
+
+/// Which members own which keys. See the [module](self).
+#[derive(Clone, PartialEq)]
+pub struct Ring {
+    config: RingConfig,
+    /// By id.
+    slots: Vec<Slot>,
+    /// By place, then by id of the member.
+    points: Vec<Point>,
+    /// For each of so many equal arcs of the circle, the index of the first point in it or after it.
+    arcs: Vec<u32>,
+    /// How many different zones there are.
+    zones: usize,
+    /// The sum of all weights.
+    weight: u64,
+    /// Whether all weights are the same.
+    even: bool,
+}
+
+impl fmt::Debug for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ring").field("config", &self.config).field("members", &self.slots.len()).finish()
+    }
+}
+
+impl Ring {
+    /// A ring without members.
+    ///
+    /// # Errors
+    /// [`RingConfigError`] when the configuration cannot work.
+    pub fn new(config: RingConfig) -> Result<Self, RingConfigError> {
+        Self::with_members(config, [])
+    }
+
+    /// The ring of these members. Of several with one id the last counts.
+    ///
+    /// # Errors
+    /// [`RingConfigError`] when the configuration cannot work.
+    pub fn with_members(
+        config: RingConfig,
+        members: impl IntoIterator<Item = Member>,
+    ) -> Result<Self, RingConfigError> {
+        config.validate()?;
+        let members: BTreeMap<_, _> = members.into_iter().map(|member| (member.id, member)).collect();
+        let slots: Vec<Slot> = members.into_values().map(|member| Slot { member, seed: member.seed() }).collect();
+        let mut points: Vec<Point> = (0..).zip(&slots).flat_map(|(slot, at)| at.points(slot, &config)).collect();
+        points.sort_unstable();
+        let mut ring = Self { config, slots, points, arcs: Vec::new(), zones: 0, weight: 0, even: true };
+        ring.count();
+        Ok(ring)
+    }
+
+    /// Takes a member in, in one pass over the ring. Answers `false` where it was there already, as it is; one that was
+    /// there with another zone or weight is replaced.
+    pub fn join(&mut self, member: Member) -> bool {
+        let index = match self.index(member.id) {
+            Ok(index) if self.slots[index].member == member => return false,
+            Ok(_) => {
+                self.leave(member.id);
+                return self.join(member);
+            }
+            Err(index) => index,
+        };
+        self.slots.insert(index, Slot { member, seed: member.seed() });
+        let slot = index as u32;
+        self.points.iter_mut().for_each(|point| point.who.slot += u32::from(point.who.slot >= slot));
+        let mut new: Vec<Point> = self.slots[index].points(slot, &self.config).collect();
+        new.sort_unstable();
+        self.merge(&new);
+        self.count();
+        true
+    }
+
+    /// Puts in points that are in order, from the last to the first: each moves once what comes after it.
+    fn merge(&mut self, new: &[Point]) {
+        let Some(first) = new.first() else { return };
+        let mut end = self.points.len();
+        self.points.resize(end + new.len(), *first);
+        for (before, point) in new.iter().enumerate().rev() {
+            let at = self.points[..end].partition_point(|old| old < point);
+            self.points.copy_within(at..end, at + before + 1);
+            self.points[at + before] = *point;
+            end = at;
+        }
+    }
+
+    /// Removes a member, in one pass over the ring, and returns it.
+    pub fn leave(&mut self, id: NodeId) -> Option<Member> {
+        let index = self.index(id).ok()?;
+        let member = self.slots.remove(index).member;
+        let slot = index as u32;
+        self.points.retain(|point| point.who.slot != slot);
+        self.points.iter_mut().for_each(|point| point.who.slot -= u32::from(point.who.slot > slot));
+        self.count();
+        Some(member)
+    }
+
+    /// Finds out again what depends on all members.
+    fn count(&mut self) {
+        let end = self.points.len() as u32;
+        self.arcs.clear();
+        self.arcs.resize(self.points.len() / POINTS_OF_ARC + 1, end);
+        for (index, point) in (0..end).zip(&self.points).rev() {
+            let arc = arc_of(point.place, self.arcs.len());
+            self.arcs[arc] = index;
+        }
+        let mut next = end;
+        for first in self.arcs.iter_mut().rev() {
+            next = next.min(*first);
+            *first = next;
+        }
+        let mut zones: Vec<u32> = self.slots.iter().map(|slot| slot.member.zone).collect();
+        zones.sort_unstable();
+        zones.dedup();
+        self.zones = zones.len();
+        self.weight = self.slots.iter().map(|slot| slot.member.weight()).sum();
+        self.even = self.slots.windows(2).all(|pair| pair[0].member.weight() == pair[1].member.weight());
+    }
+
+    fn index(&self, id: NodeId) -> Result<usize, usize> {
+        self.slots.binary_search_by_key(&id, |slot| slot.member.id)
+    }
+
+    /// How many members there are.
+    pub const fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// The member of this name.
+    pub fn member(&self, id: NodeId) -> Option<Member> {
+        self.index(id).ok().map(|index| self.slots[index].member)
+    }
+
+    /// All members, in the order of their ids.
+    pub fn members(&self) -> impl ExactSizeIterator<Item = Member> {
+        self.slots.iter().map(|slot| slot.member)
+    }
+
+    /// Who owns a key; nobody where there are no members.
+    pub fn owner(&self, key: u128) -> Option<NodeId> {
+        self.replicas(key, 1).next()
+    }
+
+    /// The owner of a key and the next distinct members: `count` of them, but no more than there are members, and
+    /// than [`REPLICAS_MAX`].
+    pub fn replicas(&self, key: u128, count: usize) -> Replicas<'_> {
+        let mut picked = Picked::of(count.min(self.len()));
+        match self.by_rendezvous() {
+            true => picked.fill(self.draws(key)),
+            false => picked.fill(self.clockwise(key)),
+        }
+        Replicas { ring: self, picked, at: 0 }
+    }
+
+    /// The owner of a key and next members of zones that none before is in, as far as there are so many zones; then the
+    /// next distinct members, as in [`replicas`](Self::replicas). Where some zone has few members, it may be far to
+    /// them.
+    pub fn replicas_across_zones(&self, key: u128, count: usize) -> Replicas<'_> {
+        let mut picked = Picked::of(count.min(self.len()));
+        match self.by_rendezvous() {
+            true => picked.fill_across_zones(self.zones, self.draws(key)),
+            false => picked.fill_across_zones(self.zones, self.clockwise(key)),
+        }
+        Replicas { ring: self, picked, at: 0 }
+    }
+
+    /// Who takes the next piece of work for a key when none shall have more than `1 + load_epsilon` times its share:
+    /// the first of the members after the key's place that has less.
+    ///
+    /// `load_of` tells how much a member has, and `total` what all have together. Where they contradict each other
+    /// so that nobody has less, it is the owner.
+    pub fn owner_bounded(&self, key: u128, total: u64, load_of: impl Fn(NodeId) -> u64) -> Option<NodeId> {
+        let each = (1.0 + self.config.load_epsilon) * (total as f64 + 1.0) / self.weight as f64;
+        let has_room = |candidate: &Candidate| {
+            let member = self.at(*candidate);
+            (load_of(member.id) as f64) < (each * member.weight() as f64).ceil()
+        };
+        let found = match self.by_rendezvous() {
+            true => self.draws(key).find(has_room),
+            false => self.clockwise(key).find(has_room),
+        };
+        found.map_or_else(|| self.owner(key), |candidate| Some(self.at(candidate).id))
+    }
+
+    fn at(&self, candidate: Candidate) -> &Member {
+        &self.slots[candidate.slot as usize].member
+    }
+
+    const fn by_rendezvous(&self) -> bool {
+        self.len() <= self.config.rendezvous_max
+    }
+
+    /// The members in the order in which one comes past them from the place of a key, each as often as it stands there.
+    fn clockwise(&self, key: u128) -> impl Iterator<Item = Candidate> + Clone {
+        let (before, after) = self.points.split_at(self.point_after(fold(key)));
+        after.iter().chain(before).map(|point| point.who)
+    }
+
+    /// The index of the first point that is at a place or after it.
+    fn point_after(&self, place: u64) -> usize {
+        let first = self.arcs[arc_of(place, self.arcs.len())] as usize;
+        first + self.points[first..].iter().take_while(|point| point.place < place).count()
+    }
+
+    /// The members from the highest draw for a key to the lowest.
+    fn draws(&self, key: u128) -> Draws<'_> {
+        let mut draws = Draws { scores: [0; RENDEZVOUS_MAX], slots: &self.slots };
+        let key = fold(key);
+        for (score, slot) in draws.scores.iter_mut().zip(&self.slots) {
+            let drawn = mix(key ^ slot.seed);
+            *score = if self.even { drawn.max(1) } else { weighted(drawn, slot.member.weight()) };
+        }
+        draws
+    }
+}
+
+impl Slot {
+    fn points(&self, slot: u32, config: &RingConfig) -> impl Iterator<Item = Point> + use<> {
+        let who = Candidate { slot, zone: self.member.zone };
+        self.member.places(config).into_iter().map(move |place| Point { place, who })
+    }
+}
+
+/// Members in the order of their draws. Of equal draws the lower id comes first.
+#[derive(Clone)]
+struct Draws<'a> {
+    /// What each has drawn: 0 for one that was passed.
+    scores: [u64; RENDEZVOUS_MAX],
+    slots: &'a [Slot],
+}
+
+impl Iterator for Draws<'_> {
+    type Item = Candidate;
+
+    fn next(&mut self) -> Option<Candidate> {
+        let (mut highest, mut best) = (0, 0);
+        for (at, score) in self.scores.iter().enumerate().take(self.slots.len()) {
+            if *score > highest {
+                (highest, best) = (*score, at);
+            }
+        }
+        if highest == 0 {
+            return None;
+        }
+        self.scores[best] = 0;
+        Some(Candidate { slot: best as u32, zone: self.slots[best].member.zone })
+    }
+}
+
+/// Some members, each once.
+#[derive(Clone, Copy, Debug)]
+struct Picked {
+    candidates: [Candidate; REPLICAS_MAX],
+    len: usize,
+    /// How many are wanted.
+    count: usize,
+}
+
+impl Picked {
+    fn of(count: usize) -> Self {
+        Self { candidates: Default::default(), len: 0, count: count.min(REPLICAS_MAX) }
+    }
+
+    fn as_slice(&self) -> &[Candidate] {
+        &self.candidates[..self.len]
+    }
+
+    /// Adds the candidates of `walk` that `is_wanted` beside those that are there, until there are `count`.
+    fn take(
+        &mut self,
+        count: usize,
+        walk: impl Iterator<Item = Candidate>,
+        is_wanted: impl Fn(&[Candidate], Candidate) -> bool,
+    ) {
+        if self.len >= count {
+            return;
+        }
+        for candidate in walk {
+            if is_wanted(self.as_slice(), candidate) {
+                self.candidates[self.len] = candidate;
+                self.len += 1;
+                if self.len == count {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Adds those that are not there yet.
+    fn fill(&mut self, walk: impl Iterator<Item = Candidate>) {
+        self.take(self.count, walk, |there, new| there.iter().all(|other| other.slot != new.slot));
+    }
+
+    /// Adds those whose zone is not there yet, as long as there are such; then others.
+    fn fill_across_zones(&mut self, zones: usize, walk: impl Iterator<Item = Candidate> + Clone) {
+        self.take(self.count.min(zones), walk.clone(), |there, new| there.iter().all(|other| other.zone != new.zone));
+        self.fill(walk);
+    }
+}
+
+/// The members that keep a key, the owner first.
+#[derive(Clone, Debug)]
+pub struct Replicas<'a> {
+    ring: &'a Ring,
+    picked: Picked,
+    at: usize,
+}
+
+impl Iterator for Replicas<'_> {
+    type Item = NodeId;
+
+    fn next(&mut self) -> Option<NodeId> {
+        let candidate = *self.picked.as_slice().get(self.at)?;
+        self.at += 1;
+        Some(self.ring.at(candidate).id)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.picked.len - self.at;
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for Replicas<'_> {}
+
+/// How many points there are about in an arc.
+const POINTS_OF_ARC: usize = 4;
+
+/// In which of `count` equal arcs of the circle a place is.
+const fn arc_of(place: u64, count: usize) -> usize {
+    ((place as u128 * count as u128) >> 64) as usize
+}
+
+/// The place of a key. Keys that are digests are uniform as they are, but others do no harm.
+const fn fold(key: u128) -> u64 {
+    mix((key >> 64) as u64 ^ mix(key as u64))
+}
+
+/// Every bit of the result depends on every bit of `x` (the finaliser of splitmix64).
+const fn mix(x: u64) -> u64 {
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// A draw such that a member wins in proportion to its weight: the order of `-ln(u) / weight`, lowest first, as the
+/// order of numbers, highest first (Schindelhauer and Schomaker, 2005).
+fn weighted(drawn: u64, weight: u64) -> u64 {
+    let u = ((drawn >> 12) as f64 + 0.5) / (1_u64 << 52) as f64;
+    // Numbers that are not negative have the order of their bits.
+    !(-ln(u) / weight as f64).to_bits()
+}
+
+/// The natural logarithm of a normal, positive number, to ten digits. Made of what every machine computes alike,
+/// which the logarithms of system libraries are not.
+fn ln(x: f64) -> f64 {
+    let exponent = (x.to_bits() >> 52) as i32 - 1023;
+    let mantissa = f64::from_bits(x.to_bits() & ((1 << 52) - 1) | 1023 << 52);
+    let t = (mantissa - 1.0) / (mantissa + 1.0);
+    let series = (0..11).rev().fold(0.0, |sum, k| sum * t * t + 1.0 / f64::from(2 * k + 1));
+    f64::from(exponent) * std::f64::consts::LN_2 + 2.0 * t * series
+}
+
+#[cfg(test)]
+mod tests;
