@@ -17,4 +17,5 @@ mod recovery;
 mod signatures;
 mod slow;
 mod stories;
+mod succession;
 mod view_changes;

@@ -12,7 +12,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 impl Story {
     /// The replica starts with nothing on its disk.
-    fn with_empty_disk(auth: AuthMode) -> Self {
+    pub fn with_empty_disk(auth: AuthMode) -> Self {
         Self::started_with(auth, Vec::new())
     }
 
@@ -29,7 +29,7 @@ impl Story {
     }
 
     /// What the replica answers to another one that joins.
-    fn ask(&mut self, from: u16, life: u64) -> bool {
+    pub fn ask(&mut self, from: u16, life: u64) -> bool {
         self.sent();
         self.hear(from, Message::Join(Join { life }));
         self.one.sync();

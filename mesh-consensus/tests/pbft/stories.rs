@@ -64,7 +64,8 @@ impl Story {
     }
 
     pub fn auth(&self, replica: u16) -> Authenticator {
-        let key = Arc::new(key(replica as u8 + 1));
+        let public = self.set.key(ReplicaIndex(replica));
+        let key = Arc::new((1..=9).map(key).find(|key| Some(key.public()) == public).unwrap());
         Authenticator::new(self.set.clone(), self.auth, key, Arc::new(Ed25519::default())).unwrap()
     }
 
