@@ -279,6 +279,11 @@ impl Capabilities {
         self.resources.validate()
     }
 
+    /// How much of its resources is free: the mean over those that it names, and 1 where it names none.
+    pub fn share_free(&self, free: &Resources) -> f64 {
+        self.resources.0.mean(|name, total| share(free.get(name), total))
+    }
+
     /// How well a capability is had: not at all, in a version too old, or as it is asked for.
     fn degree(&self, name: &str, oldest: u32) -> f64 {
         match self.version(name) {
@@ -385,15 +390,16 @@ impl Requirements {
     /// [admitted](Self::admits) has at least 0.6, and above 0.7 where more than a quarter of what is preferred is
     /// there.
     pub fn match_score(&self, node: &Capabilities, free: &Resources) -> f64 {
-        let share = |name: &str, needed: u64| match free.get(name) {
-            free if free >= needed => 1.0,
-            free => free as f64 / needed as f64,
-        };
         let required = self.required.mean(|name, oldest| node.degree(name, oldest));
         let preferred = self.preferred.mean(|name, oldest| node.degree(name, oldest));
-        let resources = self.resources.0.mean(share);
+        let resources = self.resources.0.mean(|name, needed| share(free.get(name), needed));
         (2.0 * required + 2.0 * preferred + resources) / 5.0
     }
+}
+
+/// Which part of `all` there is: no more than all of it.
+fn share(part: u64, all: u64) -> f64 {
+    if part >= all { 1.0 } else { part as f64 / all as f64 }
 }
 
 #[cfg(test)]

@@ -44,6 +44,8 @@ use std::fmt;
 
 use mesh_core::NodeId;
 
+use crate::mix::{fold, mix};
+
 /// The most replicas of a key that a ring names.
 pub const REPLICAS_MAX: usize = 16;
 
@@ -496,18 +498,6 @@ const POINTS_OF_ARC: usize = 4;
 /// In which of `count` equal arcs of the circle a place is.
 const fn arc_of(place: u64, count: usize) -> usize {
     ((place as u128 * count as u128) >> 64) as usize
-}
-
-/// The place of a key. Keys that are digests are uniform as they are, but others do no harm.
-const fn fold(key: u128) -> u64 {
-    mix((key >> 64) as u64 ^ mix(key as u64))
-}
-
-/// Every bit of the result depends on every bit of `x` (the finaliser of splitmix64).
-const fn mix(x: u64) -> u64 {
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 /// A draw such that a member wins in proportion to its weight: the order of `-ln(u) / weight`, lowest first, as the
