@@ -332,6 +332,19 @@ impl Requirements {
         self
     }
 
+    /// What this and another ask for together, to run both at a time: for a bundle of tasks.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        for (mine, others) in [(&mut self.required, &other.required), (&mut self.preferred, &other.preferred)] {
+            for (name, oldest) in others.iter() {
+                let version = mine.entry(name);
+                *version = oldest.max(*version);
+            }
+        }
+        self.resources.give_back(&other.resources);
+        self
+    }
+
     /// What is required, with the oldest version that will do, in the order of the names.
     pub fn required(&self) -> impl ExactSizeIterator<Item = (&str, u32)> {
         self.required.iter()
@@ -460,6 +473,16 @@ mod tests {
         let task = task(&[(1, 2), (2, 2)], &[(2, 1), (3, 0)], &[(1, 2), (2, 5)]);
         let expected = 0.4 * (1.0 + 0.5) / 2.0 + 0.4 * (1.0 + 0.0) / 2.0 + 0.2 * (1.0 + 0.0) / 2.0;
         assert!((task.match_score(&node, node.resources()) - expected).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_bundle_asks_for_the_newest_of_all_and_for_the_sum_of_resources() {
+        let first = Requirements::new().requires("a", 3).prefers("c", 1).needs("slots", 2);
+        let second = Requirements::new().requires("a", 1).requires("b", 2).needs("slots", 3).needs("gpu", 1);
+        let both = Requirements::new().requires("a", 3).requires("b", 2).prefers("c", 1);
+        let both = both.needs("slots", 5).needs("gpu", 1);
+        assert_eq!(first.clone().and(&second), both);
+        assert_eq!(second.and(&first), both);
     }
 
     #[test]
