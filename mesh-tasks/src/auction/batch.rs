@@ -214,11 +214,7 @@ impl Batch {
             is_needed
         };
         let last = ranked.iter().take_while(is_needed).last().map_or(0, |bidder| means[*bidder]);
-        let price = |((mean, (_, wanted)), places): ((&i32, &(i64, i64)), &u32)| match *wanted > i64::from(*places) {
-            true => (mean - last).max(0),
-            false => 0,
-        };
-        means.iter().zip(&sums).zip(&self.capacities).map(price).collect()
+        means.iter().map(|mean| (mean - last).max(0)).collect()
     }
 
     fn score(&self, bidders: &[Option<usize>]) -> f64 {
