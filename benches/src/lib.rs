@@ -10,6 +10,7 @@ pub mod campaign;
 pub mod chatter;
 pub mod cluster;
 pub mod contestant;
+pub mod cpu;
 pub mod explore;
 pub mod hosts;
 pub mod log_load;

@@ -3,6 +3,8 @@
 mod chitchat;
 mod etcd;
 mod foca;
+mod hotstuff;
+mod malachite;
 mod openraft;
 mod openraft_alpha;
 mod raft_rs;
@@ -11,6 +13,8 @@ mod tokio_clients;
 pub use self::chitchat::Chitchats;
 pub use self::etcd::{Etcd, EtcdError};
 pub use self::foca::Foca;
+pub use self::hotstuff::{Hotstuff, HotstuffRun};
+pub use self::malachite::Malachite;
 pub use self::openraft::Openraft;
 pub use self::openraft_alpha::OpenraftAlpha;
 pub use self::raft_rs::RaftRs;

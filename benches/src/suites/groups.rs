@@ -6,11 +6,11 @@
 //! second it makes one batch of what the many have one entry each of, so that figure shows what a batch
 //! saves; the first shows what an entry costs in one of many groups.
 
-use std::io;
 use std::time::Duration;
 
 use super::{SuiteError, cost, ratios};
 use crate::cluster::Cell;
+use crate::cpu;
 use crate::ours::Nodes;
 use crate::report::{Report, Settings, Table, short};
 use crate::stopwatch::Stopwatch;
@@ -81,40 +81,17 @@ fn idle(settings: &Settings, report: &mut Report) -> Result<(), SuiteError> {
     let mut many = Nodes::hosting(GROUPS, Cell { nodes: 3, payload: 256, in_flight: 1 });
     many.run_each(10);
     many.idle(SETTLE);
-    let Ok(before) = cpu_time() else {
+    let Ok(before) = cpu::of_process() else {
         report.note("idle groups: not measured, the system does not tell the time of threads in /proc");
         return Ok(());
     };
     let (frames, watch) = (many.frames_sent(), Stopwatch::start());
     many.idle(Duration::from_secs(if settings.quick { 2 } else { 10 }));
     let seconds = watch.elapsed().as_secs_f64();
-    let share = (cpu_time()? - before).as_secs_f64() / seconds;
+    let share = (cpu::of_process()? - before).as_secs_f64() / seconds;
     let cpu = report.figure(format!("groups_{GROUPS}_idle_cpu_percent"), &[share * 100.0]);
     let frames = (many.frames_sent() - frames) as f64 / seconds;
     let frames = report.figure(format!("groups_{GROUPS}_idle_frames_per_s"), &[frames]);
     report.note(format!("{GROUPS} idle groups: {} % of a core, {} frames/s", short(cpu), short(frames)));
     Ok(())
-}
-
-/// The time that the threads of this process have been running, as Linux tells it.
-fn cpu_time() -> io::Result<Duration> {
-    let mut nanos = 0;
-    for thread in std::fs::read_dir("/proc/self/task")? {
-        let text = std::fs::read_to_string(thread?.path().join("schedstat"))?;
-        nanos += text.split_whitespace().next().and_then(|nanos| nanos.parse::<u64>().ok()).unwrap_or(0);
-    }
-    Ok(Duration::from_nanos(nanos))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn work_takes_time_of_the_processor() {
-        let Ok(before) = cpu_time() else { return };
-        let watch = Stopwatch::start();
-        while watch.elapsed() < Duration::from_secs(10) && cpu_time().unwrap() <= before {}
-        assert!(cpu_time().unwrap() > before);
-    }
 }

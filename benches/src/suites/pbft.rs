@@ -1,4 +1,8 @@
 //! pBFT: batches and requests a second of a whole group in one thread, beside what its bare cryptography allows.
+//! With the feature `peers` malachite and hotstuff_rs take the same batches.
+
+#[cfg(feature = "peers")]
+mod peers;
 
 use std::time::Duration;
 
@@ -89,6 +93,8 @@ pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), Su
         ]);
     }
     report.table(table);
+    #[cfg(feature = "peers")]
+    peers::measure(settings, report)?;
     if settings.plots {
         curves(settings, report);
     }
