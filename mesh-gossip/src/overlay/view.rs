@@ -195,8 +195,8 @@ impl View {
             return self.members.len();
         }
         let passive = self.passive.iter().filter(|peer| is_new(peer.node)).count();
-        let in_passive = |node: NodeId| self.passive.iter().any(|peer| peer.node == node);
-        self.members.len() + passive + self.links.keys().filter(|node| is_new(**node) && !in_passive(**node)).count()
+        // A neighbour is not among those that are remembered.
+        self.members.len() + passive + self.links.keys().filter(|node| is_new(**node)).count()
     }
 
     /// How many links to look for.
@@ -335,6 +335,42 @@ mod tests {
             view.rest(NodeId(node), Instant::MAX);
         }
         assert_eq!((view.passive.len(), view.resting.len()), (30, RESTING_MAX));
+    }
+
+    #[test]
+    fn a_member_is_asked_where_many_are_named_and_as_often_one_heard_of_where_few_are() {
+        let heard_of = |members: u128| {
+            let (mut view, mut rng) = (View::new(0), Rng64::from_seed(1, "view"));
+            (1..=members).for_each(|node| assert!(view.add_member(peer(node, 0), 100)));
+            (1_001..=1_030).for_each(|node| view.remember(peer(node, 0), 30, &mut rng));
+            let mut is_heard_of =
+                || view.candidate(Instant::ZERO, 30, &mut rng).is_some_and(|peer| peer.node.0 > 1_000);
+            (0..1_000).filter(|_| is_heard_of()).count()
+        };
+        assert_eq!((heard_of(0), heard_of(30)), (1_000, 0));
+        assert!((400..600).contains(&heard_of(29)));
+    }
+
+    #[test]
+    fn nobody_is_asked_who_is_asked_already_or_rests() {
+        for (members, heard_of, free) in [(40, 0, Some(40)), (3, 30, Some(1_030)), (0, 30, Some(1_030)), (3, 30, None)]
+        {
+            let (mut view, mut rng) = (View::new(0), Rng64::from_seed(1, "view"));
+            (1..=members).for_each(|node| assert!(view.add_member(peer(node, 0), 100)));
+            (1_001..=1_000 + heard_of).for_each(|node| view.remember(peer(node, 0), 30, &mut rng));
+            for node in (1..=members).chain(1_001..=1_000 + heard_of).filter(|node| Some(*node) != free) {
+                match node % 2 {
+                    0 => view.rest(NodeId(node), Instant::MAX),
+                    _ => {
+                        let asking = Asking { zone: 0, at: Instant::ZERO, instead_of: None, chosen: false };
+                        view.asking.insert(NodeId(node), asking);
+                    }
+                }
+            }
+            for _ in 0..200 {
+                assert_eq!(view.candidate(Instant::ZERO, 30, &mut rng).map(|peer| peer.node.0), free);
+            }
+        }
     }
 
     #[test]

@@ -155,9 +155,6 @@ fn what_others_say_is_kept_within_bounds() {
         Message::Shuffle { origin: NodeId(77), hops_left: 0, sample: vec![peer(1), peer(3), peer(52)] },
     );
     assert_eq!(node.protocol.passive(), [peer(50), peer(52)]);
-    // Nor is it its own neighbour.
-    node.receive(ME, ask(Need::Urgent));
-    assert!(!linked(&node).contains(&1));
 }
 
 #[test]
@@ -332,6 +329,11 @@ fn measured() -> Harness<Overlay> {
 
 /// Looks for a nearer link, and finds that 9 is so far away: whether it is asked, and how often it was measured.
 fn finds(node: &mut Harness<Overlay>, millis: u32) -> (bool, u32) {
+    finds_while(node, millis, |_| {})
+}
+
+/// The same, while something else happens.
+fn finds_while(node: &mut Harness<Overlay>, millis: u32, happens: fn(&mut Harness<Overlay>)) -> (bool, u32) {
     node.sent();
     node.fire(Timer::ImproveDue);
     let mut measures = 0;
@@ -344,6 +346,7 @@ fn finds(node: &mut Harness<Overlay>, millis: u32) -> (bool, u32) {
         match ping {
             Some(Ok(number)) => {
                 measures += 1;
+                happens(node);
                 node.stall(millis * MS);
                 node.receive(NodeId(8), Message::Pong { number, degree: 4 });
                 node.receive(NodeId(9), Message::Pong { number, degree: 4 });
@@ -402,6 +405,48 @@ fn no_link_is_swapped_that_another_cannot_spare_or_that_holds_the_overlay_togeth
     let mut node = measured();
     node.receive(NodeId(66), Message::Compare { beacons: vec![Beacon { origin: NodeId(66), number: 1 }] });
     assert_eq!(finds(&mut node, 10), (false, 0));
+}
+
+#[test]
+fn no_link_is_swapped_where_things_have_changed_while_it_was_measured() {
+    assert_eq!(finds(&mut measured(), 40), (true, 4));
+    let rests = |node: &mut Harness<Overlay>| node.protocol.view.rest(NodeId(9), Instant::MAX);
+    assert_eq!(finds_while(&mut measured(), 40, rests), (false, 4));
+    let asks = |node: &mut Harness<Overlay>| {
+        node.receive(NodeId(66), Message::Compare { beacons: vec![Beacon { origin: NodeId(66), number: 1 }] });
+        assert!(node.protocol.view.asking.contains_key(&NodeId(66)));
+    };
+    assert_eq!(finds_while(&mut measured(), 40, asks), (false, 4));
+}
+
+#[test]
+fn who_is_known_in_several_ways_counts_once() {
+    let peer = Peer { node: NodeId(7), zone: 0 };
+    let mut node = with(OverlayConfig { full_mesh: 4, ..OverlayConfig::default() }, &[2, 3]);
+    [2, 3, 7].into_iter().for_each(|peer| name(&mut node, peer, 0));
+    node.receive(NodeId(2), Message::Walk { newcomer: peer, hops_left: 3 });
+    assert_eq!(node.protocol.passive(), [peer]);
+    let Overlay { view, config, .. } = &node.protocol;
+    assert!(view.is_full_mesh(config) && view.target(config) == 3, "three others are less than four");
+}
+
+#[test]
+fn who_has_too_many_links_asks_for_none_in_place_of_one_that_is_lost() {
+    let mut node = with(OverlayConfig { full_mesh: 9, ..OverlayConfig::default() }, &[2, 3, 4, 5, 6, 7, 8, 9]);
+    (20..40).for_each(|peer| name(&mut node, peer, 0));
+    for (from, is_asked) in [(2, false), (3, false), (4, false), (5, true)] {
+        let instead = Some(Peer { node: NodeId(50 + from), zone: 0 });
+        node.receive(NodeId(from), Message::Unlink { leaving: false, instead });
+        assert_eq!(!asked(&mut node).is_empty(), is_asked, "{} are left", linked(&node).len());
+    }
+}
+
+#[test]
+fn a_node_does_not_hear_itself() {
+    let mut node = with_links(2);
+    node.receive(ME, ask(Need::Urgent));
+    node.receive(ME, Message::Ping { number: 1 });
+    assert_eq!((linked(&node), node.sent()), (vec![2, 3], vec![]));
 }
 
 #[test]
