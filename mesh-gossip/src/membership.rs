@@ -46,6 +46,7 @@ mod message;
 mod meter;
 mod probe;
 mod reconnect;
+mod slice;
 mod suspicion;
 mod table;
 

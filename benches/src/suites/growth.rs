@@ -11,7 +11,7 @@ use crate::scenario::gossip::{Setup, World, take_spent};
 use crate::stopwatch::Stopwatch;
 
 /// How many nodes there are.
-pub(crate) const SIZES: [usize; 6] = [16, 64, 256, 1024, 4096, 10_000];
+pub(crate) const SIZES: [usize; 7] = [16, 64, 256, 1024, 2048, 4096, 10_000];
 
 /// What is measured: the end of the figure's name, and the head of its column.
 const FIGURES: [(&str, &str); 6] = [
@@ -24,6 +24,7 @@ const FIGURES: [(&str, &str); 6] = [
 ];
 
 const NEVER: Duration = Duration::from_secs(300);
+const SETTLING: Duration = Duration::from_secs(15);
 const IDLE: Duration = Duration::from_secs(30);
 
 /// One seed: what [`FIGURES`] says. What joining takes is for each member that each node learns of, because
@@ -36,8 +37,8 @@ fn run(seed: u64, nodes: usize) -> [f64; 6] {
     let join_s = seconds(world.until(NEVER, World::all_agree)) + 0.1;
     let join_cpu = take_spent().as_secs_f64() * 1e6 / nodes as f64 / learned;
     let join_bytes = world.take_bytes_per_node() / learned;
-    // What was told while they joined is told no more: with 2,048 that takes a minute.
-    world.run(Duration::from_secs(30) + Duration::from_millis(20) * nodes as u32);
+    // What was told while they joined is told no more.
+    world.run(SETTLING);
     world.take_bytes_per_node();
     take_spent();
     world.run(IDLE);
@@ -62,16 +63,24 @@ pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), Su
     let head = ["nodes", "seeds"].into_iter().chain(FIGURES.map(|(_, head)| head));
     let mut table = Table::new("Membership by nodes: medians", head);
     let most = if settings.quick { 1024 } else { usize::MAX };
-    for nodes in SIZES.into_iter().filter(|nodes| *nodes <= most) {
-        let watch = Stopwatch::start();
-        let seeds = seeds(settings, nodes);
-        let runs = each_seed(0..seeds, |seed| run(seed, nodes));
-        let mut row = vec![nodes.to_string(), seeds.to_string()];
+    let sizes: Vec<_> = SIZES.into_iter().filter(|nodes| *nodes <= most).collect();
+    // The largest first, as it takes longest.
+    let all = sizes.iter().rev().flat_map(|nodes| (0..seeds(settings, *nodes)).map(|seed| (*nodes, seed)));
+    let all: Vec<_> = all.collect();
+    let runs = each_seed(0..all.len() as u64, |at| {
+        let ((nodes, seed), watch) = (all[at as usize], Stopwatch::start());
+        let figures = run(seed, nodes);
+        let text = figures.map(short).join("  ");
+        eprintln!("  {nodes}, seed {seed}: {text} in {:.0} s", watch.elapsed().as_secs_f64());
+        (nodes, figures)
+    });
+    for nodes in sizes {
+        let runs: Vec<_> = runs.iter().filter(|(of, _)| *of == nodes).map(|(_, figures)| figures).collect();
+        let mut row = vec![nodes.to_string(), runs.len().to_string()];
         for (at, (name, _)) in FIGURES.iter().enumerate() {
-            let values: Vec<_> = runs.iter().map(|run| run[at]).collect();
+            let values: Vec<_> = runs.iter().map(|figures| figures[at]).collect();
             row.push(short(report.figure(format!("members_{nodes}_{name}"), &values)));
         }
-        eprintln!("  {} in {:.0} s", row.join("  "), watch.elapsed().as_secs_f64());
         table.row(row);
     }
     report.table(table);

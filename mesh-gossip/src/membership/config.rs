@@ -43,6 +43,10 @@ pub struct MembershipConfig {
     /// How often two nodes whose digests differ may compare what they know, at most. While much is to be
     /// learned, it is once a `gossip_interval`. Default: 1 s.
     pub sync_interval: Duration,
+    /// How many bytes a second a node asks others for, about, while it has much to learn: so long as the bytes
+    /// of all members need at this rate, joining a cluster takes at least. One packet in a `gossip_interval` is
+    /// asked for in any case. Default: 262,144.
+    pub catch_up_rate: usize,
     /// How often a seed or a member that is down is contacted, to find out whether it can be reached again.
     /// Default: 5 s.
     pub reconnect_interval: Duration,
@@ -81,6 +85,7 @@ impl MembershipConfig {
             suspicion_confirmations: 3,
             health_max: 8,
             sync_interval: Duration::from_secs(1),
+            catch_up_rate: 1 << 18,
             reconnect_interval: Duration::from_secs(5),
             tombstone_time: Duration::from_secs(3600),
             leave_linger: Duration::from_secs(2),

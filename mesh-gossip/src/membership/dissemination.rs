@@ -18,12 +18,17 @@ const IN_FULL: u8 = 0x80;
 /// News are sent at most so often.
 const SENDS_MAX: u32 = 120;
 
+/// So many others in a row that know the same are enough to take it that all know it.
+const AGREED_ENOUGH: u32 = 3;
+
 /// Members of whom there are news, by how often they were sent.
 #[derive(Clone, Debug, Default)]
 pub(super) struct News {
     queues: Vec<VecDeque<NodeId>>,
     /// How many names are in the queues. Some of them may be out of date.
     len: usize,
+    /// How many others in a row knew the same.
+    agreed: u32,
 }
 
 impl News {
@@ -43,15 +48,26 @@ impl News {
         self.len += 1;
     }
 
-    /// Takes the one that was sent least, and says how often.
+    /// Takes the one that was sent least, and says how often. Of those not sent yet it is the latest: of what was
+    /// heard of long ago others tell already.
     fn pop(&mut self) -> Option<(usize, NodeId)> {
         let sends = self.queues.iter().position(|queue| !queue.is_empty())?;
-        let node = self.queues[sends].pop_front()?;
+        let queue = &mut self.queues[sends];
+        let node = if sends == 0 { queue.pop_back() } else { queue.pop_front() }?;
+        if queue.is_empty() {
+            // After thousands joined it has room for thousands.
+            *queue = VecDeque::new();
+        }
         self.len -= 1;
         if self.len == 0 {
             self.queues = Vec::new();
         }
         Some((sends, node))
+    }
+
+    /// Another knows the same, or does not.
+    pub(super) const fn compared(&mut self, is_same: bool) {
+        self.agreed = if is_same { self.agreed.saturating_add(1) } else { 0 };
     }
 }
 
@@ -70,6 +86,7 @@ impl Membership {
                 None => return,
             },
         };
+        self.news.agreed = 0;
         let unsent = *mark & !IN_FULL == 1;
         let kept_full = *mark & IN_FULL;
         *mark = 1 | kept_full | if in_full { IN_FULL } else { 0 };
@@ -77,6 +94,28 @@ impl Membership {
             self.news.push(0, node);
         }
         self.wake_tick(cx);
+    }
+
+    /// Ends news that all know, as far as can be told: a rumor is not worth telling to who knows it (Demers et al.
+    /// 1987, 1.4). Suspicions are in no digest, and go on.
+    fn end_known_news(&mut self) {
+        let News { queues, agreed, .. } = &mut self.news;
+        if *agreed < AGREED_ENOUGH {
+            return;
+        }
+        for queue in queues.iter_mut() {
+            queue.retain(|node| match self.table.notes(*node) {
+                Some(entry) if entry.status == Status::Suspect => true,
+                Some(entry) => {
+                    entry.news = 0;
+                    false
+                }
+                None => false,
+            });
+        }
+        queues.iter_mut().for_each(VecDeque::shrink_to_fit);
+        self.news.len = queues.iter().map(VecDeque::len).sum();
+        self.own_news = 0;
     }
 
     /// How often news are sent.
@@ -175,6 +214,7 @@ impl Membership {
 
     /// Pushes news to a few others.
     pub(super) fn push_news(&mut self, cx: &mut Cx<'_>) {
+        self.end_known_news();
         if self.news.is_empty() {
             return;
         }

@@ -6,8 +6,9 @@
 
 use mesh_core::{DecodeError, NodeId, Reader, Wire};
 
-use super::digest::{BUCKETS, Covered, Sums};
+use super::digest::{Covered, Sums};
 use super::member::EncodedProfile;
+use super::slice::{BUCKETS, Slice};
 
 /// The version of the message format.
 pub(super) const VERSION: u8 = 1;
@@ -75,7 +76,9 @@ pub(super) struct Gossip {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Sync {
-    /// A digest for each part of what the sender knows.
+    /// Of which members.
+    pub(super) slice: Slice,
+    /// A digest for each part of what the sender knows of them.
     pub(super) sums: Sums,
     /// Members whose profile the sender has not.
     pub(super) wants: Vec<NodeId>,
@@ -85,8 +88,10 @@ pub(super) struct Sync {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entries {
-    /// Whether there is more where the two differ.
-    pub(super) more: bool,
+    /// That of the question.
+    pub(super) slice: Slice,
+    /// How many more are known where the two differ.
+    pub(super) more: u32,
     /// The parts that `updates` holds all of.
     pub(super) covered: Covered,
     pub(super) updates: Vec<Update>,
@@ -286,12 +291,14 @@ impl Wire for Message {
             }
             Kind::Sync(sync) => {
                 begin(5);
+                sync.slice.encode(out);
                 sync.sums.iter().for_each(|sum| out.extend_from_slice(&sum.to_le_bytes()));
                 sync.wants.encode(out);
                 encode_updates(&sync.updates, out);
             }
             Kind::Entries(entries) => {
                 begin(6);
+                entries.slice.encode(out);
                 entries.more.encode(out);
                 entries.covered.encode(out);
                 encode_updates(&entries.updates, out);
@@ -322,16 +329,16 @@ impl Wire for Message {
             3 => Kind::Nack(Nack { seq: seq()? }),
             4 => Kind::Gossip(Gossip { updates: decode_updates(reader, version)? }),
             5 => {
-                let mut sums = [0; BUCKETS];
+                let (slice, mut sums) = (Wire::decode(reader)?, [0; BUCKETS]);
                 for sum in &mut sums {
                     *sum = u32::from_le_bytes(array(reader)?);
                 }
                 let wants = Wire::decode(reader)?;
-                Kind::Sync(Box::new(Sync { sums, wants, updates: decode_updates(reader, version)? }))
+                Kind::Sync(Box::new(Sync { slice, sums, wants, updates: decode_updates(reader, version)? }))
             }
             6 => {
-                let (more, covered) = (Wire::decode(reader)?, Wire::decode(reader)?);
-                Kind::Entries(Box::new(Entries { more, covered, updates: decode_updates(reader, version)? }))
+                let (slice, more, covered) = (Wire::decode(reader)?, Wire::decode(reader)?, Wire::decode(reader)?);
+                Kind::Entries(Box::new(Entries { slice, more, covered, updates: decode_updates(reader, version)? }))
             }
             variant => return Err(DecodeError::UnknownVariant { type_name: "Message", variant: variant.into() }),
         };

@@ -69,7 +69,7 @@ impl Membership {
         for at in 0..self.reconnect.seeds.len() {
             let node = self.reconnect.seeds[at].node;
             if node != self.me {
-                self.send_sums(cx, node);
+                self.ask(cx, node);
             }
         }
         self.reconnect.next_at = cx.now() + self.config.reconnect_interval;
@@ -83,14 +83,14 @@ impl Membership {
             .map(|seed| seed.node)
             .collect();
         for node in silent {
-            self.send_sums(cx, node);
+            self.ask(cx, node);
         }
         if cx.now() < self.reconnect.next_at {
             return;
         }
         self.reconnect.next_at = cx.now() + self.config.reconnect_interval;
         if let Some(node) = self.missing_seed() {
-            self.send_sums(cx, node);
+            self.ask(cx, node);
         }
         if let Some(node) =
             self.table.any_gone(cx.rng()).filter(|entry| entry.status == Status::Down).map(|entry| entry.node)

@@ -7,8 +7,9 @@
 
 use mesh_core::{NodeId, Rng64};
 
-use super::digest::{BUCKETS, Sums, bucket_of};
+use super::digest::Sums;
 use super::member::{EncodedProfile, Status, hash_of, mix};
+use super::slice::{BUCKETS, Slice, place_of};
 
 /// Who hears of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,9 @@ impl Entry {
 pub(super) struct Table {
     /// First those that are live.
     entries: Vec<Entry>,
+    /// For each of the entries [where its name is](place_of), close together: those in a slice are found without
+    /// looking at all others.
+    places: Vec<u32>,
     live: usize,
     /// The live ones before it were probed in this round.
     probed: usize,
@@ -93,6 +97,12 @@ impl Table {
         self.entries.iter()
     }
 
+    /// Those in a slice, with the bucket that each is in.
+    pub(super) fn of(&self, slice: Slice) -> impl Iterator<Item = (usize, &Entry)> {
+        let places = self.places.iter().enumerate();
+        places.filter_map(move |(at, place)| Some((slice.bucket_at(*place)?, &self.entries[at])))
+    }
+
     pub(super) fn get(&self, node: NodeId) -> Option<&Entry> {
         self.place(node).map(|at| &self.entries[at])
     }
@@ -123,11 +133,14 @@ impl Table {
         }
         if self.entries.len() == self.entries.capacity() {
             // By little: there may be thousands, in each of thousands of tables.
-            self.entries.reserve_exact(self.entries.len() / 16 + 4);
+            let more = self.entries.len() / 16 + 4;
+            self.entries.reserve_exact(more);
+            self.places.reserve_exact(more);
         }
         self.digest = self.digest.wrapping_add(entry.digest());
         let (at, is_live) = (self.entries.len(), entry.status.is_live());
         self.point(entry.node, at);
+        self.places.push(place_of(entry.node));
         self.entries.push(entry);
         if is_live {
             self.revive(at);
@@ -145,6 +158,7 @@ impl Table {
         self.swap(at, self.entries.len() - 1);
         self.close_slot(self.slot(node));
         self.entries.pop();
+        self.places.pop();
     }
 
     /// The next to probe: all live ones in random order, then again.
@@ -186,19 +200,19 @@ impl Table {
         chosen
     }
 
-    /// The sums over each bucket.
-    pub(super) fn sums(&self) -> Sums {
+    /// The sums over each bucket of a slice.
+    pub(super) fn sums(&self, slice: Slice) -> Sums {
         let mut sums = [0u32; BUCKETS];
-        for entry in &self.entries {
-            let sum = &mut sums[bucket_of(entry.node)];
-            *sum = sum.wrapping_add((entry.digest() >> 32) as u32);
+        for (bucket, entry) in self.of(slice) {
+            sums[bucket] = sums[bucket].wrapping_add((entry.digest() >> 32) as u32);
         }
         sums
     }
 
     /// Bytes that the table takes, beside profiles that are too long to be kept in it.
     pub(super) const fn memory(&self) -> usize {
-        self.entries.capacity() * size_of::<Entry>() + self.index.capacity() * size_of::<u32>()
+        let words = self.places.capacity() + self.index.capacity();
+        self.entries.capacity() * size_of::<Entry>() + words * size_of::<u32>()
     }
 
     /// Moves the live entry at `at` behind the live ones.
@@ -227,6 +241,7 @@ impl Table {
             let nodes = [a, b].map(|at| self.entries[at].node);
             let slots = nodes.map(|node| self.slot(node));
             self.entries.swap(a, b);
+            self.places.swap(a, b);
             for (at, slot) in [b, a].into_iter().zip(slots) {
                 self.index[slot] = (self.index[slot] & !self.mask()) | (at as u32 + 1);
             }
@@ -355,6 +370,12 @@ mod tests {
             assert_eq!((entry.status, entry.incarnation), (*status, *incarnation));
         }
         assert!(table.iter().take(table.live()).all(|entry| entry.status.is_live()));
+        for slice in Slice::ALL.cut(4, 1) {
+            let mut found: Vec<_> = table.of(slice).map(|(_, entry)| entry.node).collect();
+            found.sort_unstable();
+            let expected = model.keys().copied().filter(|node| slice.bucket_of(*node).is_some());
+            assert_eq!(found, expected.collect::<Vec<_>>());
+        }
         let digest = table.iter().fold(0u64, |sum, entry| sum.wrapping_add(entry.digest()));
         assert_eq!(table.digest(), digest);
     }
@@ -380,7 +401,7 @@ mod tests {
         (0..20).for_each(|node| one.insert(entry(node, Status::Alive)));
         (0..20).rev().for_each(|node| other.insert(entry(node, Status::Suspect)));
         assert_eq!(one.digest(), other.digest());
-        assert_eq!(one.sums(), other.sums());
+        assert_eq!(one.sums(Slice::ALL), other.sums(Slice::ALL));
         type Change = fn(&mut Entry);
         let changes: [Change; 4] = [
             |entry| entry.incarnation += 1,
@@ -394,7 +415,7 @@ mod tests {
             let mut changed = one.clone();
             changed.change(NodeId(7), change);
             assert_ne!(changed.digest(), one.digest());
-            assert_ne!(changed.sums(), one.sums());
+            assert_ne!(changed.sums(Slice::ALL), one.sums(Slice::ALL));
         }
     }
 }

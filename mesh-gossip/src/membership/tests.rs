@@ -6,6 +6,7 @@ mod rules;
 use mesh_core::Harness;
 
 use super::message::{Ack, Claim, Marks, Nack, Ping, PingReq, Sync};
+use super::slice::{BUCKETS, Slice};
 use super::*;
 
 const ME: NodeId = NodeId(1);
@@ -373,7 +374,12 @@ fn answers_are_at_most_twice_as_long_as_what_they_answer() {
     let questions = [
         Message(Kind::Ping(Ping { seq: 1, digest: 0, updates: Vec::new() })),
         Message(Kind::Ping(Ping { seq: 1, digest: 0, updates: vec![own.clone(); 5] })),
-        Message(Kind::Sync(Box::new(Sync { sums: [0; digest::BUCKETS], wants: Vec::new(), updates: vec![own] }))),
+        Message(Kind::Sync(Box::new(Sync {
+            slice: Slice::ALL,
+            sums: [0; BUCKETS],
+            wants: Vec::new(),
+            updates: vec![own],
+        }))),
     ];
     // The first ping makes the node compare as well, once a second.
     node.receive(B, questions[0].clone());

@@ -36,6 +36,13 @@ fn any_update() -> impl Strategy<Value = Update> {
     })
 }
 
+fn any_slice() -> impl Strategy<Value = Slice> {
+    (0..10u32, any::<usize>()).prop_map(|(halvings, at)| {
+        let parts: Vec<_> = Slice::ALL.cut(1 << halvings, 1).collect();
+        parts[at % parts.len()]
+    })
+}
+
 fn any_message() -> impl Strategy<Value = Message> {
     let updates = || vec(any_update(), 0..8);
     let kind = prop_oneof![
@@ -56,12 +63,12 @@ fn any_message() -> impl Strategy<Value = Message> {
         })),
         any::<u16>().prop_map(|seq| Kind::Nack(Nack { seq })),
         updates().prop_map(|updates| Kind::Gossip(Gossip { updates })),
-        (any::<u32>(), vec(any::<u128>(), 0..8), updates()).prop_map(|(sum, wants, updates)| {
+        (any_slice(), any::<u32>(), vec(any::<u128>(), 0..8), updates()).prop_map(|(slice, sum, wants, updates)| {
             let wants = wants.into_iter().map(NodeId).collect();
-            Kind::Sync(Box::new(Sync { sums: [sum; BUCKETS], wants, updates }))
+            Kind::Sync(Box::new(Sync { slice, sums: [sum; BUCKETS], wants, updates }))
         }),
-        (any::<bool>(), any::<u8>(), updates()).prop_map(|(more, bits, updates)| {
-            Kind::Entries(Box::new(Entries { more, covered: [bits; BUCKETS / 8], updates }))
+        (any_slice(), any::<u32>(), any::<u8>(), updates()).prop_map(|(slice, more, bits, updates)| {
+            Kind::Entries(Box::new(Entries { slice, more, covered: [bits; BUCKETS / 8], updates }))
         }),
     ];
     kind.prop_map(Message)

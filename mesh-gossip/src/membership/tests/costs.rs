@@ -1,6 +1,5 @@
 //! What others can cost a node, and what they can make it do to others.
 
-use super::digest::{BUCKETS, bucket_of};
 use super::message::Entries;
 use super::*;
 
@@ -13,11 +12,11 @@ fn ping(digest: u64) -> Message {
 }
 
 fn sync(sums: digest::Sums, wants: Vec<NodeId>, updates: Vec<Update>) -> Message {
-    Message(Kind::Sync(Box::new(Sync { sums, wants, updates })))
+    Message(Kind::Sync(Box::new(Sync { slice: Slice::ALL, sums, wants, updates })))
 }
 
-fn entries(more: bool, updates: Vec<Update>) -> Message {
-    Message(Kind::Entries(Box::new(Entries { more, covered: [0xff; BUCKETS / 8], updates })))
+fn entries(slice: Slice, more: u32, updates: Vec<Update>) -> Message {
+    Message(Kind::Entries(Box::new(Entries { slice, more, covered: [0xff; BUCKETS / 8], updates })))
 }
 
 fn is_alive(node: NodeId) -> Update {
@@ -105,11 +104,11 @@ fn what_is_compared_fits_a_packet_and_is_told_whole_where_it_says_so() {
         })
         .unwrap();
     assert!((1_000..=MembershipConfig::lan().packet_len_max).contains(&len(&answer)), "{}", len(&answer));
-    assert!(entries.more);
+    assert!(entries.more > 1_800);
     let (mut told, mut covered) = (0, 0);
     for bucket in (0..BUCKETS).filter(|bucket| entries.covered[bucket / 8] & 1 << (bucket % 8) != 0) {
         covered += 1;
-        for entry in node.protocol.table.iter().filter(|entry| bucket_of(entry.node) == bucket) {
+        for entry in node.protocol.table.iter().filter(|entry| Slice::ALL.bucket_of(entry.node) == Some(bucket)) {
             assert!(entries.updates.iter().any(|update| update.node == entry.node));
             told += 1;
         }
@@ -174,7 +173,7 @@ fn what_the_other_lacks_is_sent_back_within_twice_what_it_told() {
     let told: Vec<_> = (0..20).map(|other| is_alive(NodeId(700_000 + other))).collect();
     for (told, limits) in [(told, 400..=2_000), (Vec::new(), 0..=100)] {
         asks_a(&mut node);
-        let answer = entries(false, told);
+        let answer = entries(Slice::ALL, 0, told);
         node.receive(A, answer.clone());
         let back: usize = gossip_to_a(&mut node).iter().map(len).sum();
         assert!(limits.contains(&back) && back <= 2 * len(&answer), "{back}");
@@ -189,15 +188,127 @@ fn what_nobody_asked_for_is_not_answered_and_makes_nobody_ask() {
         node.sent().into_iter().filter(|(_, message)| matches!(message.0, Kind::Sync(_))).count()
     };
     let mut node = with_three();
-    node.receive(A, entries(true, told()));
+    node.receive(A, entries(Slice::ALL, 1, told()));
     assert_eq!(gossip_to_a(&mut node), []);
     assert_eq!(syncs(&mut node), 0);
     let mut node = with_three();
     node.receive(A, ping(1));
     node.sent();
-    node.receive(A, entries(true, told()));
+    node.receive(A, entries(Slice::ALL, 1, told()));
     assert_ne!(gossip_to_a(&mut node), []);
     assert_eq!(syncs(&mut node), 1, "there is more");
+}
+
+/// What the node asks its members within a tick, and of which slices.
+fn asks(node: &mut Harness<Membership>) -> Vec<(NodeId, Slice)> {
+    node.pass(MembershipConfig::lan().gossip_interval);
+    let slice_of = |(to, message): (NodeId, Message)| match message.0 {
+        Kind::Sync(sync) => Some((to, sync.slice)),
+        _ => None,
+    };
+    node.sent().into_iter().filter_map(slice_of).collect()
+}
+
+/// A node that asked A, whose answer says that there is so much more.
+fn with_more(config: MembershipConfig, more: u32) -> Harness<Membership> {
+    let mut node = Harness::new(ME, Membership::new(config).unwrap());
+    (10..60).for_each(|other| node.receive(A, alive(NodeId(other), 0)));
+    asks_a(&mut node);
+    node.receive(A, entries(Slice::ALL, more, vec![is_alive(NodeId(700_000))]));
+    node.sent();
+    node
+}
+
+#[test]
+fn much_is_learned_from_many_at_once_each_telling_another_part() {
+    let mut node = with_more(MembershipConfig::lan(), 48);
+    let asked = asks(&mut node);
+    assert_eq!(asked.len(), 16, "of each part about three answers are to come");
+    let whom: BTreeSet<_> = asked.iter().map(|(whom, _)| *whom).collect();
+    assert!(whom.len() > 8, "{whom:?}");
+    let of = |name| asked.iter().filter(|(_, slice)| slice.bucket_of(NodeId(name)).is_some()).count();
+    assert!((0..1_000).all(|name| of(name) == 1), "each name is asked for once");
+}
+
+#[test]
+fn no_more_is_asked_for_at_once_than_the_rate_allows_whatever_others_say() {
+    for (rate, most) in [(0, 1), (70_000, 10), (1 << 18, 37)] {
+        let mut node = with_more(MembershipConfig { catch_up_rate: rate, ..MembershipConfig::lan() }, u32::MAX);
+        let counts: Vec<_> = (0..50).map(|_| asks(&mut node).len()).collect();
+        assert!(counts.iter().all(|count| *count <= most) && counts[0] == most, "{rate}: {counts:?}");
+    }
+}
+
+#[test]
+fn a_slice_is_asked_for_until_it_was_in_vain_three_times() {
+    let mut node = with_more(MembershipConfig::lan(), 3);
+    let mut answer = |told: &[NodeId]| {
+        let [(whom, slice)] = asks(&mut node)[..] else { return false };
+        node.receive(whom, entries(slice, 0, told.iter().copied().map(is_alive).collect()));
+        true
+    };
+    // Of everything, somebody else is asked only where there is more.
+    assert!(answer(&[NodeId(700_001)]) && !answer(&[]));
+    let mut node = with_more(MembershipConfig::lan(), 6);
+    let halves = asks(&mut node);
+    assert_eq!(halves.len(), 2);
+    let name = (0..).map(NodeId).filter(|name| halves[0].1.bucket_of(*name).is_some()).find(|name| name.0 > 900_000);
+    node.receive(halves[1].0, entries(halves[1].1, 0, Vec::new()));
+    node.receive(halves[0].0, entries(halves[0].1, 0, vec![is_alive(name.unwrap())]));
+    let mut counts = [0, 0, 0];
+    for _ in 0..20 {
+        for (whom, slice) in asks(&mut node) {
+            counts[halves.iter().position(|(_, half)| *half == slice).unwrap_or(2)] += 1;
+            node.receive(whom, entries(slice, 0, Vec::new()));
+        }
+    }
+    assert_eq!(counts, [3, 2, 1], "the first was of use once, and then all is compared");
+}
+
+#[test]
+fn a_slice_whose_answer_is_lost_is_asked_of_another() {
+    let mut node = with_more(MembershipConfig::lan(), 6);
+    let first = asks(&mut node);
+    assert_eq!(first.len(), 2);
+    let again: Vec<_> = (0..3).flat_map(|_| asks(&mut node)).collect();
+    let slices = |asked: &[(NodeId, Slice)]| asked.iter().map(|(_, slice)| *slice).collect::<Vec<_>>();
+    assert_eq!(slices(&again), slices(&first));
+    // An answer that comes too late is heard, but nothing is sent back.
+    node.receive(first[0].0, entries(first[0].1, 0, vec![is_alive(NodeId(700_002))]));
+    assert_eq!(status(&node, NodeId(700_002)), Some(Status::Alive));
+}
+
+#[test]
+fn news_that_all_know_end_but_suspicions_do_not() {
+    let mut node = with_many();
+    node.receive(B, suspect(NodeId(u128::MAX - 10), 0, &[1]));
+    let same = |node: &mut Harness<Membership>| node.receive(A, ping(node.protocol.digest()));
+    let news = |node: &mut Harness<Membership>| {
+        node.pass(Duration::from_millis(250));
+        node.protocol.status().news
+    };
+    (0..2).for_each(|_| same(&mut node));
+    assert!(news(&mut node) > 1_000, "two others are not all");
+    same(&mut node);
+    node.receive(B, ping(1));
+    (0..2).for_each(|_| same(&mut node));
+    assert!(news(&mut node) > 1_000, "one knows something else");
+    same(&mut node);
+    assert_eq!(news(&mut node), 1);
+    node.receive(A, alive(NodeId(700_003), 0));
+    assert_eq!(node.protocol.status().news, 2, "what is new is told");
+}
+
+#[test]
+fn the_latest_news_are_told_first() {
+    let mut node = with_many();
+    node.receive(A, alive(NodeId(700_004), 0));
+    node.pass(Duration::from_millis(250));
+    let told = node.sent().into_iter().find_map(|(_, message)| match message.0 {
+        Kind::Gossip(gossip) => Some(gossip.updates[0].node),
+        _ => None,
+    });
+    assert_eq!(told, Some(NodeId(700_004)));
 }
 
 #[test]
