@@ -11,6 +11,7 @@ mod membership;
 pub(crate) mod pbft;
 mod sim;
 mod store;
+mod tasks;
 mod tcp;
 mod wal;
 
@@ -28,7 +29,7 @@ pub struct Suite {
 
 impl Suite {
     /// Every suite, in the order `all` runs them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self { name: "sim", family: "sim", measure: sim::measure },
         Self { name: "wal", family: "wal", measure: wal::measure },
         Self { name: "tcp", family: "tcp", measure: tcp::measure },
@@ -42,6 +43,7 @@ impl Suite {
         Self { name: "broadcast", family: "gossip", measure: broadcast::measure },
         Self { name: "aggregate", family: "gossip", measure: aggregate::measure },
         Self { name: "growth", family: "gossip", measure: growth::measure },
+        Self { name: "tasks", family: "tasks", measure: tasks::measure },
     ];
 
     /// The suites of these names or families, where `all` stands for every one.

@@ -24,7 +24,7 @@ use mesh_benches::suites::Suite;
 #[command(name = "report")]
 struct Args {
     /// What to measure: sim, wal, tcp, raft (which is matrix, cost, durable and groups), gossip (which is membership,
-    /// store, broadcast, aggregate and growth), or all.
+    /// store, broadcast, aggregate and growth), tasks, or all.
     #[arg(required = true, value_name = "SUITE")]
     suites: Vec<String>,
     /// Print one flat JSON object of named figures instead of tables.
