@@ -51,10 +51,11 @@ pub struct Wishes {
 
 impl Suite {
     /// Every suite.
-    pub const ALL: [Self; 3] = [
+    pub const ALL: [Self; 4] = [
         Self { name: "raft", prepare: prepare_raft },
         Self { name: "pbft", prepare: prepare_pbft },
         Self { name: "gossip", prepare: prepare_gossip },
+        Self { name: "tasks", prepare: prepare_tasks },
     ];
 
     /// The suite of this name.
@@ -109,6 +110,17 @@ fn prepare_gossip(wishes: &Wishes) -> Result<RunSeed<'static>, String> {
         let scenario::gossip::Outcome { simulated, frames, faults, violation } = scenario::gossip::run(seed, nodes);
         Outcome { simulated, frames, faults, violation }
     }))
+}
+
+fn prepare_tasks(wishes: &Wishes) -> Result<RunSeed<'static>, String> {
+    if let Some(plant) = &wishes.plant {
+        return Err(format!("there is no bug {plant:?}: in tasks none can be planted"));
+    }
+    let nodes = wishes.nodes;
+    if nodes.is_some_and(|nodes| nodes == 0 || nodes > 256) {
+        return Err("so many nodes cannot be simulated: choose from 1 to 256".to_owned());
+    }
+    Ok(Box::new(move |seed| scenario::tasks::run(seed, nodes)))
 }
 
 /// How many nodes gossip can have.

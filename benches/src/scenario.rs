@@ -6,3 +6,4 @@ pub mod explore;
 pub mod gossip;
 pub mod pbft;
 pub mod raft;
+pub mod tasks;

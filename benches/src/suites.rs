@@ -9,6 +9,7 @@ pub(crate) mod growth;
 mod matrix;
 mod membership;
 pub(crate) mod pbft;
+mod pool;
 mod sim;
 mod store;
 mod tasks;
@@ -29,7 +30,7 @@ pub struct Suite {
 
 impl Suite {
     /// Every suite, in the order `all` runs them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self { name: "sim", family: "sim", measure: sim::measure },
         Self { name: "wal", family: "wal", measure: wal::measure },
         Self { name: "tcp", family: "tcp", measure: tcp::measure },
@@ -44,6 +45,7 @@ impl Suite {
         Self { name: "aggregate", family: "gossip", measure: aggregate::measure },
         Self { name: "growth", family: "gossip", measure: growth::measure },
         Self { name: "tasks", family: "tasks", measure: tasks::measure },
+        Self { name: "pool", family: "tasks", measure: pool::measure },
     ];
 
     /// The suites of these names or families, where `all` stands for every one.

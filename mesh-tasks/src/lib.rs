@@ -1,10 +1,11 @@
 //! Task distribution for mesh.
 //!
-//! [`capability`] says what a task asks of the node that runs it, and what a node has. [`dht`] says which node owns a
-//! task.
+//! [`pool`] holds tasks: from submission over leases to results, with no broker and no leader. [`task`] says what a task
+//! is, [`capability`] what it asks of the node that runs it and what a node has, [`dht`] which node owns it.
 //!
-//! Which node executes it is a policy. Each is pure, and of use alone: [`auction`] lets nodes bid, [`capability_router`] sends a task
-//! where it fits best, and [`load_balancer`] moves queued tasks from loaded nodes to idle ones.
+//! Which node executes it is a policy. Each is pure, and of use alone: [`work_stealing`] lets idle nodes ask, [`auction`]
+//! lets nodes bid, [`capability_router`] sends a task where it fits best, and [`load_balancer`] moves queued tasks from
+//! loaded nodes to idle ones.
 
 pub mod auction;
 pub mod capability;
@@ -12,4 +13,7 @@ pub mod capability_router;
 pub mod dht;
 pub mod load_balancer;
 mod mix;
+pub mod pool;
 pub mod share;
+pub mod task;
+pub mod work_stealing;

@@ -71,7 +71,7 @@ pub use clock::ClockConfig;
 pub use disk::{DiskConfig, SimDisk};
 pub use fault::{Fault, FaultKind, FaultSchedule, SwarmConfig};
 pub use latency::Latency;
-pub use link::LinkConfig;
+pub use link::{LinkConfig, Uplink};
 pub use trace::{Loss, TraceEvent, Transcript};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -97,6 +97,8 @@ use trace::Trace;
 pub struct SimConfig {
     /// What every link does. Default: see [`LinkConfig`].
     pub link: LinkConfig,
+    /// What each node's own connection to the network takes; `None` for nothing. Default: `None`.
+    pub uplink: Option<Uplink>,
     /// How every disk behaves. Default: see [`DiskConfig`].
     pub disk: DiskConfig,
     /// How long a frame is at most, in bytes: a node splits what is longer, and drops messages that are. Default: 4 MiB.
@@ -119,6 +121,7 @@ impl Default for SimConfig {
         (log.segment_len, log.record_len_max) = (64 << 10, 32 << 10);
         Self {
             link: LinkConfig::default(),
+            uplink: None,
             disk: DiskConfig::default(),
             frame_len_max: FRAME_LEN_MAX,
             log,
@@ -202,7 +205,7 @@ impl<H: 'static> Sim<H> {
         Self {
             seed,
             now: Instant::ZERO,
-            network: Network::new(config.link),
+            network: Network::new(config.link, config.uplink),
             trace: Trace::new(config.trace_len),
             config,
             machines: Vec::new(),

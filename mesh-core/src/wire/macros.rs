@@ -92,6 +92,56 @@ macro_rules! wire_record {
     };
 }
 
+/// Implements [`Wire`](crate::Wire) for enums that are parts of messages: the number of the variant, and its fields in
+/// the order in which they are named. The version is that of the message.
+///
+/// ```
+/// use mesh_core::{wire, wire_enum};
+///
+/// #[derive(Debug, PartialEq)]
+/// enum Shape {
+///     Point,
+///     Circle(u64),
+///     Box { width: u64, height: u64 },
+/// }
+///
+/// wire_enum!(Shape { 0 => Point, 1 => Circle(radius), 2 => Box { width, height } });
+///
+/// let shape = Shape::Box { width: 3, height: 4 };
+/// assert_eq!(&wire::to_bytes(&shape)[..], [2, 3, 4]);
+/// assert_eq!(wire::from_slice(&[2, 3, 4]), Ok(shape));
+/// ```
+#[macro_export]
+macro_rules! wire_enum {
+    ($name:ident { $($kind:tt => $variant:ident $(($($field:ident),+))? $({ $($named:ident),+ })?),+ $(,)? }) => {
+        impl $crate::Wire for $name {
+            fn encode(&self, out: &mut ::std::vec::Vec<u8>) {
+                match self {
+                    $(Self::$variant $(($($field),+))? $({ $($named),+ })? => {
+                        out.push($kind);
+                        $($($crate::Wire::encode($field, out);)+)?
+                        $($($crate::Wire::encode($named, out);)+)?
+                    })+
+                }
+            }
+
+            fn decode(reader: &mut $crate::Reader<'_>) -> ::std::result::Result<Self, $crate::DecodeError> {
+                match <u8 as $crate::Wire>::decode(reader)? {
+                    $($kind => {
+                        $($(let $field = $crate::Wire::decode(reader)?;)+)?
+                        $($(let $named = $crate::Wire::decode(reader)?;)+)?
+                        ::std::result::Result::Ok(Self::$variant $(($($field),+))? $({ $($named),+ })?)
+                    })+
+                    kind => ::std::result::Result::Err($crate::DecodeError::UnknownVariant {
+                        type_name: stringify!($name),
+                        variant: u64::from(kind),
+                    }),
+                }
+            }
+        }
+    };
+}
+
 /// What [`wire_message!`](crate::wire_message) and [`wire_record!`](crate::wire_record) have in common.
 #[doc(hidden)]
 #[macro_export]

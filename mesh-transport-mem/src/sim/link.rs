@@ -45,6 +45,15 @@ impl Default for LinkConfig {
     }
 }
 
+/// What a node's own connection to the network takes: frames to all others leave one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// How long each frame takes, whatever its length.
+    pub frame_time: Duration,
+    /// Bytes per second that go through.
+    pub bandwidth: u64,
+}
+
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -84,6 +93,9 @@ pub(super) struct Network {
     /// What else there is to know of a link, by sender and receiver.
     links: BTreeMap<(u32, u32), Link>,
     settings: Vec<Setting>,
+    uplink: Option<Uplink>,
+    /// When the last frame of each node has left, where that takes time.
+    left: Vec<Instant>,
 }
 
 /// A [`LinkConfig`] with its chances made ready.
@@ -103,8 +115,10 @@ impl Setting {
 }
 
 impl Network {
-    pub(super) fn new(default: LinkConfig) -> Self {
+    pub(super) fn new(default: LinkConfig, uplink: Option<Uplink>) -> Self {
         Self {
+            uplink,
+            left: Vec::new(),
             nodes: 0,
             row_len: 0,
             arrivals: Vec::new(),
@@ -115,6 +129,7 @@ impl Network {
 
     pub(super) fn add_node(&mut self) {
         self.nodes += 1;
+        self.left.push(Instant::ZERO);
         if self.nodes > self.row_len {
             // Rows twice as long, so that thousands of nodes are added in the time of a few copies.
             let row_len = (self.row_len * 2).max(4);
@@ -207,6 +222,10 @@ impl Network {
             link.free_at = link.free_at.max(now) + time(len as u64);
             leaves = link.free_at;
         }
+        if let Some(Uplink { frame_time, bandwidth }) = self.uplink {
+            leaves = leaves.max(self.left[from]) + frame_time + transfer_time(len as u64, bandwidth);
+            self.left[from] = leaves;
+        }
         let is_lost = if config.loss_burst.is_zero() {
             loss.happens(rng)
         } else {
@@ -246,7 +265,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn network(config: LinkConfig) -> (Network, Rng64) {
-        let mut network = Network::new(config);
+        let mut network = Network::new(config, None);
         (0..3).for_each(|_| network.add_node());
         (network, Rng64::from_seed(1, "network"))
     }
@@ -303,6 +322,17 @@ mod tests {
         assert_ne!(send(&mut network, 0, 2), Fate::Cut);
         network.mend_all();
         assert_ne!(send(&mut network, 0, 1), Fate::Cut);
+    }
+
+    #[test]
+    fn frames_to_all_others_leave_one_after_the_other_by_an_uplink() {
+        let config = LinkConfig { latency: Latency::fixed(MS), ..LinkConfig::default() };
+        let mut network = Network::new(config, Some(Uplink { frame_time: MS, bandwidth: 100_000 }));
+        (0..3).for_each(|_| network.add_node());
+        let mut rng = Rng64::from_seed(1, "network");
+        let mut send = |from, to| first(&network.send(from, to, 100, Instant::ZERO, &mut rng));
+        // A frame takes 1 ms, its 100 bytes another, and the way one more.
+        assert_eq!([send(0, 1), send(0, 2), send(1, 2)], [3, 5, 3].map(|n| Some(Instant::ZERO + MS * n)));
     }
 
     #[test]

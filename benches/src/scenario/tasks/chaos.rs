@@ -1,0 +1,133 @@
+//! Pools under everything that can happen to them, drawn from a seed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use mesh_core::{Bytes, Instant};
+use mesh_tasks::task::{Policy, RetryPolicy, TaskSpec};
+
+use super::world::{Setup, World};
+use crate::campaign::Outcome;
+
+/// After faults end, all tasks must be settled within this.
+const SETTLED_WITHIN: Duration = Duration::from_secs(180);
+
+/// Runs one seed: tasks of all kinds while nodes crash, restart, are cut off from each other, and messages are lost,
+/// repeated and reordered. In the end every task that was taken is settled, and of each one result counts.
+pub fn run(seed: u64, nodes: Option<usize>) -> Outcome {
+    let nodes = nodes.unwrap_or([1, 2, 3, 4, 5, 8, 16][(seed % 7) as usize]);
+    let mut setup = Setup::new(nodes);
+    setup.slots = 2;
+    setup.pool.durable = seed.is_multiple_of(2);
+    let mut world = World::boot(seed, &setup);
+    let mut faults = BTreeMap::new();
+    world.run(Duration::from_secs(1));
+    for _ in 0..4 {
+        if world.violation().is_some() {
+            break;
+        }
+        round(&mut world, &mut faults, setup.pool.durable);
+    }
+    calm(&mut world);
+    world.run(Duration::from_secs(5));
+    world.check_all_settled(SETTLED_WITHIN);
+    let simulated = world.sim.now() - Instant::ZERO;
+    *faults.entry("tasks".to_owned()).or_default() += world.submitted() as u64;
+    *faults.entry("attempts".to_owned()).or_default() += world.started();
+    let violation = world.violation().map(|rule| format!("{rule}\n{}", world.sim.transcript()));
+    Outcome { simulated, frames: world.sim.stats().frames_delivered, faults, violation }
+}
+
+fn calm(world: &mut World) {
+    set_network(world, 0.0, 0.0, 0.0);
+    world.heal();
+    for node in world.ids().to_vec() {
+        if !world.sim.is_up(node) {
+            world.restart(node);
+        }
+    }
+}
+
+fn set_network(world: &mut World, loss: f64, duplicate: f64, reorder: f64) {
+    let link = mesh_transport_mem::LinkConfig { loss, duplicate, reorder, ..Default::default() };
+    world.sim.set_links(link);
+}
+
+fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, durable: bool) {
+    let mut fault = |name: &str| *faults.entry(name.to_owned()).or_default() += 1;
+    let ids = world.ids().to_vec();
+    let tasks = 1 + world.sim.rng().below(40);
+    for _ in 0..tasks {
+        let spec = draw_task(world);
+        let node = *world.sim.rng().choose(&ids).expect("there are nodes");
+        if world.sim.is_up(node) {
+            world.submit(node, spec);
+        }
+        let pause = world.sim.rng().duration_between(Duration::ZERO, Duration::from_millis(50));
+        world.run(pause);
+    }
+    if world.sim.rng().chance(1, 2) {
+        fault("loss_duplicates_reordering");
+        set_network(world, 0.2, 0.1, 0.1);
+    }
+    let time = world.sim.rng().duration_between(Duration::from_millis(50), Duration::from_secs(12));
+    // What is not kept on a disk is lost where a majority is gone at once: one at a time, until it is repaired.
+    match world.sim.rng().below(5) {
+        0 | 1 if ids.len() > 3 || durable => {
+            fault("crash");
+            let node = *world.sim.rng().choose(&ids).expect("there are nodes");
+            world.crash(node);
+            world.run(time);
+            world.restart(node);
+            world.run(Duration::from_secs(10));
+        }
+        2 if ids.len() > 2 => {
+            fault("partition");
+            let at = 1 + world.sim.rng().below(ids.len() as u64 - 1) as usize;
+            let mut shuffled = ids;
+            world.sim.rng().shuffle(&mut shuffled);
+            let (one, other) = shuffled.split_at(at);
+            world.partition(one, other);
+            world.run(time);
+            world.heal();
+            world.run(Duration::from_secs(3));
+        }
+        3 if ids.len() > 1 => {
+            fault("pause");
+            let node = *world.sim.rng().choose(&ids).expect("there are nodes");
+            world.sim.pause(node);
+            world.run(time);
+            world.sim.resume(node);
+        }
+        _ => {
+            fault("quiet");
+            world.run(time);
+        }
+    }
+    set_network(world, 0.0, 0.0, 0.0);
+}
+
+fn draw_task(world: &mut World) -> TaskSpec {
+    let rng = world.sim.rng();
+    let time = rng.duration_between(Duration::from_micros(100), Duration::from_millis(400));
+    let mut payload = (time.as_nanos() as u64).to_le_bytes().to_vec();
+    payload.push(u8::from(rng.chance(1, 20)));
+    let mut spec = TaskSpec::new(Bytes::from(payload));
+    spec.retry =
+        RetryPolicy { attempts_max: 1000, backoff: Duration::from_millis(10), backoff_max: Duration::from_secs(1) };
+    if spec.payload[8] == 1 {
+        spec.retry.attempts_max = 2;
+    }
+    spec.priority = rng.below(3) as u8;
+    spec.tenant = rng.below(2) as u32;
+    if rng.chance(1, 3) {
+        spec.key = Some(Bytes::copy_from_slice(&rng.below(60).to_le_bytes()));
+    }
+    if rng.chance(1, 4) {
+        spec.policy = Some(Policy::Dht);
+    }
+    if rng.chance(1, 8) {
+        spec.delay = Duration::from_millis(rng.below(2000));
+    }
+    spec
+}

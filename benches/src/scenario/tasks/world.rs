@@ -1,0 +1,434 @@
+//! Pools on a simulated network, with executors that take as long for a task as it says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures::FutureExt;
+use mesh_core::{Bytes, Call, Handle, Instant, NodeBuilder, NodeId, ProtocolId};
+use mesh_tasks::pool::{PoolCommand, PoolConfig, PoolReply, TaskPool};
+use mesh_tasks::task::{Failure, Outcome, TaskId, TaskSpec, Token};
+use mesh_transport_mem::{Sim, SimConfig};
+
+/// The pool of every node.
+pub const POOL: ProtocolId = ProtocolId(9);
+
+/// So many commands may wait at a node: bursts are submitted at once.
+const COMMANDS_MAX: usize = 1 << 16;
+
+/// How a world begins.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// How many nodes there are.
+    pub nodes: usize,
+    /// How many tasks each executes at a time.
+    pub slots: usize,
+    /// How their pools behave.
+    pub pool: PoolConfig,
+    /// The network and the disks.
+    pub sim: SimConfig,
+    /// After how long a crash is noticed, and a restart.
+    pub notice: Duration,
+}
+
+impl Setup {
+    /// So many nodes that execute one task at a time.
+    pub fn new(nodes: usize) -> Self {
+        Self { nodes, slots: 1, pool: PoolConfig::default(), sim: SimConfig::default(), notice: Duration::from_secs(2) }
+    }
+}
+
+/// A task that came to its end at an executor.
+#[derive(Clone, Copy, Debug)]
+pub struct Done {
+    /// Which one.
+    pub task: TaskId,
+    /// When it was submitted.
+    pub submitted: Instant,
+    /// When its executor was done.
+    pub at: Instant,
+}
+
+/// What an executor does at the moment.
+enum Slot {
+    Idle,
+    Taking(Call<PoolReply>),
+    Running { token: Token, until: Instant, result: Result<Bytes, Failure> },
+    Finishing { token: Token, completed: bool, at: Instant, call: Call<PoolReply> },
+}
+
+/// Pools on a simulated network.
+pub struct World {
+    /// The simulation.
+    pub sim: Sim<Handle<TaskPool>>,
+    ids: Vec<NodeId>,
+    notice: Duration,
+    slots: BTreeMap<NodeId, Vec<Slot>>,
+    /// How much slower than usual a node is.
+    slowness: BTreeMap<NodeId, u32>,
+    submitting: Vec<(Instant, TaskSpec, Call<PoolReply>)>,
+    submitted: BTreeMap<TaskId, Instant>,
+    refused: usize,
+    /// Results that count, as their executors heard.
+    counted: BTreeMap<TaskId, BTreeSet<Token>>,
+    done: Vec<Done>,
+    started: u64,
+    violation: Option<String>,
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (sim, submitted, done) = (&self.sim, self.submitted.len(), self.done.len());
+        f.debug_struct("World")
+            .field("sim", sim)
+            .field("submitted", &submitted)
+            .field("done", &done)
+            .finish_non_exhaustive()
+    }
+}
+
+impl World {
+    /// A world in which all nodes know each other.
+    pub fn boot(seed: u64, setup: &Setup) -> Self {
+        let mut sim = Sim::with_config(seed, setup.sim.clone());
+        let ids: Vec<NodeId> = (1..=setup.nodes as u128).map(NodeId).collect();
+        for id in &ids {
+            let pool = setup.pool.clone();
+            sim.add_node(*id, move |node| {
+                let pool = TaskPool::new(pool.clone()).expect("the configuration works");
+                let nodes = std::mem::replace(node, NodeBuilder::new(NodeId(0)));
+                *node = nodes.queue_len_max(COMMANDS_MAX);
+                node.host(POOL, pool)
+            });
+        }
+        let slots = ids.iter().map(|id| (*id, (0..setup.slots).map(|_| Slot::Idle).collect())).collect();
+        let mut world = Self {
+            sim,
+            ids: ids.clone(),
+            notice: setup.notice,
+            slots,
+            slowness: BTreeMap::new(),
+            submitting: Vec::new(),
+            submitted: BTreeMap::new(),
+            refused: 0,
+            counted: BTreeMap::new(),
+            done: Vec::new(),
+            started: 0,
+            violation: None,
+        };
+        ids.iter().for_each(|id| world.introduce(*id));
+        world
+    }
+
+    fn introduce(&mut self, node: NodeId) {
+        for other in self.ids.clone() {
+            let zone = (other.0 % 3) as u32;
+            let _ = self.sim.handle(node).cast(PoolCommand::AddPeer { node: other, zone });
+        }
+    }
+
+    /// The nodes.
+    pub fn ids(&self) -> &[NodeId] {
+        &self.ids
+    }
+
+    /// Makes a node so many times slower.
+    pub fn slow_down(&mut self, node: NodeId, times: u32) {
+        self.slowness.insert(node, times);
+    }
+
+    /// A task that takes so long.
+    pub fn task(time: Duration) -> TaskSpec {
+        TaskSpec::new(Bytes::copy_from_slice(&(time.as_nanos() as u64).to_le_bytes()))
+    }
+
+    /// Submits a task at a node.
+    pub fn submit(&mut self, node: NodeId, spec: TaskSpec) {
+        let call = self.sim.handle(node).call(PoolCommand::Submit(Box::new(spec.clone())));
+        self.submitting.push((self.sim.now(), spec, call));
+    }
+
+    /// Tasks that were executed with a result that counts, in the order in which that was heard.
+    pub fn done(&self) -> &[Done] {
+        &self.done
+    }
+
+    /// How many tasks were taken into a pool.
+    pub fn submitted(&self) -> usize {
+        self.submitted.len()
+    }
+
+    /// How many were refused.
+    pub const fn refused(&self) -> usize {
+        self.refused
+    }
+
+    /// How many attempts were begun.
+    pub const fn started(&self) -> u64 {
+        self.started
+    }
+
+    /// The rule that was broken, if one was.
+    pub fn violation(&self) -> Option<&str> {
+        self.violation.as_deref()
+    }
+
+    /// Lets one thing happen, and executors work.
+    pub fn step(&mut self) {
+        self.sim.step();
+        self.work();
+    }
+
+    /// Lets things happen for some time.
+    pub fn run(&mut self, time: Duration) {
+        self.until(time, |_| false);
+    }
+
+    /// Lets things happen up to a time.
+    pub fn run_to(&mut self, at: Instant) {
+        self.run(at.since(self.sim.now()));
+    }
+
+    /// Lets things happen until a condition holds; whether it came to that.
+    pub fn until(&mut self, within: Duration, mut holds: impl FnMut(&Self) -> bool) -> bool {
+        let end = self.sim.now() + within;
+        self.sim.at(end, |_| {});
+        self.work();
+        while self.sim.now() < end && self.violation.is_none() {
+            if holds(self) {
+                return true;
+            }
+            self.step();
+        }
+        holds(self)
+    }
+
+    fn work(&mut self) {
+        self.hear_of_submissions();
+        for node in 0..self.ids.len() {
+            let node = self.ids[node];
+            if !self.sim.is_up(node) {
+                continue;
+            }
+            let count = self.slots.get(&node).map_or(0, Vec::len);
+            // From the last, as those that are over are removed.
+            for at in (0..count).rev() {
+                self.work_at(node, at);
+            }
+        }
+    }
+
+    fn hear_of_submissions(&mut self) {
+        let mut at = 0;
+        while at < self.submitting.len() {
+            let (since, _, call) = &mut self.submitting[at];
+            let since = *since;
+            match call.now_or_never() {
+                None => at += 1,
+                Some(Ok(PoolReply::Submitted(Ok(task)))) => {
+                    self.submitted.entry(task).or_insert(since);
+                    drop(self.submitting.swap_remove(at));
+                }
+                // Whether it is kept is not known where its node crashed.
+                Some(_) => {
+                    self.refused += 1;
+                    drop(self.submitting.swap_remove(at));
+                }
+            }
+        }
+    }
+
+    fn work_at(&mut self, node: NodeId, at: usize) {
+        let now = self.sim.now();
+        let Some(slot) = self.slots.get_mut(&node).and_then(|slots| slots.get_mut(at)) else { return };
+        loop {
+            *slot = match std::mem::replace(slot, Slot::Idle) {
+                Slot::Idle => Slot::Taking(self.sim.handle(node).call(PoolCommand::Take)),
+                Slot::Taking(mut call) => match (&mut call).now_or_never() {
+                    None => {
+                        *slot = Slot::Taking(call);
+                        return;
+                    }
+                    Some(Ok(PoolReply::Job(Ok(job)))) => {
+                        self.started += 1;
+                        let nanos = job.payload.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+                        let slowness = self.slowness.get(&node).copied().unwrap_or(1);
+                        let until = now + Duration::from_nanos(nanos) * slowness;
+                        self.sim.at(until, |_| {});
+                        let fails = job.payload.get(8) == Some(&1);
+                        let result = if fails {
+                            Err(Failure::Error("as asked".to_owned()))
+                        } else {
+                            Ok(Bytes::copy_from_slice(&name(job.token)))
+                        };
+                        Slot::Running { token: job.token, until, result }
+                    }
+                    Some(_) => return,
+                },
+                Slot::Running { token, until, result } if until > now => {
+                    *slot = Slot::Running { token, until, result };
+                    return;
+                }
+                Slot::Running { token, result, .. } => {
+                    let completed = result.is_ok();
+                    let call = self.sim.handle(node).call(PoolCommand::Finish(token, result));
+                    // The executor goes on; whether the result counts is heard of later.
+                    let slots = self.slots.get_mut(&node).expect("the node has executors");
+                    slots.push(Slot::Finishing { token, completed, at: now, call });
+                    slots[at] = Slot::Idle;
+                    return self.work_at(node, at);
+                }
+                Slot::Finishing { token, completed, at: since, mut call } => {
+                    let Some(reply) = (&mut call).now_or_never() else {
+                        *slot = Slot::Finishing { token, completed, at: since, call };
+                        return;
+                    };
+                    self.slots.get_mut(&node).expect("the node has executors").remove(at);
+                    if completed && matches!(reply, Ok(PoolReply::Finished(Ok(())))) {
+                        self.on_counted(token, since);
+                    }
+                    return;
+                }
+            };
+        }
+    }
+
+    fn on_counted(&mut self, token: Token, at: Instant) {
+        let task = token.task;
+        self.counted.entry(task).or_default().insert(token);
+        let submitted = self.submitted.get(&task).copied().unwrap_or(at);
+        self.done.push(Done { task, submitted, at });
+    }
+
+    // Faults.
+
+    /// A node crashes. The others notice some time later.
+    pub fn crash(&mut self, node: NodeId) {
+        self.sim.crash(node);
+        self.reset_slots(node);
+        let notice = self.notice;
+        self.sim.after(notice, move |sim| {
+            if !sim.is_up(node) {
+                tell_others(sim, node, &PoolCommand::RemovePeer(node));
+            }
+        });
+    }
+
+    /// A node starts again. The others notice some time later.
+    pub fn restart(&mut self, node: NodeId) {
+        self.sim.restart(node);
+        self.reset_slots(node);
+        self.introduce(node);
+        let notice = self.notice;
+        self.sim.after(notice, move |sim| {
+            if sim.is_up(node) {
+                tell_others(sim, node, &PoolCommand::AddPeer { node, zone: (node.0 % 3) as u32 });
+            }
+        });
+    }
+
+    fn reset_slots(&mut self, node: NodeId) {
+        if let Some(slots) = self.slots.get_mut(&node) {
+            slots.retain(|slot| !matches!(slot, Slot::Finishing { .. }));
+            slots.iter_mut().for_each(|slot| *slot = Slot::Idle);
+        }
+    }
+
+    /// Those on different sides do not hear each other, and notice it some time later; those on the smaller side may
+    /// only read.
+    pub fn partition(&mut self, one: &[NodeId], other: &[NodeId]) {
+        self.sim.partition(&[one, other]);
+        let (one, other) = (one.to_vec(), other.to_vec());
+        self.sim.after(self.notice, move |sim| {
+            let smaller = if one.len() < other.len() { &one } else { &other };
+            for (side, away) in [(&one, &other), (&other, &one)] {
+                for node in side.iter().filter(|node| sim.is_up(**node)) {
+                    for peer in away {
+                        let _ = sim.handle(*node).cast(PoolCommand::RemovePeer(*peer));
+                    }
+                    if std::ptr::eq(side, smaller) {
+                        let _ = sim.handle(*node).cast(PoolCommand::SetReadOnly(true));
+                    }
+                }
+            }
+        });
+    }
+
+    /// All hear each other again, and notice it some time later.
+    pub fn heal(&mut self) {
+        self.sim.heal();
+        let ids = self.ids.clone();
+        self.sim.after(self.notice + Duration::from_millis(1), move |sim| {
+            for node in ids.iter().filter(|node| sim.is_up(**node)) {
+                for peer in ids.iter().filter(|peer| sim.is_up(**peer)) {
+                    let _ = sim.handle(*node).cast(PoolCommand::AddPeer { node: *peer, zone: (peer.0 % 3) as u32 });
+                }
+                let _ = sim.handle(*node).cast(PoolCommand::SetReadOnly(false));
+            }
+        });
+    }
+
+    // What must hold.
+
+    /// Waits until every task that was taken is settled, and checks that of each exactly one result counts.
+    pub fn check_all_settled(&mut self, within: Duration) {
+        let tasks: Vec<TaskId> = self.submitted.keys().copied().collect();
+        let asked = self.ids.iter().copied().find(|node| self.sim.is_up(*node)).expect("a node is up");
+        let end = self.sim.now() + within;
+        for task in tasks {
+            let mut call = self.sim.handle(asked).call(PoolCommand::Wait(task));
+            let mut outcome = None;
+            while outcome.is_none() && self.sim.now() < end {
+                outcome = (&mut call).now_or_never();
+                if outcome.is_none() {
+                    self.step();
+                }
+            }
+            match outcome {
+                Some(Ok(PoolReply::Settled(Ok(outcome)))) => self.check_outcome(task, &outcome),
+                Some(other) => self.break_rule(format!("task {task:?} is lost: {other:?}")),
+                None => self.break_rule(format!("task {task:?} is not settled after {within:?}: {}", self.tell(task))),
+            }
+            if self.violation.is_some() {
+                return;
+            }
+        }
+    }
+
+    fn check_outcome(&mut self, task: TaskId, outcome: &Outcome) {
+        let counted = self.counted.get(&task).cloned().unwrap_or_default();
+        let result = if let Outcome::Completed(result) = outcome { Some(result) } else { None };
+        let is_one = counted.iter().all(|token| result.is_some_and(|result| result[..] == name(*token)));
+        if counted.len() > 1 || (!is_one && result.is_some()) {
+            self.break_rule(format!("task {task:?} is {outcome:?}, and the results of {counted:?} count"));
+        }
+    }
+
+    fn break_rule(&mut self, rule: String) {
+        self.violation.get_or_insert(rule);
+    }
+
+    /// What every node knows of a task, for the report of a failure.
+    fn tell(&self, task: TaskId) -> String {
+        let known = self.ids.iter().filter_map(|node| {
+            let pool = self.sim.protocol::<TaskPool>(*node, POOL)?;
+            Some(format!("{node}: {}", pool.describe(task)))
+        });
+        known.collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// The result of an attempt says whose it is.
+fn name(token: Token) -> [u8; 28] {
+    let mut bytes = [0; 28];
+    bytes[..16].copy_from_slice(&token.epoch.node.0.to_le_bytes());
+    bytes[16..20].copy_from_slice(&token.epoch.number.to_le_bytes());
+    bytes[20..24].copy_from_slice(&token.attempt.to_le_bytes());
+    bytes[24..].copy_from_slice(&token.epoch.life.to_le_bytes());
+    bytes
+}
+
+fn tell_others(sim: &Sim<Handle<TaskPool>>, about: NodeId, command: &PoolCommand) {
+    for node in sim.nodes().filter(|node| *node != about && sim.is_up(*node)) {
+        let _ = sim.handle(node).cast(command.clone());
+    }
+}

@@ -1,0 +1,149 @@
+//! Pools of tasks: how evenly they spread work over simulated nodes, and what a task costs in one of them.
+
+use std::time::Duration;
+
+use mesh_core::{Bytes, Context, Instant, NodeId, Outbox, Protocol, RequestId, Rng64};
+use mesh_tasks::pool::{PoolCommand, PoolConfig, PoolReply, TaskPool};
+use mesh_tasks::task::{TaskSpec, Token};
+
+use super::SuiteError;
+use crate::parallel::each_seed;
+use crate::report::{Report, Settings, Table, short};
+use crate::scenario::tasks::{Arrivals, Figures, Model};
+use crate::stopwatch::Stopwatch;
+
+/// A model, what its figures are called, and the bounds of these.
+struct Case {
+    name: &'static str,
+    what: &'static str,
+    model: Model,
+    bound: &'static str,
+}
+
+fn cases() -> Vec<Case> {
+    let (ms, ms10) = (Duration::from_millis(1), Duration::from_millis(10));
+    let case = |name, what, model, bound| Case { name, what, model, bound };
+    let slow = Model { slowness: 10, ..Model::burst(16, ms10) };
+    vec![
+        case("burst_10ms_16n", "burst of 10 ms tasks at one of 16", Model::burst(16, ms10), "1.05 x list"),
+        case("burst_10ms_64n", "burst of 10 ms tasks at one of 64", Model::burst(64, ms10), "1.05 x list"),
+        case("burst_1ms_16n", "burst of 1 ms tasks at one of 16", Model::burst(16, ms), "1.25 x list"),
+        case("burst_1ms_64n", "burst of 1 ms tasks at one of 64", Model::burst(64, ms), "1.45 x list"),
+        case(
+            "stream_80",
+            "all come to one of 64, load 0.8",
+            Model::stream(64, Arrivals::AtOne(0.8)),
+            "12 ms, 85 ms, 5",
+        ),
+        case("stream_95", "all come to one of 64, load 0.95", Model::stream(64, Arrivals::AtOne(0.95)), "25 ms"),
+        case("quiet", "they come to all of 64, load 0.3", Model::stream(64, Arrivals::Anywhere(0.3)), "10 messages"),
+        case("slow_node", "burst at one of 16, another ten times slower", slow, "1.25 x ideal"),
+    ]
+}
+
+pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), SuiteError> {
+    let seeds = if settings.quick { 3 } else { 31 };
+    let columns = ["case", "by list schedule", "by ideal", "mean ms", "p99 ms", "messages a task", "bound"];
+    let mut table = Table::new(format!("Pools that steal, medians of {seeds} seeds"), columns);
+    for Case { name, what, model, bound } in cases() {
+        if !settings.wants(name) {
+            continue;
+        }
+        let runs = each_seed(0..seeds, |seed| model.run(seed));
+        let of = |figure: fn(&Figures) -> f64| runs.iter().map(figure).collect::<Vec<_>>();
+        let mut figure = |key: &str, values: &[f64]| report.figure(format!("{name}_{key}"), values);
+        // A slow node is part of the ideal, and of no list schedule that a pool could follow.
+        let ratio = if name == "slow_node" { of(|run| run.ideal_ratio) } else { of(|run| run.list_ratio) };
+        figure("ratio", &ratio);
+        let cells = [
+            figure("list_ratio", &of(|run| run.list_ratio)),
+            figure("ideal_ratio", &of(|run| run.ideal_ratio)),
+            figure("mean_ms", &of(|run| run.mean_ms)),
+            figure("p99_ms", &of(|run| run.p99_ms)),
+            figure("messages_per_task", &of(|run| run.messages_per_task)),
+        ];
+        let mut row = vec![what.to_owned()];
+        row.extend(cells.map(short));
+        row.push(bound.to_owned());
+        table.row(row);
+    }
+    report.table(table);
+    measure_one(settings, report);
+    Ok(())
+}
+
+/// A pool alone, driven by hand.
+struct Alone {
+    pool: TaskPool,
+    outbox: Outbox<TaskPool>,
+    rng: Rng64,
+    requests: u64,
+}
+
+impl Alone {
+    fn new() -> Self {
+        let pool = TaskPool::new(PoolConfig::default()).expect("the defaults work");
+        let mut alone = Self { pool, outbox: Outbox::default(), rng: Rng64::from_seed(1, "pool"), requests: 0 };
+        alone.with(TaskPool::on_start);
+        alone
+    }
+
+    fn with(&mut self, handler: impl FnOnce(&mut TaskPool, &mut Context<'_, TaskPool>)) {
+        let mut cx = Context::new(NodeId(1), Instant::ZERO, &mut self.rng, &mut self.outbox);
+        handler(&mut self.pool, &mut cx);
+    }
+
+    fn command(&mut self, command: PoolCommand) {
+        self.requests += 1;
+        let request = RequestId(self.requests);
+        self.with(|pool, cx| pool.on_command(cx, request, command));
+    }
+
+    /// Ends a batch; the tokens of the tasks that began.
+    fn flush(&mut self) -> Vec<Token> {
+        self.with(TaskPool::on_flush);
+        self.outbox.events.clear();
+        let replies = self.outbox.replies.drain(..);
+        replies
+            .filter_map(|(_, reply)| if let PoolReply::Job(Ok(job)) = reply { Some(job.token) } else { None })
+            .collect()
+    }
+}
+
+/// What a task takes from its submission to its start, and from there to its end.
+fn measure_one(settings: &Settings, report: &mut Report) {
+    const BATCH: usize = 256;
+    if !settings.wants("pool") {
+        return;
+    }
+    let batches = if settings.quick { 200 } else { 2000 };
+    let (mut to_start, mut rates) = (Vec::new(), Vec::new());
+    for _ in 0..if settings.quick { 3 } else { 9 } {
+        let mut alone = Alone::new();
+        let payload = Bytes::from_static(b"a task");
+        let (mut starting, whole) = (Duration::ZERO, Stopwatch::start());
+        for _ in 0..batches {
+            let clock = Stopwatch::start();
+            for _ in 0..BATCH {
+                alone.command(PoolCommand::Take);
+                alone.command(PoolCommand::Submit(Box::new(TaskSpec::new(payload.clone()))));
+            }
+            let tokens = alone.flush();
+            starting += clock.elapsed();
+            assert_eq!(tokens.len(), BATCH, "all begin");
+            for token in tokens {
+                alone.command(PoolCommand::Finish(token, Ok(Bytes::new())));
+            }
+            alone.flush();
+        }
+        let tasks = (batches * BATCH) as f64;
+        to_start.push(starting.as_nanos() as f64 / tasks);
+        rates.push(tasks / whole.elapsed().as_secs_f64());
+    }
+    let mut table = Table::new("One pool in memory, on one core", ["what", "figure", "bound"]);
+    let ns = report.figure("pool_submit_to_start_ns", &to_start);
+    table.row(["from submission to start, ns".to_owned(), short(ns), "1000".to_owned()]);
+    let rate = report.figure("pool_tasks_per_s", &rates);
+    table.row(["tasks submitted, executed and settled a second".to_owned(), short(rate), "1000000".to_owned()]);
+    report.table(table);
+}

@@ -1,0 +1,480 @@
+//! A pool of tasks: no broker, no leader, no task lost and none done twice in effect.
+//!
+//! [`TaskPool`] is a [`Protocol`] that every node of the mesh hosts. A task that is [submitted](PoolHandle::submit) has
+//! an *owner* that decides on it: the node that the [ring](crate::dht::ring) names, or the one where it was submitted,
+//! as the [`Policy`] is. The owner keeps it on a few other nodes, too, and grants *leases* of it: whoever executes the
+//! task shows the lease's [`Token`] with the result. A lease that is not renewed is lost, and the next one has another
+//! token: what an earlier holder says is refused, and it is told so.
+//!
+//! **What holds.** Of each task one result counts at most, whatever is lost, repeated, delayed, partitioned or crashes:
+//! a result, like every other change, counts when a majority of those who keep the task have it, and whoever takes over
+//! the ownership asks a majority first. A task that was submitted is settled in the end, as long as a majority of those
+//! who keep it live until its replicas are replaced, [`repair_after`](PoolConfig::repair_after) one crashed. This
+//! stands on:
+//!
+//! 1. Nodes do as they are programmed; who takes part is for the transport to say.
+//! 2. Who submits the same key in two partitions has it done in both, unless only one of them goes on: link the
+//!    [`Partition`](https://docs.rs/mesh-gossip) events to [`PoolCommand::SetReadOnly`].
+//! 3. An attempt may be *begun* twice, as nobody can know of a node that is silent whether it works. Effects elsewhere
+//!    should be made once by the task's name, or by its token.
+//!
+//! It is told who is there by the membership, or by anything else:
+//!
+//! ```
+//! use mesh_core::{NodeBuilder, NodeId, ProtocolId};
+//! use mesh_tasks::pool::{PoolConfig, PoolHandle, TaskPool};
+//! use mesh_tasks::task::TaskSpec;
+//!
+//! let mut node = NodeBuilder::new(NodeId(1));
+//! let pool = node.host(ProtocolId(9), TaskPool::new(PoolConfig::default())?);
+//! // Hand `node.build()` to `mesh_core::run`. Executors ask for work:
+//! let job = pool.take();
+//! // and somebody has some: `pool.submit(TaskSpec::new("resize cat.png")).await?`
+//! let task = pool.submit(TaskSpec::new("resize cat.png"));
+//! # let mut core = node.build();
+//! # core.start();
+//! # core.handle_commands();
+//! # core.flush(mesh_core::Instant::ZERO);
+//! # use futures::FutureExt;
+//! # let (job, task) = (job.now_or_never().expect("there is one")?, task.now_or_never().expect("it is kept")?);
+//! assert_eq!((job.token.task, &job.payload[..]), (task, &b"resize cat.png"[..]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod ask;
+mod command;
+mod config;
+mod drain;
+mod entry;
+mod holder;
+mod message;
+mod meter;
+mod offer;
+mod owner;
+mod peer;
+mod queue;
+mod record;
+mod replica;
+mod stream;
+mod submit;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_core::{Instant, Metrics, NodeId, Protocol, RecoverError, Recovery, RequestId};
+
+pub use command::{
+    FinishError, FollowError, Job, PoolCommand, PoolEvent, PoolHandle, PoolReply, PoolStatus, Receipt, SubmitError,
+    TakeError, UnknownTask,
+};
+pub use config::{BYTES_MAX, PoolConfig, PoolConfigError, SUCCESSORS_MAX};
+pub use entry::{Group, Replica, Version};
+pub use message::{
+    Change, Claim, Envelope, Hello, Known, Lease, Load, Message, Promise, Refusal, Report, Reported, TaskStatus,
+};
+pub use record::Record;
+pub use submit::in_order;
+
+use ask::Wanted;
+use drain::Drain;
+use entry::Entry;
+use holder::{Held, Unanswered};
+use meter::Meter;
+use peer::{Lazy, Peer};
+use queue::Queue;
+use replica::{Ballot, Repair};
+use submit::Submission;
+
+use crate::capability::{Capabilities, CapabilityError, Resources};
+use crate::dht::ring::{Member, Ring, RingConfig};
+use crate::task::TaskId;
+#[cfg(doc)]
+use crate::task::{Policy, Token};
+use crate::work_stealing::Thief;
+
+type Context<'a> = mesh_core::Context<'a, TaskPool>;
+
+/// How often what takes time is looked after.
+const TICK: Duration = Duration::from_millis(50);
+
+/// The timers of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Timer {
+    /// What takes time is looked after.
+    Tick,
+    /// What waited to go with something else waited for long enough.
+    Batch,
+    /// Somebody else is asked for work.
+    Steal,
+    /// A task that waited may be executed.
+    Ready,
+}
+
+/// A pool. See the [module](self).
+#[derive(Debug)]
+pub struct TaskPool {
+    config: PoolConfig,
+    me: NodeId,
+    zone: u32,
+    /// Drawn at each start.
+    boot: u32,
+    started_at: Instant,
+    /// Drawn when the log began.
+    incarnation: u64,
+    capabilities: Arc<Capabilities>,
+    /// What is left of its resources beside what runs.
+    free: Resources,
+    read_only: bool,
+    drain: Option<Drain>,
+
+    // The others.
+    peers: BTreeMap<NodeId, Peer>,
+    /// Those who are there and take tasks, in order.
+    ready: Vec<NodeId>,
+    ring: Ring,
+    /// Nodes that have something to keep that they were not told.
+    dirty_peers: BTreeSet<NodeId>,
+    /// To whom something was said since the last flush, and to whom something is yet to be said.
+    said: BTreeSet<NodeId>,
+    lazy: BTreeSet<NodeId>,
+
+    // What is kept.
+    tasks: BTreeMap<TaskId, Box<Entry>>,
+    /// Kept tasks that nobody owns, and since when.
+    orphans: BTreeMap<TaskId, Instant>,
+    claims: BTreeMap<TaskId, Ballot>,
+    pending_claims: BTreeMap<NodeId, Vec<Claim>>,
+    /// Tasks that somebody else created, too.
+    contested: BTreeSet<TaskId>,
+    repair: Repair,
+    /// How many records the log has.
+    logged: usize,
+
+    // What is owned.
+    unsettled: usize,
+    unsettled_bytes: usize,
+    later: BTreeSet<(Instant, TaskId)>,
+    expiring: BTreeSet<(Instant, TaskId)>,
+    /// Leases granted to others, and until when they are good.
+    grants: BTreeMap<TaskId, Instant>,
+    settled: VecDeque<(Instant, TaskId)>,
+    /// Tasks whose lease for this node is not safe yet.
+    starting: BTreeSet<TaskId>,
+    submissions: BTreeMap<TaskId, Submission>,
+    wanted: BTreeMap<TaskId, Wanted>,
+
+    // What is executed.
+    /// Tasks that can be executed here, owned or held.
+    queue: Queue,
+    /// Owned ones that cannot.
+    foreign: Queue,
+    held: BTreeMap<TaskId, Held>,
+    running: BTreeSet<TaskId>,
+    takers: VecDeque<RequestId>,
+    reports: BTreeMap<(NodeId, TaskId), Unanswered>,
+    renew_at: Instant,
+    thief: Thief,
+    /// Who asked for work lately, and when.
+    thieves: BTreeMap<NodeId, Instant>,
+    /// How long attempts took lately.
+    run_time: Duration,
+    /// Who asked for work when there was none.
+    lifelines: VecDeque<NodeId>,
+
+    lost: u64,
+    fenced: u64,
+    meter: Meter,
+}
+
+impl TaskPool {
+    /// A pool that knows nobody, on a node without capabilities.
+    ///
+    /// # Errors
+    /// [`PoolConfigError`] when the configuration cannot work.
+    pub fn new(config: PoolConfig) -> Result<Self, PoolConfigError> {
+        config.validate()?;
+        Ok(Self {
+            config,
+            me: NodeId::default(),
+            zone: 0,
+            boot: 0,
+            started_at: Instant::ZERO,
+            incarnation: 0,
+            capabilities: Arc::default(),
+            free: Resources::default(),
+            read_only: false,
+            drain: None,
+            peers: BTreeMap::new(),
+            ready: Vec::new(),
+            ring: Ring::new(RingConfig::default())?,
+            dirty_peers: BTreeSet::new(),
+            said: BTreeSet::new(),
+            lazy: BTreeSet::new(),
+            tasks: BTreeMap::new(),
+            orphans: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            pending_claims: BTreeMap::new(),
+            contested: BTreeSet::new(),
+            repair: Repair::default(),
+            logged: 0,
+            unsettled: 0,
+            unsettled_bytes: 0,
+            later: BTreeSet::new(),
+            expiring: BTreeSet::new(),
+            grants: BTreeMap::new(),
+            settled: VecDeque::new(),
+            starting: BTreeSet::new(),
+            submissions: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            queue: Queue::default(),
+            foreign: Queue::default(),
+            held: BTreeMap::new(),
+            running: BTreeSet::new(),
+            takers: VecDeque::new(),
+            reports: BTreeMap::new(),
+            renew_at: Instant::ZERO,
+            thief: Thief::default(),
+            thieves: BTreeMap::new(),
+            run_time: Duration::ZERO,
+            lifelines: VecDeque::new(),
+            lost: 0,
+            fenced: 0,
+            meter: Meter::default(),
+        })
+    }
+
+    /// What this node can do and has: it executes only tasks whose requirements that meets.
+    ///
+    /// # Errors
+    /// [`CapabilityError`] when a name or a number is over its limit.
+    pub fn with_capabilities(mut self, capabilities: Capabilities) -> Result<Self, CapabilityError> {
+        capabilities.validate()?;
+        self.free = capabilities.resources().clone();
+        self.capabilities = Arc::new(capabilities);
+        Ok(self)
+    }
+
+    /// Counts among the numbers of a node: what is counted stands at the [names](self) that begin with `tasks_`.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: &Metrics) -> Self {
+        self.meter = Meter::new(metrics);
+        self
+    }
+
+    /// How this node is.
+    pub fn status(&self) -> PoolStatus {
+        PoolStatus {
+            load: self.load(),
+            owned: self.unsettled,
+            kept: self.tasks.len(),
+            held: self.held.len(),
+            peers: self.ready.len(),
+            lost: self.lost,
+            fenced: self.fenced,
+        }
+    }
+
+    /// What this node knows of a task, for people.
+    pub fn describe(&self, task: TaskId) -> String {
+        let held = self.held.get(&task).map(|held| format!("holds {:?} {:?}", held.token, held.stage));
+        let kept = self.tasks.get(&task).map(|entry| {
+            let owns = if entry.owned.is_some() { "owns" } else { "keeps" };
+            let nodes: Vec<_> = entry.group.all().map(|replica| replica.node).collect();
+            format!("{owns} {:?} {:?} of {nodes:?}, promised {:?}", entry.version, entry.state, entry.promised)
+        });
+        let orphan = self.orphans.get(&task).map(|_| "as an orphan".to_owned());
+        let parts: Vec<_> = held.into_iter().chain(kept).chain(orphan).collect();
+        if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
+    }
+
+    /// Says something to the present life of a node.
+    fn say(&mut self, cx: &mut Context<'_>, to: NodeId, message: Message) {
+        let Some(peer) = self.peers.get(&to).filter(|peer| peer.boot != 0) else { return };
+        cx.send(to, Envelope { from: self.boot, to: peer.boot, message });
+        self.said.insert(to);
+    }
+
+    /// What is yet to be said to a node.
+    fn answer(&mut self, now: Instant, to: NodeId) -> &mut Lazy {
+        self.lazy.insert(to);
+        let lazy = &mut self.peers.entry(to).or_insert_with(|| Peer::new(0, now)).lazy;
+        lazy.since.get_or_insert(now);
+        lazy
+    }
+
+    /// Says what waited for something to go with, or for long enough.
+    fn say_lazy(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now();
+        let mut next: Option<Instant> = None;
+        for node in std::mem::take(&mut self.lazy) {
+            let Some(peer) = self.peers.get_mut(&node) else { continue };
+            let Some(since) = peer.lazy.since else { continue };
+            let due = since + self.config.batch_delay;
+            if due > now && !self.said.contains(&node) {
+                self.lazy.insert(node);
+                next = Some(next.map_or(due, |next| next.min(due)));
+                continue;
+            }
+            let Lazy { taken, counted, renewed, lost, elsewhere, reports, .. } = std::mem::take(&mut peer.lazy);
+            if let Some((number, declined)) = taken {
+                self.say(cx, node, Message::Taken(number, declined));
+            }
+            if !(counted.is_empty() && lost.is_empty() && elsewhere.is_empty()) {
+                self.say(cx, node, Message::Answers(counted, lost, elsewhere));
+            }
+            if !renewed.is_empty() {
+                self.say(cx, node, Message::Renewed(renewed));
+            }
+            if reports {
+                self.send_reports(cx, node);
+            }
+        }
+        if let Some(due) = next {
+            cx.set_timer(Timer::Batch, due.since(now));
+        }
+    }
+
+    fn on_tick(&mut self, cx: &mut Context<'_>) {
+        for node in self.peers.keys().copied().collect::<Vec<_>>() {
+            if self.peers.get(&node).is_some_and(|peer| peer.is_up && peer.boot == 0) {
+                self.greet(cx, node);
+            }
+        }
+        self.on_time(cx);
+        self.renew(cx);
+        self.resend_submissions(cx);
+        self.contest();
+        self.resend_streams(cx.now());
+        self.resend_offers(cx);
+        self.resend_reports(cx);
+        self.ask_again(cx);
+        self.claim_orphans(cx);
+        self.repair(cx);
+        self.go_on_draining(cx);
+        self.compact(cx);
+        cx.set_timer(Timer::Tick, TICK);
+    }
+}
+
+impl Protocol for TaskPool {
+    type Message = Envelope;
+    type Command = PoolCommand;
+    type Reply = PoolReply;
+    type Event = PoolEvent;
+    type Timer = Timer;
+    type Record = Record;
+
+    fn on_recover(&mut self, _recovery: &mut Recovery<'_>, record: Record) -> Result<(), RecoverError> {
+        self.recover(record)
+    }
+
+    fn on_start(&mut self, cx: &mut Context<'_>) {
+        (self.me, self.started_at) = (cx.me(), cx.now());
+        self.boot = (cx.rng().next_u64() as u32).max(1);
+        if self.incarnation == 0 {
+            self.incarnation = cx.rng().next_u64().max(1);
+            self.persist_begun(cx);
+        }
+        self.ring.join(Member { zone: self.zone, ..Member::new(self.me) });
+        let now = cx.now();
+        for (task, entry) in &mut self.tasks {
+            entry.ready_at = now + entry.ready_at.since(Instant::ZERO);
+            entry.expires_at = entry.expires_at.map(|at| now + at.since(Instant::ZERO));
+            self.orphans.insert(*task, now);
+        }
+        cx.set_timer(Timer::Tick, TICK);
+    }
+
+    fn on_message(&mut self, cx: &mut Context<'_>, from: NodeId, Envelope { from: boot, to, message }: Envelope) {
+        let Some(peer) = self.peers.get(&from) else { return self.meter.strangers.increment() };
+        if let Message::Hello(hello) = message {
+            return self.on_hello(cx, from, boot, to == self.boot, hello);
+        }
+        if to != self.boot || boot != peer.boot {
+            self.meter.stale.increment();
+            return self.greet(cx, from);
+        }
+        match message {
+            Message::Hello(_) => {}
+            Message::Status(load) => self.on_status(cx, from, load),
+            Message::Submit(task, origin, hops, spec) => self.on_submitted_to(cx, task, origin, hops, spec),
+            Message::Submitted(task, refusal) => self.on_submitted(cx, task, refusal),
+            Message::Replicate(number, changes, forget) => self.on_replicate(cx, from, number, &changes, &forget),
+            Message::Replicated(number, stale, lacking) => self.on_replicated(cx, from, number, &stale, &lacking),
+            Message::Claim(claims) => self.on_claim(cx, from, &claims),
+            Message::Promise(promises) => self.on_promise(cx, from, promises),
+            Message::TakeOver(tasks) => self.on_take_over(cx, from, &tasks),
+            Message::Steal(waiting) => self.on_steal(cx, from, waiting),
+            Message::NoWork(hint) => self.on_no_work(cx, from, hint),
+            Message::FoundWork => self.on_found_work(from),
+            Message::Offer(number, leases, more) => self.on_offer(cx, from, number, leases, more),
+            Message::Taken(number, declined) => self.on_taken(cx, from, number, &declined),
+            Message::Report(reports) => {
+                for report in reports {
+                    self.on_report(cx, from, report, None);
+                }
+            }
+            Message::Answers(counted, lost, elsewhere) => self.on_answers(cx, from, &counted, &lost, &elsewhere),
+            Message::Renew(tokens) => self.on_renew(cx, from, tokens),
+            Message::Renewed(tokens) => self.on_renewed(cx.now(), &tokens),
+            Message::Owned(tokens) => {
+                for token in tokens {
+                    self.on_owner(cx, token, from);
+                }
+            }
+            Message::Progress(token, note) => self.on_progress(token, note),
+            Message::Ask(tasks) => self.on_asked(cx, from, &tasks),
+            Message::Told(answers) => self.on_told(cx, from, answers),
+            Message::Cancel(task) => {
+                if self.tasks.get(&task).is_some_and(|entry| entry.owned.is_some()) {
+                    self.on_cancel(cx, task);
+                }
+            }
+        }
+    }
+
+    fn on_timer(&mut self, cx: &mut Context<'_>, timer: Timer) {
+        match timer {
+            Timer::Tick => self.on_tick(cx),
+            Timer::Ready => self.on_ready(cx),
+            // The flush that follows looks after it.
+            Timer::Batch | Timer::Steal => {}
+        }
+    }
+
+    fn on_command(&mut self, cx: &mut Context<'_>, request: RequestId, command: PoolCommand) {
+        match command {
+            PoolCommand::AddPeer { node, zone } => self.on_add_peer(cx, node, zone),
+            PoolCommand::RemovePeer(node) => self.on_remove_peer(cx, node),
+            PoolCommand::SetReadOnly(read_only) => self.read_only = read_only,
+            PoolCommand::Submit(spec) => return self.on_submit(cx, request, *spec),
+            PoolCommand::Take => return self.on_take(cx, request),
+            PoolCommand::Finish(token, result) => return self.on_finish(cx, request, token, result),
+            PoolCommand::Progress(token, note) => self.say_progress(cx, token, note),
+            PoolCommand::Cancel(task) => self.on_cancel(cx, task),
+            PoolCommand::Status(task) => return self.on_ask_status(cx, request, task),
+            PoolCommand::Wait(task) => return self.on_wait(cx, request, task),
+            PoolCommand::Drain(within) => return self.on_drain(cx, request, within),
+            PoolCommand::Undrain => self.on_undrain(cx),
+            PoolCommand::DeadLetters => return cx.reply(request, PoolReply::DeadLetters(self.dead_letters())),
+            PoolCommand::Pool => return cx.reply(request, PoolReply::Pool(self.status())),
+        }
+        cx.reply(request, PoolReply::Done);
+    }
+
+    fn on_flush(&mut self, cx: &mut Context<'_>) {
+        self.dispatch(cx);
+        self.feed_lifelines(cx);
+        self.look_for_work(cx);
+        self.send_claims(cx);
+        self.send_streams(cx);
+        self.say_lazy(cx);
+        self.said.clear();
+        if let Some((at, _)) = self.later.first() {
+            cx.set_timer(Timer::Ready, at.since(cx.now()));
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Who wants to know how a task is: the application, tasks that wait for it, and holders whose owner is gone.
+//!
+//! The owner is asked, or whoever should keep the task, one after the other; and again from time to time, until the task
+//! is settled. Its owner tells of that by itself; asking again is for what gets lost.
+
+use std::collections::BTreeSet;
+
+use mesh_core::{Instant, NodeId, RequestId};
+
+use super::command::{PoolReply, UnknownTask};
+use super::message::{Known, Message, NAMES_MAX, TaskStatus};
+use super::{Context, TaskPool};
+use crate::task::{OnFailedDependency, Outcome, State, TaskId, Token};
+
+/// An owner is asked again after so many times as long as a message may take.
+const POLL: u32 = 8;
+
+/// A task that somebody here wants to know of.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wanted {
+    /// Who wants to know how it is now.
+    asking: Vec<RequestId>,
+    /// Who wants to know what became of it.
+    waiting: Vec<RequestId>,
+    /// Tasks owned here that wait for it.
+    dependents: BTreeSet<TaskId>,
+    /// Its holder wants to know who owns it.
+    holds: bool,
+    /// Who was asked last, and when.
+    asked: Option<(NodeId, Instant)>,
+    /// Whether that one answered.
+    answered: bool,
+    /// Who does not know it.
+    unknown: BTreeSet<NodeId>,
+    tried: usize,
+}
+
+impl TaskPool {
+    /// Those who should keep a task, as far as this node knows.
+    pub(super) fn keepers(&self, task: TaskId) -> Vec<NodeId> {
+        let keepers = self.ring.replicas_across_zones(task.0, self.config.successors + 2);
+        keepers.filter(|node| *node != self.me).collect()
+    }
+
+    pub(super) fn on_ask_status(&mut self, cx: &mut Context<'_>, request: RequestId, task: TaskId) {
+        if let Some(Known::Here(status)) = self.known(task) {
+            return cx.reply(request, PoolReply::Status(Ok(*status)));
+        }
+        self.wanted.entry(task).or_default().asking.push(request);
+        self.ask(cx, task);
+    }
+
+    pub(super) fn on_wait(&mut self, cx: &mut Context<'_>, request: RequestId, task: TaskId) {
+        if let Some(Known::Here(status)) = self.known(task)
+            && let State::Settled(outcome) = status.state
+        {
+            return cx.reply(request, PoolReply::Settled(Ok(outcome)));
+        }
+        let wanted = self.wanted.entry(task).or_default();
+        wanted.waiting.push(request);
+        if wanted.asked.is_none() {
+            self.ask(cx, task);
+        }
+    }
+
+    /// A task that is owned here waits for others.
+    pub(super) fn follow_dependencies(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        let unmet = self.tasks.get(&task).and_then(|entry| entry.owned.as_ref()).map(|owned| owned.unmet.clone());
+        for dependency in unmet.into_iter().flatten() {
+            match self.known(dependency) {
+                Some(Known::Here(status)) if matches!(status.state, State::Settled(_)) => {
+                    let State::Settled(outcome) = status.state else { continue };
+                    self.on_dependency(cx, task, dependency, &outcome);
+                }
+                _ => {
+                    let wanted = self.wanted.entry(dependency).or_default();
+                    wanted.dependents.insert(task);
+                    if wanted.asked.is_none() {
+                        self.ask(cx, dependency);
+                    }
+                }
+            }
+        }
+        // Without any, it is ready.
+        self.unblock(cx, task);
+    }
+
+    fn on_dependency(&mut self, cx: &mut Context<'_>, task: TaskId, dependency: TaskId, outcome: &Outcome) {
+        let Some(entry) = self.tasks.get_mut(&task).filter(|entry| entry.state == State::Blocked) else { return };
+        let Some(owned) = &mut entry.owned else { return };
+        owned.unmet.remove(&dependency);
+        if matches!(outcome, Outcome::Completed(_)) || entry.spec.on_failed_dependency == OnFailedDependency::Run {
+            self.unblock(cx, task);
+        } else {
+            self.settle(cx, task, Outcome::Cancelled);
+        }
+    }
+
+    fn unblock(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        let Some(entry) = self.tasks.get_mut(&task).filter(|entry| entry.state == State::Blocked) else { return };
+        if entry.owned.as_ref().is_some_and(|owned| owned.unmet.is_empty()) {
+            entry.state = State::Queued;
+            self.changed(cx, task);
+            self.enqueue(cx.now(), task);
+        }
+    }
+
+    /// A lease is held of a task whose owner is gone.
+    pub(super) fn follow_owner(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        let wanted = self.wanted.entry(task).or_default();
+        wanted.holds = true;
+        if wanted.asked.is_none() {
+            self.ask(cx, task);
+        }
+    }
+
+    /// Asks the next who may know.
+    fn ask(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        let owner = self.tasks.get(&task).map(|entry| entry.owner()).filter(|owner| *owner != self.me);
+        let keepers = self.keepers(task);
+        let is_ours = self.tasks.get(&task).is_some_and(|entry| entry.owned.is_some());
+        let Some(wanted) = self.wanted.get_mut(&task) else { return };
+        let mut may_know: Vec<_> =
+            owner.into_iter().chain(keepers).filter(|node| !wanted.unknown.contains(node)).collect();
+        may_know.dedup();
+        // One that is kept here, or on its way to its owner, is waited for.
+        if may_know.is_empty() && !is_ours && owner.is_none() && !self.submissions.contains_key(&task) {
+            return self.on_unknown(cx, task);
+        }
+        let asked = (!may_know.is_empty()).then(|| may_know[wanted.tried % may_know.len()]);
+        wanted.tried += 1;
+        wanted.answered = false;
+        wanted.asked = Some((asked.unwrap_or(self.me), cx.now()));
+        if let Some(node) = asked {
+            self.say(cx, node, Message::Ask(vec![task]));
+        }
+    }
+
+    /// Nobody knows a task.
+    fn on_unknown(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        let Some(wanted) = self.wanted.remove(&task) else { return };
+        for request in wanted.asking {
+            cx.reply(request, PoolReply::Status(Err(UnknownTask(task))));
+        }
+        for request in wanted.waiting {
+            cx.reply(request, PoolReply::Settled(Err(UnknownTask(task))));
+        }
+        for dependent in wanted.dependents {
+            self.on_dependency(cx, dependent, task, &Outcome::Cancelled);
+        }
+    }
+
+    /// What became of a task is known.
+    pub(super) fn on_known_outcome(&mut self, cx: &mut Context<'_>, task: TaskId, outcome: &Outcome) {
+        let Some(wanted) = self.wanted.remove(&task) else { return };
+        for request in wanted.waiting {
+            cx.reply(request, PoolReply::Settled(Ok(outcome.clone())));
+        }
+        for dependent in wanted.dependents {
+            self.on_dependency(cx, dependent, task, outcome);
+        }
+        if !wanted.asking.is_empty()
+            && let Some(Known::Here(status)) = self.known(task)
+        {
+            for request in wanted.asking {
+                cx.reply(request, PoolReply::Status(Ok((*status).clone())));
+            }
+        }
+    }
+
+    pub(super) fn on_asked(&mut self, cx: &mut Context<'_>, from: NodeId, tasks: &[TaskId]) {
+        let mut answers = Vec::new();
+        for task in tasks.iter().take(NAMES_MAX) {
+            let known = self.known(*task).unwrap_or(Known::Unknown);
+            if let Some(owned) = self.tasks.get_mut(task).and_then(|entry| entry.owned.as_mut())
+                && !matches!(&known, Known::Here(status) if matches!(status.state, State::Settled(_)))
+                && owned.watchers.len() < WATCHERS_MAX
+            {
+                owned.watchers.insert(from);
+            }
+            answers.push((*task, known));
+        }
+        self.say(cx, from, Message::Told(answers));
+    }
+
+    pub(super) fn on_told(&mut self, cx: &mut Context<'_>, from: NodeId, answers: Vec<(TaskId, Known)>) {
+        for (task, known) in answers {
+            let Some(wanted) = self.wanted.get_mut(&task) else { continue };
+            match known {
+                Known::Here(status) => {
+                    wanted.answered = true;
+                    wanted.unknown.clear();
+                    self.on_told_status(cx, task, *status);
+                }
+                Known::At(owner) if owner == self.me || owner == from => wanted.answered = false,
+                Known::At(owner) => {
+                    wanted.asked = Some((owner, cx.now()));
+                    if self.peers.get(&owner).is_some_and(super::peer::Peer::is_ready) {
+                        self.say(cx, owner, Message::Ask(vec![task]));
+                    }
+                }
+                Known::Unknown => {
+                    wanted.unknown.insert(from);
+                    self.ask(cx, task);
+                }
+            }
+        }
+    }
+
+    fn on_told_status(&mut self, cx: &mut Context<'_>, task: TaskId, status: TaskStatus) {
+        let Some(wanted) = self.wanted.get_mut(&task) else { return };
+        for request in std::mem::take(&mut wanted.asking) {
+            cx.reply(request, PoolReply::Status(Ok(status.clone())));
+        }
+        if std::mem::take(&mut wanted.holds) {
+            let held = self.held.get(&task).map(|held| held.token);
+            let tokens = held.into_iter().chain(self.reported_tokens(task)).collect::<Vec<Token>>();
+            for token in tokens {
+                self.on_owner(cx, token, status.owner);
+            }
+        }
+        if let State::Settled(outcome) = &status.state {
+            return self.on_known_outcome(cx, task, outcome);
+        }
+        if self.wanted.get(&task).is_some_and(|wanted| wanted.waiting.is_empty() && wanted.dependents.is_empty()) {
+            self.wanted.remove(&task);
+        }
+    }
+
+    /// Asks again where no answer came, or the last one is old.
+    pub(super) fn ask_again(&mut self, cx: &mut Context<'_>) {
+        let (now, again) = (cx.now(), self.config.resend_after);
+        let due = self.wanted.iter().filter(|(_, wanted)| {
+            let patience = if wanted.answered { again * POLL } else { again };
+            wanted.asked.is_none_or(|(_, at)| now.since(at) >= patience)
+        });
+        for task in due.map(|(task, _)| *task).take(NAMES_MAX).collect::<Vec<_>>() {
+            if let Some(Known::Here(status)) = self.known(task) {
+                self.on_told_status(cx, task, *status);
+            } else {
+                self.ask(cx, task);
+            }
+        }
+    }
+}
+
+/// So many nodes may wait for the end of a task; others ask again.
+const WATCHERS_MAX: usize = 64;

@@ -1,0 +1,150 @@
+//! How a pool behaves.
+
+use std::time::Duration;
+
+use crate::dht::ring::RingConfigError;
+use crate::task::{Limits, Policy};
+use crate::work_stealing::{StealConfig, StealConfigError};
+
+/// How a pool behaves. All nodes must be given the same, but for what only concerns what is kept here.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct PoolConfig {
+    /// How tasks that do not say it find their executors. Default: [`Policy::Steal`].
+    pub policy: Policy,
+    /// On how many nodes beside its owner a task is kept: more than half of all these must live for it to go on. Zero
+    /// where tasks may be lost with the node that they were given to. Default: 3.
+    pub successors: usize,
+    /// For how long a lease is good unless it is renewed, which its holder does three times as often. Default: 10 s.
+    pub lease: Duration,
+    /// What was sent and not answered for so long is sent again. Default: 250 ms.
+    pub resend_after: Duration,
+    /// What need not be said at once waits for so long for something else to go with. Default: 2 ms.
+    pub batch_delay: Duration,
+    /// A task whose owner is gone is taken over by the first of its replicas at once, and by each further one after so much
+    /// time more. Default: 1 s.
+    pub takeover_after: Duration,
+    /// A replica that is down is replaced after so much time. Default: 5 s.
+    pub repair_after: Duration,
+    /// How many tasks may be owned here that are not settled: more are refused. Default: 100,000.
+    pub queue_max: usize,
+    /// How many bytes they may take. Default: 256 MiB.
+    pub queue_bytes_max: usize,
+    /// The longest payload, in bytes. Default: 256 KiB.
+    pub payload_max: usize,
+    /// The longest result, in bytes. Default: 256 KiB.
+    pub result_max: usize,
+    /// The most tasks that one may wait for. Default: 4,096.
+    pub dependencies_max: usize,
+    /// For how long results and dead letters are kept. Default: 10 minutes.
+    pub retain_for: Duration,
+    /// How many are kept here at most, the latest. Default: 10,000.
+    pub retain_max: usize,
+    /// Whether what this node owns and keeps for others outlives a crash: goes to the log of its node. Default: false.
+    pub durable: bool,
+    /// How nodes steal from each other.
+    pub steal: StealConfig,
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        Self {
+            policy: Policy::default(),
+            successors: 3,
+            lease: Duration::from_secs(10),
+            resend_after: Duration::from_millis(250),
+            batch_delay: Duration::from_millis(2),
+            takeover_after: Duration::from_secs(1),
+            repair_after: Duration::from_secs(5),
+            queue_max: 100_000,
+            queue_bytes_max: 256 << 20,
+            payload_max: 256 << 10,
+            result_max: 256 << 10,
+            dependencies_max: 4096,
+            retain_for: Duration::from_secs(600),
+            retain_max: 10_000,
+            durable: false,
+            steal: StealConfig::default(),
+        }
+    }
+}
+
+/// A configuration that cannot work, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct PoolConfigError(String);
+
+impl From<StealConfigError> for PoolConfigError {
+    fn from(error: StealConfigError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<RingConfigError> for PoolConfigError {
+    fn from(error: RingConfigError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// The most nodes that a task is kept on beside its owner.
+pub const SUCCESSORS_MAX: usize = 6;
+
+/// The longest payload and result that may be allowed: what a frame holds with room to spare.
+pub const BYTES_MAX: usize = 2 << 20;
+
+impl PoolConfig {
+    /// Checks that it can work.
+    ///
+    /// # Errors
+    /// A sentence that names the value and the bound.
+    pub fn validate(&self) -> Result<(), PoolConfigError> {
+        let refuse = |why| Err(PoolConfigError(why));
+        if self.successors > SUCCESSORS_MAX {
+            return refuse(format!("successors is {}: {SUCCESSORS_MAX} are the most", self.successors));
+        }
+        if self.resend_after.is_zero() || self.takeover_after.is_zero() || self.repair_after.is_zero() {
+            return refuse("resend_after, takeover_after and repair_after must be more than zero".to_owned());
+        }
+        if self.lease < self.resend_after * 6 {
+            return refuse(format!(
+                "lease is {:?} and resend_after {:?}: a renewal must have time to be sent twice, make it six times as long",
+                self.lease, self.resend_after
+            ));
+        }
+        if self.payload_max > BYTES_MAX || self.result_max > BYTES_MAX {
+            return refuse(format!(
+                "payload_max is {} and result_max {}: more than {BYTES_MAX} bytes do not fit into a message",
+                self.payload_max, self.result_max
+            ));
+        }
+        if self.queue_max == 0 || self.queue_bytes_max == 0 {
+            return refuse("queue_max and queue_bytes_max must be more than zero".to_owned());
+        }
+        Ok(self.steal.validate()?)
+    }
+
+    pub(super) const fn limits(&self) -> Limits {
+        Limits { payload_max: self.payload_max, dependencies_max: self.dependencies_max }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_works_and_each_rule_is_checked() {
+        assert_eq!(PoolConfig::default().validate(), Ok(()));
+        let refused = |change: fn(&mut PoolConfig)| {
+            let mut config = PoolConfig::default();
+            change(&mut config);
+            config.validate().expect_err("it cannot work").to_string()
+        };
+        assert!(refused(|c| c.successors = 7).contains("6 are the most"));
+        assert!(refused(|c| c.takeover_after = Duration::ZERO).contains("more than zero"));
+        assert!(refused(|c| c.lease = Duration::from_secs(1)).contains("six times"));
+        assert!(refused(|c| c.result_max = BYTES_MAX + 1).contains("do not fit"));
+        assert!(refused(|c| c.queue_max = 0).contains("queue_max"));
+        assert!(refused(|c| c.steal.batch_max = 0).contains("batch_max"));
+    }
+}

@@ -1,0 +1,94 @@
+//! How a node hands over what it has before it leaves.
+
+use std::time::Duration;
+
+use mesh_core::{Instant, RequestId};
+
+use super::command::{PoolReply, Receipt, TakeError};
+use super::holder::Stage;
+use super::message::Message;
+use super::{Context, TaskPool};
+use crate::dht::ring::Member;
+
+/// A drain that is on its way.
+#[derive(Clone, Debug)]
+pub(super) struct Drain {
+    /// Who waits for its end; `None` once that was told.
+    requests: Vec<RequestId>,
+    until: Instant,
+    receipt: Receipt,
+    /// How many tasks were owned here, not settled, when it began.
+    owned: usize,
+}
+
+impl TaskPool {
+    pub(super) fn on_drain(&mut self, cx: &mut Context<'_>, request: RequestId, within: Duration) {
+        let until = cx.now() + within;
+        match &mut self.drain {
+            Some(drain) => {
+                drain.requests.push(request);
+                drain.until = drain.until.min(until);
+                return;
+            }
+            None => {
+                let (requests, owned) = (vec![request], self.unsettled);
+                self.drain = Some(Drain { requests, until, receipt: Receipt::default(), owned });
+            }
+        }
+        self.ring.leave(self.me);
+        for taker in std::mem::take(&mut self.takers) {
+            cx.reply(taker, PoolReply::Job(Err(TakeError::Draining)));
+        }
+        let waiting = self.held.iter().filter(|(_, held)| held.stage == Stage::Waiting && held.owner != self.me);
+        for task in waiting.map(|(task, _)| *task).collect::<Vec<_>>() {
+            self.give_back(cx, task);
+            if let Some(drain) = &mut self.drain {
+                drain.receipt.given_back += 1;
+            }
+        }
+        self.say_status(cx);
+        self.repair.begin();
+    }
+
+    pub(super) fn on_undrain(&mut self, cx: &mut Context<'_>) {
+        if let Some(drain) = self.drain.take() {
+            for request in drain.requests {
+                cx.reply(request, PoolReply::Drained(drain.receipt));
+            }
+            self.ring.join(Member { zone: self.zone, ..Member::new(self.me) });
+            self.say_status(cx);
+            self.repair.begin();
+        }
+    }
+
+    /// Tells all how busy this node is.
+    pub(super) fn say_status(&mut self, cx: &mut Context<'_>) {
+        let load = self.load();
+        for node in self.ready.clone() {
+            self.say(cx, node, Message::Status(load));
+        }
+    }
+
+    /// Goes on with a drain; tells when it is done.
+    pub(super) fn go_on_draining(&mut self, cx: &mut Context<'_>) {
+        let Some(drain) = &mut self.drain else { return };
+        if drain.requests.is_empty() {
+            return;
+        }
+        let is_done = self.unsettled == 0 && self.held.is_empty() && self.reports.is_empty();
+        if !is_done && cx.now() < drain.until {
+            return self.repair.begin();
+        }
+        drain.receipt.left = self.unsettled;
+        drain.receipt.handed_over = drain.owned.saturating_sub(self.unsettled);
+        let (receipt, requests) = (drain.receipt, std::mem::take(&mut drain.requests));
+        for request in requests {
+            cx.reply(request, PoolReply::Drained(receipt));
+        }
+        // What still runs is given up: others may execute it from now on.
+        let runs: Vec<_> = self.held.values().map(|held| held.token).collect();
+        for token in runs {
+            self.report_lost(cx, token);
+        }
+    }
+}

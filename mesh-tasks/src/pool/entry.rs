@@ -1,0 +1,327 @@
+//! A task as one node keeps it, and the rule by which a change of it counts.
+//!
+//! A task is kept by its owner and a few others, its [`Group`]. Each is an acceptor of a register (Lamport 1998, without
+//! the parliament): it obeys the highest epoch that it promised, and a change counts when a majority has it. The group
+//! is part of what is kept, and changes by joint consensus: meanwhile it takes a majority of the old one, too.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_core::{Bytes, Instant, NodeId, RequestId, wire_struct};
+
+use super::message::Change;
+use crate::task::{Epoch, State, TaskId, TaskSpec, Token};
+
+/// A node with what it keeps: one that lost it is another replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Replica {
+    /// The node.
+    pub node: NodeId,
+    /// Drawn when it began with an empty log.
+    pub incarnation: u64,
+}
+
+wire_struct!(Replica { node, incarnation });
+
+/// The replicas of a task.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Group {
+    /// Those who keep it, its owner first.
+    pub members: Vec<Replica>,
+    /// Those who kept it before, while that changes.
+    pub former: Vec<Replica>,
+}
+
+wire_struct!(Group { members, former });
+
+impl Group {
+    /// All of them, each once.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Replica> {
+        let former = self.former.iter().filter(|replica| !self.members.contains(replica));
+        self.members.iter().chain(former)
+    }
+
+    /// Whether `has` holds for more than half of each of the two.
+    pub(super) fn is_majority(&self, has: impl Fn(&Replica) -> bool) -> bool {
+        let most = |replicas: &[Replica]| 2 * replicas.iter().filter(|replica| has(replica)).count() > replicas.len();
+        most(&self.members) && (self.former.is_empty() || most(&self.former))
+    }
+
+    /// Whether nobody but a node keeps it.
+    pub(super) fn is_only(&self, node: NodeId) -> bool {
+        self.former.is_empty() && matches!(&self.members[..], [replica] if replica.node == node)
+    }
+
+    pub(super) fn has_node(&self, node: NodeId) -> bool {
+        self.all().any(|replica| replica.node == node)
+    }
+}
+
+/// Orders the changes of a task: by the epoch of its owner, then counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// In which epoch.
+    pub epoch: Epoch,
+    /// Which change of the epoch.
+    pub number: u32,
+}
+
+wire_struct!(Version { epoch, number });
+
+/// What is done as soon as a majority has a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// The application hears that its task is kept.
+    ReplySubmitted(RequestId),
+    /// A node hears that its task is kept.
+    TellSubmitted(NodeId),
+    /// It is executed here.
+    Start,
+    /// Its holder hears that its report counts.
+    Answer(NodeId, Token),
+    /// The application hears that its report counts.
+    ReplyFinished(RequestId),
+    /// Whoever waits for it hears of its end.
+    TellSettled,
+    /// The former replicas count no more.
+    Regroup,
+    /// They need not keep it.
+    Drop,
+}
+
+/// A task that is kept here.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) spec: Arc<TaskSpec>,
+    pub(super) group: Group,
+    /// No lower epoch is obeyed.
+    pub(super) promised: Epoch,
+    pub(super) version: Version,
+    pub(super) attempts: u32,
+    /// The epoch in which the last lease was granted.
+    pub(super) granted: Epoch,
+    pub(super) failures: u32,
+    pub(super) state: State,
+    pub(super) ready_at: Instant,
+    pub(super) expires_at: Option<Instant>,
+    /// What this node has to do with it as its owner; `None` where it is not.
+    pub(super) owned: Option<Owned>,
+}
+
+/// What the owner of a task knows beside it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Owned {
+    /// Who has which change of this epoch, apart from this node, which has all.
+    acked: Vec<(Replica, u32)>,
+    /// What waits for a change to count.
+    waiting: Vec<(u32, Effect)>,
+    /// What it waits for.
+    pub(super) unmet: BTreeSet<TaskId>,
+    /// What its executor said last.
+    pub(super) progress: Bytes,
+    /// Who wants to hear of its end.
+    pub(super) watchers: BTreeSet<NodeId>,
+    /// Former replicas, to be told as soon as they are not needed.
+    pub(super) dropped: Vec<NodeId>,
+    /// How often another creation of the same task was met.
+    pub(super) conflicts: u32,
+}
+
+impl Owned {
+    /// What was left to do and does not count yet.
+    pub(super) fn take_waiting(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.waiting).into_iter().map(|(_, effect)| effect).collect()
+    }
+}
+
+impl Entry {
+    /// A task that is new.
+    pub(super) fn new(spec: Arc<TaskSpec>, group: Group, epoch: Epoch, now: Instant) -> Self {
+        Self {
+            ready_at: now + spec.delay,
+            expires_at: spec.expires_in.map(|time| now + time),
+            state: if spec.after.is_empty() { State::Queued } else { State::Blocked },
+            spec,
+            group,
+            promised: epoch,
+            version: Version { epoch, number: 1 },
+            attempts: 0,
+            granted: Epoch::default(),
+            failures: 0,
+            owned: Some(Owned::default()),
+        }
+    }
+
+    /// A task that another node owns, as it says; `None` where it does not say what is to be done.
+    pub(super) fn kept(change: &Change, now: Instant) -> Option<Self> {
+        let mut entry = Self::new(change.spec.clone()?, Group::default(), change.version.epoch, now);
+        entry.owned = None;
+        entry.take(change, now);
+        Some(entry)
+    }
+
+    /// Takes over a change.
+    pub(super) fn take(&mut self, change: &Change, now: Instant) {
+        self.promised = self.promised.max(change.version.epoch);
+        self.version = change.version;
+        self.group = change.group.clone();
+        self.attempts = change.attempts;
+        self.granted = change.granted;
+        self.failures = change.failures;
+        self.state = change.state.clone();
+        self.ready_at = now + change.ready_in;
+        self.expires_at = change.expires_in.map(|time| now + time);
+        if let Some(spec) = &change.spec {
+            self.spec = spec.clone();
+        }
+    }
+
+    /// The task as it is told to another.
+    pub(super) fn change(&self, task: TaskId, with_spec: bool, now: Instant) -> Change {
+        Change {
+            task,
+            version: self.version,
+            group: self.group.clone(),
+            attempts: self.attempts,
+            granted: self.granted,
+            failures: self.failures,
+            state: self.state.clone(),
+            ready_in: self.ready_at.since(now),
+            // What is over is not told as nothing.
+            expires_in: self.expires_at.map(|at| at.since(now).max(Duration::from_nanos(1))),
+            spec: with_spec.then(|| self.spec.clone()),
+        }
+    }
+
+    /// The token of its last lease.
+    pub(super) const fn token(&self, task: TaskId) -> Token {
+        Token { task, epoch: self.granted, attempt: self.attempts }
+    }
+
+    pub(super) const fn owner(&self) -> NodeId {
+        self.version.epoch.node
+    }
+
+    pub(super) const fn is_settled(&self) -> bool {
+        matches!(self.state, State::Settled(_))
+    }
+
+    pub(super) fn is_expired(&self, now: Instant) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+
+    /// Notes that a replica has a change of this epoch.
+    pub(super) fn note_ack(&mut self, replica: Replica, number: u32) {
+        let Some(owned) = &mut self.owned else { return };
+        match owned.acked.iter_mut().find(|(other, _)| *other == replica) {
+            Some((_, acked)) => *acked = number.max(*acked),
+            None => owned.acked.push((replica, number)),
+        }
+    }
+
+    /// Whether a replica has what is to be done.
+    pub(super) fn is_known_to(&self, replica: Replica) -> bool {
+        self.owned.as_ref().is_some_and(|owned| owned.acked.iter().any(|(other, n)| *other == replica && *n > 0))
+    }
+
+    /// A replica lacks what is to be done.
+    pub(super) fn note_lacking(&mut self, replica: Replica) {
+        if let Some(owned) = &mut self.owned {
+            owned.acked.retain(|(other, _)| *other != replica);
+        }
+    }
+
+    /// Whether a majority has change `number` of this epoch.
+    fn counts(&self, me: Replica, number: u32) -> bool {
+        let acked = self.owned.as_ref().map_or(&[][..], |owned| &owned.acked);
+        let has =
+            |replica: &Replica| *replica == me || acked.iter().any(|(other, upto)| other == replica && *upto >= number);
+        self.group.is_majority(has)
+    }
+
+    /// Whether a majority has it as it is.
+    pub(super) fn is_safe(&self, me: Replica) -> bool {
+        self.counts(me, self.version.number)
+    }
+
+    /// Leaves something to do for when the present change counts.
+    pub(super) fn leave(&mut self, effect: Effect) {
+        if let Some(owned) = &mut self.owned {
+            owned.waiting.push((self.version.number, effect));
+        }
+    }
+
+    /// Takes what was left to do and counts by now.
+    pub(super) fn due(&mut self, me: Replica) -> Vec<Effect> {
+        let waiting = self.owned.as_mut().map(|owned| std::mem::take(&mut owned.waiting)).unwrap_or_default();
+        if waiting.is_empty() {
+            return Vec::new();
+        }
+        let (due, left): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|(number, _)| self.counts(me, *number));
+        if let Some(owned) = &mut self.owned {
+            owned.waiting = left;
+        }
+        due.into_iter().map(|(_, effect)| effect).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: Epoch = Epoch { number: 1, node: NodeId(1), life: 1 };
+
+    const fn replica(node: u128) -> Replica {
+        Replica { node: NodeId(node), incarnation: 1 }
+    }
+
+    fn group(members: &[u128], former: &[u128]) -> Group {
+        let of = |nodes: &[u128]| nodes.iter().map(|node| replica(*node)).collect();
+        Group { members: of(members), former: of(former) }
+    }
+
+    #[test]
+    fn a_change_counts_when_a_majority_has_it_and_of_the_former_too() {
+        let spec = Arc::new(TaskSpec::new("x"));
+        let mut entry = Entry::new(spec, group(&[1, 2, 3, 4], &[]), FIRST, Instant::ZERO);
+        entry.leave(Effect::TellSettled);
+        entry.note_ack(replica(2), 1);
+        // Four replicas: two are no majority, and one that lost what it kept is none of them.
+        entry.note_ack(Replica { node: NodeId(3), incarnation: 2 }, 1);
+        assert!(!entry.is_safe(replica(1)) && entry.due(replica(1)).is_empty());
+        entry.note_ack(replica(4), 1);
+        assert_eq!(entry.due(replica(1)), [Effect::TellSettled]);
+        assert_eq!(entry.due(replica(1)), []);
+
+        entry.version.number = 2;
+        entry.group = group(&[1, 5, 6], &[1, 2, 3, 4]);
+        for node in [5, 6, 2] {
+            entry.note_ack(replica(node), 2);
+        }
+        assert!(!entry.is_safe(replica(1)), "two of the former four");
+        entry.note_ack(replica(3), 2);
+        assert!(entry.is_safe(replica(1)));
+    }
+
+    #[test]
+    fn what_is_told_to_another_is_what_it_keeps() {
+        let now = Instant::ZERO + Duration::from_secs(5);
+        let mut spec = TaskSpec::new("x").expires_in(Duration::from_secs(9));
+        spec.delay = Duration::from_secs(2);
+        let mut entry = Entry::new(Arc::new(spec), group(&[1, 2], &[]), FIRST, now);
+        entry.attempts = 3;
+        let change = entry.change(TaskId(7), true, now + Duration::from_secs(1));
+        let kept = Entry::kept(&change, Instant::ZERO).unwrap();
+        assert_eq!((kept.ready_at, kept.expires_at), (at(1), Some(at(8))));
+        assert_eq!((kept.attempts, kept.version, kept.owned.is_none()), (3, entry.version, true));
+        assert!(Entry::kept(&entry.change(TaskId(7), false, now), now).is_none());
+        // What is over stays over.
+        let late = entry.change(TaskId(7), true, now + Duration::from_secs(60));
+        assert!(late.expires_in.is_some());
+    }
+
+    fn at(secs: u64) -> Instant {
+        Instant::ZERO + Duration::from_secs(secs)
+    }
+}

@@ -1,0 +1,430 @@
+//! What a node does with the leases it holds: hands the tasks to its executors, renews, reports.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_core::{Bytes, Instant, NodeId, RequestId};
+
+use super::command::{FinishError, Job, PoolEvent, PoolReply, TakeError};
+use super::entry::Effect;
+use super::message::{Lease, MESSAGE_BYTES, Message, NAMES_MAX, Report, Reported};
+use super::owner::PROGRESS_MAX;
+use super::{Context, TaskPool};
+use crate::task::{Failure, State, TaskId, TaskSpec, Token};
+
+/// Where a lease is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The task waits for an executor.
+    Waiting,
+    /// It is offered to another node.
+    Offered,
+    /// It is executed, since then.
+    Running(Instant),
+}
+
+/// A lease that is held here.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) token: Token,
+    pub(super) owner: NodeId,
+    pub(super) spec: Arc<TaskSpec>,
+    pub(super) expires_at: Option<Instant>,
+    pub(super) moves: u32,
+    pub(super) stage: Stage,
+    /// It is lost unless it was renewed until then.
+    pub(super) until: Instant,
+}
+
+/// A report that was not answered yet.
+#[derive(Clone, Debug)]
+pub(super) struct Unanswered {
+    report: Report,
+    request: Option<RequestId>,
+    sent_at: Option<Instant>,
+}
+
+impl Held {
+    /// The lease as it is passed on.
+    pub(super) fn lease(&self, now: Instant) -> Lease {
+        let expires_in = self.expires_at.map(|at| at.since(now).max(Duration::from_nanos(1)));
+        Lease { token: self.token, owner: self.owner, expires_in, moves: self.moves + 1, spec: self.spec.clone() }
+    }
+}
+
+impl TaskPool {
+    /// Takes a lease that was offered; `false` where this node cannot.
+    pub(super) fn hold(&mut self, cx: &mut Context<'_>, lease: Lease) -> bool {
+        let task = lease.token.task;
+        let spec = &lease.spec;
+        let fits = self.drain.is_none()
+            && spec.requirements.admits(&self.capabilities, self.capabilities.resources())
+            && self.held.len() < self.config.queue_max
+            && self.held.get(&task).is_none_or(|held| held.token < lease.token && held.stage == Stage::Waiting);
+        if !fits {
+            return false;
+        }
+        let now = cx.now();
+        if let Some(entry) = self.tasks.get(&task).filter(|entry| entry.owned.is_some()) {
+            // It comes back to its owner, which knows whether it is still good.
+            if entry.token(task) == lease.token && matches!(entry.state, State::Leased { .. }) {
+                self.requeue(cx, task, Duration::ZERO);
+            }
+            return true;
+        }
+        let held = Held {
+            token: lease.token,
+            owner: lease.owner,
+            spec: lease.spec.clone(),
+            expires_at: lease.expires_in.map(|time| now + time),
+            moves: lease.moves,
+            stage: Stage::Waiting,
+            until: now + self.config.lease,
+        };
+        self.queue.push(task, held.spec.tenant, held.spec.priority);
+        self.held.insert(task, held);
+        true
+    }
+
+    pub(super) fn on_take(&mut self, cx: &mut Context<'_>, request: RequestId) {
+        if self.drain.is_some() {
+            return cx.reply(request, PoolReply::Job(Err(TakeError::Draining)));
+        }
+        self.takers.push_back(request);
+    }
+
+    /// Hands tasks to those who wait for some.
+    pub(super) fn dispatch(&mut self, cx: &mut Context<'_>) {
+        if self.read_only {
+            return;
+        }
+        while self.takers.len() > self.starting.len() {
+            let Some(task) = self.next_to_run(cx.now()) else { return };
+            if self.held.contains_key(&task) {
+                self.run(cx, task);
+            } else {
+                self.grant(cx, task, self.me);
+                self.starting.insert(task);
+                self.when_safe(cx, task, Effect::Start);
+            }
+        }
+    }
+
+    /// The next task for whose resources there is room now.
+    fn next_to_run(&mut self, now: Instant) -> Option<TaskId> {
+        // Looked for among the first few: a task that needs much must not wait for ever behind those that need little.
+        const LOOK_AT: usize = 16;
+        if self.queue.is_empty() {
+            return None;
+        }
+        let fits = |task: &TaskId| {
+            let held = self.held.get(task).map(|held| &held.spec);
+            let spec = held.or_else(|| self.tasks.get(task).map(|entry| &entry.spec));
+            spec.is_some_and(|spec| spec.requirements.admits(&self.capabilities, &self.free))
+        };
+        let task = self.queue.iter().take(LOOK_AT).find(fits)?;
+        self.queue.take(task);
+        let is_late = self.held.get(&task).and_then(|held| held.expires_at).is_some_and(|at| at <= now);
+        if is_late {
+            self.held.remove(&task);
+            return self.next_to_run(now);
+        }
+        Some(task)
+    }
+
+    /// A task of this node may be executed here: its lease is known to others.
+    pub(super) fn start(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        if !self.starting.remove(&task) {
+            return;
+        }
+        let Some(entry) = self.tasks.get(&task) else { return };
+        if entry.state != (State::Leased { holder: self.me }) {
+            return;
+        }
+        let held = Held {
+            token: entry.token(task),
+            owner: self.me,
+            spec: entry.spec.clone(),
+            expires_at: entry.expires_at,
+            moves: 0,
+            stage: Stage::Waiting,
+            until: Instant::MAX,
+        };
+        self.held.insert(task, held);
+        self.run(cx, task);
+    }
+
+    fn run(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        let Some(held) = self.held.get_mut(&task) else { return };
+        // Another task may have begun since this one was chosen.
+        if self.takers.is_empty() || !self.free.take(held.spec.requirements.resources()) {
+            return self.queue.push(task, held.spec.tenant, held.spec.priority);
+        }
+        let Some(taker) = self.takers.pop_front() else { return };
+        held.stage = Stage::Running(cx.now());
+        self.running.insert(task);
+        self.meter.started.increment();
+        let job = Job { token: held.token, payload: held.spec.payload.clone(), time_limit: held.spec.time_limit };
+        cx.reply(taker, PoolReply::Job(Ok(job)));
+    }
+
+    pub(super) fn on_finish(
+        &mut self,
+        cx: &mut Context<'_>,
+        request: RequestId,
+        token: Token,
+        result: Result<Bytes, Failure>,
+    ) {
+        let runs = |held: &&Held| held.token == token && matches!(held.stage, Stage::Running(_));
+        if self.held.get(&token.task).filter(runs).is_none() {
+            return cx.reply(request, PoolReply::Finished(Err(FinishError::LeaseLost)));
+        }
+        let limit = self.config.result_max;
+        match result {
+            Ok(result) if result.len() > limit => {
+                let error = FinishError::TooLong { len: result.len(), limit };
+                cx.reply(request, PoolReply::Finished(Err(error)));
+                self.end(cx, token, Reported::Failed(Failure::Error(error.to_string())), None);
+            }
+            Ok(result) => self.end(cx, token, Reported::Completed(result), Some(request)),
+            Err(failure) => self.end(cx, token, Reported::Failed(failure.shortened()), Some(request)),
+        }
+    }
+
+    /// A lease that is held here comes to its end.
+    fn end(&mut self, cx: &mut Context<'_>, token: Token, result: Reported, request: Option<RequestId>) {
+        let Some(held) = self.let_go(cx.now(), token.task) else { return };
+        let report = Report { token, result };
+        if self.tasks.get(&token.task).is_some_and(|entry| entry.owned.is_some()) {
+            return self.on_report(cx, self.me, report, request);
+        }
+        self.report_to(cx.now(), held.owner, report, request);
+    }
+
+    /// Tells an owner what came of a lease, until it answers.
+    pub(super) fn report_to(&mut self, now: Instant, owner: NodeId, report: Report, request: Option<RequestId>) {
+        let task = report.token.task;
+        self.reports.insert((owner, task), Unanswered { report, request, sent_at: None });
+        self.answer(now, owner).reports = true;
+    }
+
+    /// The tokens of the reports of a task that were not answered.
+    pub(super) fn reported_tokens(&self, task: TaskId) -> Vec<Token> {
+        self.reports.iter().filter(|((_, other), _)| *other == task).map(|(_, waiting)| waiting.report.token).collect()
+    }
+
+    /// Forgets a lease, and makes room where it was executed.
+    fn let_go(&mut self, now: Instant, task: TaskId) -> Option<Held> {
+        let held = self.held.remove(&task)?;
+        match held.stage {
+            Stage::Waiting => {
+                self.queue.remove(task);
+                // Where it is owned here, it may wait for its next lease.
+                if self.tasks.get(&task).is_some_and(|entry| entry.owned.is_some() && entry.state == State::Queued) {
+                    self.enqueue(now, task);
+                }
+            }
+            Stage::Offered => {}
+            Stage::Running(since) => {
+                self.running.remove(&task);
+                self.free.give_back(held.spec.requirements.resources());
+                let took = now.since(since);
+                self.meter.run_nanos.record_duration(took);
+                self.run_time = if self.run_time.is_zero() { took } else { (self.run_time * 7 + took) / 8 };
+            }
+        }
+        Some(held)
+    }
+
+    /// A lease is not good any more.
+    pub(super) fn lose(&mut self, cx: &mut Context<'_>, token: Token) {
+        if self.held.get(&token.task).is_none_or(|held| held.token != token) {
+            return;
+        }
+        if let Some(Held { stage: Stage::Running(_), .. }) = self.let_go(cx.now(), token.task) {
+            cx.emit(PoolEvent::LeaseLost(token));
+        }
+    }
+
+    /// Gives back a lease that was not begun.
+    pub(super) fn give_back(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        if let Some(held) = self.held.get(&task).filter(|held| held.stage == Stage::Waiting) {
+            let token = held.token;
+            self.end(cx, token, Reported::GivenBack, None);
+        }
+    }
+
+    /// Nobody knows whether a node to which a lease was passed on has begun: its owner is told that it is lost.
+    pub(super) fn report_lost(&mut self, cx: &mut Context<'_>, token: Token) {
+        self.end(cx, token, Reported::Failed(Failure::Lost), None);
+    }
+
+    /// Sends the reports for an owner that were not sent, or not answered for long.
+    pub(super) fn send_reports(&mut self, cx: &mut Context<'_>, owner: NodeId) {
+        let (now, again) = (cx.now(), self.config.resend_after);
+        let (mut due, mut bytes) = (Vec::new(), 0);
+        for (_, unanswered) in self.reports.range_mut((owner, TaskId(0))..=(owner, TaskId(u128::MAX))) {
+            if unanswered.sent_at.is_some_and(|at| now.since(at) < again) {
+                continue;
+            }
+            if due.len() >= NAMES_MAX || bytes >= MESSAGE_BYTES {
+                break;
+            }
+            unanswered.sent_at = Some(now);
+            bytes += unanswered.report.len();
+            due.push(unanswered.report.clone());
+        }
+        if !due.is_empty() {
+            self.say(cx, owner, Message::Report(due));
+        }
+    }
+
+    /// Sends reports again that were not answered. Where their owner is gone, somebody else owns the tasks now.
+    pub(super) fn resend_reports(&mut self, cx: &mut Context<'_>) {
+        let (now, again) = (cx.now(), self.config.resend_after);
+        let late = |unanswered: &Unanswered| unanswered.sent_at.is_none_or(|at| now.since(at) >= again);
+        let due = self.reports.iter().filter(|(_, unanswered)| late(unanswered)).map(|(key, _)| *key);
+        let due: Vec<_> = due.take(NAMES_MAX).collect();
+        let owners: BTreeSet<NodeId> = due.iter().map(|(owner, _)| *owner).collect();
+        for owner in owners {
+            self.send_reports(cx, owner);
+        }
+        for (owner, task) in due {
+            if self.peers.get(&owner).is_none_or(|peer| !peer.is_ready()) {
+                self.follow_owner(cx, task);
+            }
+        }
+    }
+
+    /// Tells the owner of a task how far it is.
+    pub(super) fn say_progress(&mut self, cx: &mut Context<'_>, token: Token, note: Bytes) {
+        let Some(held) = self.held.get(&token.task).filter(|held| held.token == token) else { return };
+        if note.len() > PROGRESS_MAX {
+            return;
+        }
+        if held.owner == self.me {
+            self.on_progress(token, note);
+        } else {
+            let owner = held.owner;
+            self.say(cx, owner, Message::Progress(token, note));
+        }
+    }
+
+    pub(super) fn on_answers(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: NodeId,
+        counted: &[Token],
+        lost: &[Token],
+        elsewhere: &[(Token, NodeId)],
+    ) {
+        for token in counted {
+            self.on_answered(cx, from, *token, Ok(()));
+        }
+        for token in lost {
+            self.on_answered(cx, from, *token, Err(FinishError::LeaseLost));
+            self.lose(cx, *token);
+        }
+        for (token, owner) in elsewhere {
+            self.on_owner(cx, *token, *owner);
+        }
+    }
+
+    pub(super) fn on_renewed(&mut self, now: Instant, tokens: &[Token]) {
+        for token in tokens {
+            if let Some(held) = self.held.get_mut(&token.task).filter(|held| held.token == *token) {
+                held.until = now + self.config.lease;
+            }
+        }
+    }
+
+    fn on_answered(&mut self, cx: &mut Context<'_>, from: NodeId, token: Token, result: Result<(), FinishError>) {
+        let key = (from, token.task);
+        if self.reports.get(&key).is_some_and(|unanswered| unanswered.report.token == token)
+            && let Some(Unanswered { request: Some(request), .. }) = self.reports.remove(&key)
+        {
+            cx.reply(request, PoolReply::Finished(result));
+        }
+    }
+
+    /// Another node owns a task that is held here, or was executed here.
+    pub(super) fn on_owner(&mut self, cx: &mut Context<'_>, token: Token, owner: NodeId) {
+        if let Some(held) = self.held.get_mut(&token.task).filter(|held| held.token == token) {
+            held.owner = owner;
+        }
+        let mut moved = self.reports.keys().filter(|(_, task)| *task == token.task).copied();
+        let Some(key) = moved.next().filter(|(former, _)| *former != owner) else { return };
+        if let Some(mut unanswered) = self.reports.remove(&key) {
+            unanswered.sent_at = None;
+            if owner == self.me {
+                return self.on_report(cx, self.me, unanswered.report, unanswered.request);
+            }
+            self.reports.insert((owner, token.task), unanswered);
+            self.answer(cx.now(), owner).reports = true;
+        }
+    }
+
+    /// Renews leases, and ends those that were not renewed or run for too long.
+    pub(super) fn renew(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now();
+        let mut renewals: BTreeMap<NodeId, Vec<Token>> = BTreeMap::new();
+        let mut over = Vec::new();
+        for held in self.held.values() {
+            match held.stage {
+                Stage::Running(since) if held.spec.time_limit.is_some_and(|limit| now.since(since) >= limit) => {
+                    over.push((held.token, true));
+                }
+                _ if held.until <= now => over.push((held.token, false)),
+                Stage::Offered => {}
+                _ if held.owner != self.me => renewals.entry(held.owner).or_default().push(held.token),
+                _ => {}
+            }
+        }
+        for (token, timed_out) in over {
+            if timed_out {
+                cx.emit(PoolEvent::TimedOut(token));
+                self.end(cx, token, Reported::Failed(Failure::TimedOut), None);
+            } else {
+                self.lose(cx, token);
+            }
+        }
+        if now < self.renew_at {
+            return;
+        }
+        self.renew_at = now + self.config.lease / 3;
+        for (owner, tokens) in renewals {
+            for tokens in tokens.chunks(NAMES_MAX) {
+                self.say(cx, owner, Message::Renew(tokens.to_vec()));
+            }
+            if !self.peers.get(&owner).is_some_and(super::peer::Peer::is_ready) {
+                // Whoever took over the ownership, the replicas know it.
+                for token in tokens.into_iter().take(NAMES_MAX) {
+                    self.follow_owner(cx, token.task);
+                }
+            }
+        }
+    }
+
+    /// A node holds leases of tasks owned here.
+    pub(super) fn on_renew(&mut self, cx: &mut Context<'_>, from: NodeId, tokens: Vec<Token>) {
+        let now = cx.now();
+        for token in tokens {
+            let Some(entry) = self.tasks.get_mut(&token.task) else {
+                self.answer(now, from).lost.push(token);
+                continue;
+            };
+            if entry.owned.is_none() {
+                let owner = entry.owner();
+                self.answer(now, from).elsewhere.push((token, owner));
+            } else if entry.token(token.task) == token && matches!(entry.state, State::Leased { .. }) {
+                // It may have been passed on by the one it was granted to.
+                entry.state = State::Leased { holder: from };
+                self.grants.insert(token.task, now + self.config.lease);
+                self.answer(now, from).renewed.push(token);
+            } else {
+                self.answer(now, from).lost.push(token);
+            }
+        }
+    }
+}

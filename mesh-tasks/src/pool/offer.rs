@@ -1,0 +1,277 @@
+//! How leases go from node to node: asked for by a thief, or pushed to one that asked before.
+//!
+//! An offer is sent until it is answered, one at a time to each node, so that neither side's crash nor a lost message
+//! loses a task: the giver keeps it until the taker says that it has it, and lets the owner know where nobody can say.
+
+use std::time::Duration;
+
+use mesh_core::{Instant, NodeId};
+
+use super::holder::Stage;
+use super::message::{Lease, Message};
+use super::peer::Offer;
+use super::{Context, TaskPool, Timer};
+use crate::task::{Policy, State, TaskId, Token};
+use crate::work_stealing::Hint;
+
+impl TaskPool {
+    /// Asks for work, where there is none here.
+    pub(super) fn look_for_work(&mut self, cx: &mut Context<'_>) {
+        let low_water = self.thief.low_water(&self.config.steal, self.run_time);
+        let executes = !self.running.is_empty() || self.takers.len() > self.starting.len();
+        let is_low = if self.takers.is_empty() {
+            low_water > 0 && self.queue.len() < low_water
+        } else {
+            self.queue.len() <= low_water
+        };
+        if !executes || !is_low || self.read_only || self.ready.is_empty() {
+            return;
+        }
+        let waiting = u32::try_from(self.queue.len()).unwrap_or(u32::MAX);
+        let now = cx.now();
+        if let Some(victim) = self.thief.ask(&self.config.steal, cx.rng(), &self.ready, now) {
+            self.meter.steals.increment();
+            self.say(cx, victim, Message::Steal(waiting));
+        }
+        if let Some(at) = self.thief.asks_at() {
+            cx.set_timer(Timer::Steal, at.since(cx.now()));
+        }
+    }
+
+    pub(super) fn on_steal(&mut self, cx: &mut Context<'_>, from: NodeId, waiting: u32) {
+        if self.peers.get(&from).is_some_and(|peer| peer.offer.is_some()) {
+            // The answer is on its way already.
+            return;
+        }
+        self.thieves.insert(from, cx.now());
+        let here = self.queue.len() + self.foreign.len();
+        let count = self.config.steal.share(here, waiting as usize, self.thieves.len());
+        if self.offer(cx, from, count) == 0 {
+            self.meter.steals_empty.increment();
+            if !self.lifelines.contains(&from) && self.lifelines.len() < self.config.steal.lifelines_max {
+                self.lifelines.push_back(from);
+            }
+            let hint = self.thief.hint().filter(|hint| hint.node != from);
+            self.say(cx, from, Message::NoWork(hint));
+        }
+    }
+
+    pub(super) fn on_no_work(&mut self, cx: &mut Context<'_>, from: NodeId, hint: Option<Hint>) {
+        self.thief.refused(&self.config.steal, from, hint, cx.now());
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.lifeline = true;
+        }
+    }
+
+    /// Sends work to those who asked when there was none.
+    pub(super) fn feed_lifelines(&mut self, cx: &mut Context<'_>) {
+        if self.read_only {
+            return;
+        }
+        for _ in 0..self.lifelines.len() {
+            let waiting = self.queue.len() + self.foreign.len();
+            if waiting == 0 {
+                return;
+            }
+            let Some(thief) = self.lifelines.pop_front() else { return };
+            let share = self.config.steal.share(waiting, 0, self.thieves.len());
+            match self.offer(cx, thief, share) {
+                // It is kept for what the thief can do.
+                0 => self.lifelines.push_back(thief),
+                _ => self.meter.pushed.increment(),
+            }
+        }
+    }
+
+    /// Offers tasks to a node; how many.
+    pub(super) fn offer(&mut self, cx: &mut Context<'_>, to: NodeId, count: usize) -> usize {
+        let tasks = self.to_give(to, count);
+        self.offer_tasks(cx, to, &tasks)
+    }
+
+    /// Tasks that wait here and that a node can execute, the next first.
+    fn to_give(&self, to: NodeId, count: usize) -> Vec<TaskId> {
+        let Some(peer) = self.peers.get(&to).filter(|peer| peer.is_ready() && !peer.load.draining) else {
+            return Vec::new();
+        };
+        if self.read_only || peer.offer.is_some() {
+            return Vec::new();
+        }
+        let mut bytes = 0;
+        let gives = |task: &TaskId| {
+            let spec = match (self.held.get(task), self.tasks.get(task)) {
+                (Some(held), _) => &held.spec,
+                (None, Some(entry)) => &entry.spec,
+                (None, None) => return None,
+            };
+            let stolen = spec.policy.unwrap_or(self.config.policy) == Policy::Steal;
+            let fits = spec.requirements.admits(&peer.capabilities, peer.capabilities.resources());
+            (stolen && fits).then(|| spec.size())
+        };
+        let mut tasks = Vec::new();
+        for task in self.foreign.iter().chain(self.queue.iter()).take(count.saturating_add(LOOK_AT)) {
+            let Some(len) = gives(&task) else { continue };
+            bytes += len;
+            if tasks.len() == count || (bytes > self.config.steal.batch_bytes_max && !tasks.is_empty()) {
+                break;
+            }
+            tasks.push(task);
+        }
+        tasks
+    }
+
+    /// Offers these tasks to a node; how many could be.
+    pub(super) fn offer_tasks(&mut self, cx: &mut Context<'_>, to: NodeId, tasks: &[TaskId]) -> usize {
+        let now = cx.now();
+        let mut leases = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            self.queue.take(*task);
+            self.foreign.take(*task);
+            let lease = match self.held.get_mut(task) {
+                Some(held) => {
+                    held.stage = Stage::Offered;
+                    let lease = held.lease(now);
+                    if held.owner == self.me
+                        && let Some(entry) = self.tasks.get_mut(task)
+                    {
+                        entry.state = State::Leased { holder: to };
+                        self.grants.insert(*task, now + self.config.lease);
+                    }
+                    lease
+                }
+                None => {
+                    let Some(token) = self.grant(cx, *task, to) else { continue };
+                    let Some(entry) = self.tasks.get(task) else { continue };
+                    let expires_in = entry.change(*task, false, now).expires_in;
+                    Lease { token, owner: self.me, expires_in, moves: 1, spec: entry.spec.clone() }
+                }
+            };
+            leases.push(lease);
+        }
+        let count = leases.len();
+        let Some(peer) = self.peers.get_mut(&to).filter(|_| count > 0) else { return 0 };
+        peer.offers += 1;
+        peer.offer = Some(Offer { number: peer.offers, leases: leases.clone(), sent_at: now });
+        let number = peer.offers;
+        self.meter.moved.add(count as u64);
+        let more = self.more_work(to);
+        self.say(cx, to, Message::Offer(number, leases, more));
+        count
+    }
+
+    /// Where there is work beside what a node is given.
+    fn more_work(&self, to: NodeId) -> Option<Hint> {
+        let waiting = u32::try_from(self.queue.len() + self.foreign.len()).unwrap_or(u32::MAX);
+        let here = Some(Hint { node: self.me, waiting }).filter(|hint| hint.waiting > 0);
+        let there = self.thief.hint().filter(|hint| hint.node != to && hint.waiting > waiting);
+        there.or(here)
+    }
+
+    pub(super) fn on_offer(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: NodeId,
+        number: u64,
+        leases: Vec<Lease>,
+        more: Option<Hint>,
+    ) {
+        let now = cx.now();
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        if number <= peer.taken {
+            // It was taken, and the answer was lost.
+            if number == peer.taken {
+                self.answer(now, from).taken.get_or_insert((number, Vec::new()));
+            }
+            return;
+        }
+        peer.taken = number;
+        peer.lifeline = false;
+        let mut declined = Vec::new();
+        for lease in leases {
+            let token = lease.token;
+            if !self.hold(cx, lease) {
+                declined.push(token);
+            }
+        }
+        self.answer(now, from).taken = Some((number, declined));
+        self.thief.found(&self.config.steal, from, more.filter(|more| more.node != self.me), now);
+        let kept = self.peers.iter_mut().filter(|(_, peer)| peer.lifeline);
+        let kept: Vec<_> = kept.map(|(node, peer)| (*node, std::mem::take(&mut peer.lifeline)).0).collect();
+        for node in kept {
+            self.say(cx, node, Message::FoundWork);
+        }
+    }
+
+    pub(super) fn on_found_work(&mut self, from: NodeId) {
+        self.lifelines.retain(|thief| *thief != from);
+    }
+
+    pub(super) fn on_taken(&mut self, cx: &mut Context<'_>, from: NodeId, number: u64, declined: &[Token]) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        let Some(offer) = peer.offer.take_if(|offer| offer.number == number) else { return };
+        for lease in offer.leases {
+            let token = lease.token;
+            let is_declined = declined.contains(&token);
+            self.meter.declined.add(u64::from(is_declined));
+            let is_leased = self.is_leased(token);
+            match self.held.get_mut(&token.task).filter(|held| held.token == token) {
+                Some(held) if is_declined => {
+                    held.stage = Stage::Waiting;
+                    self.queue.push(token.task, held.spec.tenant, held.spec.priority);
+                }
+                Some(_) => {
+                    self.held.remove(&token.task);
+                }
+                None if is_declined && is_leased => self.requeue(cx, token.task, Duration::ZERO),
+                None => {}
+            }
+        }
+    }
+
+    /// Whether a lease of a task owned here is the last one, and good.
+    fn is_leased(&self, token: Token) -> bool {
+        self.tasks.get(&token.task).is_some_and(|entry| {
+            entry.owned.is_some() && entry.token(token.task) == token && matches!(entry.state, State::Leased { .. })
+        })
+    }
+
+    /// Nobody can say whether an offer was taken.
+    pub(super) fn on_offer_lost(&mut self, cx: &mut Context<'_>, offer: Option<Offer>) {
+        for lease in offer.into_iter().flat_map(|offer| offer.leases) {
+            if self.held.get(&lease.token.task).is_some_and(|held| held.token == lease.token) {
+                self.report_lost(cx, lease.token);
+            } else if self.is_leased(lease.token) {
+                self.break_lease(cx, lease.token.task);
+            }
+        }
+    }
+
+    /// Sends offers again that were not answered, and gives up on answers that do not come.
+    pub(super) fn resend_offers(&mut self, cx: &mut Context<'_>) {
+        let (now, again) = (cx.now(), self.config.resend_after);
+        let mut due = Vec::new();
+        for (node, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.is_ready()) {
+            if let Some(offer) = &mut peer.offer
+                && now.since(offer.sent_at) >= again
+            {
+                offer.sent_at = now;
+                due.push((*node, offer.number, offer.leases.clone()));
+            }
+        }
+        for (node, number, leases) in due {
+            let more = self.more_work(node);
+            self.say(cx, node, Message::Offer(number, leases, more));
+        }
+        self.thieves.retain(|_, at| now.since(*at) < THIEF_FOR);
+        let since = Instant::from_nanos(now.as_nanos().saturating_sub(again.as_nanos() as u64));
+        let ready = std::mem::take(&mut self.ready);
+        self.thief.forget(&self.config.steal, since, |peer| ready.binary_search(&peer).is_err(), now);
+        self.ready = ready;
+    }
+}
+
+/// Who asked for work counts for so long among those to share it with.
+const THIEF_FOR: Duration = Duration::from_secs(1);
+
+/// So many tasks more than are wanted are looked at for some that a node can execute.
+const LOOK_AT: usize = 64;

@@ -1,0 +1,386 @@
+//! What the owner of a task decides: that it is ready, leased, tried again, settled.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_core::{Bytes, Instant, NodeId, RequestId};
+
+use super::command::{PoolEvent, PoolReply};
+use super::entry::{Effect, Entry, Group};
+use super::message::{Known, Message, Report, Reported, TaskStatus};
+use super::{Context, TaskPool};
+use crate::task::{Failure, Outcome, State, TaskId, TaskSpec, Token};
+
+impl TaskPool {
+    /// Begins to own a task.
+    pub(super) fn create(&mut self, cx: &mut Context<'_>, task: TaskId, spec: Arc<TaskSpec>) {
+        let entry = Entry::new(spec, self.group_of(task), self.epoch(1), cx.now());
+        self.meter.submitted.increment();
+        self.tasks.insert(task, Box::new(entry));
+        self.replicate(cx, task, true);
+        self.begin_to_own(cx, task);
+    }
+
+    /// The replicas of a task that this node owns.
+    pub(super) fn group_of(&self, task: TaskId) -> Group {
+        let mut members = vec![self.replica()];
+        if self.config.successors > 0 {
+            let others = self.ring.replicas_across_zones(task.0, self.config.successors + 1);
+            let others = others.filter(|node| *node != self.me).filter_map(|node| self.replica_of(node));
+            members.extend(others.take(self.config.successors));
+        }
+        Group { members, former: Vec::new() }
+    }
+
+    /// Looks after a task that is owned here from now on.
+    pub(super) fn begin_to_own(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        let Some(entry) = self.tasks.get_mut(&task) else { return };
+        if let Some(at) = entry.expires_at {
+            self.expiring.insert((at, task));
+        }
+        if entry.is_settled() {
+            return self.settled.push_back((cx.now() + self.config.retain_for, task));
+        }
+        self.unsettled += 1;
+        self.unsettled_bytes += entry.spec.size();
+        match entry.state {
+            State::Blocked => {
+                if let Some(owned) = &mut entry.owned {
+                    owned.unmet = entry.spec.after.iter().copied().collect();
+                }
+                self.follow_dependencies(cx, task);
+            }
+            State::Queued => self.enqueue(cx.now(), task),
+            State::Leased { holder } if holder == self.me && !self.held.contains_key(&task) => {
+                // It was leased to this node by an owner that is gone, or in an earlier life.
+                self.break_lease(cx, task);
+            }
+            State::Leased { holder } => {
+                let token = entry.token(task);
+                self.grants.insert(task, cx.now() + self.config.lease);
+                self.say(cx, holder, Message::Owned(vec![token]));
+            }
+            State::Settled(_) => {}
+        }
+    }
+
+    /// Stops looking after a task: another node owns it.
+    pub(super) fn stop_owning(&mut self, task: TaskId) {
+        let Some(entry) = self.tasks.get_mut(&task) else { return };
+        if entry.owned.take().is_some() && !entry.is_settled() {
+            self.unsettled -= 1;
+            self.unsettled_bytes -= entry.spec.size();
+        }
+        if !self.held.contains_key(&task) {
+            self.dequeue(task);
+        }
+        self.starting.remove(&task);
+        self.grants.remove(&task);
+    }
+
+    /// Puts a task that is ready, or will be, where it is found.
+    pub(super) fn enqueue(&mut self, now: Instant, task: TaskId) {
+        let Some(entry) = self.tasks.get(&task) else { return };
+        if entry.ready_at > now {
+            self.later.insert((entry.ready_at, task));
+            return;
+        }
+        let (tenant, priority) = (entry.spec.tenant, entry.spec.priority);
+        let here = entry.spec.requirements.admits(&self.capabilities, self.capabilities.resources());
+        let queue = if here { &mut self.queue } else { &mut self.foreign };
+        queue.push(task, tenant, priority);
+    }
+
+    pub(super) fn dequeue(&mut self, task: TaskId) {
+        let _ = self.queue.remove(task) || self.foreign.remove(task);
+    }
+
+    /// Notes that a task owned here changed, and has it kept.
+    pub(super) fn changed(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        if let Some(entry) = self.tasks.get_mut(&task) {
+            entry.version.number += 1;
+            self.replicate(cx, task, false);
+        }
+    }
+
+    /// Does something once the present change of a task counts.
+    pub(super) fn when_safe(&mut self, cx: &mut Context<'_>, task: TaskId, effect: Effect) {
+        let me = self.replica();
+        let Some(entry) = self.tasks.get_mut(&task) else { return };
+        if entry.is_safe(me) {
+            self.act(cx, task, effect);
+        } else {
+            entry.leave(effect);
+        }
+    }
+
+    /// Does what was left for when a change counts.
+    pub(super) fn act(&mut self, cx: &mut Context<'_>, task: TaskId, effect: Effect) {
+        match effect {
+            Effect::ReplySubmitted(request) => cx.reply(request, PoolReply::Submitted(Ok(task))),
+            Effect::TellSubmitted(node) => self.say(cx, node, Message::Submitted(task, None)),
+            Effect::Start => self.start(cx, task),
+            Effect::Answer(node, token) => self.answer(cx.now(), node).counted.push(token),
+            Effect::ReplyFinished(request) => cx.reply(request, PoolReply::Finished(Ok(()))),
+            Effect::TellSettled => self.tell_settled(cx, task),
+            Effect::Regroup => self.on_regrouped(cx, task),
+            Effect::Drop => self.on_dropped(task),
+        }
+    }
+
+    /// Grants a lease. The token is new, so that whoever had one before is refused from now on.
+    pub(super) fn grant(&mut self, cx: &mut Context<'_>, task: TaskId, holder: NodeId) -> Option<Token> {
+        let entry = self.tasks.get_mut(&task)?;
+        if entry.attempts == 0 {
+            self.meter.wait_nanos.record_duration(cx.now().since(entry.ready_at));
+        }
+        entry.attempts += 1;
+        entry.granted = entry.version.epoch;
+        entry.state = State::Leased { holder };
+        let token = entry.token(task);
+        if holder != self.me {
+            self.grants.insert(task, cx.now() + self.config.lease);
+        }
+        self.changed(cx, task);
+        Some(token)
+    }
+
+    /// What a holder says of its lease counts only with the token of the last one that was granted.
+    pub(super) fn on_report(&mut self, cx: &mut Context<'_>, from: NodeId, report: Report, request: Option<RequestId>) {
+        let Report { token, result } = report;
+        let now = cx.now();
+        let fence = |pool: &mut Self, cx: &mut Context<'_>| {
+            pool.meter.fenced.increment();
+            pool.fenced += 1;
+            match request {
+                Some(request) => cx.reply(request, PoolReply::Finished(Err(super::FinishError::LeaseLost))),
+                None => pool.answer(now, from).lost.push(token),
+            }
+        };
+        let Some(entry) = self.tasks.get_mut(&token.task) else { return fence(self, cx) };
+        if entry.owned.is_none() {
+            let owner = entry.owner();
+            return self.answer(now, from).elsewhere.push((token, owner));
+        }
+        let is_last = entry.token(token.task) == token;
+        let counts = match entry.state {
+            State::Leased { .. } => is_last,
+            // It was said before, and the answer was lost.
+            State::Settled(Outcome::Completed(_)) => is_last && matches!(result, Reported::Completed(_)),
+            _ => false,
+        };
+        if !counts {
+            return fence(self, cx);
+        }
+        if !entry.is_settled() {
+            match result {
+                Reported::Completed(_) if entry.is_expired(now) => self.settle(cx, token.task, Outcome::Expired),
+                Reported::Completed(result) => self.settle(cx, token.task, Outcome::Completed(result)),
+                Reported::Failed(failure) => self.fail(cx, token.task, failure),
+                Reported::GivenBack => self.requeue(cx, token.task, Duration::ZERO),
+            }
+        }
+        let effect = request.map_or(Effect::Answer(from, token), Effect::ReplyFinished);
+        self.when_safe(cx, token.task, effect);
+    }
+
+    /// An attempt failed: it is made again, or was the last.
+    pub(super) fn fail(&mut self, cx: &mut Context<'_>, task: TaskId, failure: Failure) {
+        let Some(entry) = self.tasks.get_mut(&task) else { return };
+        entry.failures += 1;
+        let retry = entry.spec.retry;
+        if entry.failures >= retry.attempts_max {
+            return self.settle(cx, task, Outcome::Dead(failure));
+        }
+        self.meter.retried.increment();
+        // A crash says little of the task: it need not wait, but for its turn.
+        let wait = if failure == Failure::Lost { Duration::ZERO } else { backoff(&retry, entry.failures, cx.rng()) };
+        self.requeue(cx, task, wait);
+    }
+
+    pub(super) fn requeue(&mut self, cx: &mut Context<'_>, task: TaskId, wait: Duration) {
+        let now = cx.now();
+        let Some(entry) = self.tasks.get_mut(&task) else { return };
+        entry.state = State::Queued;
+        entry.ready_at = now + wait;
+        self.grants.remove(&task);
+        self.changed(cx, task);
+        self.enqueue(now, task);
+    }
+
+    /// Nothing is known of the holder of a lease any more.
+    pub(super) fn break_lease(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        self.meter.leases_lost.increment();
+        self.lost += 1;
+        if let Some(State::Leased { holder }) = self.tasks.get(&task).map(|entry| entry.state.clone())
+            && let Some(token) = self.tasks.get(&task).map(|entry| entry.token(task))
+            && holder != self.me
+        {
+            self.answer(cx.now(), holder).lost.push(token);
+        }
+        self.fail(cx, task, Failure::Lost);
+    }
+
+    /// The leases of a node that crashed.
+    pub(super) fn break_leases_of(&mut self, cx: &mut Context<'_>, node: NodeId) {
+        let lost = self
+            .grants
+            .keys()
+            .filter(|task| self.tasks.get(task).is_some_and(|entry| entry.state == State::Leased { holder: node }));
+        for task in lost.copied().collect::<Vec<_>>() {
+            self.break_lease(cx, task);
+        }
+    }
+
+    /// A task is over, for good.
+    pub(super) fn settle(&mut self, cx: &mut Context<'_>, task: TaskId, outcome: Outcome) {
+        let Some(entry) = self.tasks.get_mut(&task) else { return };
+        if entry.is_settled() || entry.owned.is_none() {
+            return;
+        }
+        match &outcome {
+            Outcome::Completed(_) => self.meter.completed.increment(),
+            Outcome::Dead(_) => self.meter.dead.increment(),
+            Outcome::Cancelled => self.meter.cancelled.increment(),
+            Outcome::Expired => self.meter.expired.increment(),
+        }
+        let completed = matches!(outcome, Outcome::Completed(_));
+        let was = std::mem::replace(&mut entry.state, State::Settled(outcome));
+        let token = entry.token(task);
+        if let Some(at) = entry.expires_at {
+            self.expiring.remove(&(at, task));
+        }
+        self.later.remove(&(entry.ready_at, task));
+        self.unsettled -= 1;
+        self.unsettled_bytes -= entry.spec.size();
+        self.grants.remove(&task);
+        self.starting.remove(&task);
+        self.settled.push_back((cx.now() + self.config.retain_for, task));
+        match was {
+            // Whoever works on it need not.
+            State::Leased { holder } if !completed && holder != self.me => {
+                self.answer(cx.now(), holder).lost.push(token);
+            }
+            State::Leased { .. } if !completed => self.lose(cx, token),
+            State::Queued => self.dequeue(task),
+            _ => {}
+        }
+        self.changed(cx, task);
+        self.when_safe(cx, task, Effect::TellSettled);
+    }
+
+    fn tell_settled(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        let Some(entry) = self.tasks.get_mut(&task) else { return };
+        let State::Settled(outcome) = entry.state.clone() else { return };
+        let watchers = entry.owned.as_mut().map(|owned| std::mem::take(&mut owned.watchers)).unwrap_or_default();
+        if !watchers.is_empty()
+            && let Some(known) = self.known(task)
+        {
+            for watcher in watchers {
+                self.say(cx, watcher, Message::Told(vec![(task, known.clone())]));
+            }
+        }
+        self.on_known_outcome(cx, task, &outcome);
+        cx.emit(PoolEvent::Settled { task, outcome });
+    }
+
+    /// What this node knows of a task.
+    pub(super) fn known(&self, task: TaskId) -> Option<Known> {
+        let entry = self.tasks.get(&task)?;
+        let Some(owned) = &entry.owned else { return Some(Known::At(entry.owner())) };
+        // What may yet turn out otherwise is not told.
+        let state = match &entry.state {
+            State::Settled(_) if !entry.is_safe(self.replica()) => State::Leased { holder: self.me },
+            state => state.clone(),
+        };
+        let (attempts, failures, progress) = (entry.attempts, entry.failures, owned.progress.clone());
+        Some(Known::Here(Box::new(TaskStatus { owner: self.me, state, attempts, failures, progress })))
+    }
+
+    pub(super) fn on_cancel(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        match self.tasks.get(&task) {
+            Some(entry) if entry.owned.is_some() => self.settle(cx, task, Outcome::Cancelled),
+            Some(entry) => {
+                let owner = entry.owner();
+                self.say(cx, owner, Message::Cancel(task));
+            }
+            None => {
+                for node in self.keepers(task) {
+                    self.say(cx, node, Message::Cancel(task));
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_progress(&mut self, token: Token, note: Bytes) {
+        let Some(entry) = self.tasks.get_mut(&token.task) else { return };
+        let counts = entry.token(token.task) == token && matches!(entry.state, State::Leased { .. });
+        if let Some(owned) = entry.owned.as_mut().filter(|_| counts && note.len() <= PROGRESS_MAX) {
+            owned.progress = note;
+        }
+    }
+
+    /// What became too late, or ready; and leases that nobody renewed.
+    pub(super) fn on_time(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now();
+        while let Some((at, task)) = self.expiring.first().copied().filter(|(at, _)| *at <= now) {
+            self.expiring.remove(&(at, task));
+            if self.tasks.get(&task).is_some_and(|entry| entry.owned.is_some()) {
+                self.settle(cx, task, Outcome::Expired);
+            }
+        }
+        self.on_ready(cx);
+        let over = self.grants.iter().filter(|(_, until)| **until <= now).map(|(task, _)| *task);
+        for task in over.collect::<Vec<_>>() {
+            self.grants.remove(&task);
+            self.break_lease(cx, task);
+        }
+        while let Some((at, task)) = self.settled.front().copied()
+            && (at <= now || self.settled.len() > self.config.retain_max)
+        {
+            self.settled.pop_front();
+            self.retire(cx, task);
+        }
+    }
+
+    /// Tasks whose time has come.
+    pub(super) fn on_ready(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now();
+        while let Some((at, task)) = self.later.first().copied().filter(|(at, _)| *at <= now) {
+            self.later.remove(&(at, task));
+            if self.tasks.get(&task).is_some_and(|entry| entry.owned.is_some() && entry.state == State::Queued) {
+                self.enqueue(now, task);
+            }
+        }
+    }
+
+    /// The tasks owned here for which all attempts failed.
+    pub(super) fn dead_letters(&self) -> Vec<(TaskId, Failure)> {
+        let dead = self.tasks.iter().filter(|(_, entry)| entry.owned.is_some());
+        dead.filter_map(|(task, entry)| match &entry.state {
+            State::Settled(Outcome::Dead(failure)) => Some((*task, failure.clone())),
+            _ => None,
+        })
+        .collect()
+    }
+
+    /// Forgets a task that is over, here and wherever it is kept.
+    fn retire(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        let Some(entry) = self.tasks.get(&task).filter(|entry| entry.owned.is_some()) else { return };
+        let others: Vec<_> = entry.group.all().map(|replica| replica.node).filter(|node| *node != self.me).collect();
+        for node in others {
+            self.drop_at(node, task);
+        }
+        self.forget(cx, task);
+    }
+}
+
+/// The longest note of how far a task is, in bytes.
+pub(super) const PROGRESS_MAX: usize = 256;
+
+/// How long to wait after so many failures: twice as long each time, half of it left to chance.
+fn backoff(retry: &crate::task::RetryPolicy, failures: u32, rng: &mut mesh_core::Rng64) -> Duration {
+    let doublings = failures.saturating_sub(1).min(31);
+    let wait = retry.backoff.saturating_mul(1 << doublings).min(retry.backoff_max);
+    rng.duration_between(wait / 2, wait)
+}

@@ -1,0 +1,257 @@
+//! The other nodes: which life each is in, how busy it is, and what is still to be said to it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use mesh_core::{Instant, NodeId};
+
+use super::entry::Replica;
+use super::message::{Envelope, Hello, Lease, Load, Message};
+use super::stream::Stream;
+use super::{Context, TaskPool};
+use crate::capability::Capabilities;
+use crate::dht::ring::Member;
+use crate::task::{Epoch, Token};
+
+/// The most nodes that a pool knows.
+const PEERS_MAX: usize = 16_384;
+
+/// So many of a node's lives that are over are remembered.
+const ENDED_MAX: usize = 8;
+
+/// Tasks that a node is given, until it says that it has them.
+#[derive(Clone, Debug)]
+pub(super) struct Offer {
+    pub(super) number: u64,
+    pub(super) leases: Vec<Lease>,
+    pub(super) sent_at: Instant,
+}
+
+/// What can wait to go with something else.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lazy {
+    /// Since when the oldest waits.
+    pub(super) since: Option<Instant>,
+    pub(super) taken: Option<(u64, Vec<Token>)>,
+    pub(super) counted: Vec<Token>,
+    pub(super) renewed: Vec<Token>,
+    pub(super) lost: Vec<Token>,
+    pub(super) elsewhere: Vec<(Token, NodeId)>,
+    /// There are reports for it that were not sent.
+    pub(super) reports: bool,
+}
+
+/// Another node.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub(super) zone: u32,
+    /// Whether it can be reached, as far as this node was told.
+    pub(super) is_up: bool,
+    pub(super) down_since: Instant,
+    /// Which life of it was heard of; 0 for none.
+    pub(super) boot: u32,
+    pub(super) incarnation: u64,
+    pub(super) capabilities: Arc<Capabilities>,
+    pub(super) load: Load,
+    pub(super) load_at: Instant,
+    hello_at: Option<Instant>,
+    /// Lives of it that are over.
+    ended: VecDeque<u32>,
+    pub(super) stream: Stream,
+    /// The last of its messages about what to keep.
+    pub(super) received: u64,
+    pub(super) offer: Option<Offer>,
+    pub(super) offers: u64,
+    /// The last of its offers.
+    pub(super) taken: u64,
+    pub(super) lazy: Lazy,
+    /// It keeps this node's name, and will send work.
+    pub(super) lifeline: bool,
+}
+
+impl Peer {
+    pub(super) fn new(zone: u32, now: Instant) -> Self {
+        Self {
+            zone,
+            is_up: true,
+            down_since: now,
+            boot: 0,
+            incarnation: 0,
+            capabilities: Arc::default(),
+            load: Load::default(),
+            load_at: now,
+            hello_at: None,
+            ended: VecDeque::new(),
+            stream: Stream::default(),
+            received: 0,
+            offer: None,
+            offers: 0,
+            taken: 0,
+            lazy: Lazy::default(),
+            lifeline: false,
+        }
+    }
+
+    /// Whether it is there, and known.
+    pub(super) const fn is_ready(&self) -> bool {
+        self.is_up && self.boot != 0
+    }
+}
+
+impl TaskPool {
+    pub(super) fn on_add_peer(&mut self, cx: &mut Context<'_>, node: NodeId, zone: u32) {
+        if node == self.me {
+            self.zone = zone;
+            self.ring.leave(node);
+            self.ring.join(Member { zone, ..Member::new(node) });
+            return;
+        }
+        if !self.peers.contains_key(&node) && self.peers.len() >= PEERS_MAX {
+            return self.meter.peers_refused.increment();
+        }
+        let peer = self.peers.entry(node).or_insert_with(|| Peer::new(zone, cx.now()));
+        (peer.is_up, peer.zone) = (true, zone);
+        self.place(node);
+        self.greet(cx, node);
+    }
+
+    pub(super) fn on_remove_peer(&mut self, cx: &mut Context<'_>, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if std::mem::replace(&mut peer.is_up, false) {
+            peer.down_since = cx.now();
+            self.place(node);
+            self.on_life_ended(cx, node);
+        }
+    }
+
+    /// Puts a node into the ring and among those to ask for work, or takes it out.
+    fn place(&mut self, node: NodeId) {
+        let Some(peer) = self.peers.get(&node) else { return };
+        let takes_part = peer.is_ready() && !peer.load.draining;
+        let member = takes_part.then(|| Member { zone: peer.zone, ..Member::new(node) });
+        if self.ring.member(node) == member {
+            return;
+        }
+        self.ring.leave(node);
+        if let Some(member) = member {
+            self.ring.join(member);
+        }
+        match (self.ready.binary_search(&node), takes_part) {
+            (Err(at), true) => self.ready.insert(at, node),
+            (Ok(at), false) => {
+                self.ready.remove(at);
+            }
+            _ => {}
+        }
+        self.repair.begin();
+    }
+
+    pub(super) fn load(&self) -> Load {
+        let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+        Load {
+            running: count(self.running.len()),
+            slots: count(self.running.len() + self.takers.len()),
+            waiting: count(self.queue.len() + self.foreign.len()),
+            draining: self.drain.is_some(),
+        }
+    }
+
+    /// An epoch of this node.
+    pub(super) const fn epoch(&self, number: u32) -> Epoch {
+        Epoch { number, node: self.me, life: self.boot }
+    }
+
+    pub(super) const fn replica(&self) -> Replica {
+        Replica { node: self.me, incarnation: self.incarnation }
+    }
+
+    /// Whether a replica is there with all that it kept.
+    pub(super) fn is_alive(&self, replica: &Replica) -> bool {
+        if replica.node == self.me {
+            return replica.incarnation == self.incarnation;
+        }
+        let peer = self.peers.get(&replica.node);
+        peer.is_some_and(|peer| peer.is_ready() && peer.incarnation == replica.incarnation)
+    }
+
+    /// Asks a node who it is, unless that was done just now.
+    pub(super) fn greet(&mut self, cx: &mut Context<'_>, node: NodeId) {
+        let again = self.config.resend_after / 2;
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if peer.hello_at.is_none_or(|at| cx.now().since(at) >= again) {
+            peer.hello_at = Some(cx.now());
+            let boot = peer.boot;
+            self.say_hello_to(cx, node, boot, true);
+        }
+    }
+
+    pub(super) fn on_hello(&mut self, cx: &mut Context<'_>, from: NodeId, boot: u32, is_to_me: bool, hello: Hello) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        let is_new = peer.boot != boot;
+        if peer.ended.contains(&boot) {
+            return;
+        }
+        if !is_to_me {
+            // It does not know this life, and so this may have been on its way for long: it is asked for more.
+            return self.say_hello_to(cx, from, boot, is_new);
+        }
+        let asks = hello.asks;
+        let had_life = is_new && peer.boot != 0;
+        if had_life {
+            peer.ended.push_front(peer.boot);
+            peer.ended.truncate(ENDED_MAX);
+        }
+        if is_new {
+            (peer.received, peer.taken, peer.offers, peer.lifeline) = (0, 0, 0, false);
+            peer.stream.restart();
+            self.dirty_peers.insert(from);
+        }
+        peer.boot = boot;
+        peer.incarnation = hello.incarnation;
+        peer.capabilities = hello.capabilities;
+        (peer.load, peer.load_at) = (hello.load, cx.now());
+        self.place(from);
+        if had_life {
+            self.on_life_ended(cx, from);
+        }
+        if asks {
+            self.say_hello_to(cx, from, boot, false);
+        }
+    }
+
+    fn say_hello_to(&mut self, cx: &mut Context<'_>, node: NodeId, boot: u32, asks: bool) {
+        let hello = Message::Hello(Hello {
+            incarnation: self.incarnation,
+            capabilities: self.capabilities.clone(),
+            load: self.load(),
+            asks,
+        });
+        cx.send(node, Envelope { from: self.boot, to: boot, message: hello });
+    }
+
+    pub(super) fn on_status(&mut self, cx: &mut Context<'_>, from: NodeId, load: Load) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        let drains = peer.load.draining != load.draining;
+        (peer.load, peer.load_at) = (load, cx.now());
+        if drains {
+            self.place(from);
+        }
+    }
+
+    /// A node is down, or began anew: what it held is lost, and what it owned is owned by nobody.
+    fn on_life_ended(&mut self, cx: &mut Context<'_>, node: NodeId) {
+        let since = cx.now();
+        let config = self.config.steal.clone();
+        self.thief.forget(&config, Instant::ZERO, |peer| peer == node, since);
+        self.lifelines.retain(|thief| *thief != node);
+        let offer = self.peers.get_mut(&node).and_then(|peer| {
+            peer.lazy = Lazy::default();
+            peer.offer.take()
+        });
+        self.on_offer_lost(cx, offer);
+        self.break_leases_of(cx, node);
+        self.orphans
+            .extend(self.tasks.iter().filter(|(_, entry)| entry.owner() == node).map(|(task, _)| (*task, since)));
+        self.repair.begin();
+    }
+}

@@ -1,0 +1,243 @@
+//! How a task comes to its owner.
+
+use std::sync::Arc;
+
+use mesh_core::{Instant, NodeId, RequestId};
+
+use super::command::{PoolReply, SubmitError};
+use super::entry::Effect;
+use super::message::{Message, Refusal};
+use super::{Context, TaskPool};
+use crate::task::{Policy, SpecError, TaskId, TaskSpec};
+
+/// A task is passed on so often: whoever has it then keeps it, until the views of the ring agree.
+const HOPS_MAX: u8 = 8;
+
+/// A task that another node is to own, until it says that it does.
+#[derive(Clone, Debug)]
+pub(super) struct Submission {
+    spec: Arc<TaskSpec>,
+    requests: Vec<RequestId>,
+    to: NodeId,
+    sent_at: Instant,
+}
+
+impl TaskPool {
+    /// The node that should own a task: that of the ring where the task has a place in it, or this one.
+    pub(super) fn owner_by_ring(&self, task: TaskId, spec: &TaskSpec) -> NodeId {
+        let has_place = spec.key.is_some() || spec.policy.unwrap_or(self.config.policy) == Policy::Dht;
+        if !has_place && self.drain.is_none() {
+            return self.me;
+        }
+        self.ring.owner(task.0).unwrap_or(self.me)
+    }
+
+    pub(super) fn on_submit(&mut self, cx: &mut Context<'_>, request: RequestId, spec: TaskSpec) {
+        if let Err(error) = self.check(&spec) {
+            self.meter.refused.increment();
+            return cx.reply(request, PoolReply::Submitted(Err(error)));
+        }
+        let task = match &spec.key {
+            Some(key) => TaskId::of_key(key),
+            None => TaskId(u128::from(cx.rng().next_u64()) << 64 | u128::from(cx.rng().next_u64())),
+        };
+        let spec = Arc::new(spec);
+        if let Some(entry) = self.tasks.get(&task) {
+            if entry.owned.is_some() {
+                return self.when_safe(cx, task, Effect::ReplySubmitted(request));
+            }
+            let owner = entry.owner();
+            return self.send_submission(cx, task, spec, request, owner);
+        }
+        let owner = self.owner_by_ring(task, &spec);
+        if owner != self.me {
+            return self.send_submission(cx, task, spec, request, owner);
+        }
+        match self.refuses(&spec) {
+            Some(refusal) => cx.reply(request, PoolReply::Submitted(Err(refusal.into()))),
+            None => {
+                self.create(cx, task, spec);
+                self.when_safe(cx, task, Effect::ReplySubmitted(request));
+            }
+        }
+    }
+
+    fn check(&self, spec: &TaskSpec) -> Result<(), SubmitError> {
+        spec.validate(&self.config.limits())?;
+        if self.read_only {
+            return Err(Refusal::ReadOnly { node: self.me }.into());
+        }
+        Ok(())
+    }
+
+    /// Why this node cannot own one more task.
+    fn refuses(&self, spec: &TaskSpec) -> Option<Refusal> {
+        let node = self.me;
+        if self.read_only || self.drain.is_some() {
+            return Some(Refusal::ReadOnly { node });
+        }
+        let is_full = self.unsettled >= self.config.queue_max
+            || self.unsettled_bytes + spec.size() > self.config.queue_bytes_max
+            || self.submissions.len() >= self.config.queue_max;
+        is_full.then(|| {
+            self.meter.refused.increment();
+            Refusal::Full { node }
+        })
+    }
+
+    /// Has another node own a task.
+    pub(super) fn send_submission(
+        &mut self,
+        cx: &mut Context<'_>,
+        task: TaskId,
+        spec: Arc<TaskSpec>,
+        request: RequestId,
+        to: NodeId,
+    ) {
+        if let Some(submission) = self.submissions.get_mut(&task) {
+            return submission.requests.push(request);
+        }
+        if self.submissions.len() >= self.config.queue_max {
+            self.meter.refused.increment();
+            return cx.reply(request, PoolReply::Submitted(Err(Refusal::Full { node: self.me }.into())));
+        }
+        let submission = Submission { spec: spec.clone(), requests: vec![request], to, sent_at: cx.now() };
+        self.submissions.insert(task, submission);
+        self.say(cx, to, Message::Submit(task, self.me, 0, spec));
+    }
+
+    /// Another node has a task that this one should own, or know who does.
+    pub(super) fn on_submitted_to(
+        &mut self,
+        cx: &mut Context<'_>,
+        task: TaskId,
+        origin: NodeId,
+        hops: u8,
+        spec: Arc<TaskSpec>,
+    ) {
+        let has_its_name = spec.key.as_deref().is_none_or(|key| TaskId::of_key(key) == task);
+        if !has_its_name || matches!(self.check(&spec), Err(SubmitError::Spec(_))) {
+            self.meter.invalid.increment();
+            let refusal = Some(Refusal::Limit { node: self.me });
+            return self.say(cx, origin, Message::Submitted(task, refusal));
+        }
+        let owner = match self.tasks.get(&task) {
+            Some(entry) if entry.owned.is_some() => {
+                return self.when_safe(cx, task, Effect::TellSubmitted(origin));
+            }
+            Some(entry) => entry.owner(),
+            None => self.owner_by_ring(task, &spec),
+        };
+        if owner != self.me && hops < HOPS_MAX && self.peers.get(&owner).is_some_and(super::peer::Peer::is_ready) {
+            return self.say(cx, owner, Message::Submit(task, origin, hops + 1, spec));
+        }
+        if self.tasks.contains_key(&task) {
+            // Its owner is gone, and the next is not known yet: the submitter asks again.
+            return;
+        }
+        match self.refuses(&spec) {
+            Some(refusal) => self.say(cx, origin, Message::Submitted(task, Some(refusal))),
+            None => {
+                self.create(cx, task, spec);
+                self.when_safe(cx, task, Effect::TellSubmitted(origin));
+            }
+        }
+    }
+
+    pub(super) fn on_submitted(&mut self, cx: &mut Context<'_>, task: TaskId, refusal: Option<Refusal>) {
+        let Some(submission) = self.submissions.remove(&task) else { return };
+        for request in submission.requests {
+            let result = refusal.map_or(Ok(task), |refusal| Err(refusal.into()));
+            cx.reply(request, PoolReply::Submitted(result));
+        }
+    }
+
+    /// Sends tasks again whose owner did not answer: to whom the ring names now.
+    pub(super) fn resend_submissions(&mut self, cx: &mut Context<'_>) {
+        let (now, again) = (cx.now(), self.config.resend_after);
+        let due = self.submissions.iter().filter(|(_, submission)| now.since(submission.sent_at) >= again);
+        for task in due.map(|(task, _)| *task).collect::<Vec<_>>() {
+            let known = self.tasks.get(&task).map(|entry| (entry.owned.is_some(), entry.owner()));
+            let Some(submission) = self.submissions.get(&task) else { continue };
+            let (spec, is_there) = (submission.spec.clone(), self.peers.get(&submission.to));
+            let to = match known {
+                Some((true, _)) => self.me,
+                Some((false, owner)) => owner,
+                // A node that has it may be slow to say so: it is asked again as long as it is there.
+                None if is_there.is_some_and(super::peer::Peer::is_ready) => submission.to,
+                None => self.owner_by_ring(task, &spec),
+            };
+            if to != self.me {
+                if let Some(submission) = self.submissions.get_mut(&task) {
+                    (submission.to, submission.sent_at) = (to, now);
+                }
+                self.say(cx, to, Message::Submit(task, self.me, 0, spec));
+                continue;
+            }
+            let Some(submission) = self.submissions.remove(&task) else { continue };
+            let refusal = if self.tasks.contains_key(&task) { None } else { self.refuses(&spec) };
+            if refusal.is_none() && !self.tasks.contains_key(&task) {
+                self.create(cx, task, spec);
+            }
+            for request in submission.requests {
+                match refusal {
+                    Some(refusal) => cx.reply(request, PoolReply::Submitted(Err(refusal.into()))),
+                    None => self.when_safe(cx, task, Effect::ReplySubmitted(request)),
+                }
+            }
+        }
+    }
+}
+
+/// Puts tasks in an order in which each comes after those that it waits for, as far as these are among them.
+///
+/// # Errors
+/// [`SpecError::Cycle`] where tasks wait for each other.
+pub fn in_order(specs: Vec<TaskSpec>) -> Result<Vec<TaskSpec>, SpecError> {
+    use std::collections::{BTreeMap, VecDeque};
+    let names: BTreeMap<TaskId, usize> =
+        specs.iter().enumerate().filter_map(|(at, spec)| Some((TaskId::of_key(spec.key.as_deref()?), at))).collect();
+    let mut waits = vec![0_usize; specs.len()];
+    let mut dependents = vec![Vec::new(); specs.len()];
+    for (at, spec) in specs.iter().enumerate() {
+        for before in spec.after.iter().filter_map(|task| names.get(task)) {
+            waits[at] += 1;
+            dependents[*before].push(at);
+        }
+    }
+    let mut ready: VecDeque<_> = (0..specs.len()).filter(|at| waits[*at] == 0).collect();
+    let mut specs: Vec<_> = specs.into_iter().map(Some).collect();
+    let mut ordered = Vec::with_capacity(specs.len());
+    while let Some(at) = ready.pop_front() {
+        ordered.extend(specs[at].take());
+        for dependent in std::mem::take(&mut dependents[at]) {
+            waits[dependent] -= 1;
+            if waits[dependent] == 0 {
+                ready.push_back(dependent);
+            }
+        }
+    }
+    if ordered.len() < specs.len() { Err(SpecError::Cycle) } else { Ok(ordered) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(key: &'static str, after: &[&str]) -> TaskSpec {
+        TaskSpec::new(key).keyed(key).after(after.iter().map(|key| TaskId::of_key(key.as_bytes())))
+    }
+
+    #[test]
+    fn tasks_come_after_those_they_wait_for_and_circles_are_refused() {
+        let graph = vec![spec("c", &["a", "b"]), spec("b", &["a"]), spec("a", &["elsewhere"]), TaskSpec::new("d")];
+        let order: Vec<_> = in_order(graph).unwrap().into_iter().map(|spec| spec.payload).collect();
+        assert_eq!(order, ["a", "d", "b", "c"].map(bytes));
+        assert_eq!(in_order(vec![spec("a", &["b"]), spec("b", &["a"]), spec("c", &[])]), Err(SpecError::Cycle));
+        assert_eq!(in_order(vec![spec("a", &["a"])]), Err(SpecError::Cycle));
+    }
+
+    const fn bytes(text: &'static str) -> mesh_core::Bytes {
+        mesh_core::Bytes::from_static(text.as_bytes())
+    }
+}

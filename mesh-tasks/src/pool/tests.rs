@@ -1,0 +1,164 @@
+//! A pool alone, and beside one that is played by hand.
+
+use mesh_core::harness::Harness;
+use mesh_core::{Bytes, RequestId};
+
+use super::*;
+use crate::task::{Failure, Outcome, State, TaskSpec, Token};
+
+const A: NodeId = NodeId(1);
+const B: NodeId = NodeId(2);
+
+fn pool(config: PoolConfig) -> Harness<TaskPool> {
+    Harness::new(A, TaskPool::new(config).expect("it can work"))
+}
+
+fn submit(pool: &mut Harness<TaskPool>, spec: TaskSpec) -> RequestId {
+    pool.command(PoolCommand::Submit(Box::new(spec)))
+}
+
+fn reply(pool: &mut Harness<TaskPool>, request: RequestId) -> PoolReply {
+    let replies = pool.replies();
+    replies.into_iter().find(|(of, _)| *of == request).expect("it is answered").1
+}
+
+fn job(pool: &mut Harness<TaskPool>) -> Job {
+    let request = pool.command(PoolCommand::Take);
+    match reply(pool, request) {
+        PoolReply::Job(Ok(job)) => job,
+        other => panic!("no job but {other:?}"),
+    }
+}
+
+fn finish(pool: &mut Harness<TaskPool>, token: Token, result: Result<Bytes, Failure>) -> Result<(), FinishError> {
+    let request = pool.command(PoolCommand::Finish(token, result));
+    match reply(pool, request) {
+        PoolReply::Finished(result) => result,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn status(pool: &mut Harness<TaskPool>, task: TaskId) -> TaskStatus {
+    let request = pool.command(PoolCommand::Status(task));
+    match reply(pool, request) {
+        PoolReply::Status(Ok(status)) => status,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_task_is_executed_and_its_result_counts_once() {
+    let mut pool = pool(PoolConfig::default());
+    submit(&mut pool, TaskSpec::new("work"));
+    let job = job(&mut pool);
+    assert_eq!(&job.payload[..], b"work");
+    assert_eq!(finish(&mut pool, job.token, Ok(Bytes::from_static(b"done"))), Ok(()));
+    assert_eq!(finish(&mut pool, job.token, Ok(Bytes::from_static(b"other"))), Err(FinishError::LeaseLost));
+    let state = status(&mut pool, job.token.task).state;
+    assert_eq!(state, State::Settled(Outcome::Completed(Bytes::from_static(b"done"))));
+}
+
+#[test]
+fn a_key_names_one_task() {
+    let mut pool = pool(PoolConfig::default());
+    let first = submit(&mut pool, TaskSpec::new("work").keyed("k"));
+    let second = submit(&mut pool, TaskSpec::new("work").keyed("k"));
+    let name = |reply| if let PoolReply::Submitted(Ok(task)) = reply { Some(task) } else { None };
+    let ids: Vec<_> = pool.replies().into_iter().map(|(request, reply)| (request, name(reply))).collect();
+    let task = Some(TaskId::of_key(b"k"));
+    assert_eq!(ids, [(first, task), (second, task)]);
+    job(&mut pool);
+    pool.command(PoolCommand::Take);
+    assert!(pool.replies().is_empty(), "there is nothing else to do");
+}
+
+#[test]
+fn a_task_that_fails_is_tried_again_and_is_a_dead_letter_in_the_end() {
+    let mut pool = pool(PoolConfig::default());
+    let mut spec = TaskSpec::new("work");
+    spec.retry.attempts_max = 2;
+    submit(&mut pool, spec);
+    let first = job(&mut pool);
+    let failure = Failure::Error("no".to_owned());
+    assert_eq!(finish(&mut pool, first.token, Err(failure.clone())), Ok(()));
+    let again = pool.command(PoolCommand::Take);
+    assert!(pool.replies().is_empty(), "it waits before it is tried again");
+    pool.pass(Duration::from_secs(2));
+    let PoolReply::Job(Ok(second)) = reply(&mut pool, again) else { panic!("it is tried again") };
+    assert!(second.token > first.token);
+    assert_eq!(finish(&mut pool, first.token, Ok(Bytes::new())), Err(FinishError::LeaseLost));
+    assert_eq!(finish(&mut pool, second.token, Err(failure.clone())), Ok(()));
+    let request = pool.command(PoolCommand::DeadLetters);
+    let PoolReply::DeadLetters(dead) = reply(&mut pool, request) else { panic!("dead letters") };
+    assert_eq!(dead, [(first.token.task, failure)]);
+}
+
+#[test]
+fn a_full_queue_refuses_and_nothing_is_owned_by_one_that_may_only_read() {
+    let mut pool = pool(PoolConfig { queue_max: 1, ..PoolConfig::default() });
+    submit(&mut pool, TaskSpec::new("work"));
+    pool.replies();
+    let request = submit(&mut pool, TaskSpec::new("more"));
+    let PoolReply::Submitted(refused) = reply(&mut pool, request) else { panic!("an answer") };
+    assert_eq!(refused, Err(SubmitError::Refused(Refusal::Full { node: A })));
+    pool.command(PoolCommand::SetReadOnly(true));
+    pool.command(PoolCommand::Take);
+    let request = submit(&mut pool, TaskSpec::new("more"));
+    let replies = pool.replies();
+    assert!(!replies.iter().any(|(_, reply)| matches!(reply, PoolReply::Job(_))), "nothing begins");
+    let refused = replies.into_iter().find(|(of, _)| *of == request).expect("it is answered").1;
+    assert!(matches!(refused, PoolReply::Submitted(Err(SubmitError::Refused(Refusal::ReadOnly { node: A })))));
+}
+
+#[test]
+fn a_task_that_is_too_late_or_cancelled_is_not_executed() {
+    let mut pool = pool(PoolConfig::default());
+    submit(&mut pool, TaskSpec::new("late").expires_in(Duration::from_secs(1)).keyed("late"));
+    submit(&mut pool, TaskSpec::new("never").keyed("never"));
+    pool.command(PoolCommand::Cancel(TaskId::of_key(b"never")));
+    pool.pass(Duration::from_secs(2));
+    let outcomes = [b"late".as_slice(), b"never"].map(|key| status(&mut pool, TaskId::of_key(key)).state);
+    assert_eq!(outcomes, [State::Settled(Outcome::Expired), State::Settled(Outcome::Cancelled)]);
+    pool.command(PoolCommand::Take);
+    assert!(!pool.replies().iter().any(|(_, reply)| matches!(reply, PoolReply::Job(_))));
+}
+
+#[test]
+fn a_task_waits_for_others_and_is_cancelled_with_them() {
+    let mut pool = pool(PoolConfig::default());
+    let [a, b, c] = ["a", "b", "c"].map(|key| TaskId::of_key(key.as_bytes()));
+    submit(&mut pool, TaskSpec::new("a").keyed("a"));
+    submit(&mut pool, TaskSpec::new("b").keyed("b").after([a]));
+    submit(&mut pool, TaskSpec::new("c").keyed("c").after([b]));
+    let first = job(&mut pool);
+    assert_eq!((first.token.task, status(&mut pool, b).state), (a, State::Blocked));
+    finish(&mut pool, first.token, Ok(Bytes::new())).expect("it counts");
+    assert_eq!(job(&mut pool).token.task, b);
+    pool.command(PoolCommand::Cancel(b));
+    assert_eq!(status(&mut pool, c).state, State::Settled(Outcome::Cancelled));
+}
+
+#[test]
+fn what_another_life_says_or_hears_is_no_news() {
+    let mut pool = pool(PoolConfig::default());
+    pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
+    pool.sent();
+    let hello = Hello { incarnation: 7, ..Hello::default() };
+    let boot = pool.protocol.boot;
+    let say = |from: u32, to: u32, message: Message| Envelope { from, to, message };
+    pool.receive(B, say(5, boot, Message::Hello(hello.clone())));
+    assert_eq!(pool.protocol.status().peers, 1);
+    pool.receive(B, say(6, boot, Message::Steal(0)));
+    pool.receive(B, say(5, boot ^ 1, Message::Steal(0)));
+    let answers = pool.sent();
+    assert!(answers.iter().all(|(_, envelope)| matches!(envelope.message, Message::Hello(_))), "{answers:?}");
+    // A life that ended does not come back.
+    pool.receive(B, say(6, boot, Message::Hello(hello.clone())));
+    pool.receive(B, say(5, boot, Message::Hello(hello)));
+    pool.sent();
+    pool.receive(B, say(6, boot, Message::Steal(0)));
+    assert!(pool.sent().iter().any(|(_, envelope)| matches!(envelope.message, Message::NoWork(None))));
+    // Who is not known is not heard.
+    pool.receive(NodeId(9), say(1, boot, Message::Steal(0)));
+    assert!(pool.sent().is_empty());
+}

@@ -1,0 +1,373 @@
+//! When an idle node asks for work, whom, and how much it is given.
+//!
+//! Random victims alone fail where all work begins at one node: most of those asked have none. So a thief remembers where
+//! it last found work, the *hint*, and whoever has none passes its own hint on. Whoever refused also keeps the thief's
+//! name, its *lifeline* (Saraswat et al., PPoPP 2011), and sends work when it has some, so that a thief that finds
+//! nothing may wait for longer and longer. What is given is half of the *difference* of the two queues: with half of
+//! the queue, tasks would go back and forth.
+//!
+//! Pure: a [`Thief`] says whom to ask and when, [`StealConfig::share`] how much to give; whoever holds tasks moves them.
+//!
+//! ```
+//! use std::time::Duration;
+//! use mesh_core::{Instant, NodeId, Rng64, wire_struct};
+//! use mesh_tasks::work_stealing::{Hint, StealConfig, Thief};
+//!
+//! let config = StealConfig::default();
+//! assert_eq!((config.share(100, 0, 1), config.share(7, 4, 1), config.share(100, 0, 9)), (50, 2, 15));
+//!
+//! let (mut thief, mut rng) = (Thief::default(), Rng64::from_seed(1, "thief"));
+//! let (peers, now) = ([NodeId(2), NodeId(3)], Instant::ZERO);
+//! let victim = thief.ask(&config, &mut rng, &peers, now).expect("it may ask at once");
+//! // It has none, but knows who has.
+//! thief.refused(&config, victim, Some(Hint { node: NodeId(3), waiting: 9 }), now);
+//! assert_eq!(thief.ask(&config, &mut rng, &peers, now), (victim != NodeId(3)).then_some(NodeId(3)));
+//! ```
+
+use std::time::Duration;
+
+use mesh_core::{Instant, NodeId, Rng64, wire_struct};
+
+/// How nodes steal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StealConfig {
+    /// The most tasks that are given at a time. Default: 64.
+    pub batch_max: usize,
+    /// The most bytes that are given at a time, but for a single task. Default: 256 KiB.
+    pub batch_bytes_max: usize,
+    /// A thief that found nothing waits for so long at first, then for twice as long each time. Default: 4 ms.
+    pub backoff: Duration,
+    /// And for so long at most. Default: 128 ms.
+    pub backoff_max: Duration,
+    /// A node steals while no more tasks than this wait at it. Default: 0, when it is idle.
+    pub low_water: usize,
+    /// How many names of thieves a node keeps that it had nothing for. Default: 64.
+    pub lifelines_max: usize,
+}
+
+impl Default for StealConfig {
+    fn default() -> Self {
+        Self {
+            batch_max: 64,
+            batch_bytes_max: 256 << 10,
+            backoff: Duration::from_millis(4),
+            backoff_max: Duration::from_millis(128),
+            low_water: 0,
+            lifelines_max: 64,
+        }
+    }
+}
+
+/// A configuration that cannot work, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct StealConfigError(String);
+
+impl StealConfig {
+    /// Checks that it can work.
+    ///
+    /// # Errors
+    /// A sentence that names the value and the bound.
+    pub fn validate(&self) -> Result<(), StealConfigError> {
+        if self.batch_max == 0 || self.backoff.is_zero() {
+            return Err(StealConfigError("batch_max and backoff must be more than zero".to_owned()));
+        }
+        if self.backoff > self.backoff_max {
+            let (first, last) = (self.backoff, self.backoff_max);
+            return Err(StealConfigError(format!("backoff is {first:?} and backoff_max {last:?}: it cannot shrink")));
+        }
+        Ok(())
+    }
+
+    /// How many tasks a node gives at which `waiting` wait, to one at which `theirs` do, where so many thieves asked
+    /// lately: half of the difference at most, and one and a half times as many as if all of them came at once. That is
+    /// guided self-scheduling (Polychronopoulos and Kuck 1987), so that few tasks wait behind long ones in the end.
+    pub const fn share(&self, waiting: usize, theirs: usize, thieves: usize) -> usize {
+        let sharers = if thieves < 2 { 3 } else { thieves + 1 };
+        let share = (waiting.saturating_sub(theirs) * 3).div_ceil(sharers * 2);
+        if share < self.batch_max { share } else { self.batch_max }
+    }
+}
+
+/// Where there is work: a node at which so many tasks waited when it was last heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hint {
+    /// The node.
+    pub node: NodeId,
+    /// How many tasks waited at it.
+    pub waiting: u32,
+}
+
+wire_struct!(Hint { node, waiting });
+
+/// A node that looks for work.
+#[derive(Clone, Debug, Default)]
+pub struct Thief {
+    /// Where the most work is that it knows of.
+    hint: Option<Hint>,
+    /// Whom it asked and has not heard of yet.
+    asked: Option<(NodeId, Instant)>,
+    /// Who refused it last: what others say of that one is older.
+    refused_by: Option<NodeId>,
+    /// How long it waits after it was refused.
+    wait: Duration,
+    /// It asks nobody before.
+    next_at: Instant,
+    /// How long it takes from asking until work is there, lately.
+    round_trip: Duration,
+    /// Whether it asked somebody at random.
+    guessed: bool,
+    /// How many of 256 guesses found work, lately.
+    luck: u32,
+    /// How many it asked in a row in vain.
+    asked_in_vain: u32,
+}
+
+/// Where so many of 256 guesses find work, it is worth it to go on guessing.
+const LUCKY: u32 = 64;
+
+/// But not more often than so.
+const GUESSES_MAX: u32 = 4;
+
+impl Thief {
+    /// Whom to ask for work now, if anybody: one at a time, at first where there was some.
+    pub fn ask(&mut self, config: &StealConfig, rng: &mut Rng64, peers: &[NodeId], now: Instant) -> Option<NodeId> {
+        if self.asked.is_some() || now < self.next_at {
+            return None;
+        }
+        let hinted = self.hint.map(|hint| hint.node).filter(|node| peers.binary_search(node).is_ok());
+        let victim = hinted.or_else(|| rng.choose(peers).copied())?;
+        self.guessed = hinted.is_none();
+        self.asked = Some((victim, now));
+        self.wait = self.wait.max(config.backoff);
+        Some(victim)
+    }
+
+    /// When it would ask again; `None` while it waits for an answer.
+    pub const fn asks_at(&self) -> Option<Instant> {
+        if self.asked.is_some() { None } else { Some(self.next_at) }
+    }
+
+    /// Whom it has asked.
+    pub fn asked(&self) -> Option<NodeId> {
+        self.asked.map(|(victim, _)| victim)
+    }
+
+    /// Where it would look first.
+    pub const fn hint(&self) -> Option<Hint> {
+        self.hint
+    }
+
+    /// How many tasks should wait here, of the length that they lately had, when more are asked for: as many as are
+    /// executed until they come, where it is known that there are many. Otherwise, none: they would be missed elsewhere.
+    pub fn low_water(&self, config: &StealConfig, run_time: Duration) -> usize {
+        let is_rich = self.hint.is_some_and(|hint| hint.waiting as usize >= config.batch_max);
+        if !is_rich || run_time.is_zero() {
+            return config.low_water;
+        }
+        let meanwhile = self.round_trip.as_nanos().div_ceil(run_time.as_nanos());
+        config.low_water.max(usize::try_from(meanwhile).unwrap_or(usize::MAX).min(config.batch_max / 4))
+    }
+
+    /// Somebody gave it work, and knows where there is more.
+    pub fn found(&mut self, config: &StealConfig, victim: NodeId, more: Option<Hint>, now: Instant) {
+        if let Some((asked, at)) = self.asked.filter(|(asked, _)| *asked == victim) {
+            let took = now.since(at);
+            self.round_trip = if self.round_trip.is_zero() { took } else { (self.round_trip * 7 + took) / 8 };
+            self.asked = None;
+            if self.guessed {
+                self.luck += (256 - self.luck) / 8;
+            }
+            self.refused_by = self.refused_by.filter(|other| *other != asked);
+        }
+        if self.hint.is_some_and(|hint| hint.node == victim) {
+            self.hint = None;
+        }
+        self.hear(more);
+        // Where work came from, there may be more soon.
+        self.hint.get_or_insert(Hint { node: victim, waiting: 0 });
+        (self.wait, self.next_at, self.asked_in_vain) = (config.backoff, now, 0);
+    }
+
+    /// Somebody it asked has no work, but may know who has.
+    pub fn refused(&mut self, config: &StealConfig, victim: NodeId, hint: Option<Hint>, now: Instant) {
+        if self.asked() != Some(victim) {
+            return;
+        }
+        self.asked = None;
+        self.refused_by = Some(victim);
+        if self.hint.is_some_and(|hint| hint.node == victim) {
+            self.hint = None;
+        }
+        self.hear(hint);
+        if self.guessed {
+            self.luck -= self.luck / 8;
+        }
+        self.asked_in_vain += 1;
+        // A hint is followed at once, but not for ever: those who have none may pass it round.
+        let follows = self.hint.is_some() && self.wait <= config.backoff;
+        if !follows && self.luck >= LUCKY && self.asked_in_vain < GUESSES_MAX {
+            self.next_at = now;
+            return;
+        }
+        self.next_at = if follows { now } else { now + self.wait };
+        self.wait = (self.wait * 2).min(config.backoff_max);
+    }
+
+    /// Of two places the one with more work is remembered.
+    fn hear(&mut self, news: Option<Hint>) {
+        let Some(news) = news.filter(|news| Some(news.node) != self.refused_by) else { return };
+        if self.hint.is_none_or(|hint| hint.node == news.node || hint.waiting < news.waiting) {
+            self.hint = Some(news);
+        }
+    }
+
+    /// Gives up waiting for an answer that was asked for before `since`, or of somebody who is gone.
+    pub fn forget(&mut self, config: &StealConfig, since: Instant, is_gone: impl Fn(NodeId) -> bool, now: Instant) {
+        if self.hint.is_some_and(|hint| is_gone(hint.node)) {
+            self.hint = None;
+        }
+        if let Some((victim, at)) = self.asked
+            && (at < since || is_gone(victim))
+        {
+            self.refused(config, victim, None, now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: NodeId = NodeId(1);
+    const B: NodeId = NodeId(2);
+    const C: NodeId = NodeId(3);
+
+    fn at(millis: u64) -> Instant {
+        Instant::ZERO + Duration::from_millis(millis)
+    }
+
+    const fn more(node: NodeId, waiting: u32) -> Option<Hint> {
+        Some(Hint { node, waiting })
+    }
+
+    #[test]
+    fn the_default_works_and_each_rule_is_checked() {
+        let config = StealConfig::default();
+        assert_eq!(config.validate(), Ok(()));
+        assert!(StealConfig { batch_max: 0, ..StealConfig::default() }.validate().is_err());
+        assert!(StealConfig { backoff_max: Duration::from_millis(1), ..config }.validate().is_err());
+    }
+
+    #[test]
+    fn nodes_that_are_even_give_each_other_nothing_and_no_task_goes_back() {
+        let config = StealConfig::default();
+        for waiting in 0..200 {
+            for theirs in 0..200 {
+                for thieves in 0..5 {
+                    let share = config.share(waiting, theirs, thieves);
+                    assert!(share <= config.batch_max);
+                    assert_eq!(share > 0, waiting > theirs);
+                    // Afterwards the thief has no more than one task more than the victim.
+                    assert!(share == 0 || theirs + share <= waiting - share + 1, "{waiting} {theirs}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_thief_asks_one_at_a_time_and_first_where_there_was_work() {
+        let (config, mut thief, mut rng) = (StealConfig::default(), Thief::default(), Rng64::from_seed(1, "t"));
+        let peers = [A, B, C];
+        let victim = thief.ask(&config, &mut rng, &peers, at(0)).unwrap();
+        assert_eq!((thief.ask(&config, &mut rng, &peers, at(9)), thief.asks_at()), (None, None));
+        thief.found(&config, victim, more(victim, 5), at(10));
+        assert_eq!(thief.ask(&config, &mut rng, &peers, at(10)), Some(victim));
+        // Where there is more is remembered, and of the same node what is newer.
+        thief.found(&config, victim, more(C, 50), at(11));
+        thief.found(&config, A, more(B, 7), at(12));
+        assert_eq!(thief.hint(), more(C, 50));
+        thief.found(&config, A, more(C, 3), at(13));
+        assert_eq!(thief.hint(), more(C, 3));
+        // A hint that is gone is not followed.
+        thief.forget(&config, at(0), |peer| peer == C, at(20));
+        assert_eq!(thief.hint(), None);
+    }
+
+    #[test]
+    fn a_thief_that_finds_nothing_waits_for_longer_and_longer() {
+        let (config, mut thief, mut rng) = (StealConfig::default(), Thief::default(), Rng64::from_seed(1, "t"));
+        let mut now = at(0);
+        let mut waits = Vec::new();
+        for _ in 0..7 {
+            let victim = thief.ask(&config, &mut rng, &[A, B], now).unwrap();
+            thief.refused(&config, victim, None, now);
+            let next = thief.asks_at().unwrap();
+            waits.push(next.since(now).as_millis());
+            now = next;
+        }
+        assert_eq!(waits, [4, 8, 16, 32, 64, 128, 128]);
+        // One whose guesses were right goes on guessing before it waits, but not for ever.
+        for _ in 0..9 {
+            let victim = thief.ask(&config, &mut rng, &[A, B], now).unwrap();
+            thief.found(&config, victim, None, now);
+            thief.forget(&config, now, |_| true, now);
+        }
+        let mut guesses = 0;
+        while let Some(victim) = thief.ask(&config, &mut rng, &[A, B], now) {
+            thief.refused(&config, victim, None, now);
+            guesses += 1;
+        }
+        assert_eq!(guesses, GUESSES_MAX);
+        thief.found(&config, A, None, now);
+        assert_eq!(thief.asks_at(), Some(now));
+    }
+
+    #[test]
+    fn hints_that_lead_in_a_circle_are_not_followed_without_end() {
+        let (config, mut thief, mut rng) = (StealConfig::default(), Thief::default(), Rng64::from_seed(1, "t"));
+        let mut asked = 0;
+        while let Some(victim) = thief.ask(&config, &mut rng, &[A, B], at(0)) {
+            thief.refused(&config, victim, more(if victim == A { B } else { A }, 1), at(0));
+            asked += 1;
+            assert!(asked < 5);
+        }
+        assert_eq!(asked, 2);
+    }
+
+    #[test]
+    fn an_answer_that_does_not_come_is_not_waited_for() {
+        let (config, mut thief, mut rng) = (StealConfig::default(), Thief::default(), Rng64::from_seed(1, "t"));
+        thief.ask(&config, &mut rng, &[A], at(5));
+        thief.forget(&config, at(5), |_| false, at(10));
+        assert_eq!(thief.asked(), Some(A));
+        thief.forget(&config, at(6), |_| false, at(10));
+        assert_eq!((thief.asked(), thief.asks_at()), (None, Some(at(14))));
+        // What comes after all is not for nothing, and a refusal of it changes nothing.
+        thief.refused(&config, A, more(B, 1), at(11));
+        assert_eq!(thief.hint(), None);
+    }
+
+    #[test]
+    fn more_is_asked_for_in_time_only_where_there_is_plenty() {
+        let (config, mut thief, mut rng) = (StealConfig::default(), Thief::default(), Rng64::from_seed(1, "t"));
+        let ms = Duration::from_millis;
+        let victim = thief.ask(&config, &mut rng, &[A], at(0)).unwrap();
+        thief.found(&config, victim, more(A, 63), at(3));
+        assert_eq!(thief.low_water(&config, ms(1)), 0);
+        thief.found(&config, victim, more(A, 64), at(3));
+        assert_eq!([1, 2, 10].map(|run| thief.low_water(&config, ms(run))), [3, 2, 1]);
+        assert_eq!((thief.low_water(&config, Duration::from_nanos(1)), thief.low_water(&config, ms(0))), (16, 0));
+    }
+
+    #[test]
+    fn what_others_say_of_a_node_that_refused_is_old() {
+        let (config, mut thief, mut rng) = (StealConfig::default(), Thief::default(), Rng64::from_seed(1, "t"));
+        thief.found(&config, B, more(A, 9), at(0));
+        assert_eq!(thief.ask(&config, &mut rng, &[A, B], at(0)), Some(A));
+        thief.refused(&config, A, None, at(2));
+        thief.found(&config, B, more(A, 9), at(3));
+        assert_eq!(thief.hint(), more(B, 0));
+    }
+}
