@@ -13,8 +13,8 @@
 //! stands on:
 //!
 //! 1. Nodes do as they are programmed; who takes part is for the transport to say.
-//! 2. Who submits the same key in two partitions has it done in both, unless only one of them goes on: link the
-//!    [`Partition`](https://docs.rs/mesh-gossip) events to [`PoolCommand::SetReadOnly`].
+//! 2. Who submits the same key on both sides of a partition has it done on both, unless only one of them goes on: link
+//!    what the partition handler says to [`PoolCommand::SetReadOnly`].
 //! 3. An attempt may be *begun* twice, as nobody can know of a node that is silent whether it works. Effects elsewhere
 //!    should be made once by the task's name, or by its token.
 //!
@@ -47,6 +47,7 @@ mod config;
 mod drain;
 mod entry;
 mod holder;
+mod lookup;
 mod message;
 mod meter;
 mod offer;
@@ -82,6 +83,7 @@ use ask::Wanted;
 use drain::Drain;
 use entry::Entry;
 use holder::{Held, Unanswered};
+use lookup::Lookup;
 use meter::Meter;
 use peer::{Lazy, Peer};
 use queue::Queue;
@@ -164,6 +166,7 @@ pub struct TaskPool {
     /// Tasks whose lease for this node is not safe yet.
     starting: BTreeSet<TaskId>,
     submissions: BTreeMap<TaskId, Submission>,
+    lookups: BTreeMap<TaskId, Lookup>,
     wanted: BTreeMap<TaskId, Wanted>,
 
     // What is executed.
@@ -228,6 +231,7 @@ impl TaskPool {
             settled: VecDeque::new(),
             starting: BTreeSet::new(),
             submissions: BTreeMap::new(),
+            lookups: BTreeMap::new(),
             wanted: BTreeMap::new(),
             queue: Queue::default(),
             foreign: Queue::default(),
@@ -346,6 +350,7 @@ impl TaskPool {
         self.on_time(cx);
         self.renew(cx);
         self.resend_submissions(cx);
+        self.go_on_looking(cx);
         self.contest();
         self.resend_streams(cx.now());
         self.resend_offers(cx);
@@ -449,7 +454,10 @@ impl Protocol for TaskPool {
         match command {
             PoolCommand::AddPeer { node, zone } => self.on_add_peer(cx, node, zone),
             PoolCommand::RemovePeer(node) => self.on_remove_peer(cx, node),
-            PoolCommand::SetReadOnly(read_only) => self.read_only = read_only,
+            PoolCommand::SetReadOnly(read_only) => {
+                self.read_only = read_only;
+                self.look_again();
+            }
             PoolCommand::Submit(spec) => return self.on_submit(cx, request, *spec),
             PoolCommand::Take => return self.on_take(cx, request),
             PoolCommand::Finish(token, result) => return self.on_finish(cx, request, token, result),

@@ -185,6 +185,7 @@ impl TaskPool {
 
     pub(super) fn on_told(&mut self, cx: &mut Context<'_>, from: NodeId, answers: Vec<(TaskId, Known)>) {
         for (task, known) in answers {
+            self.on_looked_up(cx, from, task, &known);
             let Some(wanted) = self.wanted.get_mut(&task) else { continue };
             match known {
                 Known::Here(status) => {

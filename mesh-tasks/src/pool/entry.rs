@@ -31,15 +31,18 @@ pub struct Group {
     pub members: Vec<Replica>,
     /// Those who kept it before, while that changes.
     pub former: Vec<Replica>,
+    /// Those who are to be members, once they have it: they do not count yet.
+    pub learners: Vec<Replica>,
 }
 
-wire_struct!(Group { members, former });
+wire_struct!(Group { members, former, learners });
 
 impl Group {
     /// All of them, each once.
     pub(super) fn all(&self) -> impl Iterator<Item = &Replica> {
         let former = self.former.iter().filter(|replica| !self.members.contains(replica));
-        self.members.iter().chain(former)
+        let learners = self.learners.iter().filter(|replica| !self.members.contains(replica));
+        self.members.iter().chain(former).chain(learners)
     }
 
     /// Whether `has` holds for more than half of each of the two.
@@ -50,7 +53,9 @@ impl Group {
 
     /// Whether nobody but a node keeps it.
     pub(super) fn is_only(&self, node: NodeId) -> bool {
-        self.former.is_empty() && matches!(&self.members[..], [replica] if replica.node == node)
+        self.former.is_empty()
+            && self.learners.is_empty()
+            && matches!(&self.members[..], [replica] if replica.node == node)
     }
 
     pub(super) fn has_node(&self, node: NodeId) -> bool {
@@ -124,6 +129,8 @@ pub(super) struct Owned {
     pub(super) watchers: BTreeSet<NodeId>,
     /// Former replicas, to be told as soon as they are not needed.
     pub(super) dropped: Vec<NodeId>,
+    /// A majority had an earlier change of this epoch.
+    counted: bool,
     /// How often another creation of the same task was met.
     pub(super) conflicts: u32,
 }
@@ -245,6 +252,20 @@ impl Entry {
         self.counts(me, self.version.number)
     }
 
+    /// Whether a majority has it as it is, or had it as it was before.
+    pub(super) fn was_safe(&self, me: Replica) -> bool {
+        self.is_safe(me) || self.owned.as_ref().is_some_and(|owned| owned.counted)
+    }
+
+    /// The next change.
+    pub(super) fn next_version(&mut self, me: Replica) {
+        let was_safe = self.was_safe(me);
+        if let Some(owned) = &mut self.owned {
+            owned.counted = was_safe;
+        }
+        self.version.number += 1;
+    }
+
     /// Leaves something to do for when the present change counts.
     pub(super) fn leave(&mut self, effect: Effect) {
         if let Some(owned) = &mut self.owned {
@@ -278,7 +299,7 @@ mod tests {
 
     fn group(members: &[u128], former: &[u128]) -> Group {
         let of = |nodes: &[u128]| nodes.iter().map(|node| replica(*node)).collect();
-        Group { members: of(members), former: of(former) }
+        Group { members: of(members), former: of(former), learners: Vec::new() }
     }
 
     #[test]

@@ -327,7 +327,7 @@ mod tests {
         let change = Change {
             task,
             version: Version { epoch, number: 4 },
-            group: Group { members: members.clone(), former: members },
+            group: Group { members: members.clone(), former: members.clone(), learners: members },
             attempts: 1,
             granted: epoch,
             failures: 1,

@@ -29,7 +29,7 @@ impl TaskPool {
             let others = others.filter(|node| *node != self.me).filter_map(|node| self.replica_of(node));
             members.extend(others.take(self.config.successors));
         }
-        Group { members, former: Vec::new() }
+        Group { members, ..Group::default() }
     }
 
     /// Looks after a task that is owned here from now on.
@@ -97,8 +97,9 @@ impl TaskPool {
 
     /// Notes that a task owned here changed, and has it kept.
     pub(super) fn changed(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        let me = self.replica();
         if let Some(entry) = self.tasks.get_mut(&task) {
-            entry.version.number += 1;
+            entry.next_version(me);
             self.replicate(cx, task, false);
         }
     }

@@ -250,7 +250,12 @@ impl TaskPool {
     fn on_higher_epoch(&mut self, cx: &mut Context<'_>, task: TaskId, epoch: Epoch) {
         let me = self.replica();
         let Some(entry) = self.tasks.get_mut(&task).filter(|entry| entry.owned.is_some()) else { return };
-        if entry.version.epoch.number == 1 && epoch.number == 1 && epoch != entry.version.epoch && !entry.is_safe(me) {
+        if entry.version.epoch.number == 1 && epoch.number == 1 && epoch != entry.version.epoch {
+            // Where a majority has kept this one, the other was never kept by one, but where the views differed for long.
+            if entry.was_safe(me) {
+                self.contested.insert(task);
+                return;
+            }
             return self.on_created_twice(cx, task, epoch.node);
         }
         if epoch <= entry.version.epoch {
@@ -514,15 +519,31 @@ impl TaskPool {
         let is_same = wanted.members.len() == entry.group.members.len()
             && wanted.members.iter().all(|replica| entry.group.members.contains(replica));
         let owner = self.owner_by_ring(task, &entry.spec);
-        if !is_same {
+        if !is_same || !entry.group.learners.is_empty() {
             self.regroup(cx, task, wanted);
         } else if owner != self.me && self.tasks.get(&task).is_some_and(|entry| entry.group.has_node(owner)) {
             self.say(cx, owner, Message::TakeOver(vec![task]));
         }
     }
 
+    /// Changes the replicas of a task: those who are new learn it first, so that they can help to elect an owner as soon
+    /// as they count.
     fn regroup(&mut self, cx: &mut Context<'_>, task: TaskId, wanted: Group) {
         let Some(entry) = self.tasks.get_mut(&task) else { return };
+        let members = &entry.group.members;
+        let learners: Vec<_> = wanted.members.iter().filter(|replica| !members.contains(replica)).copied().collect();
+        if learners != entry.group.learners {
+            let former = std::mem::replace(&mut entry.group.learners, learners);
+            let gone = former.into_iter().map(|replica| replica.node).filter(|node| !entry.group.has_node(*node));
+            let gone: Vec<_> = gone.collect();
+            self.changed(cx, task);
+            gone.into_iter().for_each(|node| self.drop_at(node, task));
+            return self.repair.begin();
+        }
+        if !learners.iter().all(|replica| entry.is_known_to(*replica)) {
+            return self.repair.begin();
+        }
+        entry.group.learners.clear();
         entry.group.former = std::mem::replace(&mut entry.group.members, wanted.members);
         self.meter.regrouped.increment();
         self.changed(cx, task);

@@ -6,6 +6,7 @@ use mesh_core::{Instant, NodeId, RequestId};
 
 use super::command::{PoolReply, SubmitError};
 use super::entry::Effect;
+use super::lookup::Submitter;
 use super::message::{Message, Refusal};
 use super::{Context, TaskPool};
 use crate::task::{Policy, SpecError, TaskId, TaskSpec};
@@ -55,10 +56,7 @@ impl TaskPool {
         }
         match self.refuses(&spec) {
             Some(refusal) => cx.reply(request, PoolReply::Submitted(Err(refusal.into()))),
-            None => {
-                self.create(cx, task, spec);
-                self.when_safe(cx, task, Effect::ReplySubmitted(request));
-            }
+            None => self.create_for(cx, task, spec, Submitter::Here(request)),
         }
     }
 
@@ -78,7 +76,7 @@ impl TaskPool {
         }
         let is_full = self.unsettled >= self.config.queue_max
             || self.unsettled_bytes + spec.size() > self.config.queue_bytes_max
-            || self.submissions.len() >= self.config.queue_max;
+            || self.submissions.len() + self.lookups.len() >= self.config.queue_max;
         is_full.then(|| {
             self.meter.refused.increment();
             Refusal::Full { node }
@@ -137,10 +135,7 @@ impl TaskPool {
         }
         match self.refuses(&spec) {
             Some(refusal) => self.say(cx, origin, Message::Submitted(task, Some(refusal))),
-            None => {
-                self.create(cx, task, spec);
-                self.when_safe(cx, task, Effect::TellSubmitted(origin));
-            }
+            None => self.create_for(cx, task, spec, Submitter::There(origin, hops)),
         }
     }
 
@@ -175,14 +170,13 @@ impl TaskPool {
                 continue;
             }
             let Some(submission) = self.submissions.remove(&task) else { continue };
-            let refusal = if self.tasks.contains_key(&task) { None } else { self.refuses(&spec) };
-            if refusal.is_none() && !self.tasks.contains_key(&task) {
-                self.create(cx, task, spec);
-            }
+            let is_here = self.tasks.contains_key(&task);
+            let refusal = if is_here { None } else { self.refuses(&spec) };
             for request in submission.requests {
                 match refusal {
                     Some(refusal) => cx.reply(request, PoolReply::Submitted(Err(refusal.into()))),
-                    None => self.when_safe(cx, task, Effect::ReplySubmitted(request)),
+                    None if is_here => self.when_safe(cx, task, Effect::ReplySubmitted(request)),
+                    None => self.create_for(cx, task, spec.clone(), Submitter::Here(request)),
                 }
             }
         }

@@ -1,0 +1,142 @@
+//! Looking for a task before one of its name is created.
+//!
+//! The ring names another owner when nodes come and go, and the one it named before may have the task already. So who is
+//! to create a task with a key asks those who would own it if this node were not there.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use mesh_core::{Instant, NodeId, RequestId};
+
+use super::entry::Effect;
+use super::message::{Known, Message};
+use super::peer::Peer;
+use super::{Context, TaskPool};
+use crate::task::{TaskId, TaskSpec};
+
+/// Who wants a task to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Submitter {
+    /// The application.
+    Here(RequestId),
+    /// Another node, whose submission was passed on so often.
+    There(NodeId, u8),
+}
+
+/// A task that may be there already.
+#[derive(Clone, Debug)]
+pub(super) struct Lookup {
+    spec: Arc<TaskSpec>,
+    submitters: Vec<Submitter>,
+    /// Who has not answered yet.
+    left: BTreeSet<NodeId>,
+    asked_at: Instant,
+}
+
+impl TaskPool {
+    /// Creates a task, but not before it was looked for where it has a key.
+    pub(super) fn create_for(&mut self, cx: &mut Context<'_>, task: TaskId, spec: Arc<TaskSpec>, submitter: Submitter) {
+        if let Some(lookup) = self.lookups.get_mut(&task) {
+            if !lookup.submitters.contains(&submitter) {
+                lookup.submitters.push(submitter);
+            }
+            return;
+        }
+        let mut left = BTreeSet::new();
+        if spec.key.is_some() {
+            left.extend(self.keepers(task));
+        }
+        self.lookups.insert(task, Lookup { spec, submitters: vec![submitter], left, asked_at: cx.now() });
+        self.ask_about(cx, task);
+        self.end_lookup(cx, task);
+    }
+
+    fn ask_about(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        let left = self.lookups.get(&task).map(|lookup| lookup.left.clone());
+        for node in left.into_iter().flatten() {
+            self.say(cx, node, Message::Ask(vec![task]));
+        }
+    }
+
+    /// Somebody answers whether it has a task.
+    pub(super) fn on_looked_up(&mut self, cx: &mut Context<'_>, from: NodeId, task: TaskId, known: &Known) {
+        let Some(lookup) = self.lookups.get_mut(&task) else { return };
+        let owner = match known {
+            Known::Here(status) => status.owner,
+            Known::At(owner) if self.peers.get(owner).is_some_and(Peer::is_ready) => *owner,
+            // Its owner is gone: whoever takes it over will be asked next time.
+            Known::At(_) => return,
+            Known::Unknown => {
+                lookup.left.remove(&from);
+                return self.end_lookup(cx, task);
+            }
+        };
+        let Some(Lookup { spec, submitters, .. }) = self.lookups.remove(&task) else { return };
+        for submitter in submitters {
+            match submitter {
+                Submitter::Here(request) => self.send_submission(cx, task, spec.clone(), request, owner),
+                Submitter::There(origin, hops) => {
+                    self.say(cx, owner, Message::Submit(task, origin, hops.saturating_add(1), spec.clone()));
+                }
+            }
+        }
+    }
+
+    /// Creates a task that nobody has.
+    fn end_lookup(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        let meets = cx.now().since(self.started_at) < self.config.repair_after
+            && self.peers.values().any(|peer| peer.is_up && peer.boot == 0);
+        // Those who are cut off may have it: they are asked once they are there again.
+        if self.read_only {
+            return;
+        }
+        let is_over = |lookup: &Lookup| lookup.left.is_empty() && (lookup.spec.key.is_none() || !meets);
+        if !self.lookups.get(&task).is_some_and(is_over) {
+            return;
+        }
+        let Some(Lookup { spec, submitters, .. }) = self.lookups.remove(&task) else { return };
+        // It may have come here meanwhile.
+        let is_here = self.tasks.contains_key(&task);
+        if !is_here {
+            self.create(cx, task, spec.clone());
+        }
+        let owner = self.tasks.get(&task).map_or(self.me, |entry| entry.owner());
+        for submitter in submitters {
+            match submitter {
+                Submitter::Here(request) if is_here && owner != self.me => {
+                    self.send_submission(cx, task, spec.clone(), request, owner);
+                }
+                Submitter::Here(request) => self.when_safe(cx, task, Effect::ReplySubmitted(request)),
+                Submitter::There(origin, hops) if is_here && owner != self.me => {
+                    self.say(cx, owner, Message::Submit(task, origin, hops.saturating_add(1), spec.clone()));
+                }
+                Submitter::There(origin, _) => self.when_safe(cx, task, Effect::TellSubmitted(origin)),
+            }
+        }
+    }
+
+    /// Asks all again: others own what they did not own before.
+    pub(super) fn look_again(&mut self) {
+        for task in self.lookups.keys().copied().collect::<Vec<_>>() {
+            let keepers = self.keepers(task);
+            if let Some(lookup) = self.lookups.get_mut(&task).filter(|lookup| lookup.spec.key.is_some()) {
+                (lookup.left, lookup.asked_at) = (keepers.into_iter().collect(), Instant::ZERO);
+            }
+        }
+    }
+
+    /// Asks again those who did not answer, and no more those who are gone.
+    pub(super) fn go_on_looking(&mut self, cx: &mut Context<'_>) {
+        let (now, again) = (cx.now(), self.config.resend_after);
+        for task in self.lookups.keys().copied().collect::<Vec<_>>() {
+            let keepers: BTreeSet<NodeId> = self.keepers(task).into_iter().collect();
+            let Some(lookup) = self.lookups.get_mut(&task) else { continue };
+            lookup.left.retain(|node| keepers.contains(node));
+            if now.since(lookup.asked_at) >= again {
+                lookup.asked_at = now;
+                self.ask_about(cx, task);
+            }
+            self.end_lookup(cx, task);
+        }
+    }
+}
