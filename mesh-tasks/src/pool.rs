@@ -68,8 +68,8 @@ use std::time::Duration;
 use mesh_core::{Instant, Metrics, NodeId, Protocol, RecoverError, Recovery, RequestId};
 
 pub use command::{
-    FinishError, FollowError, Job, PoolCommand, PoolEvent, PoolHandle, PoolReply, PoolStatus, Receipt, SubmitError,
-    TakeError, UnknownTask,
+    FinishError, FollowError, Job, PROGRESS_MAX, PoolCommand, PoolEvent, PoolHandle, PoolReply, PoolStatus,
+    ProgressError, Receipt, SubmitError, TakeError, Ticket, UnknownTask,
 };
 pub use config::{BYTES_MAX, PoolConfig, PoolConfigError, SUCCESSORS_MAX};
 pub use entry::{Group, Replica, Version};
@@ -175,8 +175,8 @@ pub struct TaskPool {
     /// Owned ones that cannot.
     foreign: Queue,
     held: BTreeMap<TaskId, Held>,
-    running: BTreeSet<TaskId>,
-    takers: VecDeque<RequestId>,
+    running: BTreeMap<TaskId, Ticket>,
+    takers: VecDeque<(RequestId, Ticket)>,
     reports: BTreeMap<(NodeId, TaskId), Unanswered>,
     renew_at: Instant,
     thief: Thief,
@@ -236,7 +236,7 @@ impl TaskPool {
             queue: Queue::default(),
             foreign: Queue::default(),
             held: BTreeMap::new(),
-            running: BTreeSet::new(),
+            running: BTreeMap::new(),
             takers: VecDeque::new(),
             reports: BTreeMap::new(),
             renew_at: Instant::ZERO,
@@ -459,7 +459,9 @@ impl Protocol for TaskPool {
                 self.look_again();
             }
             PoolCommand::Submit(spec) => return self.on_submit(cx, request, *spec),
-            PoolCommand::Take => return self.on_take(cx, request),
+            PoolCommand::Take(ticket) => return self.on_take(cx, request, ticket),
+            PoolCommand::Recall(ticket) => self.on_recall(cx, ticket),
+            PoolCommand::Running => return cx.reply(request, PoolReply::Running(self.running_tokens())),
             PoolCommand::Finish(token, result) => return self.on_finish(cx, request, token, result),
             PoolCommand::Progress(token, note) => self.say_progress(cx, token, note),
             PoolCommand::Cancel(task) => self.on_cancel(cx, task),

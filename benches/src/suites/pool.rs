@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mesh_core::{Bytes, Context, Instant, NodeId, Outbox, Protocol, RequestId, Rng64};
-use mesh_tasks::pool::{PoolCommand, PoolConfig, PoolReply, TaskPool};
+use mesh_tasks::pool::{PoolCommand, PoolConfig, PoolReply, TaskPool, Ticket};
 use mesh_tasks::task::{TaskSpec, Token};
 
 use super::SuiteError;
@@ -125,7 +125,7 @@ fn measure_one(settings: &Settings, report: &mut Report) {
         for _ in 0..batches {
             let clock = Stopwatch::start();
             for _ in 0..BATCH {
-                alone.command(PoolCommand::Take);
+                alone.command(PoolCommand::Take(Ticket::default()));
                 alone.command(PoolCommand::Submit(Box::new(TaskSpec::new(payload.clone()))));
             }
             let tokens = alone.flush();

@@ -1,6 +1,7 @@
 //! What the application asks for, and is told.
 
-use std::future::Future;
+use std::future::{Future, ready};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mesh_core::{Bytes, CallError, Handle, NodeId, from_call_error, reply};
@@ -27,11 +28,15 @@ pub enum PoolCommand {
     /// Do this.
     Submit(Box<TaskSpec>),
     /// Give me a task to execute, as soon as there is one.
-    Take,
+    Take(Ticket),
+    /// Whoever asked for a task with this ticket wants none any more: one that it was given meanwhile is given back.
+    Recall(Ticket),
     /// A task was executed.
     Finish(Token, Result<Bytes, Failure>),
-    /// How far a task is: at most 256 bytes.
+    /// How far a task is: at most [`PROGRESS_MAX`] bytes.
     Progress(Token, Bytes),
+    /// Which tasks are executed here?
+    Running,
     /// Do not do this after all.
     Cancel(TaskId),
     /// How is this task?
@@ -47,6 +52,13 @@ pub enum PoolCommand {
     /// How is this node?
     Pool,
 }
+
+/// Whoever asks for a task with a ticket of its own can [recall](PoolCommand::Recall) that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// The longest note of how far a task is, in bytes.
+pub const PROGRESS_MAX: usize = 256;
 
 /// A task to execute.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +122,8 @@ pub enum PoolReply {
     Settled(Result<Outcome, UnknownTask>),
     /// What came of the drain.
     Drained(Receipt),
+    /// The leases under which tasks are executed here.
+    Running(Vec<Token>),
     /// The dead letters.
     DeadLetters(Vec<(TaskId, Failure)>),
     /// How the node is.
@@ -141,6 +155,9 @@ pub enum TakeError {
     /// The node hands over what it has.
     #[error("the node is being drained")]
     Draining,
+    /// It was recalled.
+    #[error("no task is wanted any more")]
+    Recalled,
     /// Too many commands wait.
     #[error("too many commands wait at this node: try later")]
     Busy,
@@ -173,6 +190,21 @@ pub enum FinishError {
 }
 
 from_call_error!(SubmitError, TakeError, FinishError);
+
+/// Why a note of how far a task is was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProgressError {
+    /// It is over the limit.
+    #[error("the note has {len} bytes, and {PROGRESS_MAX} are allowed")]
+    TooLong {
+        /// How long it is.
+        len: usize,
+    },
+    /// The node does not take it.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
 
 /// Nobody who should know a task does: it was never submitted, is not kept any more, or all replicas were lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -213,7 +245,8 @@ pub trait PoolHandle {
     /// Has a task done, and waits until it is kept safely. The same key twice is the same task.
     fn submit(&self, spec: TaskSpec) -> impl Future<Output = Result<TaskId, SubmitError>> + Send + 'static;
 
-    /// Waits for a task to execute. Whoever takes one must [finish](Self::finish) it.
+    /// Waits for a task to execute. Whoever takes one must [finish](Self::finish) it. Whoever waits no longer drops the
+    /// future: a task that was on its way is given back, unless the node is too busy to be told.
     fn take(&self) -> impl Future<Output = Result<Job, TakeError>> + Send + 'static;
 
     /// Tells what came of a task, and waits until that counts.
@@ -222,6 +255,16 @@ pub trait PoolHandle {
         token: Token,
         result: Result<Bytes, Failure>,
     ) -> impl Future<Output = Result<(), FinishError>> + Send + 'static;
+
+    /// Tells those who ask for the [status](Self::status) of a task how far it is, which may get lost.
+    ///
+    /// # Errors
+    /// [`ProgressError`] when the note is too long or the node does not take it.
+    fn progress(&self, token: Token, note: Bytes) -> Result<(), ProgressError>;
+
+    /// The leases under which tasks are executed here. A task that was taken and is not among them is not to be
+    /// executed any more.
+    fn running(&self) -> impl Future<Output = Result<Vec<Token>, CallError>> + Send + 'static;
 
     /// Cancels a task. It may be settled otherwise by then: [`wait`](Self::wait) tells.
     ///
@@ -245,6 +288,31 @@ pub trait PoolHandle {
     fn dead_letters(&self) -> impl Future<Output = Result<Vec<(TaskId, Failure)>, CallError>> + Send + 'static;
 }
 
+/// Ticket 0 is for those who never recall.
+static NEXT_TICKET: AtomicU64 = AtomicU64::new(1);
+
+/// Recalls a ticket when whoever waits for a task gives up.
+struct Recall {
+    pool: Handle<TaskPool>,
+    ticket: Option<Ticket>,
+}
+
+impl Recall {
+    /// There was an answer.
+    fn answered(mut self) {
+        self.ticket = None;
+    }
+}
+
+impl Drop for Recall {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            // A node that is gone needs no recall. One that is too busy keeps the lease, to the end of its time limit.
+            let _ = self.pool.cast(PoolCommand::Recall(ticket));
+        }
+    }
+}
+
 impl PoolHandle for Handle<TaskPool> {
     fn submit(&self, spec: TaskSpec) -> impl Future<Output = Result<TaskId, SubmitError>> + Send + 'static {
         let call = self.call(PoolCommand::Submit(Box::new(spec)));
@@ -252,8 +320,14 @@ impl PoolHandle for Handle<TaskPool> {
     }
 
     fn take(&self) -> impl Future<Output = Result<Job, TakeError>> + Send + 'static {
-        let call = self.call(PoolCommand::Take);
-        async move { reply!(call, PoolReply::Job) }
+        let ticket = Ticket(NEXT_TICKET.fetch_add(1, Ordering::Relaxed));
+        let call = self.call(PoolCommand::Take(ticket));
+        let recall = Recall { pool: self.clone(), ticket: Some(ticket) };
+        async move {
+            let answer = call.await;
+            recall.answered();
+            reply!(ready(answer), PoolReply::Job)
+        }
     }
 
     fn finish(
@@ -263,6 +337,18 @@ impl PoolHandle for Handle<TaskPool> {
     ) -> impl Future<Output = Result<(), FinishError>> + Send + 'static {
         let call = self.call(PoolCommand::Finish(token, result));
         async move { reply!(call, PoolReply::Finished) }
+    }
+
+    fn progress(&self, token: Token, note: Bytes) -> Result<(), ProgressError> {
+        if note.len() > PROGRESS_MAX {
+            return Err(ProgressError::TooLong { len: note.len() });
+        }
+        Ok(self.cast(PoolCommand::Progress(token, note))?)
+    }
+
+    fn running(&self) -> impl Future<Output = Result<Vec<Token>, CallError>> + Send + 'static {
+        let call = self.call(PoolCommand::Running);
+        async move { Ok(reply!(call, PoolReply::Running)) }
     }
 
     fn cancel(&self, task: TaskId) -> Result<(), CallError> {

@@ -36,7 +36,7 @@ impl TaskPool {
             }
         }
         self.ring.leave(self.me);
-        for taker in std::mem::take(&mut self.takers) {
+        for (taker, _) in std::mem::take(&mut self.takers) {
             cx.reply(taker, PoolReply::Job(Err(TakeError::Draining)));
         }
         let waiting = self.held.iter().filter(|(_, held)| held.stage == Stage::Waiting && held.owner != self.me);

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use mesh_core::{Bytes, Instant, NodeId, RequestId};
 
-use super::command::{FinishError, Job, PoolEvent, PoolReply, TakeError};
+use super::command::{FinishError, Job, PROGRESS_MAX, PoolEvent, PoolReply, TakeError, Ticket};
 use super::entry::Effect;
 use super::message::{Lease, MESSAGE_BYTES, Message, NAMES_MAX, Report, Reported};
-use super::owner::PROGRESS_MAX;
 use super::{Context, TaskPool};
 use crate::task::{Failure, State, TaskId, TaskSpec, Token};
 
@@ -87,11 +86,30 @@ impl TaskPool {
         true
     }
 
-    pub(super) fn on_take(&mut self, cx: &mut Context<'_>, request: RequestId) {
+    pub(super) fn on_take(&mut self, cx: &mut Context<'_>, request: RequestId, ticket: Ticket) {
         if self.drain.is_some() {
             return cx.reply(request, PoolReply::Job(Err(TakeError::Draining)));
         }
-        self.takers.push_back(request);
+        self.takers.push_back((request, ticket));
+    }
+
+    /// Somebody wants no task any more.
+    pub(super) fn on_recall(&mut self, cx: &mut Context<'_>, ticket: Ticket) {
+        if let Some(at) = self.takers.iter().position(|(_, other)| *other == ticket) {
+            if let Some((request, _)) = self.takers.remove(at) {
+                cx.reply(request, PoolReply::Job(Err(TakeError::Recalled)));
+            }
+        } else if let Some((task, _)) = self.running.iter().find(|(_, other)| **other == ticket)
+            && let Some(held) = self.held.get(task)
+        {
+            let token = held.token;
+            self.end(cx, token, Reported::GivenBack, None);
+        }
+    }
+
+    /// The leases under which tasks are executed here.
+    pub(super) fn running_tokens(&self) -> Vec<Token> {
+        self.running.keys().filter_map(|task| Some(self.held.get(task)?.token)).collect()
     }
 
     /// Hands tasks to those who wait for some.
@@ -161,9 +179,9 @@ impl TaskPool {
         if self.takers.is_empty() || !self.free.take(held.spec.requirements.resources()) {
             return self.queue.push(task, held.spec.tenant, held.spec.priority);
         }
-        let Some(taker) = self.takers.pop_front() else { return };
+        let Some((taker, ticket)) = self.takers.pop_front() else { return };
         held.stage = Stage::Running(cx.now());
-        self.running.insert(task);
+        self.running.insert(task, ticket);
         self.meter.started.increment();
         let job = Job { token: held.token, payload: held.spec.payload.clone(), time_limit: held.spec.time_limit };
         cx.reply(taker, PoolReply::Job(Ok(job)));
@@ -255,8 +273,12 @@ impl TaskPool {
         }
     }
 
-    /// Nobody knows whether a node to which a lease was passed on has begun: its owner is told that it is lost.
+    /// A lease is given up of which nobody knows whether another node has begun, or that this one has no time to finish:
+    /// its owner is told that it is lost.
     pub(super) fn report_lost(&mut self, cx: &mut Context<'_>, token: Token) {
+        if self.running.contains_key(&token.task) {
+            cx.emit(PoolEvent::LeaseLost(token));
+        }
         self.end(cx, token, Reported::Failed(Failure::Lost), None);
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mesh_core::{Bytes, Instant, NodeId, RequestId};
 
-use super::command::{PoolEvent, PoolReply};
+use super::command::{PROGRESS_MAX, PoolEvent, PoolReply};
 use super::entry::{Effect, Entry, Group};
 use super::message::{Known, Message, Report, Reported, TaskStatus};
 use super::{Context, TaskPool};
@@ -375,9 +375,6 @@ impl TaskPool {
         self.forget(cx, task);
     }
 }
-
-/// The longest note of how far a task is, in bytes.
-pub(super) const PROGRESS_MAX: usize = 256;
 
 /// How long to wait after so many failures: twice as long each time, half of it left to chance.
 fn backoff(retry: &crate::task::RetryPolicy, failures: u32, rng: &mut mesh_core::Rng64) -> Duration {

@@ -23,7 +23,7 @@ fn reply(pool: &mut Harness<TaskPool>, request: RequestId) -> PoolReply {
 }
 
 fn job(pool: &mut Harness<TaskPool>) -> Job {
-    let request = pool.command(PoolCommand::Take);
+    let request = pool.command(PoolCommand::Take(Ticket::default()));
     match reply(pool, request) {
         PoolReply::Job(Ok(job)) => job,
         other => panic!("no job but {other:?}"),
@@ -68,7 +68,7 @@ fn a_key_names_one_task() {
     let task = Some(TaskId::of_key(b"k"));
     assert_eq!(ids, [(first, task), (second, task)]);
     job(&mut pool);
-    pool.command(PoolCommand::Take);
+    pool.command(PoolCommand::Take(Ticket::default()));
     assert!(pool.replies().is_empty(), "there is nothing else to do");
 }
 
@@ -81,7 +81,7 @@ fn a_task_that_fails_is_tried_again_and_is_a_dead_letter_in_the_end() {
     let first = job(&mut pool);
     let failure = Failure::Error("no".to_owned());
     assert_eq!(finish(&mut pool, first.token, Err(failure.clone())), Ok(()));
-    let again = pool.command(PoolCommand::Take);
+    let again = pool.command(PoolCommand::Take(Ticket::default()));
     assert!(pool.replies().is_empty(), "it waits before it is tried again");
     pool.pass(Duration::from_secs(2));
     let PoolReply::Job(Ok(second)) = reply(&mut pool, again) else { panic!("it is tried again") };
@@ -102,7 +102,7 @@ fn a_full_queue_refuses_and_nothing_is_owned_by_one_that_may_only_read() {
     let PoolReply::Submitted(refused) = reply(&mut pool, request) else { panic!("an answer") };
     assert_eq!(refused, Err(SubmitError::Refused(Refusal::Full { node: A })));
     pool.command(PoolCommand::SetReadOnly(true));
-    pool.command(PoolCommand::Take);
+    pool.command(PoolCommand::Take(Ticket::default()));
     let request = submit(&mut pool, TaskSpec::new("more"));
     let replies = pool.replies();
     assert!(!replies.iter().any(|(_, reply)| matches!(reply, PoolReply::Job(_))), "nothing begins");
@@ -119,7 +119,7 @@ fn a_task_that_is_too_late_or_cancelled_is_not_executed() {
     pool.pass(Duration::from_secs(2));
     let outcomes = [b"late".as_slice(), b"never"].map(|key| status(&mut pool, TaskId::of_key(key)).state);
     assert_eq!(outcomes, [State::Settled(Outcome::Expired), State::Settled(Outcome::Cancelled)]);
-    pool.command(PoolCommand::Take);
+    pool.command(PoolCommand::Take(Ticket::default()));
     assert!(!pool.replies().iter().any(|(_, reply)| matches!(reply, PoolReply::Job(_))));
 }
 
@@ -136,6 +136,37 @@ fn a_task_waits_for_others_and_is_cancelled_with_them() {
     assert_eq!(job(&mut pool).token.task, b);
     pool.command(PoolCommand::Cancel(b));
     assert_eq!(status(&mut pool, c).state, State::Settled(Outcome::Cancelled));
+}
+
+#[test]
+fn whoever_recalls_its_ticket_is_given_nothing_and_loses_nothing() {
+    let mut pool = pool(PoolConfig::default());
+    let waiting = pool.command(PoolCommand::Take(Ticket(1)));
+    pool.command(PoolCommand::Recall(Ticket(1)));
+    assert!(matches!(reply(&mut pool, waiting), PoolReply::Job(Err(TakeError::Recalled))));
+    submit(&mut pool, TaskSpec::new("work"));
+    let given = pool.command(PoolCommand::Take(Ticket(2)));
+    let PoolReply::Job(Ok(first)) = reply(&mut pool, given) else { panic!("there is one") };
+    pool.command(PoolCommand::Recall(Ticket(2)));
+    // Nobody knew of it, so it did not fail.
+    let second = job(&mut pool);
+    let status = status(&mut pool, second.token.task);
+    assert_eq!((second.token.task, status.attempts, status.failures), (first.token.task, 2, 0));
+    assert_eq!(finish(&mut pool, first.token, Ok(Bytes::new())), Err(FinishError::LeaseLost));
+    let running = pool.command(PoolCommand::Running);
+    assert!(matches!(reply(&mut pool, running), PoolReply::Running(tokens) if tokens == [second.token]));
+}
+
+#[test]
+fn what_still_runs_when_a_drain_ends_is_lost_and_told_so() {
+    let mut pool = pool(PoolConfig::default());
+    submit(&mut pool, TaskSpec::new("work"));
+    let job = job(&mut pool);
+    pool.command(PoolCommand::Drain(Duration::from_secs(1)));
+    pool.pass(Duration::from_millis(900));
+    assert!(pool.events().is_empty(), "it has time yet");
+    pool.pass(Duration::from_millis(200));
+    assert_eq!(pool.events(), [PoolEvent::LeaseLost(job.token)]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use mesh_core::{Bytes, Call, Handle, Instant, NodeBuilder, NodeId, ProtocolId};
-use mesh_tasks::pool::{PoolCommand, PoolConfig, PoolReply, TaskPool};
+use mesh_tasks::pool::{PoolCommand, PoolConfig, PoolReply, TaskPool, Ticket};
 use mesh_tasks::task::{Failure, Outcome, TaskId, TaskSpec, Token};
 use mesh_transport_mem::{Sim, SimConfig};
 
@@ -242,7 +242,7 @@ impl World {
         let Some(slot) = self.slots.get_mut(&node).and_then(|slots| slots.get_mut(at)) else { return };
         loop {
             *slot = match std::mem::replace(slot, Slot::Idle) {
-                Slot::Idle => Slot::Taking(self.sim.handle(node).call(PoolCommand::Take)),
+                Slot::Idle => Slot::Taking(self.sim.handle(node).call(PoolCommand::Take(Ticket::default()))),
                 Slot::Taking(mut call) => match (&mut call).now_or_never() {
                     None => {
                         *slot = Slot::Taking(call);
