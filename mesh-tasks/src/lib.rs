@@ -1,7 +1,8 @@
 //! Task distribution for mesh.
 //!
 //! [`pool`] holds tasks: from submission over leases to results, with no broker and no leader. [`task`] says what a task
-//! is, [`capability`] what it asks of the node that runs it and what a node has, [`dht`] which node owns it.
+//! is, [`capability`] what it asks of the node that runs it and what a node has, [`dht`] which node owns it, and [`executor`]
+//! runs what the application does with it.
 //!
 //! Which node executes it is a policy. Each is pure, and of use alone: [`work_stealing`] lets idle nodes ask, [`auction`]
 //! lets nodes bid, [`capability_router`] sends a task where it fits best, and [`load_balancer`] moves queued tasks from
@@ -11,6 +12,7 @@ pub mod auction;
 pub mod capability;
 pub mod capability_router;
 pub mod dht;
+pub mod executor;
 pub mod load_balancer;
 mod mix;
 pub mod pool;

@@ -1,0 +1,247 @@
+//! Pools on a simulated network, served by executors that the tests write.
+
+#![allow(dead_code, reason = "not every test uses all of it")]
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::channel::oneshot;
+use futures::executor::LocalPool;
+use futures::future::{AbortHandle, FutureExt as _, RemoteHandle, abortable};
+use futures::task::LocalSpawnExt as _;
+use mesh_core::{Bytes, CallError, Clock, Handle, Instant, NodeBuilder, NodeId, ProtocolId};
+use mesh_tasks::executor::{Executor, ServeConfig, ServeReport, serve};
+use mesh_tasks::pool::{FollowError, PoolCommand, PoolConfig, PoolHandle as _, TaskPool, TaskStatus};
+use mesh_tasks::task::{Outcome, RetryPolicy, TaskId, TaskSpec};
+use mesh_transport_mem::{Sim, SimConfig};
+
+const POOL: ProtocolId = ProtocolId(9);
+
+/// The time of the simulation.
+#[derive(Debug, Default)]
+pub(crate) struct SimClock(Mutex<(Instant, Vec<(Instant, Waker)>)>);
+
+impl SimClock {
+    fn set(&self, now: Instant) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 = now;
+        let (due, later) = std::mem::take(&mut state.1).into_iter().partition(|(at, _)| *at <= now);
+        state.1 = later;
+        drop(state);
+        let due: Vec<(Instant, Waker)> = due;
+        due.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+}
+
+#[async_trait]
+impl Clock for SimClock {
+    fn now(&self) -> Instant {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    async fn sleep_until(&self, deadline: Instant) {
+        std::future::poll_fn(|cx| {
+            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if deadline <= state.0 {
+                return Poll::Ready(());
+            }
+            state.1.push((deadline, cx.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl SimClock {
+    /// Waits for some time.
+    pub(crate) async fn sleep(&self, time: Duration) {
+        self.sleep_until(self.now() + time).await;
+    }
+}
+
+/// An executor at work.
+pub(crate) struct Serving {
+    report: RemoteHandle<ServeReport>,
+    stop: Option<oneshot::Sender<()>>,
+    abort: AbortHandle,
+}
+
+impl Serving {
+    /// What it reports, if it has ended.
+    pub(crate) fn report(&mut self) -> Option<ServeReport> {
+        (&mut self.report).now_or_never()
+    }
+
+    pub(crate) fn stop(&mut self) {
+        self.stop = None;
+    }
+}
+
+/// Nodes, and what runs beside them.
+pub(crate) struct World {
+    pub(crate) sim: Sim<Handle<TaskPool>>,
+    pub(crate) clock: Arc<SimClock>,
+    ids: Vec<NodeId>,
+    local: LocalPool,
+    /// What crashes with a node.
+    runs: Rc<RefCell<BTreeMap<NodeId, Vec<AbortHandle>>>>,
+}
+
+impl World {
+    /// So many nodes that know each other, numbered from 1.
+    pub(crate) fn new(nodes: u128) -> Self {
+        Self::with(1, nodes, PoolConfig::default(), 4096)
+    }
+
+    pub(crate) fn with(seed: u64, nodes: u128, config: PoolConfig, queue_len_max: usize) -> Self {
+        let mut sim = Sim::with_config(seed, SimConfig::default());
+        let ids: Vec<_> = (1..=nodes).map(NodeId).collect();
+        for id in &ids {
+            let config = config.clone();
+            sim.add_node(*id, move |node| {
+                let builder = std::mem::replace(node, NodeBuilder::new(NodeId(0)));
+                *node = builder.queue_len_max(queue_len_max);
+                node.host(POOL, TaskPool::new(config.clone()).unwrap())
+            });
+        }
+        let (clock, local, runs) = (Arc::default(), LocalPool::new(), Rc::default());
+        let mut world = Self { sim, clock, ids: ids.clone(), local, runs };
+        for id in ids {
+            world.introduce(id);
+        }
+        world.pass(Duration::from_millis(200));
+        world
+    }
+
+    fn introduce(&mut self, node: NodeId) {
+        for (zone, other) in self.ids.clone().into_iter().enumerate() {
+            while self.pool(node).cast(PoolCommand::AddPeer { node: other, zone: zone as u32 }).is_err() {
+                self.pass(Duration::from_millis(1));
+            }
+        }
+    }
+
+    pub(crate) fn pool(&self, node: NodeId) -> Handle<TaskPool> {
+        self.sim.handle(node).clone()
+    }
+
+    /// Has an executor serve a node.
+    pub(crate) fn serve(&mut self, node: NodeId, executor: impl Executor + 'static, config: ServeConfig) -> Serving {
+        let (stop, stopped) = oneshot::channel();
+        let serves = serve(self.pool(node), executor, self.clock.clone(), config, stopped.map(drop));
+        let (serves, abort) = abortable(serves);
+        self.runs.borrow_mut().entry(node).or_default().push(abort.clone());
+        let report = async move { serves.await.expect("it is not aborted").expect("the configuration works") };
+        let report = self.local.spawner().spawn_local_with_handle(report).unwrap();
+        Serving { report, stop: Some(stop), abort }
+    }
+
+    /// Lets time pass.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        self.until(time, |_| false);
+    }
+
+    /// Lets things happen until a condition holds; whether it came to that.
+    pub(crate) fn until(&mut self, within: Duration, mut holds: impl FnMut(&mut Self) -> bool) -> bool {
+        let end = self.sim.now() + within;
+        self.sim.at(end, |_| {});
+        loop {
+            self.clock.set(self.sim.now());
+            self.local.run_until_stalled();
+            if holds(self) {
+                return true;
+            }
+            if self.sim.now() >= end {
+                return false;
+            }
+            self.sim.step();
+        }
+    }
+
+    /// What comes of a future.
+    pub(crate) fn wait<T>(&mut self, future: impl Future<Output = T>) -> T {
+        let mut future = Box::pin(future);
+        let mut output = None;
+        let in_time = self.until(Duration::from_secs(600), |_| {
+            output = future.as_mut().now_or_never();
+            output.is_some()
+        });
+        assert!(in_time, "it takes too long");
+        output.unwrap()
+    }
+
+    pub(crate) fn submit(&mut self, node: NodeId, spec: TaskSpec) -> TaskId {
+        let submitted = self.pool(node).submit(spec);
+        self.wait(submitted).unwrap()
+    }
+
+    /// What became of a task, as a node learns it.
+    pub(crate) fn outcome(&mut self, node: NodeId, task: TaskId) -> Outcome {
+        loop {
+            let outcome = self.pool(node).wait(task);
+            match self.wait(outcome) {
+                Err(FollowError::Call(CallError::Busy)) => self.pass(Duration::from_millis(1)),
+                outcome => return outcome.unwrap(),
+            }
+        }
+    }
+
+    pub(crate) fn status(&mut self, node: NodeId, task: TaskId) -> TaskStatus {
+        let status = self.pool(node).status(task);
+        self.wait(status).unwrap()
+    }
+
+    /// The report of an executor that ends.
+    pub(crate) fn ends(&mut self, serving: &mut Serving) -> ServeReport {
+        let mut report = None;
+        self.until(Duration::from_secs(600), |_| {
+            report = serving.report();
+            report.is_some()
+        });
+        report.expect("it ends")
+    }
+
+    /// Crashes a node, with all that runs at it; the others notice soon.
+    pub(crate) fn crash(&mut self, node: NodeId) {
+        self.sim.crash(node);
+        for run in self.runs.borrow_mut().remove(&node).into_iter().flatten() {
+            run.abort();
+        }
+        for other in self.ids.clone() {
+            if self.sim.is_up(other) {
+                self.pool(other).cast(PoolCommand::RemovePeer(node)).unwrap();
+            }
+        }
+    }
+
+    /// Starts a node again; nothing serves it yet.
+    pub(crate) fn restart(&mut self, node: NodeId) {
+        self.sim.restart(node);
+        self.introduce(node);
+        let zone = (node.0 - 1) as u32;
+        for other in self.ids.clone() {
+            if self.sim.is_up(other) {
+                self.pool(other).cast(PoolCommand::AddPeer { node, zone }).unwrap();
+            }
+        }
+        self.pass(Duration::from_millis(200));
+    }
+}
+
+/// A task that is tried so many times, without long pauses.
+pub(crate) fn tried(payload: &'static str, attempts_max: u32) -> TaskSpec {
+    let mut spec = TaskSpec::new(payload);
+    spec.retry = RetryPolicy { attempts_max, backoff: Duration::from_millis(10), ..RetryPolicy::default() };
+    spec
+}
+
+/// The result of a completed task.
+pub(crate) fn completed(result: &'static str) -> Outcome {
+    Outcome::Completed(Bytes::from_static(result.as_bytes()))
+}
