@@ -24,12 +24,12 @@
 //! ```
 //! use mesh_core::{Instant, NodeId};
 //! use mesh_tasks::auction::score::{Bid, Performance};
-//! use mesh_tasks::auction::{Auction, AuctionConfig, Bidder, Outcome, SealedBid, Step};
+//! use mesh_tasks::auction::{Auction, AuctionConfig, AuctionId, Bidder, Outcome, SealedBid, Step};
 //! use mesh_tasks::share::Share;
 //!
 //! let bidder = |node| Bidder { node: NodeId(node), incarnation: 1, performance: Performance::default().share() };
 //! let now = Instant::ZERO;
-//! let mut auction = Auction::open(AuctionConfig::default(), 7, vec![7], [bidder(1), bidder(2)], now)?;
+//! let mut auction = Auction::open(AuctionConfig::default(), AuctionId::first(7), vec![7], [bidder(1), bidder(2)], now)?;
 //!
 //! let bid = |load| Some(Bid { capability: Share::ONE, load: Share::clamped(load), resources: Share::ONE });
 //! let sealed = |load| SealedBid { auction: auction.id(), incarnation: 1, bid: bid(load) };
@@ -72,6 +72,13 @@ pub struct AuctionId {
 }
 
 wire_struct!(AuctionId { item, round });
+
+impl AuctionId {
+    /// The first auction of an item.
+    pub const fn first(item: u128) -> Self {
+        Self { item, round: 1 }
+    }
+}
 
 /// What a bidder answers to an announcement, for the auctioneer alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -329,13 +336,13 @@ pub struct Auction {
 }
 
 impl Auction {
-    /// Opens the first round of an auction of an item, or of several as a whole, to these bidders.
+    /// Opens an auction of an item, or of several as a whole, to these bidders.
     ///
     /// # Errors
     /// [`OpenError`] where there is nothing to bid for, or too much of something.
     pub fn open(
         config: AuctionConfig,
-        item: u128,
+        id: AuctionId,
         items: Vec<u128>,
         bidders: impl IntoIterator<Item = Bidder>,
         now: Instant,
@@ -347,7 +354,7 @@ impl Auction {
         }
         let entries = entries(&config, bidders)?;
         let phase = Phase::Open { until: now + config.bid_window };
-        Ok(Self { config, id: AuctionId { item, round: 1 }, items, entries, phase, awards: 0 })
+        Ok(Self { config, id, items, entries, phase, awards: 0 })
     }
 
     /// Opens another round, when nobody has won, or the winner has failed since.
@@ -375,6 +382,11 @@ impl Auction {
     /// What is awarded as a whole.
     pub fn items(&self) -> &[u128] {
         &self.items
+    }
+
+    /// Who was asked, may still win, and has neither bid nor passed.
+    pub fn silent(&self) -> impl Iterator<Item = NodeId> {
+        self.entries.values().filter(|entry| !entry.is_settled()).map(|entry| entry.bidder.node)
     }
 
     /// Who was asked and is not down.

@@ -5,7 +5,8 @@
 //!
 //! - **From hot to cold**: only a node whose load is above 0.8 gives tasks away, and only one below 0.3 is given any. A
 //!   node that is hot stays so until it is a step below, and so with cold.
-//! - **Half of the difference**: so many that both have the same work to do for each of their slots.
+//! - **Half of the difference**: so many that both have the same work to do for each of their slots, but no more than an
+//!   even share where several are cold.
 //! - **Only what pays**: a task moves where it would wait shorter, by more than twice what moving it costs.
 //! - **What is on its way counts**: tasks of earlier plans are added and subtracted until reports can know of them, and
 //!   a node that was given tasks gives none away for a while.
@@ -63,7 +64,7 @@ pub struct BalancerConfig {
     pub settle_after: Duration,
     /// A node that was given tasks gives none away for so long. Default: 1 s.
     pub hold: Duration,
-    /// How many tasks are moved in a period, at most. Default: 1,000.
+    /// How many tasks are moved in a period, at most. Default: 10,000.
     pub moves_max: u64,
     /// How long a period is. Default: 1 s.
     pub period: Duration,
@@ -82,7 +83,7 @@ impl Default for BalancerConfig {
             transfer_cost: Duration::from_millis(5),
             settle_after: Duration::from_millis(100),
             hold: Duration::from_secs(1),
-            moves_max: 1000,
+            moves_max: 10_000,
             period: Duration::from_secs(1),
             nodes_max: 16_384,
         }
@@ -328,8 +329,9 @@ impl LoadBalancer {
         let mut targets: Vec<NodeId> = cold.map(|(id, _)| *id).collect();
         // Of equals any, so that not everybody takes the first.
         rng.shuffle(&mut targets);
+        let level = self.level(from, &targets);
         while let Some(to) = self.choose(&mut targets, is_old, rng) {
-            let wanted = self.how_many(from, to);
+            let wanted = self.how_many(from, to).min(self.missing(to, level));
             if wanted == 0 {
                 // The others have more to do, where the one with the least was chosen.
                 if is_old { continue } else { break }
@@ -342,6 +344,19 @@ impl LoadBalancer {
             plan.push(Move { from, to, tasks });
         }
         plan
+    }
+
+    /// How many tasks would wait for each slot, were all that wait at these shared evenly.
+    fn level(&self, from: NodeId, targets: &[NodeId]) -> f64 {
+        let nodes = || targets.iter().chain([&from]).filter_map(|id| self.nodes.get(id));
+        let slots: f64 = nodes().map(|node| f64::from(node.slots)).sum();
+        nodes().map(|node| node.waiting() as f64).sum::<f64>() / slots
+    }
+
+    /// How many tasks a node may be given up to that level: the others are there for the rest.
+    fn missing(&self, node: NodeId, level: f64) -> u32 {
+        let missing = |node: &Node| (level * f64::from(node.slots)).ceil() - node.waiting() as f64;
+        self.nodes.get(&node).map_or(0, |node| missing(node) as u32)
     }
 
     /// Takes out one that has little to do: the one with the least, or where reports are old the better of two.

@@ -48,6 +48,7 @@ mod drain;
 mod entry;
 mod holder;
 mod lookup;
+mod market;
 mod message;
 mod meter;
 mod offer;
@@ -56,6 +57,7 @@ mod peer;
 mod queue;
 mod record;
 mod replica;
+mod route;
 mod stream;
 mod submit;
 #[cfg(test)]
@@ -69,12 +71,13 @@ use mesh_core::{Instant, Metrics, NodeId, Protocol, RecoverError, Recovery, Requ
 
 pub use command::{
     FinishError, FollowError, Job, PROGRESS_MAX, PoolCommand, PoolEvent, PoolHandle, PoolReply, PoolStatus,
-    ProgressError, Receipt, SubmitError, TakeError, Ticket, UnknownTask,
+    ProgressError, Receipt, SubmitError, Survey, TakeError, Ticket, UnknownTask,
 };
 pub use config::{BYTES_MAX, PoolConfig, PoolConfigError, SUCCESSORS_MAX};
 pub use entry::{Group, Replica, Version};
 pub use message::{
-    Change, Claim, Envelope, Hello, Known, Lease, Load, Message, Promise, Refusal, Report, Reported, TaskStatus,
+    Announced, Change, Claim, Envelope, Hello, Known, Lease, Load, Message, Promise, Refusal, Report, Reported,
+    TaskStatus,
 };
 pub use record::Record;
 pub use submit::in_order;
@@ -84,10 +87,12 @@ use drain::Drain;
 use entry::Entry;
 use holder::{Held, Unanswered};
 use lookup::Lookup;
+use market::Market;
 use meter::Meter;
 use peer::{Lazy, Peer};
 use queue::Queue;
 use replica::{Ballot, Repair};
+use route::Routes;
 use submit::Submission;
 
 use crate::capability::{Capabilities, CapabilityError, Resources};
@@ -113,6 +118,8 @@ pub enum Timer {
     Steal,
     /// A task that waited may be executed.
     Ready,
+    /// There may be a place for tasks that wait for one.
+    Place,
 }
 
 /// A pool. See the [module](self).
@@ -169,7 +176,15 @@ pub struct TaskPool {
     lookups: BTreeMap<TaskId, Lookup>,
     wanted: BTreeMap<TaskId, Wanted>,
 
+    // What is brought elsewhere.
+    market: Market,
+    routes: Routes,
+    /// There may be a place for tasks that had none.
+    place_again: bool,
+
     // What is executed.
+    /// How many tasks can be executed at a time: of late, before, and since when.
+    slots: (u32, u32, Instant),
     /// Tasks that can be executed here, owned or held.
     queue: Queue,
     /// Owned ones that cannot.
@@ -200,6 +215,10 @@ impl TaskPool {
     pub fn new(config: PoolConfig) -> Result<Self, PoolConfigError> {
         config.validate()?;
         Ok(Self {
+            routes: Routes::new(&config)?,
+            market: Market::default(),
+            place_again: false,
+            slots: (0, 0, Instant::ZERO),
             config,
             me: NodeId::default(),
             zone: 0,
@@ -275,6 +294,7 @@ impl TaskPool {
             owned: self.unsettled,
             kept: self.tasks.len(),
             held: self.held.len(),
+            unplaced: self.unplaced(),
             peers: self.ready.len(),
             lost: self.lost,
             fenced: self.fenced,
@@ -347,8 +367,10 @@ impl TaskPool {
                 self.greet(cx, node);
             }
         }
+        self.note_slots(cx.now());
         self.on_time(cx);
         self.renew(cx);
+        self.balance(cx);
         self.resend_submissions(cx);
         self.go_on_looking(cx);
         self.contest();
@@ -404,7 +426,7 @@ impl Protocol for TaskPool {
         }
         match message {
             Message::Hello(_) => {}
-            Message::Status(load) => self.on_status(cx, from, load),
+            Message::Status(load, free) => self.on_status(cx, from, load, &free),
             Message::Submit(task, origin, hops, spec) => self.on_submitted_to(cx, task, origin, hops, spec),
             Message::Submitted(task, refusal) => self.on_submitted(cx, task, refusal),
             Message::Replicate(number, changes, forget) => self.on_replicate(cx, from, number, &changes, &forget),
@@ -438,6 +460,9 @@ impl Protocol for TaskPool {
                     self.on_cancel(cx, task);
                 }
             }
+            Message::AskLoad => self.on_ask_load(cx, from),
+            Message::Announce(announced, decided) => self.on_announced(cx, from, &announced, &decided),
+            Message::Bids(bids, more) => self.on_bids(cx, from, &bids, more),
         }
     }
 
@@ -445,6 +470,7 @@ impl Protocol for TaskPool {
         match timer {
             Timer::Tick => self.on_tick(cx),
             Timer::Ready => self.on_ready(cx),
+            Timer::Place => self.on_place(cx),
             // The flush that follows looks after it.
             Timer::Batch | Timer::Steal => {}
         }
@@ -471,14 +497,18 @@ impl Protocol for TaskPool {
             PoolCommand::Undrain => self.on_undrain(cx),
             PoolCommand::DeadLetters => return cx.reply(request, PoolReply::DeadLetters(self.dead_letters())),
             PoolCommand::Pool => return cx.reply(request, PoolReply::Pool(self.status())),
+            PoolCommand::Survey => return self.on_survey(cx, request),
         }
         cx.reply(request, PoolReply::Done);
     }
 
     fn on_flush(&mut self, cx: &mut Context<'_>) {
+        self.place_tasks(cx);
         self.dispatch(cx);
         self.feed_lifelines(cx);
         self.look_for_work(cx);
+        self.send_placed(cx);
+        self.send_announcements(cx);
         self.send_claims(cx);
         self.send_streams(cx);
         self.say_lazy(cx);

@@ -111,14 +111,20 @@ pub enum Policy {
     /// It waits where it was submitted; idle nodes steal it.
     #[default]
     Steal,
+    /// Nodes that can execute it bid for it, and the best bid has it.
+    Auction,
+    /// It waits where it was submitted; a node with too much to do gives some of it to nodes with little.
+    Balance,
+    /// The node that fits its requirements best has it.
+    Capability,
 }
 
 impl Policy {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Dht, Self::Steal];
+    pub const ALL: [Self; 5] = [Self::Dht, Self::Steal, Self::Auction, Self::Balance, Self::Capability];
 }
 
-wire_enum!(Policy { 0 => Dht, 1 => Steal });
+wire_enum!(Policy { 0 => Dht, 1 => Steal, 2 => Auction, 3 => Balance, 4 => Capability });
 
 /// The highest [priority](TaskSpec::priority).
 pub const PRIORITY_MAX: u8 = 7;

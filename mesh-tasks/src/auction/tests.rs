@@ -18,7 +18,7 @@ fn bidder(node: NodeId) -> Bidder {
 }
 
 fn open(nodes: &[NodeId]) -> Auction {
-    Auction::open(config(), 7, vec![7], nodes.iter().copied().map(bidder), T0).unwrap()
+    Auction::open(config(), AuctionId::first(7), vec![7], nodes.iter().copied().map(bidder), T0).unwrap()
 }
 
 /// A bid of a node with this load, in percent.
@@ -184,7 +184,7 @@ fn a_bidder_that_never_delivers_is_not_admitted_any_more() {
     for item in 0..100 {
         let bidders = [(A, liar), (B, honest)];
         let bidders = bidders.map(|(node, of)| Bidder { performance: of.share(), ..bidder(node) });
-        let mut auction = Auction::open(config(), item, vec![item], bidders, T0).unwrap();
+        let mut auction = Auction::open(config(), AuctionId::first(item), vec![item], bidders, T0).unwrap();
         bid(&mut auction, A, 0);
         bid(&mut auction, B, 80);
         let (to, _) = awarded(&mut auction, T0);
@@ -194,7 +194,8 @@ fn a_bidder_that_never_delivers_is_not_admitted_any_more() {
     assert!((1..=4).contains(&won), "{won}");
     // Alone it has nothing either.
     let mut auction =
-        Auction::open(config(), 7, vec![7], [Bidder { performance: liar.share(), ..bidder(A) }], T0).unwrap();
+        Auction::open(config(), AuctionId::first(7), vec![7], [Bidder { performance: liar.share(), ..bidder(A) }], T0)
+            .unwrap();
     bid(&mut auction, A, 0);
     assert_eq!(over(&mut auction, T0), Outcome::Unsold(Unsold::NoneAdmitted));
 }
@@ -205,7 +206,8 @@ fn many_auctions_at_once_do_not_herd() {
     let mut open_bids: BTreeMap<NodeId, OpenBids> = nodes.iter().map(|node| (*node, OpenBids::new(256))).collect();
     let mut won: BTreeMap<NodeId, u32> = BTreeMap::new();
     for item in 0..256_u128 {
-        let mut auction = Auction::open(config(), item, vec![item], nodes.iter().copied().map(bidder), T0).unwrap();
+        let mut auction =
+            Auction::open(config(), AuctionId::first(item), vec![item], nodes.iter().copied().map(bidder), T0).unwrap();
         for node in &nodes {
             let open = open_bids.get_mut(node).unwrap();
             assert!(open.place(auction.id(), closing(), T0));
@@ -235,15 +237,16 @@ fn a_bidder_bids_for_no_more_than_it_can_take() {
 
 #[test]
 fn bundles_and_numbers_that_cannot_be_are_refused() {
-    let open =
-        |items: Vec<u128>| Auction::open(config(), 1, items, [bidder(A)], T0).map(|auction| auction.items().len());
+    let open = |items: Vec<u128>| {
+        Auction::open(config(), AuctionId::first(1), items, [bidder(A)], T0).map(|auction| auction.items().len())
+    };
     assert_eq!(open(vec![1, 2, 3]), Ok(3));
     assert_eq!(open(vec![]), Err(OpenError::Items { count: 0 }));
     assert_eq!(open(vec![1, 1]), Err(OpenError::Items { count: 2 }));
     let many = ITEMS_MAX + 1;
     assert_eq!(open((0..many as u128).collect()), Err(OpenError::Items { count: many }));
     let config = AuctionConfig { bidders_max: 1, ..config() };
-    let two = Auction::open(config, 1, vec![1], [bidder(A), bidder(B)], T0).map(|_| ());
+    let two = Auction::open(config, AuctionId::first(1), vec![1], [bidder(A), bidder(B)], T0).map(|_| ());
     assert_eq!(two, Err(OpenError::Bidders { count: 2, max: 1 }));
 }
 
@@ -264,7 +267,7 @@ fn values_that_cannot_work_are_named() {
         let mut config = config();
         break_it(&mut config);
         assert!(config.validate().unwrap_err().to_string().contains(name));
-        assert!(matches!(Auction::open(config, 1, vec![1], [], T0), Err(OpenError::Config(_))));
+        assert!(matches!(Auction::open(config, AuctionId::first(1), vec![1], [], T0), Err(OpenError::Config(_))));
     }
 }
 
@@ -280,7 +283,7 @@ proptest! {
             incarnation: 1,
             performance: if poor >> node & 1 == 1 { Share::ZERO } else { Share::ONE },
         });
-        let mut auction = Auction::open(config(), 7, vec![7], bidders, T0).unwrap();
+        let mut auction = Auction::open(config(), AuctionId::first(7), vec![7], bidders, T0).unwrap();
         let (mut now, mut awards, mut bids) = (T0, Vec::new(), BTreeMap::new());
         let mut outcome = None;
         let mut follow = |auction: &mut Auction, now, bids: &BTreeMap<NodeId, u8>, awards: &mut Vec<(NodeId, Award)>| {

@@ -8,6 +8,7 @@ use mesh_core::{Bytes, CallError, Handle, NodeId, from_call_error, reply};
 
 use super::TaskPool;
 use super::message::{Load, Refusal, TaskStatus};
+use crate::load_balancer::{BalancerStats, LoadSummary};
 use crate::task::{Failure, Outcome, SpecError, TaskId, TaskSpec, Token};
 
 /// What the application asks for.
@@ -51,6 +52,8 @@ pub enum PoolCommand {
     DeadLetters,
     /// How is this node?
     Pool,
+    /// How do the loads of all nodes differ?
+    Survey,
 }
 
 /// Whoever asks for a task with a ticket of its own can [recall](PoolCommand::Recall) that.
@@ -96,12 +99,24 @@ pub struct PoolStatus {
     pub kept: usize,
     /// Leases that it holds.
     pub held: usize,
+    /// Tasks that wait for a place: to be auctioned, or routed.
+    pub unplaced: usize,
     /// Nodes that it shares work with at the moment.
     pub peers: usize,
     /// Leases that were lost, of tasks owned here.
     pub lost: u64,
     /// Reports of superseded leases, refused here.
     pub fenced: u64,
+}
+
+/// How busy the nodes are, as they said when they were asked just now.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Survey {
+    /// How their loads differ, and which nodes are hot since when.
+    pub loads: LoadSummary,
+    /// What this node gave to others to balance loads.
+    pub moves: BalancerStats,
 }
 
 /// The answer to a command.
@@ -128,6 +143,8 @@ pub enum PoolReply {
     DeadLetters(Vec<(TaskId, Failure)>),
     /// How the node is.
     Pool(PoolStatus),
+    /// How loads differ.
+    Survey(Survey),
 }
 
 /// Why a task was not taken.
@@ -238,6 +255,13 @@ pub enum PoolEvent {
     LeaseLost(Token),
     /// A task that is executed here runs for too long: its attempt counts as failed.
     TimedOut(Token),
+    /// A node has made two different bids in an auction held here. The first one counts.
+    Equivocation {
+        /// Who.
+        node: NodeId,
+        /// For which task.
+        task: TaskId,
+    },
 }
 
 /// The calls of a pool's [`Handle`].
@@ -283,6 +307,9 @@ pub trait PoolHandle {
 
     /// How this node is.
     fn pool(&self) -> impl Future<Output = Result<PoolStatus, CallError>> + Send + 'static;
+
+    /// How loads differ: asks all nodes, and answers once they have or had time to.
+    fn survey(&self) -> impl Future<Output = Result<Survey, CallError>> + Send + 'static;
 
     /// The tasks owned by this node for which all attempts failed, and how the last one did.
     fn dead_letters(&self) -> impl Future<Output = Result<Vec<(TaskId, Failure)>, CallError>> + Send + 'static;
@@ -373,6 +400,11 @@ impl PoolHandle for Handle<TaskPool> {
     fn pool(&self) -> impl Future<Output = Result<PoolStatus, CallError>> + Send + 'static {
         let call = self.call(PoolCommand::Pool);
         async move { Ok(reply!(call, PoolReply::Pool)) }
+    }
+
+    fn survey(&self) -> impl Future<Output = Result<Survey, CallError>> + Send + 'static {
+        let call = self.call(PoolCommand::Survey);
+        async move { Ok(reply!(call, PoolReply::Survey)) }
     }
 
     fn dead_letters(&self) -> impl Future<Output = Result<Vec<(TaskId, Failure)>, CallError>> + Send + 'static {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use crate::auction::{AuctionConfig, AuctionConfigError};
+use crate::capability_router::{RouterConfig, RouterConfigError};
 use crate::dht::ring::RingConfigError;
+use crate::load_balancer::{BalancerConfig, BalancerConfigError};
 use crate::task::{Limits, Policy};
 use crate::work_stealing::{StealConfig, StealConfigError};
 
@@ -44,6 +47,19 @@ pub struct PoolConfig {
     pub durable: bool,
     /// How nodes steal from each other.
     pub steal: StealConfig,
+    /// How auctions of single tasks are held. Each is one round: a task that nobody wants is auctioned again.
+    pub auction: AuctionConfig,
+    /// How many auctions a node holds at a time. Default: 1,024.
+    pub auctions_max: usize,
+    /// How tasks are routed by capabilities.
+    pub router: RouterConfig,
+    /// How loads are balanced.
+    pub balancer: BalancerConfig,
+    /// So many tasks may wait at a node for each that it can execute at a time, for it to bid for more or to be routed
+    /// more. More keep it busy, fewer leave more to be decided late. Default: 2.
+    pub backlog: u32,
+    /// A node that places tasks by what others report asks them so often. Default: 50 ms.
+    pub ask_every: Duration,
 }
 
 impl Default for PoolConfig {
@@ -65,6 +81,12 @@ impl Default for PoolConfig {
             retain_max: 10_000,
             durable: false,
             steal: StealConfig::default(),
+            auction: AuctionConfig::default(),
+            auctions_max: 1024,
+            router: RouterConfig::default(),
+            balancer: BalancerConfig::default(),
+            backlog: 2,
+            ask_every: Duration::from_millis(50),
         }
     }
 }
@@ -74,17 +96,17 @@ impl Default for PoolConfig {
 #[error("{0}")]
 pub struct PoolConfigError(String);
 
-impl From<StealConfigError> for PoolConfigError {
-    fn from(error: StealConfigError) -> Self {
-        Self(error.to_string())
-    }
+macro_rules! from_errors_of_parts {
+    ($($error:ident),*) => {$(
+        impl From<$error> for PoolConfigError {
+            fn from(error: $error) -> Self {
+                Self(error.to_string())
+            }
+        }
+    )*};
 }
 
-impl From<RingConfigError> for PoolConfigError {
-    fn from(error: RingConfigError) -> Self {
-        Self(error.to_string())
-    }
-}
+from_errors_of_parts!(StealConfigError, RingConfigError, AuctionConfigError, RouterConfigError, BalancerConfigError);
 
 /// The most nodes that a task is kept on beside its owner.
 pub const SUCCESSORS_MAX: usize = 6;
@@ -120,6 +142,12 @@ impl PoolConfig {
         if self.queue_max == 0 || self.queue_bytes_max == 0 {
             return refuse("queue_max and queue_bytes_max must be more than zero".to_owned());
         }
+        if self.auctions_max == 0 || self.ask_every.is_zero() {
+            return refuse("auctions_max and ask_every must be more than zero".to_owned());
+        }
+        self.auction.validate()?;
+        self.router.validate()?;
+        self.balancer.validate()?;
         Ok(self.steal.validate()?)
     }
 
@@ -146,5 +174,9 @@ mod tests {
         assert!(refused(|c| c.result_max = BYTES_MAX + 1).contains("do not fit"));
         assert!(refused(|c| c.queue_max = 0).contains("queue_max"));
         assert!(refused(|c| c.steal.batch_max = 0).contains("batch_max"));
+        assert!(refused(|c| c.auction.bid_window = Duration::ZERO).contains("bid_window"));
+        assert!(refused(|c| c.router.threshold = f64::NAN).contains("threshold"));
+        assert!(refused(|c| c.balancer.hot = 2.0).contains("hot"));
+        assert!(refused(|c| c.auctions_max = 0).contains("auctions_max"));
     }
 }

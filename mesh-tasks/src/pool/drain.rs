@@ -63,9 +63,9 @@ impl TaskPool {
 
     /// Tells all how busy this node is.
     pub(super) fn say_status(&mut self, cx: &mut Context<'_>) {
-        let load = self.load();
+        let (load, free) = (self.load(), self.free.clone());
         for node in self.ready.clone() {
-            self.say(cx, node, Message::Status(load));
+            self.say(cx, node, Message::Status(load, free.clone()));
         }
     }
 

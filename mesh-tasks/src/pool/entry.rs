@@ -131,6 +131,8 @@ pub(super) struct Owned {
     pub(super) dropped: Vec<NodeId>,
     /// A majority had an earlier change of this epoch.
     counted: bool,
+    /// How many auctions of it were opened.
+    pub(super) auctions: u32,
     /// How often another creation of the same task was met.
     pub(super) conflicts: u32,
 }

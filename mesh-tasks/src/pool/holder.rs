@@ -91,6 +91,8 @@ impl TaskPool {
             return cx.reply(request, PoolReply::Job(Err(TakeError::Draining)));
         }
         self.takers.push_back((request, ticket));
+        self.note_slots(cx.now());
+        self.place_again = true;
     }
 
     /// Somebody wants no task any more.

@@ -11,7 +11,8 @@ use std::time::Duration;
 use mesh_core::{Bytes, NodeId, wire_enum, wire_message, wire_struct};
 
 use super::entry::{Group, Version};
-use crate::capability::Capabilities;
+use crate::auction::{AuctionId, SealedBid};
+use crate::capability::{Capabilities, Requirements, Resources};
 use crate::task::{Epoch, Failure, Outcome, State, TaskId, TaskSpec, Token};
 use crate::work_stealing::Hint;
 
@@ -118,6 +119,17 @@ pub struct Lease {
 }
 
 wire_struct!(Lease { token, owner, expires_in, moves, spec });
+
+/// A task for which bids are asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// Which auction of it.
+    pub auction: AuctionId,
+    /// What it needs.
+    pub requirements: Requirements,
+}
+
+wire_struct!(Announced { auction, requirements });
 
 /// A claim of the ownership of a task, as of a ballot (Lamport 1998): a majority of those who keep it must promise to
 /// obey no lower epoch.
@@ -239,14 +251,14 @@ wire_enum!(Refusal { 0 => Full { node }, 1 => ReadOnly { node }, 2 => Limit { no
 pub enum Message {
     /// Who it is.
     Hello(Hello),
-    /// How busy it is.
-    Status(Load),
+    /// How busy it is, and what of its resources is free.
+    Status(Load, Resources),
     /// Own this task of that node. It was passed on so often.
     Submit(TaskId, NodeId, u8, Arc<TaskSpec>),
     /// The task is kept safely now, or refused.
     Submitted(TaskId, Option<Refusal>),
-    /// Keep these tasks, and forget those. Numbered by receiver.
-    Replicate(u64, Vec<Change>, Vec<TaskId>),
+    /// Keep these tasks, and forget those that are not newer. Numbered by receiver.
+    Replicate(u64, Vec<Change>, Vec<(TaskId, Version)>),
     /// Done up to that number; but these obey a higher epoch, and of these it does not know what is to be done.
     Replicated(u64, Vec<(TaskId, Epoch)>, Vec<TaskId>),
     /// Obey me.
@@ -283,11 +295,17 @@ pub enum Message {
     Told(Vec<(TaskId, Known)>),
     /// Cancel it.
     Cancel(TaskId),
+    /// How busy are you?
+    AskLoad,
+    /// Who bids for these? Those others are decided.
+    Announce(Vec<Announced>, Vec<AuctionId>),
+    /// Bids, for the receiver alone. For so many more tasks the sender would bid now.
+    Bids(Vec<SealedBid>, u32),
 }
 
 wire_message!(Message: version VERSION {
     0 => Hello(hello),
-    1 => Status(load),
+    1 => Status(load, free),
     2 => Submit(task, origin, hops, spec),
     3 => Submitted(task, refusal),
     4 => Replicate(number, changes, forget),
@@ -309,6 +327,9 @@ wire_message!(Message: version VERSION {
     20 => Told(known),
     21 => Cancel(task),
     22 => Renewed(tokens),
+    23 => AskLoad,
+    24 => Announce(auctions, decided),
+    25 => Bids(bids, more),
 });
 
 #[cfg(test)]
@@ -347,10 +368,10 @@ mod tests {
         let hello = Hello { incarnation: 5, asks: true, ..Hello::default() };
         vec![
             Message::Hello(hello),
-            Message::Status(Load { running: 1, slots: 2, waiting: 3, draining: true }),
+            Message::Status(Load { running: 1, slots: 2, waiting: 3, draining: true }, Resources::new().with("gpu", 2)),
             Message::Submit(task, node, 1, spec),
             Message::Submitted(task, Some(Refusal::Full { node })),
-            Message::Replicate(1, vec![change.clone()], vec![task]),
+            Message::Replicate(1, vec![change.clone()], vec![(task, change.version)]),
             Message::Replicated(1, vec![(task, epoch)], vec![task]),
             Message::Claim(vec![Claim { task, epoch, has: change.version }]),
             Message::Promise(vec![Promise::Given(task, epoch, Some(Box::new(change))), Promise::Unknown(task, epoch)]),
@@ -369,6 +390,12 @@ mod tests {
             Message::Ask(vec![task]),
             Message::Told(vec![(task, Known::Here(Box::new(status))), (task, Known::At(node)), (task, Known::Unknown)]),
             Message::Cancel(task),
+            Message::AskLoad,
+            Message::Announce(
+                vec![Announced { auction: AuctionId::first(7), requirements: Requirements::new().requires("gpu", 2) }],
+                vec![AuctionId::first(8)],
+            ),
+            Message::Bids(vec![SealedBid { auction: AuctionId::first(7), incarnation: 4, bid: None }], 3),
         ]
     }
 

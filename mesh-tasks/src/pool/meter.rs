@@ -13,6 +13,11 @@
 //! | `tasks_declined` | leases that another node gave back |
 //! | `tasks_steals`, `tasks_steals_empty` | requests for work, and those for nothing |
 //! | `tasks_pushed` | offers that nobody asked for at that moment |
+//! | `tasks_auctions`, `tasks_unsold` | auctions held here, and those that nobody won |
+//! | `tasks_awards` | awards given |
+//! | `tasks_bids_refused` | bids that were late, or not by one that was asked |
+//! | `tasks_routed` | tasks sent where they fit best |
+//! | `tasks_balanced` | tasks given to a node with less to do |
 //! | `tasks_taken_over` | tasks whose ownership was taken over |
 //! | `tasks_regrouped` | tasks whose replicas were changed |
 //! | `tasks_strangers` | messages of nodes that are not known |
@@ -20,6 +25,7 @@
 //! | `tasks_peers_refused` | nodes beyond the most that a pool knows |
 //! | `tasks_invalid` | what no node says that works |
 //! | `tasks_run_nanos` | how long attempts took: a histogram |
+//! | `tasks_auction_nanos` | how long auctions took: a histogram |
 //! | `tasks_wait_nanos` | how long tasks owned here waited before their first attempt: a histogram |
 
 use mesh_core::{Counter, Histogram, Metrics};
@@ -31,6 +37,7 @@ macro_rules! meter {
         pub(super) struct Meter {
             $(pub(super) $name: Counter,)*
             pub(super) run_nanos: Histogram,
+            pub(super) auction_nanos: Histogram,
             pub(super) wait_nanos: Histogram,
         }
 
@@ -39,6 +46,7 @@ macro_rules! meter {
                 Self {
                     $($name: metrics.counter(concat!("tasks_", stringify!($name))),)*
                     run_nanos: metrics.histogram("tasks_run_nanos"),
+                    auction_nanos: metrics.histogram("tasks_auction_nanos"),
                     wait_nanos: metrics.histogram("tasks_wait_nanos"),
                 }
             }
@@ -48,5 +56,5 @@ macro_rules! meter {
 
 meter! {
     submitted, refused, completed, dead, cancelled, expired, started, retried, leases_lost, fenced, moved, declined,
-    steals, steals_empty, pushed, taken_over, regrouped, strangers, stale, peers_refused, invalid,
+    steals, steals_empty, pushed, auctions, unsold, awards, bids_refused, routed, balanced, taken_over, regrouped, strangers, stale, peers_refused, invalid,
 }

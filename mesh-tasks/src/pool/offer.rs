@@ -85,12 +85,12 @@ impl TaskPool {
 
     /// Offers tasks to a node; how many.
     pub(super) fn offer(&mut self, cx: &mut Context<'_>, to: NodeId, count: usize) -> usize {
-        let tasks = self.to_give(to, count);
+        let tasks = self.to_give(to, count, Policy::Steal);
         self.offer_tasks(cx, to, &tasks)
     }
 
-    /// Tasks that wait here and that a node can execute, the next first.
-    fn to_give(&self, to: NodeId, count: usize) -> Vec<TaskId> {
+    /// Tasks of a policy that wait here and that a node can execute, the next first.
+    pub(super) fn to_give(&self, to: NodeId, count: usize, policy: Policy) -> Vec<TaskId> {
         let Some(peer) = self.peers.get(&to).filter(|peer| peer.is_ready() && !peer.load.draining) else {
             return Vec::new();
         };
@@ -99,14 +99,9 @@ impl TaskPool {
         }
         let mut bytes = 0;
         let gives = |task: &TaskId| {
-            let spec = match (self.held.get(task), self.tasks.get(task)) {
-                (Some(held), _) => &held.spec,
-                (None, Some(entry)) => &entry.spec,
-                (None, None) => return None,
-            };
-            let stolen = spec.policy.unwrap_or(self.config.policy) == Policy::Steal;
+            let spec = self.spec_of(*task)?;
             let fits = spec.requirements.admits(&peer.capabilities, peer.capabilities.resources());
-            (stolen && fits).then(|| spec.size())
+            (self.policy(spec) == policy && fits).then(|| spec.size())
         };
         let mut tasks = Vec::new();
         for task in self.foreign.iter().chain(self.queue.iter()).take(count.saturating_add(LOOK_AT)) {
@@ -221,6 +216,12 @@ impl TaskPool {
                 }
                 Some(_) => {
                     self.held.remove(&token.task);
+                }
+                None if is_leased && self.market.is_awarded_to(token.task, from) => {
+                    if is_declined {
+                        self.take_back(cx, token.task);
+                    }
+                    self.on_award_answered(cx, from, token.task, is_declined);
                 }
                 None if is_declined && is_leased => self.requeue(cx, token.task, Duration::ZERO),
                 None => {}

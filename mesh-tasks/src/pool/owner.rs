@@ -76,6 +76,7 @@ impl TaskPool {
         }
         self.starting.remove(&task);
         self.grants.remove(&task);
+        self.withdraw(task);
     }
 
     /// Puts a task that is ready, or will be, where it is found.
@@ -85,10 +86,7 @@ impl TaskPool {
             self.later.insert((entry.ready_at, task));
             return;
         }
-        let (tenant, priority) = (entry.spec.tenant, entry.spec.priority);
-        let here = entry.spec.requirements.admits(&self.capabilities, self.capabilities.resources());
-        let queue = if here { &mut self.queue } else { &mut self.foreign };
-        queue.push(task, tenant, priority);
+        self.put(task);
     }
 
     pub(super) fn dequeue(&mut self, task: TaskId) {
@@ -164,6 +162,7 @@ impl TaskPool {
             return self.answer(now, from).elsewhere.push((token, owner));
         }
         let is_last = entry.token(token.task) == token;
+        let is_expired = entry.is_expired(now);
         let counts = match entry.state {
             State::Leased { .. } => is_last,
             // It was said before, and the answer was lost.
@@ -174,8 +173,12 @@ impl TaskPool {
             return fence(self, cx);
         }
         if !entry.is_settled() {
+            if result != Reported::GivenBack {
+                self.market.record(from, matches!(result, Reported::Completed(_)));
+                self.market.ask_again(from);
+            }
             match result {
-                Reported::Completed(_) if entry.is_expired(now) => self.settle(cx, token.task, Outcome::Expired),
+                Reported::Completed(_) if is_expired => self.settle(cx, token.task, Outcome::Expired),
                 Reported::Completed(result) => self.settle(cx, token.task, Outcome::Completed(result)),
                 Reported::Failed(failure) => self.fail(cx, token.task, failure),
                 Reported::GivenBack => self.requeue(cx, token.task, Duration::ZERO),
@@ -206,18 +209,35 @@ impl TaskPool {
         entry.ready_at = now + wait;
         self.grants.remove(&task);
         self.changed(cx, task);
+        self.withdraw(task);
         self.enqueue(now, task);
+    }
+
+    /// A lease that was granted is not wanted any more, and not by its holder's fault: the task waits again.
+    pub(super) fn take_back(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        let Some(entry) = self.tasks.get_mut(&task) else { return };
+        let State::Leased { holder } = entry.state else { return };
+        let token = entry.token(task);
+        entry.state = State::Queued;
+        self.grants.remove(&task);
+        self.changed(cx, task);
+        if holder != self.me {
+            self.answer(cx.now(), holder).lost.push(token);
+        }
     }
 
     /// Nothing is known of the holder of a lease any more.
     pub(super) fn break_lease(&mut self, cx: &mut Context<'_>, task: TaskId) {
         self.meter.leases_lost.increment();
         self.lost += 1;
-        if let Some(State::Leased { holder }) = self.tasks.get(&task).map(|entry| entry.state.clone())
-            && let Some(token) = self.tasks.get(&task).map(|entry| entry.token(task))
-            && holder != self.me
+        if let Some(entry) = self.tasks.get(&task)
+            && let State::Leased { holder } = entry.state
         {
-            self.answer(cx.now(), holder).lost.push(token);
+            let token = entry.token(task);
+            self.market.record(holder, false);
+            if holder != self.me {
+                self.answer(cx.now(), holder).lost.push(token);
+            }
         }
         self.fail(cx, task, Failure::Lost);
     }
@@ -256,6 +276,7 @@ impl TaskPool {
         self.unsettled_bytes -= entry.spec.size();
         self.grants.remove(&task);
         self.starting.remove(&task);
+        self.withdraw(task);
         self.settled.push_back((cx.now() + self.config.retain_for, task));
         match was {
             // Whoever works on it need not.
@@ -369,8 +390,9 @@ impl TaskPool {
     fn retire(&mut self, cx: &mut Context<'_>, task: TaskId) {
         let Some(entry) = self.tasks.get(&task).filter(|entry| entry.owned.is_some()) else { return };
         let others: Vec<_> = entry.group.all().map(|replica| replica.node).filter(|node| *node != self.me).collect();
+        let version = entry.version;
         for node in others {
-            self.drop_at(node, task);
+            self.drop_at(node, task, version);
         }
         self.forget(cx, task);
     }

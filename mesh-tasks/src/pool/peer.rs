@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_core::{Instant, NodeId};
 
@@ -9,12 +10,15 @@ use super::entry::Replica;
 use super::message::{Envelope, Hello, Lease, Load, Message};
 use super::stream::Stream;
 use super::{Context, TaskPool};
-use crate::capability::Capabilities;
+use crate::capability::{Capabilities, Resources};
 use crate::dht::ring::Member;
 use crate::task::{Epoch, Token};
 
 /// The most nodes that a pool knows.
 const PEERS_MAX: usize = 16_384;
+
+/// What a node could execute at a time counts for so long, and once more.
+const SLOTS_FOR: Duration = Duration::from_secs(1);
 
 /// So many of a node's lives that are over are remembered.
 const ENDED_MAX: usize = 8;
@@ -53,7 +57,6 @@ pub(super) struct Peer {
     pub(super) incarnation: u64,
     pub(super) capabilities: Arc<Capabilities>,
     pub(super) load: Load,
-    pub(super) load_at: Instant,
     hello_at: Option<Instant>,
     /// Lives of it that are over.
     ended: VecDeque<u32>,
@@ -79,7 +82,6 @@ impl Peer {
             incarnation: 0,
             capabilities: Arc::default(),
             load: Load::default(),
-            load_at: now,
             hello_at: None,
             ended: VecDeque::new(),
             stream: Stream::default(),
@@ -150,10 +152,21 @@ impl TaskPool {
         let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
         Load {
             running: count(self.running.len()),
-            slots: count(self.running.len() + self.takers.len()),
+            slots: self.slots.0.max(self.slots.1),
             waiting: count(self.queue.len() + self.foreign.len()),
             draining: self.drain.is_some(),
         }
+    }
+
+    /// Notes how many tasks can be executed here at a time: as many as lately, as an executor that was just done is not
+    /// back yet.
+    pub(super) fn note_slots(&mut self, now: Instant) {
+        let slots = u32::try_from(self.running.len() + self.takers.len()).unwrap_or(u32::MAX);
+        let (latest, _, since) = self.slots;
+        self.slots = match now.since(since) >= SLOTS_FOR {
+            true => (slots, latest, now),
+            false => (slots.max(latest), self.slots.1, since),
+        };
     }
 
     /// An epoch of this node.
@@ -209,8 +222,10 @@ impl TaskPool {
         peer.boot = boot;
         peer.incarnation = hello.incarnation;
         peer.capabilities = hello.capabilities;
-        (peer.load, peer.load_at) = (hello.load, cx.now());
+        peer.load = hello.load;
         self.place(from);
+        let capabilities = self.peers.get(&from).map(|peer| peer.capabilities.clone()).unwrap_or_default();
+        self.note_load(from, hello.load, capabilities.resources(), cx.now());
         if had_life {
             self.on_life_ended(cx, from);
         }
@@ -229,20 +244,20 @@ impl TaskPool {
         cx.send(node, Envelope { from: self.boot, to: boot, message: hello });
     }
 
-    pub(super) fn on_status(&mut self, cx: &mut Context<'_>, from: NodeId, load: Load) {
+    pub(super) fn on_status(&mut self, cx: &mut Context<'_>, from: NodeId, load: Load, free: &Resources) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
-        let drains = peer.load.draining != load.draining;
-        (peer.load, peer.load_at) = (load, cx.now());
+        let drains = std::mem::replace(&mut peer.load, load).draining != load.draining;
         if drains {
             self.place(from);
         }
+        self.note_load(from, load, free, cx.now());
+        self.on_heard(cx, from);
     }
 
     /// A node is down, or began anew: what it held is lost, and what it owned is owned by nobody.
     fn on_life_ended(&mut self, cx: &mut Context<'_>, node: NodeId) {
         let since = cx.now();
-        let config = self.config.steal.clone();
-        self.thief.forget(&config, Instant::ZERO, |peer| peer == node, since);
+        self.thief.forget(&self.config.steal, Instant::ZERO, |peer| peer == node, since);
         self.lifelines.retain(|thief| *thief != node);
         let offer = self.peers.get_mut(&node).and_then(|peer| {
             peer.lazy = Lazy::default();
@@ -250,6 +265,7 @@ impl TaskPool {
         });
         self.on_offer_lost(cx, offer);
         self.break_leases_of(cx, node);
+        self.on_place_lost(cx, node);
         self.orphans
             .extend(self.tasks.iter().filter(|(_, entry)| entry.owner() == node).map(|(task, _)| (*task, since)));
         self.repair.begin();

@@ -22,6 +22,9 @@ pub(super) struct Ballot {
     epoch: Epoch,
     promised: BTreeSet<Replica>,
     unknown: BTreeSet<Replica>,
+    /// When those who did not answer are asked again, and when a higher epoch is claimed.
+    ask_at: Instant,
+    claim_at: Instant,
 }
 
 /// Which tasks are yet to be looked at.
@@ -61,10 +64,10 @@ impl TaskPool {
         }
     }
 
-    /// A node need not keep a task any more.
-    pub(super) fn drop_at(&mut self, node: NodeId, task: TaskId) {
+    /// A node need not keep a task any more, as it was up to a version.
+    pub(super) fn drop_at(&mut self, node: NodeId, task: TaskId, version: Version) {
         if let Some(peer) = self.peers.get_mut(&node) {
-            peer.stream.drop_task(task);
+            peer.stream.drop_task(task, version);
             self.dirty_peers.insert(node);
         }
     }
@@ -97,11 +100,9 @@ impl TaskPool {
             changes.push(change);
         }
         // It may be one of the replicas again.
-        let keeps = |task: &TaskId| {
-            self.tasks.get(task).is_some_and(|entry| entry.owned.is_some() && entry.group.has_node(node))
-        };
+        let keeps = |task: &TaskId| self.tasks.get(task).is_some_and(|entry| entry.group.has_node(node));
         let mut forget = peer.stream.next_forgotten(NAMES_MAX);
-        forget.retain(|task| !keeps(task));
+        forget.retain(|(task, _)| !keeps(task));
         if changes.is_empty() && forget.is_empty() {
             return;
         }
@@ -127,7 +128,7 @@ impl TaskPool {
         from: NodeId,
         number: u64,
         changes: &[Change],
-        forget: &[TaskId],
+        forget: &[(TaskId, Version)],
     ) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
         let kept_max = self.config.queue_max.saturating_mul(2 + self.config.successors);
@@ -147,8 +148,11 @@ impl TaskPool {
                 Kept::Lacking => lacking.push(change.task),
             }
         }
-        for task in forget {
-            if self.tasks.get(task).is_some_and(|entry| entry.owned.is_none() && entry.owner() == from) {
+        for (task, upto) in forget {
+            // Whoever keeps a newer change, or promised to obey another owner, may be needed.
+            let is_over = |entry: &&Entry| entry.version <= *upto && entry.promised <= upto.epoch;
+            let entry = self.tasks.get(task).filter(|entry| entry.owned.is_none() && entry.owner() == from);
+            if entry.map(|entry| &**entry).filter(is_over).is_some() {
                 self.forget(cx, *task);
                 self.orphans.remove(task);
             }
@@ -278,10 +282,11 @@ impl TaskPool {
             self.contested.insert(task);
             return;
         }
+        let version = entry.version;
         self.yield_to(cx, task, other);
         self.forget(cx, task);
         for node in nodes {
-            self.drop_at(node, task);
+            self.drop_at(node, task, version);
         }
     }
 
@@ -305,6 +310,7 @@ impl TaskPool {
         let (now, patience) = (cx.now(), self.config.takeover_after);
         let mut due = Vec::new();
         let mut cared_for = Vec::new();
+        let mut unanswered = Vec::new();
         for (task, since) in &self.orphans {
             let Some(entry) = self.tasks.get(task).filter(|entry| entry.owned.is_none()) else {
                 cared_for.push(*task);
@@ -318,6 +324,13 @@ impl TaskPool {
                 cared_for.push(*task);
                 continue;
             }
+            if let Some(ballot) = self.claims.get_mut(task).filter(|ballot| now < ballot.claim_at) {
+                if ballot.ask_at <= now {
+                    ballot.ask_at = now + self.config.resend_after;
+                    unanswered.push(*task);
+                }
+                continue;
+            }
             let mut alive = entry.group.members.iter().filter(|replica| self.is_alive(replica));
             let rank = alive.position(|replica| replica.node == self.me).unwrap_or(entry.group.members.len());
             if now.since(*since) >= patience * rank as u32 {
@@ -326,6 +339,9 @@ impl TaskPool {
         }
         for task in cared_for {
             self.orphans.remove(&task);
+        }
+        for task in unanswered {
+            self.ask_promises(task);
         }
         due.truncate(NAMES_MAX);
         for task in due {
@@ -341,19 +357,23 @@ impl TaskPool {
         let epoch = Epoch { number: entry.promised.number.saturating_add(1), node: self.me, life: self.boot };
         entry.promised = epoch;
         self.persist_promise(cx, task, epoch);
-        self.claims.insert(task, Ballot { epoch, promised: BTreeSet::from([me]), unknown: BTreeSet::new() });
-        self.ask_promises(cx, task);
+        // By chance, so that of two that claim it at the same time one is the first.
+        let (now, patience) = (cx.now(), self.config.takeover_after);
+        let claim_at = now + cx.rng().duration_between(patience, patience * 2);
+        let (promised, ask_at) = (BTreeSet::from([me]), now + self.config.resend_after);
+        self.claims.insert(task, Ballot { epoch, promised, unknown: BTreeSet::new(), ask_at, claim_at });
+        self.ask_promises(task);
         self.count_promises(cx, task);
     }
 
-    fn ask_promises(&mut self, cx: &mut Context<'_>, task: TaskId) {
+    /// Asks those who did not promise yet.
+    fn ask_promises(&mut self, task: TaskId) {
         let (Some(entry), Some(ballot)) = (self.tasks.get(&task), self.claims.get(&task)) else { return };
         let claim = Claim { task, epoch: ballot.epoch, has: entry.version };
         let asked = entry.group.all().filter(|replica| !ballot.promised.contains(replica) && self.is_alive(replica));
         for node in asked.map(|replica| replica.node).collect::<Vec<_>>() {
             self.pending_claims.entry(node).or_default().push(claim);
         }
-        let _ = cx;
     }
 
     /// Sends the claims, many in a message.
@@ -425,7 +445,7 @@ impl TaskPool {
                         self.persist_task(cx, task, false);
                         self.persist_promise(cx, task, promised);
                         if regrouped {
-                            self.ask_promises(cx, task);
+                            self.ask_promises(task);
                         }
                     }
                     self.count_promises(cx, task);
@@ -529,6 +549,7 @@ impl TaskPool {
     /// Changes the replicas of a task: those who are new learn it first, so that they can help to elect an owner as soon
     /// as they count.
     fn regroup(&mut self, cx: &mut Context<'_>, task: TaskId, wanted: Group) {
+        let me = self.replica();
         let Some(entry) = self.tasks.get_mut(&task) else { return };
         let members = &entry.group.members;
         let learners: Vec<_> = wanted.members.iter().filter(|replica| !members.contains(replica)).copied().collect();
@@ -536,11 +557,12 @@ impl TaskPool {
             let former = std::mem::replace(&mut entry.group.learners, learners);
             let gone = former.into_iter().map(|replica| replica.node).filter(|node| !entry.group.has_node(*node));
             let gone: Vec<_> = gone.collect();
+            let version = entry.version;
             self.changed(cx, task);
-            gone.into_iter().for_each(|node| self.drop_at(node, task));
+            gone.into_iter().for_each(|node| self.drop_at(node, task, version));
             return self.repair.begin();
         }
-        if !learners.iter().all(|replica| entry.is_known_to(*replica)) {
+        if !learners.iter().all(|replica| *replica == me || entry.is_known_to(*replica)) {
             return self.repair.begin();
         }
         entry.group.learners.clear();
@@ -566,9 +588,10 @@ impl TaskPool {
     /// Nobody needs the former replicas any more.
     pub(super) fn on_dropped(&mut self, task: TaskId) {
         let Some(entry) = self.tasks.get_mut(&task) else { return };
+        let version = entry.version;
         let dropped = entry.owned.as_mut().map(|owned| std::mem::take(&mut owned.dropped)).unwrap_or_default();
         for node in dropped {
-            self.drop_at(node, task);
+            self.drop_at(node, task, version);
         }
     }
 

@@ -4,7 +4,7 @@
 //! its number; where no answer comes, what was in it is dirty again. A receiver drops what is numbered lower than what it
 //! had, so that a message that was on its way for long cannot bring back what it has forgotten.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mesh_core::Instant;
 
@@ -20,7 +20,7 @@ pub(super) struct InFlight {
     number: u64,
     sent_at: Instant,
     pub(super) changes: Vec<(TaskId, Version)>,
-    pub(super) forget: Vec<TaskId>,
+    pub(super) forget: Vec<(TaskId, Version)>,
 }
 
 /// What one node is to keep.
@@ -28,7 +28,8 @@ pub(super) struct InFlight {
 pub(super) struct Stream {
     number: u64,
     dirty: BTreeSet<TaskId>,
-    forget: BTreeSet<TaskId>,
+    /// Tasks to forget, up to a version.
+    forget: BTreeMap<TaskId, Version>,
     in_flight: VecDeque<InFlight>,
 }
 
@@ -39,10 +40,10 @@ impl Stream {
         self.dirty.insert(task);
     }
 
-    /// The node need not keep it any more.
-    pub(super) fn drop_task(&mut self, task: TaskId) {
+    /// The node need not keep it any more, as it was up to a version.
+    pub(super) fn drop_task(&mut self, task: TaskId, version: Version) {
         self.dirty.remove(&task);
-        self.forget.insert(task);
+        self.forget.insert(task, version);
     }
 
     /// Whether there is something to send now.
@@ -56,12 +57,17 @@ impl Stream {
     }
 
     /// Takes tasks to forget, at most so many.
-    pub(super) fn next_forgotten(&mut self, most: usize) -> Vec<TaskId> {
+    pub(super) fn next_forgotten(&mut self, most: usize) -> Vec<(TaskId, Version)> {
         std::iter::from_fn(|| self.forget.pop_first()).take(most).collect()
     }
 
     /// Sends a message; its number.
-    pub(super) fn send(&mut self, changes: Vec<(TaskId, Version)>, forget: Vec<TaskId>, now: Instant) -> u64 {
+    pub(super) fn send(
+        &mut self,
+        changes: Vec<(TaskId, Version)>,
+        forget: Vec<(TaskId, Version)>,
+        now: Instant,
+    ) -> u64 {
         self.number += 1;
         self.in_flight.push_back(InFlight { number: self.number, sent_at: now, changes, forget });
         self.number
@@ -107,7 +113,7 @@ mod tests {
         let mut stream = Stream::default();
         let [a, b, c] = [1, 2, 3].map(TaskId);
         stream.touch(a);
-        stream.drop_task(c);
+        stream.drop_task(c, Version::default());
         assert_eq!(stream.next_dirty(), Some(a));
         let forget = stream.next_forgotten(9);
         let first = stream.send(vec![(a, Version::default())], forget, at(0));
@@ -118,7 +124,7 @@ mod tests {
         assert_eq!(stream.answered(second).unwrap().changes[0].0, b);
         assert!(stream.answered(second).is_none() && !stream.has_more());
         assert!(!stream.give_up(at(0)) && stream.give_up(at(1)));
-        assert_eq!((stream.next_dirty(), stream.next_dirty(), stream.next_forgotten(9)), (Some(a), None, vec![c]));
+        assert_eq!((stream.next_dirty(), stream.next_dirty(), stream.next_forgotten(9).len()), (Some(a), None, 1));
         assert!(stream.answered(first).is_none());
     }
 

@@ -123,9 +123,7 @@ fn draw_task(world: &mut World) -> TaskSpec {
     if rng.chance(1, 3) {
         spec.key = Some(Bytes::copy_from_slice(&rng.below(60).to_le_bytes()));
     }
-    if rng.chance(1, 4) {
-        spec.policy = Some(Policy::Dht);
-    }
+    spec.policy = rng.choose(&Policy::ALL).copied();
     if rng.chance(1, 8) {
         spec.delay = Duration::from_millis(rng.below(2000));
     }

@@ -9,7 +9,7 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use mesh_core::{Bytes, Instant, NodeId, Rng64};
-use mesh_tasks::task::TaskSpec;
+use mesh_tasks::task::{Policy, TaskSpec};
 use mesh_transport_mem::{Latency, LinkConfig, Uplink};
 
 use super::world::{Setup, World};
@@ -72,6 +72,12 @@ impl Model {
     /// Tasks of 10 ms that come in one after the other.
     pub fn stream(nodes: usize, arrivals: Arrivals) -> Self {
         Self { arrivals, tasks_per_node: 500, ..Self::burst(nodes, Duration::from_millis(10)) }
+    }
+
+    /// With tasks that find their executors so.
+    pub fn by(mut self, policy: Policy) -> Self {
+        self.setup.pool.policy = policy;
+        self
     }
 
     /// Runs a seed.

@@ -1,0 +1,411 @@
+//! Auctions of tasks: who would execute this, and who of them best?
+//!
+//! A task with the policy [`Policy::Auction`] waits until an auction of it is opened. Those who can execute it are asked,
+//! many tasks in a message, and answer with sealed bids. With them each says for how many more it would bid, and is not
+//! asked for more at a time; whoever has no room passes, and is not asked for a moment. The award is the offer of a lease, and its acknowledgement that the lease was taken. A winner that says
+//! nothing in time loses the award: the next best is granted another lease, and only that one counts.
+//!
+//! Bids come from whom the transport says, and in the life that was asked; they are not passed on. So nobody can bid in
+//! the name of another, and a signature would add nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use mesh_core::{Instant, NodeId};
+
+use super::command::PoolEvent;
+use super::message::{Announced, Message, NAMES_MAX};
+use super::{Context, TaskPool};
+use crate::auction::score::{Bid, Performance};
+use crate::auction::{Auction, AuctionId, Award, BidRefused, Bidder, OpenBids, Outcome, SealedBid, Step, Unsold};
+use crate::share::Share;
+#[cfg(doc)]
+use crate::task::Policy;
+use crate::task::State;
+use crate::task::TaskId;
+
+/// A node bids for so many times what it has room for: others bid, too, and it will not win all.
+const BIDS_FOR_ROOM: usize = 8;
+
+/// Who passed is not asked for so long, and twice as long each further time in a row.
+const PASS: Duration = Duration::from_millis(5);
+
+/// How often that time is doubled.
+const DOUBLINGS_MAX: u32 = 5;
+
+/// A task whose bidders all have a bad record is auctioned again after so long.
+const UNADMITTED_FOR: Duration = Duration::from_secs(1);
+
+/// A record of how a node has done forgets its oldest entry so often: who was given nothing for long has another chance.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
+
+/// So many open bids a node has at most, whatever its room.
+const BIDS_MAX: usize = 4096;
+
+/// An auction that is held here.
+#[derive(Debug)]
+struct Sale {
+    auction: Auction,
+    opened_at: Instant,
+    award: Option<(NodeId, Award)>,
+    deadline: Option<Instant>,
+}
+
+/// How much a node may be asked.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    /// For so many more tasks it would bid.
+    credit: u32,
+    /// It is not asked before, as it passed.
+    until: Instant,
+    /// How often it passed in a row.
+    times: u32,
+}
+
+impl Default for Asked {
+    fn default() -> Self {
+        Self { credit: 1, until: Instant::ZERO, times: 0 }
+    }
+}
+
+/// The auctions of a node, and the bids that it made.
+#[derive(Debug)]
+pub(super) struct Market {
+    sales: BTreeMap<TaskId, Sale>,
+    due: BTreeSet<(Instant, TaskId)>,
+    /// What is yet to be announced, and which auctions are decided, by bidder.
+    announcements: BTreeMap<NodeId, (Vec<Announced>, Vec<AuctionId>)>,
+    bids: OpenBids,
+    asked: BTreeMap<NodeId, Asked>,
+    performance: BTreeMap<NodeId, Performance>,
+    forgot_at: Instant,
+}
+
+impl Default for Market {
+    fn default() -> Self {
+        Self {
+            sales: BTreeMap::new(),
+            due: BTreeSet::new(),
+            announcements: BTreeMap::new(),
+            bids: OpenBids::new(BIDS_MAX),
+            asked: BTreeMap::new(),
+            performance: BTreeMap::new(),
+            forgot_at: Instant::ZERO,
+        }
+    }
+}
+
+impl Market {
+    /// A node did, or did not do, what it was given.
+    pub(super) fn record(&mut self, node: NodeId, is_delivered: bool) {
+        self.performance.entry(node).or_default().record(is_delivered);
+    }
+
+    /// Its bids are awaited no more.
+    fn pass(&mut self, node: NodeId, now: Instant) {
+        let asked = self.asked.entry(node).or_default();
+        if asked.until <= now {
+            asked.until = now + PASS * (1 << asked.times.min(DOUBLINGS_MAX));
+            asked.times = asked.times.saturating_add(1);
+        }
+        // It will be asked about one task then.
+        asked.credit = 1;
+    }
+
+    /// A node has room again, or may have.
+    pub(super) fn ask_again(&mut self, node: NodeId) {
+        if let Some(asked) = self.asked.get_mut(&node) {
+            (asked.until, asked.times, asked.credit) = (Instant::ZERO, 0, asked.credit.max(1));
+        }
+    }
+
+    /// When something is to be done, at the latest.
+    pub(super) fn next_at(&self, now: Instant) -> Option<Instant> {
+        let passes = self.asked.values().map(|asked| asked.until).filter(|until| *until > now).min();
+        self.due.first().map(|(at, _)| *at).into_iter().chain(passes).min()
+    }
+
+    fn may_ask(&self, node: NodeId, now: Instant) -> bool {
+        self.asked.get(&node).is_none_or(|asked| asked.credit > 0 && asked.until <= now)
+    }
+
+    /// How a node has done what it was given.
+    fn performance(&self, node: NodeId) -> Share {
+        self.performance.get(&node).copied().unwrap_or_default().share()
+    }
+
+    /// Whether an auction of a task has awarded it to a node.
+    pub(super) fn is_awarded_to(&self, task: TaskId, node: NodeId) -> bool {
+        self.sales.get(&task).and_then(|sale| sale.award).is_some_and(|(to, _)| to == node)
+    }
+
+    fn remove(&mut self, task: TaskId) -> Option<Sale> {
+        let sale = self.sales.remove(&task)?;
+        if let Some(at) = sale.deadline {
+            self.due.remove(&(at, task));
+        }
+        Some(sale)
+    }
+}
+
+impl TaskPool {
+    /// How many more tasks may be brought here, beside those that this node has bid for.
+    pub(super) fn room(&self) -> usize {
+        if self.read_only || self.drain.is_some() {
+            return 0;
+        }
+        self.capacity(self.load().slots).saturating_sub(self.in_hand())
+    }
+
+    /// How many tasks a node that executes so many at a time may have in hand.
+    pub(super) const fn capacity(&self, slots: u32) -> usize {
+        slots as usize * (1 + self.config.backlog as usize)
+    }
+
+    fn in_hand(&self) -> usize {
+        self.running.len() + self.starting.len() + self.queue.len()
+    }
+
+    /// Asks for bids for a task; `false` where there is nobody to ask now.
+    pub(super) fn open_auction(&mut self, cx: &mut Context<'_>, task: TaskId) -> bool {
+        let now = cx.now();
+        if self.market.sales.len() >= self.config.auctions_max {
+            return false;
+        }
+        let Some(entry) = self.tasks.get(&task).filter(|entry| entry.state == State::Queued) else { return false };
+        let requirements = entry.spec.requirements.clone();
+        let bids = |(node, peer): (&NodeId, &super::peer::Peer)| {
+            let may = peer.is_ready() && !peer.load.draining && self.market.may_ask(*node, now);
+            let incarnation = u64::from(peer.boot);
+            (may && requirements.admits(&peer.capabilities, peer.capabilities.resources())).then(|| Bidder {
+                node: *node,
+                incarnation,
+                performance: self.market.performance(*node),
+            })
+        };
+        let mut bidders: Vec<Bidder> = self.peers.iter().filter_map(bids).collect();
+        let mine = self.bid(&requirements);
+        if mine.is_some() {
+            let performance = self.market.performance(self.me);
+            bidders.push(Bidder { node: self.me, incarnation: u64::from(self.boot), performance });
+        }
+        if bidders.is_empty() {
+            return false;
+        }
+        if bidders.len() > self.config.auction.bidders_max {
+            cx.rng().shuffle(&mut bidders);
+            bidders.truncate(self.config.auction.bidders_max);
+        }
+        let Some(owned) = self.tasks.get_mut(&task).and_then(|entry| entry.owned.as_mut()) else { return false };
+        owned.auctions = owned.auctions.saturating_add(1);
+        let id = AuctionId { item: task.0, round: owned.auctions };
+        // One item and no more bidders than allowed: it opens.
+        let Ok(mut auction) = Auction::open(self.config.auction, id, vec![task.0], bidders.iter().copied(), now) else {
+            return false;
+        };
+        if mine.is_some() {
+            let sealed = SealedBid { auction: id, incarnation: u64::from(self.boot), bid: mine };
+            let is_asked = auction.on_bid(self.me, &sealed, now).is_ok();
+            debug_assert!(is_asked || bidders.len() == self.config.auction.bidders_max);
+        }
+        for bidder in bidders.into_iter().filter(|bidder| bidder.node != self.me) {
+            let (announced, _) = self.market.announcements.entry(bidder.node).or_default();
+            announced.push(Announced { auction: id, requirements: requirements.clone() });
+            let asked = self.market.asked.entry(bidder.node).or_default();
+            asked.credit = asked.credit.saturating_sub(1);
+        }
+        self.meter.auctions.increment();
+        self.market.sales.insert(task, Sale { auction, opened_at: now, award: None, deadline: None });
+        self.poll_auction(cx, task);
+        true
+    }
+
+    /// What this node bids for a task now, beside what it has bid for; `None` where it passes.
+    fn bid(&self, requirements: &crate::capability::Requirements) -> Option<Bid> {
+        if self.more_bids() == 0 {
+            return None;
+        }
+        let capacity = self.capacity(self.load().slots);
+        let in_hand = self.in_hand() as f64 + self.market.bids.len() as f64 / BIDS_FOR_ROOM as f64;
+        Bid::of(requirements, &self.capabilities, &self.free, Share::clamped(in_hand / capacity as f64))
+    }
+
+    /// For how many more tasks this node would bid.
+    fn more_bids(&self) -> usize {
+        (self.room() * BIDS_FOR_ROOM).saturating_sub(self.market.bids.len())
+    }
+
+    /// Somebody asks for bids.
+    pub(super) fn on_announced(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: NodeId,
+        announced: &[Announced],
+        decided: &[AuctionId],
+    ) {
+        let now = cx.now();
+        decided.iter().for_each(|auction| self.market.bids.close(*auction));
+        // An auction of which nothing more is heard was lost.
+        let until = now + self.config.auction.bid_window + self.config.auction.award_timeout;
+        let mut bids = Vec::new();
+        for Announced { auction, requirements } in announced.iter().take(NAMES_MAX) {
+            let bid = self.bid(requirements).filter(|_| self.market.bids.place(*auction, until, now));
+            bids.push(SealedBid { auction: *auction, incarnation: u64::from(self.boot), bid });
+        }
+        if !bids.is_empty() {
+            let more = u32::try_from(self.more_bids()).unwrap_or(u32::MAX);
+            self.say(cx, from, Message::Bids(bids, more));
+        }
+    }
+
+    pub(super) fn on_bids(&mut self, cx: &mut Context<'_>, from: NodeId, bids: &[SealedBid], more: u32) {
+        let now = cx.now();
+        let has_passed = bids.iter().all(|sealed| sealed.bid.is_none());
+        if has_passed {
+            self.market.pass(from, now);
+        } else {
+            let asked = self.market.asked.entry(from).or_default();
+            *asked = Asked { credit: more.max(1), ..Asked::default() };
+        }
+        for sealed in bids.iter().take(NAMES_MAX) {
+            let task = TaskId(sealed.auction.item);
+            let Some(sale) = self.market.sales.get_mut(&task) else {
+                self.meter.bids_refused.increment();
+                continue;
+            };
+            match sale.auction.on_bid(from, sealed, now) {
+                Ok(()) => {}
+                Err(BidRefused::Equivocation) => {
+                    self.meter.bids_refused.increment();
+                    cx.emit(PoolEvent::Equivocation { node: from, task });
+                }
+                Err(_) => self.meter.bids_refused.increment(),
+            }
+            self.poll_auction(cx, task);
+        }
+    }
+
+    /// Goes on with an auction as far as it goes.
+    fn poll_auction(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        let now = cx.now();
+        loop {
+            let Some(sale) = self.market.sales.get_mut(&task) else { return };
+            let step = sale.auction.poll(now);
+            let before = std::mem::replace(&mut sale.deadline, sale.auction.deadline());
+            if before != sale.deadline {
+                before.map(|at| self.market.due.remove(&(at, task)));
+                sale.deadline.map(|at| self.market.due.insert((at, task)));
+            }
+            match step {
+                None => return,
+                Some(Step::Award { to, award }) => {
+                    self.meter.awards.increment();
+                    sale.award = Some((to, award));
+                    // An earlier award may have come to nothing after its lease was granted.
+                    self.take_back(cx, task);
+                    if to == self.me {
+                        self.push_here(task);
+                        self.on_award_answered(cx, to, task, false);
+                        return;
+                    }
+                    self.place_at(to, task);
+                }
+                Some(Step::Over(outcome)) => {
+                    self.meter.auction_nanos.record_duration(now.since(sale.opened_at));
+                    self.end_auction(task);
+                    if let Outcome::Unsold(why) = outcome {
+                        self.on_unsold(now, task, why);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn on_unsold(&mut self, now: Instant, task: TaskId, why: Unsold) {
+        self.meter.unsold.increment();
+        // Where somebody was granted a lease and says nothing, that has to end first.
+        if self.tasks.get(&task).is_none_or(|entry| entry.owned.is_none() || entry.state != State::Queued) {
+            return;
+        }
+        match why {
+            Unsold::NoneAdmitted => {
+                self.later.insert((now + UNADMITTED_FOR, task));
+            }
+            Unsold::NoBids | Unsold::NoneAcknowledged => self.push_unplaced(task),
+        }
+    }
+
+    /// The auction of a task is over, or of no use any more. Its bidders hear of that.
+    pub(super) fn end_auction(&mut self, task: TaskId) {
+        let Some(sale) = self.market.remove(task) else { return };
+        for node in sale.auction.bidders().filter(|node| *node != self.me) {
+            self.market.announcements.entry(node).or_default().1.push(sale.auction.id());
+            if let Some(asked) = self.market.asked.get_mut(&node) {
+                asked.credit = asked.credit.saturating_add(1);
+            }
+        }
+        self.place_again = true;
+    }
+
+    /// Auctions whose time has come.
+    pub(super) fn close_auctions(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now();
+        while let Some((at, task)) = self.market.due.first().copied().filter(|(at, _)| *at <= now) {
+            self.market.due.remove(&(at, task));
+            let Some(sale) = self.market.sales.get_mut(&task) else { continue };
+            sale.deadline = None;
+            let (silent, award): (Vec<NodeId>, _) = (sale.auction.silent().collect(), sale.award);
+            silent.into_iter().for_each(|node| self.market.pass(node, now));
+            if let Some((to, _)) = award
+                && self.tasks.get(&task).is_some_and(|entry| entry.state == State::Leased { holder: to })
+            {
+                self.market.record(to, false);
+            }
+            self.poll_auction(cx, task);
+        }
+        if now.since(self.market.forgot_at) >= FORGET_EVERY {
+            self.market.forgot_at = now;
+            self.market.performance.values_mut().for_each(Performance::forget_oldest);
+        }
+    }
+
+    /// The lease of an award arrived, or was declined.
+    pub(super) fn on_award_answered(&mut self, cx: &mut Context<'_>, from: NodeId, task: TaskId, is_declined: bool) {
+        let Some(sale) = self.market.sales.get_mut(&task) else { return };
+        let Some((_, award)) = sale.award.filter(|(to, _)| *to == from) else { return };
+        let answer =
+            if is_declined { sale.auction.on_declined(from, award) } else { sale.auction.on_acknowledged(from, award) };
+        if answer.is_ok() {
+            self.poll_auction(cx, task);
+        }
+    }
+
+    /// A node is gone: it bids no more.
+    pub(super) fn on_bidder_down(&mut self, cx: &mut Context<'_>, node: NodeId) {
+        self.market.asked.remove(&node);
+        self.market.announcements.remove(&node);
+        let asked = self.market.sales.iter().filter(|(_, sale)| sale.auction.bidders().any(|bidder| bidder == node));
+        for task in asked.map(|(task, _)| *task).collect::<Vec<_>>() {
+            if let Some(sale) = self.market.sales.get_mut(&task) {
+                sale.auction.on_down(node);
+            }
+            self.poll_auction(cx, task);
+        }
+    }
+
+    /// Announces auctions, and tells of those that are decided.
+    pub(super) fn send_announcements(&mut self, cx: &mut Context<'_>) {
+        for (node, (announced, decided)) in std::mem::take(&mut self.market.announcements) {
+            let (mut announced, mut decided) = (announced.chunks(NAMES_MAX), decided.chunks(NAMES_MAX));
+            loop {
+                let (some, done) = (announced.next(), decided.next());
+                if some.is_none() && done.is_none() {
+                    break;
+                }
+                let owned = (some.unwrap_or_default().to_vec(), done.unwrap_or_default().to_vec());
+                self.say(cx, node, Message::Announce(owned.0, owned.1));
+            }
+        }
+    }
+}
