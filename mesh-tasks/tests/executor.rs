@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use mesh_core::{Bytes, NodeId};
 use mesh_tasks::executor::{Ended, Executor, RunError, RunToken, ServeConfig};
 use mesh_tasks::pool::{Job, PoolConfig, PoolHandle as _, ProgressError, TakeError};
-use mesh_tasks::task::{Failure, Outcome, TaskSpec};
+use mesh_tasks::task::{Failure, Outcome, State, TaskSpec};
 use support::{SimClock, World, completed, tried};
 
 const A: NodeId = NodeId(1);
@@ -157,6 +157,24 @@ fn a_run_is_told_when_its_task_is_cancelled_or_takes_too_long() {
     serving.stop();
     let report = world.ends(&mut serving);
     assert_eq!((report.completed, report.lost, report.dropped), (0, 2, 0));
+}
+
+#[test]
+fn a_run_is_told_at_once_when_its_task_is_cancelled_where_another_node_owns_it() {
+    let mut world = World::new(3);
+    let ended = Arc::<AtomicUsize>::default();
+    let executor = {
+        let ended = ended.clone();
+        move |_: Job, token: RunToken| until_cancelled(token, ended.clone())
+    };
+    let _serving = world.serve(A, executor, ServeConfig::default());
+    let task = world.submit(B, TaskSpec::new("work"));
+    world.pass(SECOND);
+    assert_eq!(world.status(B, task).state, State::Leased { holder: A });
+    world.pool(NodeId(3)).cancel(task).unwrap();
+    // The next renewal of the lease would be a lot later.
+    assert!(world.until(SECOND / 10, |_| ended.load(SeqCst) == 1), "the run ends");
+    assert_eq!(world.outcome(A, task), Outcome::Cancelled);
 }
 
 #[test]

@@ -124,8 +124,12 @@ impl TaskPool {
             owner.into_iter().chain(keepers).filter(|node| !wanted.unknown.contains(node)).collect();
         may_know.dedup();
         // One that is kept here, or on its way to its owner, is waited for.
-        if may_know.is_empty() && !is_ours && owner.is_none() && !self.submissions.contains_key(&task) {
-            return self.on_unknown(cx, task);
+        if may_know.is_empty() {
+            if !is_ours && owner.is_none() && !self.submissions.contains_key(&task) {
+                return self.on_unknown(cx, task);
+            }
+            // Who did not know it then may know it now.
+            wanted.unknown.clear();
         }
         let asked = (!may_know.is_empty()).then(|| may_know[wanted.tried % may_know.len()]);
         wanted.tried += 1;

@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
@@ -13,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::channel::oneshot;
 use futures::executor::LocalPool;
-use futures::future::{AbortHandle, FutureExt as _, RemoteHandle, abortable};
+use futures::future::{AbortHandle, Aborted, FutureExt as _, RemoteHandle, abortable};
 use futures::task::LocalSpawnExt as _;
 use mesh_core::{Bytes, CallError, Clock, Handle, Instant, NodeBuilder, NodeId, ProtocolId};
 use mesh_tasks::executor::{Executor, ServeConfig, ServeReport, serve};
@@ -137,7 +137,13 @@ impl World {
         let serves = serve(self.pool(node), executor, self.clock.clone(), config, stopped.map(drop));
         let (serves, abort) = abortable(serves);
         self.runs.borrow_mut().entry(node).or_default().push(abort.clone());
-        let report = async move { serves.await.expect("it is not aborted").expect("the configuration works") };
+        let report = async move {
+            match serves.await {
+                Ok(report) => report.expect("the configuration works"),
+                // Its node crashed.
+                Err(Aborted) => pending().await,
+            }
+        };
         let report = self.local.spawner().spawn_local_with_handle(report).unwrap();
         Serving { report, stop: Some(stop), abort }
     }
