@@ -10,13 +10,14 @@ use std::time::Duration;
 use futures::executor::block_on;
 use futures::future::join4;
 use mesh_core::identity::SecretKey;
-use mesh_core::{Handle, MemWal, NodeBuilder, NodeId, ProtocolId, SystemClock, run};
+use mesh_core::{Handle, MemWal, NodeBuilder, ProtocolId, SystemClock, run};
 use mesh_examples::processes::end_with_the_input;
-use mesh_gossip::membership::{Membership, MembershipConfig, MembershipEvent, MembershipHandle as _, Profile, Status};
+use mesh_examples::wiring::follow_members;
+use mesh_gossip::membership::{Membership, MembershipConfig, MembershipHandle as _, Profile, Status};
 use mesh_gossip::metrics::{Monitor, MonitorCommand, MonitorConfig, MonitorHandle as _};
 use mesh_gossip::overlay::{Overlay, OverlayCommand, OverlayConfig, OverlayHandle as _};
 use mesh_gossip::partition::{Partition, PartitionCommand, PartitionConfig, PartitionHandle as _};
-use mesh_transport_tcp::{Allow, TcpConfig, TcpControl, TcpTransport};
+use mesh_transport_tcp::{Allow, TcpConfig, TcpTransport};
 
 use crate::table::Table;
 
@@ -66,36 +67,6 @@ pub(crate) fn serve(
     println!("{listens_at}");
     thread::spawn(move || say(&members, &overlay, &partition, &monitor));
     Ok(block_on(run(node, transport, Arc::new(SystemClock::new()), Box::new(MemWal::new())))?)
-}
-
-/// Joins through whom the transport has found at the seed's address, and tells the transport where members are.
-fn follow_members(me: NodeId, members: Handle<Membership>, transport: TcpControl) {
-    let mut events = members.events();
-    thread::spawn(move || {
-        let book = transport.address_book();
-        let mut known = None;
-        loop {
-            while let Some(event) = events.try_next() {
-                if let Ok(
-                    MembershipEvent::Joined(member)
-                    | MembershipEvent::Updated(member)
-                    | MembershipEvent::Rejoined(member),
-                ) = event
-                    && let Some(address) =
-                        std::str::from_utf8(&member.profile.address).ok().and_then(|text| text.parse().ok())
-                {
-                    book.set(member.node, [address]);
-                }
-            }
-            if known.replace(book.version()) != Some(book.version()) {
-                let found: Vec<_> = book.peers().into_keys().filter(|peer| *peer != me).collect();
-                if block_on(members.join(found)).is_err() {
-                    return;
-                }
-            }
-            thread::sleep(SAY_INTERVAL);
-        }
-    });
 }
 
 /// Says how things are until the node has stopped.

@@ -1,4 +1,5 @@
-//! What the examples share: a replicated store, a node process around it, its clients, and nodes as processes.
+//! What the examples share: a replicated store, a node process around it, its clients, nodes as processes, and what modules
+//! tell each other.
 //!
 //! It is written as an application would write it, with `mesh` as a dependency:
 //!
@@ -17,6 +18,7 @@ pub mod cluster;
 pub mod node;
 pub mod processes;
 pub mod store;
+pub mod wiring;
 
 /// The programs of the README are compiled and run with the tests.
 #[cfg(doctest)]

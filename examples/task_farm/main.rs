@@ -1,0 +1,279 @@
+//! Nodes as processes index a directory: one loses its life in the middle, and no file is lost or counted twice.
+//!
+//! Each node is an operating-system process with its own key and listener. The first cuts the files of a directory into
+//! pieces and submits a task for each, and tasks that add up what others counted: lines, words, trigrams of letters, and a
+//! digest. How a task finds the node that executes it is a policy. What comes out is compared with what this process
+//! counts alone, file by file.
+//!
+//! ```sh
+//! cargo run --release --example task_farm
+//! cargo run --release --example task_farm -- --policy dht --kill --input /usr/include
+//! ```
+
+mod index;
+mod view;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, Subcommand};
+use index::{Index, Piece};
+use mesh_core::NodeId;
+use mesh_examples::processes::{Processes, State};
+use serde::Serialize;
+use view::{Row, View};
+use worker::{Plan, Said, WorkerOptions};
+
+/// How often the nodes are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long nothing may come of it; far more than anything needs, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// So many trigrams are shown.
+const SHOWN: usize = 8;
+
+/// Starts nodes as processes that index a directory, and checks what comes out.
+#[derive(Debug, Parser)]
+#[command(name = "task_farm", subcommand_negates_reqs = true)]
+struct Arguments {
+    #[command(subcommand)]
+    role: Option<Role>,
+    #[command(flatten)]
+    plan: Plan,
+    /// How many nodes
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(3..=15))]
+    nodes: u8,
+    /// Kill one in the middle of its tasks
+    #[arg(long)]
+    kill: bool,
+    /// The seed of the order in which tasks are submitted
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print the report as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// One node; the program starts these itself.
+    #[command(hide = true)]
+    Node(WorkerOptions),
+}
+
+/// How it went.
+#[derive(Debug, Serialize)]
+struct Report {
+    policy: String,
+    nodes: usize,
+    files: u64,
+    bytes: u64,
+    lines: u64,
+    words: u64,
+    /// The most frequent ones, and how often there is one.
+    trigrams: Vec<(String, u64)>,
+    /// Of all that was counted: the same at all nodes that live, and in this process.
+    digest: String,
+    /// Nodes that were asked for it.
+    nodes_equal: usize,
+    tasks: usize,
+    /// Attempts that came to nothing: those tasks were executed again.
+    failures: u32,
+    /// Which node was killed.
+    killed: Option<usize>,
+    /// How many tasks each node has executed.
+    done: Vec<u32>,
+    seconds: f64,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Some(Role::Node(options)) = arguments.role {
+        return match worker::serve_node(options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let pieces = match index::pieces(&arguments.plan.input, arguments.plan.piece_len()) {
+        Ok(pieces) => pieces,
+        Err(error) => {
+            eprintln!("task_farm: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let data = std::env::temp_dir().join(format!("mesh-task-farm-{}", std::process::id()));
+    match run(&arguments, &pieces, &data) {
+        Ok(report) => {
+            // Keys and logs of nodes that are no more; what is left of them does no harm.
+            let _ = std::fs::remove_dir_all(&data);
+            match serde_json::to_string(&report) {
+                Ok(json) if arguments.json => println!("{json}"),
+                _ => println!("ok: {} nodes have counted what one process counts alone", report.nodes_equal),
+            }
+            ExitCode::SUCCESS
+        }
+        Err(problem) => {
+            eprintln!("task_farm: {problem}; the nodes' logs are in {}", data.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments, pieces: &[Piece], data: &Path) -> Result<Report, String> {
+    let nodes = usize::from(arguments.nodes);
+    let processes = Processes::create(data, nodes).map_err(|error| error.to_string())?;
+    let view = View::new(arguments.json);
+    let mut farm = Farm { processes, view, said: BTreeMap::new(), tasks: Plan::tasks(pieces.len()) };
+    // The last with an even place reads texts, of which there are most, and does not submit.
+    let victim = arguments.kill.then_some((nodes - 1) & !1);
+    farm.start_all(arguments, victim)?;
+    farm.view.say(&format!("{} files in {} pieces, {} tasks", files(pieces), pieces.len(), farm.tasks));
+    let begin = Instant::now();
+    if let Some(victim) = victim {
+        farm.kill_in_the_middle(victim)?;
+    }
+    let failures = farm.until("all is counted", |said, running| {
+        let all = said.len() == running && said.iter().all(|said| said.digest.is_some());
+        said.iter().find_map(|said| said.failures).filter(|_| all)
+    })?;
+    let seconds = begin.elapsed().as_secs_f64();
+
+    let index = Index::of_all(&arguments.plan.input, pieces).map_err(|error| error.to_string())?;
+    let digest = index.digest();
+    let said = farm.processes.said();
+    if let Some((node, said)) = said.iter().find(|(_, said)| said.digest.as_ref() != Some(&digest)) {
+        let (number, theirs) = (farm.processes.number(*node), said.digest.as_deref().unwrap_or("nothing"));
+        return Err(format!("node {number} has counted {theirs}, and one process alone {digest}"));
+    }
+    let report = Report {
+        policy: arguments.plan.policy.to_string(),
+        nodes,
+        files: index.files,
+        bytes: index.bytes,
+        lines: index.lines,
+        words: index.words,
+        trigrams: index.most_frequent(SHOWN),
+        digest,
+        nodes_equal: said.len(),
+        tasks: farm.tasks,
+        failures,
+        killed: victim.map(|victim| victim + 1),
+        done: farm.rows().iter().map(|row| row.done).collect(),
+        seconds,
+    };
+    farm.tell(&report);
+    let problems = farm.processes.stop();
+    if problems.is_empty() { Ok(report) } else { Err(problems.join("; ")) }
+}
+
+fn files(pieces: &[Piece]) -> usize {
+    pieces.chunk_by(|a, b| a.path == b.path).count()
+}
+
+/// The nodes, and what they said last.
+struct Farm {
+    processes: Processes<Said>,
+    view: View,
+    said: BTreeMap<NodeId, Said>,
+    tasks: usize,
+}
+
+impl Farm {
+    fn start_all(&mut self, arguments: &Arguments, victim: Option<usize>) -> Result<(), String> {
+        let members: Vec<_> = self.processes.iter().map(|(node, ..)| node).collect();
+        for at in 0..members.len() {
+            let told = arguments.plan.arguments(&members, at, arguments.seed, victim == Some(at));
+            self.processes.start(at, told).map_err(|error| error.to_string())?;
+        }
+        self.view.say(&format!("{} nodes run, policy {}", members.len(), arguments.plan.policy));
+        Ok(())
+    }
+
+    /// Kills a node that is in the middle of some tasks.
+    fn kill_in_the_middle(&mut self, victim: usize) -> Result<(), String> {
+        let id = self.processes.iter().nth(victim).map(|(node, ..)| node);
+        let number = victim + 1;
+        let what = format!("node {number} is in the middle of a task");
+        let stuck = self.until_all(&what, |farm| {
+            let done: u32 = farm.said.values().map(|said| said.done).sum();
+            let stuck = farm.said.iter().find(|(node, _)| Some(**node) == id).map(|(_, said)| said.stuck)?;
+            (stuck > 0 && done as usize * 4 > farm.tasks).then_some(stuck)
+        })?;
+        self.processes.kill(victim).map_err(|error| error.to_string())?;
+        self.view.say(&format!("killed node {number} (SIGKILL) in the middle of {stuck} tasks"));
+        Ok(())
+    }
+
+    /// Waits until what those that run say is as wanted.
+    fn until<T>(&mut self, what: &str, wanted: impl Fn(&[Said], usize) -> Option<T>) -> Result<T, String> {
+        self.until_all(what, |farm| {
+            let said: Vec<_> = farm.processes.said().into_iter().map(|(_, said)| said).collect();
+            wanted(&said, farm.processes.ids(|state| state == State::Runs).len())
+        })
+    }
+
+    fn until_all<T>(&mut self, what: &str, wanted: impl Fn(&Self) -> Option<T>) -> Result<T, String> {
+        let (mut moved_at, mut done) = (Instant::now(), 0);
+        loop {
+            self.said.extend(self.processes.said());
+            let rows = self.rows();
+            self.view.show(&rows, self.tasks);
+            if let Some(failed) = self.said.values().find_map(|said| said.failed.as_ref()) {
+                return Err(failed.clone());
+            }
+            if let Some(found) = wanted(self) {
+                return Ok(found);
+            }
+            let now = rows.iter().map(|row| row.done).sum();
+            if std::mem::replace(&mut done, now) != now {
+                moved_at = Instant::now();
+            }
+            if moved_at.elapsed() > PATIENCE {
+                let by: Vec<_> =
+                    rows.iter().map(|row| format!("{}+{}+{}", row.done, row.running, row.queued)).collect();
+                return Err(format!(
+                    "nothing was done for {PATIENCE:?}, and it did not come about that {what}; of {} tasks are done, run and \
+                     are queued by node: {}",
+                    self.tasks,
+                    by.join(" ")
+                ));
+            }
+            thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    /// How each node is; of one that was killed, what it has done.
+    fn rows(&self) -> Vec<Row> {
+        let row = |(at, (node, pid, state)): (usize, (NodeId, Option<u32>, State))| {
+            let said = self.said.get(&node).cloned().unwrap_or_default();
+            let (queued, running) = if state == State::Runs { (said.queued, said.running) } else { (0, 0) };
+            Row { number: at + 1, pid, queued, running, done: said.done }
+        };
+        self.processes.iter().enumerate().map(row).collect()
+    }
+
+    fn tell(&mut self, report: &Report) {
+        let trigrams: Vec<_> = report.trigrams.iter().map(|(letters, count)| format!("{letters} {count}")).collect();
+        self.view.say(&format!(
+            "after {:.1} s: {} files, {} bytes, {} lines, {} words; most frequent: {}",
+            report.seconds,
+            report.files,
+            report.bytes,
+            report.lines,
+            report.words,
+            trigrams.join(", ")
+        ));
+        self.view.say(&format!(
+            "{} tasks, {} executions came to nothing and were made again; done by node: {:?}; digest {}",
+            report.tasks, report.failures, report.done, report.digest
+        ));
+    }
+}

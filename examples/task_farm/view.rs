@@ -1,0 +1,69 @@
+//! How far the nodes are, in the terminal.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+/// How one node is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Row {
+    pub(crate) number: usize,
+    pub(crate) pid: Option<u32>,
+    pub(crate) queued: u32,
+    pub(crate) running: u32,
+    pub(crate) done: u32,
+}
+
+/// Draws a table again and again in its place; where the output is no terminal, a line for each tenth that is done.
+#[derive(Debug)]
+pub(crate) struct View {
+    is_quiet: bool,
+    /// Lines of the table that is on the screen.
+    drawn: usize,
+    /// How many tenths were told.
+    tenths: usize,
+}
+
+impl View {
+    pub(crate) const fn new(is_quiet: bool) -> Self {
+        Self { is_quiet, drawn: 0, tenths: 0 }
+    }
+
+    /// Says something, above the table.
+    pub(crate) fn say(&mut self, text: &str) {
+        if !self.is_quiet {
+            self.erase();
+            println!("{text}");
+        }
+    }
+
+    /// Shows how far all are with so many tasks.
+    pub(crate) fn show(&mut self, rows: &[Row], tasks: usize) {
+        if self.is_quiet {
+            return;
+        }
+        let done: usize = rows.iter().map(|row| row.done as usize).sum();
+        if io::stdout().is_terminal() {
+            self.erase();
+            println!("  node     pid  queued  running   done");
+            for row in rows {
+                let pid = row.pid.map_or_else(|| "dead".to_owned(), |pid| pid.to_string());
+                println!("  {:>4} {pid:>7}  {:>6}  {:>7}  {:>5}", row.number, row.queued, row.running, row.done);
+            }
+            println!("  {:>4} {:>7}  {:>6}  {:>7}  {done:>5} of {tasks}", "all", "", "", "");
+            self.drawn = rows.len() + 2;
+        } else if done * 10 / tasks > self.tenths {
+            self.tenths = done * 10 / tasks;
+            let by: Vec<_> = rows.iter().map(|row| row.done.to_string()).collect();
+            println!("{done} of {tasks} tasks are done, by node: {}", by.join(" "));
+        }
+        // Nothing is lost where nobody reads.
+        let _ = io::stdout().flush();
+    }
+
+    fn erase(&mut self) {
+        if self.drawn > 0 {
+            // Up to where it began, and clear from there.
+            print!("\x1b[{}A\x1b[J", self.drawn);
+            self.drawn = 0;
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The `task_farm` program: a directory is indexed by processes, one of which is killed.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use support::{output, refusal};
+
+/// Some files: texts with words across any cut, one without an end of line, an empty one, and one that is no text.
+fn fill(directory: &Path) {
+    let text =
+        |lines: u32| (0..lines).map(|line| format!("The mesh counts line {line} ünd more.\n")).collect::<String>();
+    fs::create_dir_all(directory.join("deep/er")).unwrap();
+    fs::create_dir_all(directory.join("target")).unwrap();
+    for number in 0..40 {
+        fs::write(directory.join(format!("deep/{number}.txt")), text(number)).unwrap();
+    }
+    fs::write(directory.join("deep/er/long.txt"), text(400)).unwrap();
+    fs::write(directory.join("open"), "no end of line").unwrap();
+    fs::write(directory.join("picture"), [0, 1, 2, b'\n', b'a', b'b', b'c', b' ']).unwrap();
+    fs::write(directory.join(".hidden"), "not counted").unwrap();
+    fs::write(directory.join("target/made"), "not counted").unwrap();
+}
+
+/// Runs it with these files, and checks what is so in every run.
+fn run(arguments: &[&str]) -> Value {
+    let directory = tempfile::tempdir().unwrap();
+    fill(directory.path());
+    let input = format!("--input={}", directory.path().display());
+    let run = output("task_farm", &[&[&input, "--piece-kib=1", "--json"], arguments].concat());
+    assert!(run.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&run.stderr));
+    let report: Value = serde_json::from_slice(&run.stdout).unwrap();
+    // Lines 0 to 39 of as many files and 400 of another; six words each, and four.
+    assert_eq!((&report["files"], &report["lines"]), (&43.into(), &(780 + 400).into()), "{report}");
+    assert_eq!(report["words"], 1180 * 7 + 4, "{report}");
+    let done: u64 = report["done"].as_array().unwrap().iter().map(|done| done.as_u64().unwrap()).sum();
+    assert!(Some(done) >= report["tasks"].as_u64(), "{report}");
+    report
+}
+
+#[test]
+fn idle_nodes_steal_and_all_count_the_same_as_one_alone() {
+    let report = run(&["--policy", "steal", "--nodes", "4"]);
+    assert_eq!((&report["nodes_equal"], &report["failures"], &report["killed"]), (&4.into(), &0.into(), &Value::Null));
+    let idle = report["done"].as_array().unwrap().iter().filter(|done| **done == 0).count();
+    assert_eq!(idle, 0, "{report}");
+}
+
+#[test]
+fn what_a_killed_node_was_in_the_middle_of_is_done_again_and_counted_once() {
+    let report = run(&["--kill", "--nodes", "4", "--seed", "2"]);
+    assert_eq!((&report["nodes_equal"], &report["killed"]), (&3.into(), &3.into()));
+    assert!(report["failures"].as_u64() >= Some(1), "{report}");
+}
+
+#[test]
+fn the_ring_places_tasks_and_others_take_over_those_of_a_killed_node() {
+    let report = run(&["--policy", "dht", "--kill", "--nodes", "5"]);
+    assert_eq!((&report["nodes_equal"], &report["killed"]), (&4.into(), &5.into()));
+}
+
+#[test]
+fn each_other_policy_has_all_counted_too() {
+    for policy in ["auction", "balance", "capability"] {
+        let report = run(&["--policy", policy, "--nodes", "3"]);
+        assert_eq!((&report["nodes_equal"], &report["policy"]), (&3.into(), &policy.into()));
+    }
+}
+
+#[test]
+fn bad_arguments_are_refused_with_a_sentence() {
+    let empty = tempfile::tempdir().unwrap();
+    let empty = format!("{}", empty.path().display());
+    for (arguments, said) in [
+        (&["--policy", "best"][..], "invalid value 'best' for '--policy <POLICY>'"),
+        (&["--nodes", "2"], "2 is not in 3..=15"),
+        (&["--input", "/no/such/place"], "task_farm: /no/such/place cannot be read"),
+        (&["--input", &empty], "there is no file below"),
+    ] {
+        let refusal = refusal("task_farm", arguments);
+        assert!(refusal.contains(said), "{arguments:?}: {refusal}");
+    }
+}
