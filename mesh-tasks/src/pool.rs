@@ -96,7 +96,7 @@ use route::Routes;
 use submit::Submission;
 
 use crate::capability::{Capabilities, CapabilityError, Resources};
-use crate::dht::ring::{Member, Ring, RingConfig};
+use crate::dht::ring::{Ring, RingConfig};
 use crate::task::TaskId;
 #[cfg(doc)]
 use crate::task::{Policy, Token};
@@ -144,6 +144,8 @@ pub struct TaskPool {
     /// Those who are there and take tasks, in order.
     ready: Vec<NodeId>,
     ring: Ring,
+    /// With those who were there lately: where tasks with a key are at home.
+    home: Ring,
     /// Nodes that have something to keep that they were not told.
     dirty_peers: BTreeSet<NodeId>,
     /// To whom something was said since the last flush, and to whom something is yet to be said.
@@ -232,6 +234,7 @@ impl TaskPool {
             peers: BTreeMap::new(),
             ready: Vec::new(),
             ring: Ring::new(RingConfig::default())?,
+            home: Ring::new(RingConfig::default())?,
             dirty_peers: BTreeSet::new(),
             said: BTreeSet::new(),
             lazy: BTreeSet::new(),
@@ -368,6 +371,7 @@ impl TaskPool {
             }
         }
         self.note_slots(cx.now());
+        self.leave_home(cx.now());
         self.on_time(cx);
         self.renew(cx);
         self.balance(cx);
@@ -405,7 +409,7 @@ impl Protocol for TaskPool {
             self.incarnation = cx.rng().next_u64().max(1);
             self.persist_begun(cx);
         }
-        self.ring.join(Member { zone: self.zone, ..Member::new(self.me) });
+        self.join_rings();
         let now = cx.now();
         for (task, entry) in &mut self.tasks {
             entry.ready_at = now + entry.ready_at.since(Instant::ZERO);

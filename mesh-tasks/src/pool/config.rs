@@ -29,6 +29,10 @@ pub struct PoolConfig {
     pub takeover_after: Duration,
     /// A replica that is down is replaced after so much time. Default: 5 s.
     pub repair_after: Duration,
+    /// A node that is down is counted among those who keep new tasks with a key, and whose answer a majority needs, for so
+    /// long. So a key that is submitted on both sides of a partition is executed on one side only, and where too many are
+    /// away it waits. Zero where it is better executed twice than late. Default: 10 minutes.
+    pub home_for: Duration,
     /// How many tasks may be owned here that are not settled: more are refused. Default: 100,000.
     pub queue_max: usize,
     /// How many bytes they may take. Default: 256 MiB.
@@ -72,6 +76,7 @@ impl Default for PoolConfig {
             batch_delay: Duration::from_millis(2),
             takeover_after: Duration::from_secs(1),
             repair_after: Duration::from_secs(5),
+            home_for: Duration::from_secs(600),
             queue_max: 100_000,
             queue_bytes_max: 256 << 20,
             payload_max: 256 << 10,

@@ -8,7 +8,6 @@ use super::command::{PoolReply, Receipt, TakeError};
 use super::holder::Stage;
 use super::message::Message;
 use super::{Context, TaskPool};
-use crate::dht::ring::Member;
 
 /// A drain that is on its way.
 #[derive(Clone, Debug)]
@@ -36,6 +35,7 @@ impl TaskPool {
             }
         }
         self.ring.leave(self.me);
+        self.home.leave(self.me);
         for (taker, _) in std::mem::take(&mut self.takers) {
             cx.reply(taker, PoolReply::Job(Err(TakeError::Draining)));
         }
@@ -55,7 +55,7 @@ impl TaskPool {
             for request in drain.requests {
                 cx.reply(request, PoolReply::Drained(drain.receipt));
             }
-            self.ring.join(Member { zone: self.zone, ..Member::new(self.me) });
+            self.join_rings();
             self.say_status(cx);
             self.repair.begin();
         }

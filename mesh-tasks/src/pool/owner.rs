@@ -9,23 +9,35 @@ use super::command::{PROGRESS_MAX, PoolEvent, PoolReply};
 use super::entry::{Effect, Entry, Group};
 use super::message::{Known, Message, Report, Reported, TaskStatus};
 use super::{Context, TaskPool};
+use crate::dht::ring::Ring;
 use crate::task::{Failure, Outcome, State, TaskId, TaskSpec, Token};
 
 impl TaskPool {
     /// Begins to own a task.
     pub(super) fn create(&mut self, cx: &mut Context<'_>, task: TaskId, spec: Arc<TaskSpec>) {
-        let entry = Entry::new(spec, self.group_of(task), self.epoch(1), cx.now());
+        let group = if self.has_place(&spec) { self.home_of(task) } else { self.group_of(task) };
+        let entry = Entry::new(spec, group, self.epoch(1), cx.now());
         self.meter.submitted.increment();
         self.tasks.insert(task, Box::new(entry));
         self.replicate(cx, task, true);
         self.begin_to_own(cx, task);
     }
 
-    /// The replicas of a task that this node owns.
+    /// The replicas that a task of this node should have.
     pub(super) fn group_of(&self, task: TaskId) -> Group {
+        self.group_by(&self.ring, task)
+    }
+
+    /// The replicas of a new task that others may create, too: also those who are away. Of any two of such groups
+    /// majorities meet, so that one of the two creations is refused.
+    pub(super) fn home_of(&self, task: TaskId) -> Group {
+        self.group_by(&self.home, task)
+    }
+
+    fn group_by(&self, ring: &Ring, task: TaskId) -> Group {
         let mut members = vec![self.replica()];
         if self.config.successors > 0 {
-            let others = self.ring.replicas_across_zones(task.0, self.config.successors + 1);
+            let others = ring.replicas_across_zones(task.0, self.config.successors + 1);
             let others = others.filter(|node| *node != self.me).filter_map(|node| self.replica_of(node));
             members.extend(others.take(self.config.successors));
         }

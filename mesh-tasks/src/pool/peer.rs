@@ -105,8 +105,8 @@ impl TaskPool {
         if node == self.me {
             self.zone = zone;
             self.ring.leave(node);
-            self.ring.join(Member { zone, ..Member::new(node) });
-            return;
+            self.home.leave(node);
+            return self.join_rings();
         }
         if !self.peers.contains_key(&node) && self.peers.len() >= PEERS_MAX {
             return self.meter.peers_refused.increment();
@@ -137,6 +137,10 @@ impl TaskPool {
         self.ring.leave(node);
         if let Some(member) = member {
             self.ring.join(member);
+            self.home.leave(node);
+            self.home.join(member);
+        } else if peer.load.draining {
+            self.home.leave(node);
         }
         match (self.ready.binary_search(&node), takes_part) {
             (Err(at), true) => self.ready.insert(at, node),
@@ -146,6 +150,22 @@ impl TaskPool {
             _ => {}
         }
         self.repair.begin();
+    }
+
+    /// This node takes its place.
+    pub(super) fn join_rings(&mut self) {
+        let me = Member { zone: self.zone, ..Member::new(self.me) };
+        self.ring.join(me);
+        self.home.join(me);
+    }
+
+    /// Those who are down for long are at home here no more.
+    pub(super) fn leave_home(&mut self, now: Instant) {
+        let home_for = self.config.home_for;
+        let is_gone = |peer: &Peer| !peer.is_up && now.since(peer.down_since) >= home_for;
+        for (node, _) in self.peers.iter().filter(|(_, peer)| is_gone(peer)) {
+            self.home.leave(*node);
+        }
     }
 
     pub(super) fn load(&self) -> Load {

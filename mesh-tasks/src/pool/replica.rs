@@ -520,6 +520,7 @@ impl TaskPool {
     fn repair_task(&mut self, cx: &mut Context<'_>, task: TaskId, now: Instant) {
         let Some(entry) = self.tasks.get(&task).filter(|entry| entry.owned.is_some()) else { return };
         if !entry.group.former.is_empty() || !entry.is_safe(self.replica()) {
+            self.recreate(cx, task);
             return self.repair.begin();
         }
         // Those who are gone for a moment, or were not met yet, are waited for.
@@ -543,6 +544,20 @@ impl TaskPool {
             self.regroup(cx, task, wanted);
         } else if owner != self.me && self.tasks.get(&task).is_some_and(|entry| entry.group.has_node(owner)) {
             self.say(cx, owner, Message::TakeOver(vec![task]));
+        }
+    }
+
+    /// A task that could not be kept safely since it was created, as too many of its home are away, is kept by others once
+    /// these count no more.
+    fn recreate(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        let me = self.replica();
+        let home = self.home_of(task);
+        let Some(entry) = self.tasks.get_mut(&task) else { return };
+        let is_new = entry.version.epoch.number == 1 && !entry.was_safe(me) && entry.group.former.is_empty();
+        let is_at_home = |replica: &Replica| replica.node == me.node || self.home.member(replica.node).is_some();
+        if is_new && !entry.group.members.iter().all(is_at_home) {
+            entry.group = home;
+            self.changed(cx, task);
         }
     }
 

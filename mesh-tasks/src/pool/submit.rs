@@ -26,11 +26,15 @@ pub(super) struct Submission {
 impl TaskPool {
     /// The node that should own a task: that of the ring where the task has a place in it, or this one.
     pub(super) fn owner_by_ring(&self, task: TaskId, spec: &TaskSpec) -> NodeId {
-        let has_place = spec.key.is_some() || spec.policy.unwrap_or(self.config.policy) == Policy::Dht;
-        if !has_place && self.drain.is_none() {
+        if !self.has_place(spec) && self.drain.is_none() {
             return self.me;
         }
         self.ring.owner(task.0).unwrap_or(self.me)
+    }
+
+    /// Whether the ring names the owner of a task.
+    pub(super) fn has_place(&self, spec: &TaskSpec) -> bool {
+        spec.key.is_some() || self.policy(spec) == Policy::Dht
     }
 
     pub(super) fn on_submit(&mut self, cx: &mut Context<'_>, request: RequestId, spec: TaskSpec) {
