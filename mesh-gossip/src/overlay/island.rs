@@ -141,6 +141,10 @@ impl Overlay {
         if !self.island.differs(beacons) || !self.view.is_free(from) || self.bridging > cx.now() {
             return;
         }
+        // One link is offered at a time: where many are named, nobody else keeps that busy under ever new names.
+        if !self.view.is_member(from) && !self.view.names_few(self.config.passive_max) {
+            return self.meter.strangers.increment();
+        }
         self.meter.islands.increment();
         let zone = self.view.zone_of(from).unwrap_or(self.config.zone);
         let full = self.view.taken() >= self.view.limit(&self.config);

@@ -183,6 +183,11 @@ impl View {
         self.members.contains_key(&node)
     }
 
+    /// Whether the application named fewer members than are remembered of those heard of.
+    pub(super) fn names_few(&self, passive_max: usize) -> bool {
+        self.ids.len() < passive_max
+    }
+
     /// Whether there are so few others that all are linked with all.
     pub(super) fn is_full_mesh(&self, config: &OverlayConfig) -> bool {
         self.others(config.full_mesh) < config.full_mesh
@@ -256,7 +261,7 @@ impl View {
         let far = self.wants_far();
         let wanted = |peer: &Peer| self.is_free(peer.node) && (!far || self.is_far(peer.zone));
         let heard_of: Vec<_> = self.passive.iter().filter(|peer| wanted(peer)).copied().collect();
-        if self.ids.len() < passive_max
+        if self.names_few(passive_max)
             && rng.chance(1, 2)
             && let Some(peer) = rng.choose(&heard_of)
         {

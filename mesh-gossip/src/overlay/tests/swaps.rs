@@ -312,6 +312,22 @@ fn s8_a_link_asked_for_because_of_beacons_is_one_that_others_do_not_take() {
     assert!(!gets(&mut node, 67, ask_of(0, Need::Urgent)));
 }
 
+#[test]
+fn s8_s19_where_many_are_named_only_they_are_asked_because_of_beacons() {
+    let compare = |node: &mut Harness<Overlay>, from: u128| {
+        node.receive(NodeId(from), Message::Compare { beacons: vec![Beacon { origin: NodeId(from), number: 1 }] });
+        asked(node)
+    };
+    for (named, stranger_is_asked) in [(29, true), (30, false)] {
+        let mut node = full([0; 5]);
+        (100..100 + named).for_each(|peer| name(&mut node, peer, 0));
+        node.sent();
+        assert_eq!(!compare(&mut node, 66).is_empty(), stranger_is_asked);
+        // A stranger holds up no member.
+        assert_eq!(!compare(&mut node, 100).is_empty(), !stranger_is_asked);
+    }
+}
+
 // Nearness.
 
 /// A neighbour is so many milliseconds away.
