@@ -11,7 +11,7 @@ pub struct Settings {
     pub quick: bool,
     /// Measure also the cells that the [plots](crate::plot::plots) show.
     pub plots: bool,
-    /// Of membership and pBFT, only what has a figure whose name has this in it.
+    /// Of membership, its growth and pBFT, only what has a figure whose name has this in it.
     pub only: Option<String>,
     /// Where the members of an etcd cluster take requests, to run in turn with our durable cluster;
     /// as in `http://127.0.0.1:2379`.

@@ -83,7 +83,7 @@ const INPUTS_PER_ROUND: usize = 4096;
 const SCRATCH_LEN_KEPT: usize = 64 * 1024;
 
 /// Empty frame builders are kept for this many peers at most.
-const IDLE_PEERS_MAX: usize = 4096;
+const IDLE_PEERS_MAX: usize = 128;
 
 /// Why a node cannot start or stopped.
 #[derive(Debug, thiserror::Error)]

@@ -36,7 +36,7 @@ struct Args {
     /// Write pictures of how the costs of Raft and of membership grow as SVG files into this directory.
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
-    /// Of membership, only the scenarios with a figure whose name has this in it, as in heal.
+    /// Of membership and its growth, only what has a figure whose name has this in it, as in heal or 4096.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// Members of an etcd cluster to run in turn with the durable one, as http://127.0.0.1:2379,...

@@ -37,6 +37,7 @@ fn run(seed: u64, nodes: usize) -> [f64; 6] {
     let join_s = seconds(world.until(NEVER, World::all_agree)) + 0.1;
     let join_cpu = take_spent().as_secs_f64() * 1e6 / nodes as f64 / learned;
     let join_bytes = world.take_bytes_per_node() / learned;
+    eprintln!("  {nodes}, seed {seed}: joined in {join_s:.1} s, {join_bytes:.1} B and {join_cpu:.2} us a member");
     // What was told while they joined is told no more.
     world.run(SETTLING);
     world.take_bytes_per_node();
@@ -48,6 +49,11 @@ fn run(seed: u64, nodes: usize) -> [f64; 6] {
     world.crash(victim);
     let crash_s = seconds(world.until(NEVER, World::all_agree));
     [join_s, crash_s, join_bytes, idle_bytes, join_cpu, idle_cpu]
+}
+
+/// What a figure is called.
+fn figure(nodes: usize, name: &str) -> String {
+    format!("members_{nodes}_{name}")
 }
 
 /// How many seeds: fewer of what takes long.
@@ -63,7 +69,8 @@ pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), Su
     let head = ["nodes", "seeds"].into_iter().chain(FIGURES.map(|(_, head)| head));
     let mut table = Table::new("Membership by nodes: medians", head);
     let most = if settings.quick { 1024 } else { usize::MAX };
-    let sizes: Vec<_> = SIZES.into_iter().filter(|nodes| *nodes <= most).collect();
+    let is_wanted = |nodes| FIGURES.iter().any(|(name, _)| settings.wants(&figure(nodes, name)));
+    let sizes: Vec<_> = SIZES.into_iter().filter(|nodes| *nodes <= most && is_wanted(*nodes)).collect();
     // The largest first, as it takes longest.
     let all = sizes.iter().rev().flat_map(|nodes| (0..seeds(settings, *nodes)).map(|seed| (*nodes, seed)));
     let all: Vec<_> = all.collect();
@@ -79,7 +86,7 @@ pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), Su
         let mut row = vec![nodes.to_string(), runs.len().to_string()];
         for (at, (name, _)) in FIGURES.iter().enumerate() {
             let values: Vec<_> = runs.iter().map(|figures| figures[at]).collect();
-            row.push(short(report.figure(format!("members_{nodes}_{name}"), &values)));
+            row.push(short(report.figure(figure(nodes, name), &values)));
         }
         table.row(row);
     }

@@ -21,7 +21,7 @@ use mesh_core::{Instant, NodeId};
 use super::message::{Claim, Entries, Kind, Message, Sync, Update};
 use super::meter::Count;
 use super::slice::{BUCKETS, Slice};
-use super::{Cx, Entry, MESSAGE_OVERHEAD, Membership, Told};
+use super::{Cx, MESSAGE_OVERHEAD, Membership, Told};
 
 /// A sum for each bucket.
 pub(super) type Sums = [u32; BUCKETS];
@@ -235,20 +235,17 @@ impl Membership {
         let first = cx.rng().below(BUCKETS as u64) as usize;
         let mut rank = [u8::MAX; BUCKETS];
         let differing = (0..BUCKETS).map(|at| (first + at) % BUCKETS).filter(|at| sums[*at] != sync.sums[*at]);
-        let mut by_rank: Vec<Vec<&Entry>> = Vec::new();
-        let mut buckets = Vec::new();
-        for bucket in differing {
-            rank[bucket] = buckets.len() as u8;
-            buckets.push(bucket);
-            by_rank.push(Vec::new());
-        }
-        for (bucket, entry) in self.table.of(slice) {
-            if let Some(entries) = by_rank.get_mut(usize::from(rank[bucket])) {
-                entries.push(entry);
-            }
-        }
-        for (bucket, entries) in buckets.into_iter().zip(by_rank) {
-            for entry in entries.into_iter().filter(|entry| entry.told != Told::Nobody) {
+        let buckets: Vec<_> = differing.collect();
+        buckets.iter().zip(0..).for_each(|(bucket, place)| rank[*bucket] = place);
+        let ranked = self.table.of(slice).map(|(bucket, entry)| (rank[bucket], entry));
+        let mut ranked: Vec<_> = ranked.filter(|(rank, _)| *rank != u8::MAX).collect();
+        ranked.sort_by_key(|(rank, _)| *rank);
+        let mut ranked = ranked.into_iter().peekable();
+        for bucket in buckets {
+            while let Some((_, entry)) = ranked.next_if(|(of, _)| *of == rank[bucket]) {
+                if entry.told == Told::Nobody {
+                    continue;
+                }
                 is_full =
                     is_full || self.update_from(now, entry, true).is_some_and(|update| !add(&mut updates, update));
                 more += u32::from(is_full);

@@ -18,6 +18,10 @@ const IN_FULL: u8 = 0x80;
 /// News are sent at most so often.
 const SENDS_MAX: u32 = 120;
 
+/// News of so many wait at most: packets hold some forty, so more of them would be told after many seconds, and are
+/// found by comparing digests before.
+const NEWS_MAX: usize = 2048;
+
 /// So many others in a row that know the same are enough to take it that all know it.
 const AGREED_ENOUGH: u32 = 3;
 
@@ -65,6 +69,14 @@ impl News {
         Some((sends, node))
     }
 
+    /// Takes the one that was sent most, the oldest of them, and says how often.
+    fn pop_oldest(&mut self) -> Option<(usize, NodeId)> {
+        let sends = self.queues.iter().rposition(|queue| !queue.is_empty())?;
+        let node = self.queues[sends].pop_front()?;
+        self.len -= 1;
+        Some((sends, node))
+    }
+
     /// Another knows the same, or does not.
     pub(super) const fn compared(&mut self, is_same: bool) {
         self.agreed = if is_same { self.agreed.saturating_add(1) } else { 0 };
@@ -74,11 +86,6 @@ impl News {
 impl Membership {
     /// There are news of a member, with its profile or without.
     pub(super) fn publish(&mut self, cx: &mut Cx<'_>, node: NodeId, in_full: bool) {
-        // Names out of date remain until their turn comes: there must not be many.
-        if self.news.len > 4 * (self.table.len() + 16) {
-            self.meter.count(Count::Dropped);
-            self.news = News::default();
-        }
         let mark = match node == self.me {
             true => &mut self.own_news,
             false => match self.table.notes(node) {
@@ -91,9 +98,27 @@ impl Membership {
         let kept_full = *mark & IN_FULL;
         *mark = 1 | kept_full | if in_full { IN_FULL } else { 0 };
         if !unsent {
+            // Names out of date remain until their turn comes: there must not be many.
+            if self.news.len >= NEWS_MAX.min(4 * (self.table.len() + 16)) {
+                self.drop_oldest_news();
+            }
             self.news.push(0, node);
         }
         self.wake_tick(cx);
+    }
+
+    /// Tells no more of the one of whom most was told.
+    fn drop_oldest_news(&mut self) {
+        let Some((sends, node)) = self.news.pop_oldest() else { return };
+        let mark = match node == self.me {
+            true => Some(&mut self.own_news),
+            false => self.table.notes(node).map(|entry| &mut entry.news),
+        };
+        // Of a name out of date there is a newer one in the queues.
+        if let Some(mark) = mark.filter(|mark| usize::from(**mark & !IN_FULL) == sends + 1) {
+            *mark = 0;
+            self.meter.count(Count::Dropped);
+        }
     }
 
     /// Ends news that all know, as far as can be told: a rumor is not worth telling to who knows it (Demers et al.

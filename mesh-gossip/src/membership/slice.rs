@@ -43,6 +43,13 @@ impl Slice {
         is_in.then_some(((u64::from(place << depth) * BUCKETS as u64) >> 32) as usize)
     }
 
+    /// The first and the last of the [places](place_of) in the slice.
+    pub(super) const fn places(self) -> (u32, u32) {
+        let depth = self.depth();
+        let first = ((self.0 as u64 - (1 << depth)) << (32 - depth)) as u32;
+        (first, first + (u32::MAX >> depth))
+    }
+
     /// Whether the two have members in common.
     pub(super) const fn overlaps(self, other: Self) -> bool {
         let (depth, others) = (self.depth(), other.depth());
@@ -76,6 +83,7 @@ mod tests {
 
     #[test]
     fn each_name_is_in_one_part_of_everything() {
+        assert_eq!(Slice::ALL.places(), (0, u32::MAX));
         for count in [1, 100, 101, 1_000, 100_000, usize::MAX] {
             let parts: Vec<_> = Slice::ALL.cut(count, 100).collect();
             assert!(parts.len().is_power_of_two() && parts.len() <= 1 << DEPTH_MAX);
@@ -98,6 +106,8 @@ mod tests {
         for node in (0..50_000).map(NodeId) {
             let within = inner.iter().filter(|inner| inner.bucket_of(node).is_some()).count();
             assert_eq!(within == 1, part.bucket_of(node).is_some());
+            let (first, last) = inner[3].places();
+            assert_eq!((first..=last).contains(&place_of(node)), inner[3].bucket_of(node).is_some());
             if let Some(bucket) = inner[3].bucket_of(node) {
                 buckets[bucket] += 1;
             }

@@ -11,6 +11,9 @@ use super::digest::Sums;
 use super::member::{EncodedProfile, Status, hash_of, mix};
 use super::slice::{BUCKETS, Slice, place_of};
 
+/// So many places are looked at together, to see whether any is in a slice.
+const PLACES_AT_ONCE: usize = 16;
+
 /// Who hears of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Told {
@@ -99,8 +102,14 @@ impl Table {
 
     /// Those in a slice, with the bucket that each is in.
     pub(super) fn of(&self, slice: Slice) -> impl Iterator<Item = (usize, &Entry)> {
-        let places = self.places.iter().enumerate();
-        places.filter_map(move |(at, place)| Some((slice.bucket_at(*place)?, &self.entries[at])))
+        // Most chunks of places hold none of a small slice, and a few instructions tell it of each.
+        let (first, last) = slice.places();
+        let is_in = move |place: &u32| place.wrapping_sub(first) <= last - first;
+        let holds_any = move |chunk: &&[u32]| chunk.iter().fold(false, |any, place| any | is_in(place));
+        let chunks = self.places.chunks(PLACES_AT_ONCE).zip(self.entries.chunks(PLACES_AT_ONCE));
+        let chunks = chunks.filter(move |(places, _)| holds_any(places));
+        let entries = chunks.flat_map(|(places, entries)| places.iter().zip(entries));
+        entries.filter_map(move |(place, entry)| Some((slice.bucket_at(*place)?, entry)))
     }
 
     pub(super) fn get(&self, node: NodeId) -> Option<&Entry> {

@@ -17,6 +17,9 @@ const MEMBERS: ProtocolId = ProtocolId(1);
 /// How often the views are looked at.
 const GLANCE: Duration = Duration::from_millis(100);
 
+/// How often what nodes told is read: of thousands of nodes much waits otherwise.
+const READING: Duration = Duration::from_millis(20);
+
 /// How a world begins.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -81,6 +84,8 @@ impl<S: Subject> World<S> {
     pub fn boot(seed: u64, setup: Setup) -> Self {
         let mut config = SimConfig::default();
         (config.link, config.peer_notices, config.trace_len) = (link(setup.loss), false, 20);
+        // Nobody logs anything, and there are thousands of disks.
+        (config.log.segment_len, config.log.record_len_max) = (4 << 10, 2 << 10);
         let mut sim = Sim::with_config(seed, config);
         let mut names = Rng64::from_seed(seed, "names");
         let ids: Arc<[_]> = (0..setup.nodes)
@@ -258,7 +263,7 @@ impl<S: Subject> World<S> {
     pub fn run(&mut self, time: Duration) {
         let end = self.sim.now() + time;
         while self.sim.now() < end {
-            self.sim.run_for(GLANCE.min(end - self.sim.now()));
+            self.sim.run_for(READING.min(end - self.sim.now()));
             self.look();
         }
     }

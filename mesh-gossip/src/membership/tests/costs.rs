@@ -333,3 +333,25 @@ fn many_seeds_are_named_and_some_are_remembered() {
     node.command(MembershipCommand::Join { seeds: (100..1_100).map(NodeId).collect() });
     assert_eq!(node.sent().len(), 256);
 }
+
+#[test]
+fn of_thousands_of_news_the_latest_wait_and_the_others_are_told_again_once_there_is_more_to_say() {
+    let named = |other: u128| NodeId(100 + other);
+    let mut node = node();
+    (0..5_000).for_each(|other| node.receive(A, alive(named(other), 0)));
+    assert_eq!((node.protocol.live(), node.protocol.status().news), (5_000, 2_048));
+    node.sent();
+    let told = |node: &mut Harness<Membership>| {
+        node.pass(MembershipConfig::lan().gossip_interval);
+        let news = node.sent().into_iter().filter_map(|(_, message)| match message.0 {
+            Kind::Gossip(gossip) => Some(gossip.updates),
+            _ => None,
+        });
+        news.flatten().map(|update| update.node).collect::<Vec<_>>()
+    };
+    let first = told(&mut node);
+    assert!(first.contains(&named(4_999)) && !first.contains(&named(0)));
+    node.receive(A, says(named(0), 1, Claim::Alive(profile(7))));
+    assert_eq!(node.protocol.status().news, 2_048);
+    assert!(told(&mut node).contains(&named(0)), "it was news before, and dropped");
+}
