@@ -24,7 +24,7 @@ use mesh_gossip::partition::{Partition, PartitionCommand, PartitionConfig};
 use mesh_tasks::capability::{Capabilities, Requirements};
 use mesh_tasks::executor::{Executor, RunError, RunToken, ServeConfig, serve};
 use mesh_tasks::pool::{FollowError, Job, PoolConfig, PoolHandle as _, SubmitError, TaskPool};
-use mesh_tasks::task::{Outcome, Policy, State, TaskId, TaskSpec};
+use mesh_tasks::task::{Failure, Outcome, Policy, State, TaskId, TaskSpec};
 use mesh_transport_tcp::{Allow, TcpConfig, TcpTransport};
 use serde::{Deserialize, Serialize};
 
@@ -249,7 +249,10 @@ impl Executor for Indexer {
         let index = match wire::from_slice(&job.payload)? {
             Work::Count(piece) => {
                 let input = self.input.clone();
-                on_a_thread(move || Index::of_piece(&input, &piece)).await??
+                on_a_thread(move || {
+                    Index::of_piece(&input, &piece).map_err(|error| format!("{} cannot be read: {error}", piece.path))
+                })
+                .await??
             }
             Work::Merge(tasks) => self.add_up(&tasks).await?,
         };
@@ -334,12 +337,10 @@ pub(crate) fn serve_node(options: WorkerOptions) -> Result<(), Box<dyn std::erro
     let asked = (pool.clone(), clock.clone(), progress.clone());
     thread::spawn(move || {
         let (pool, clock, progress) = asked;
-        let end = if number == 0 {
-            block_on(submit_all(&pool, &*clock, &plan, order, nodes.len(), &progress))
-        } else {
-            block_on(await_last(&pool, &*clock, &progress))
-        };
-        if let Err(error) = end {
+        if number > 0 {
+            // Where that comes to nothing, the first node says why.
+            let _ = block_on(await_last(&pool, &*clock, &progress));
+        } else if let Err(error) = block_on(submit_all(&pool, &*clock, &plan, order, nodes.len(), &progress)) {
             progress.end(|end| end.failed = Some(error.to_string()));
         }
     });
@@ -389,7 +390,11 @@ async fn submit_all(
         let status = pool.status(task).await?;
         failures += status.failures;
         if let State::Settled(Outcome::Dead(failure)) = status.state {
-            return Err(format!("a task failed {} times, at last so: {failure:?}", status.failures).into());
+            let why = match failure {
+                Failure::Error(why) | Failure::Panicked(why) => why,
+                other => format!("{other:?}"),
+            };
+            return Err(format!("a task failed {} times, at last so: {why}", status.failures).into());
         }
     }
     progress.end(|end| end.failures = Some(failures));
