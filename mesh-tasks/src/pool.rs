@@ -42,6 +42,7 @@
 //! ```
 
 mod ask;
+mod claim;
 mod command;
 mod config;
 mod drain;
@@ -56,6 +57,7 @@ mod owner;
 mod peer;
 mod queue;
 mod record;
+mod repair;
 mod replica;
 mod route;
 mod stream;
@@ -83,6 +85,7 @@ pub use record::Record;
 pub use submit::in_order;
 
 use ask::Wanted;
+use claim::Ballot;
 use drain::Drain;
 use entry::Entry;
 use holder::{Held, Unanswered};
@@ -91,7 +94,7 @@ use market::Market;
 use meter::Meter;
 use peer::{Lazy, Peer};
 use queue::Queue;
-use replica::{Ballot, Repair};
+use repair::Repair;
 use route::Routes;
 use submit::Submission;
 

@@ -1,0 +1,143 @@
+//! How the replicas of a task are replaced: by joint consensus, once those who are new know the task.
+
+use mesh_core::Instant;
+
+use super::entry::{Effect, Group, Replica};
+use super::message::Message;
+use super::{Context, TaskPool};
+use crate::task::TaskId;
+
+/// How many tasks are looked at in a tick for whether their replicas are those they should be.
+const REPAIRS: usize = 256;
+
+/// Which tasks are yet to be looked at.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Repair {
+    /// It is worth it to begin again.
+    wanted: bool,
+    /// The next to look at, in a pass.
+    at: Option<TaskId>,
+}
+
+impl Repair {
+    pub(super) const fn begin(&mut self) {
+        self.wanted = true;
+    }
+}
+
+impl TaskPool {
+    /// Looks at some of the tasks owned here for whether they are kept where they should be.
+    pub(super) fn repair(&mut self, cx: &mut Context<'_>) {
+        let begins = self.repair.at.is_none() && std::mem::take(&mut self.repair.wanted);
+        if begins {
+            self.repair.at = self.tasks.keys().next().copied();
+        }
+        let Some(at) = self.repair.at else { return };
+        let now = cx.now();
+        let looked_at: Vec<_> = self.tasks.range(at..).map(|(task, _)| *task).take(REPAIRS + 1).collect();
+        self.repair.at = looked_at.get(REPAIRS).copied();
+        for task in looked_at.into_iter().take(REPAIRS) {
+            self.repair_task(cx, task, now);
+        }
+    }
+
+    fn repair_task(&mut self, cx: &mut Context<'_>, task: TaskId, now: Instant) {
+        let Some(entry) = self.tasks.get(&task).filter(|entry| entry.owned.is_some()) else { return };
+        if !entry.group.former.is_empty() || !entry.is_safe(self.replica()) {
+            self.recreate(cx, task);
+            return self.repair.begin();
+        }
+        // Those who are gone for a moment, or were not met yet, are waited for.
+        let is_away = |replica: &Replica| {
+            let since = match self.peers.get(&replica.node) {
+                _ if replica.node == self.me => return false,
+                Some(peer) if peer.is_ready() => return false,
+                Some(peer) => peer.down_since,
+                None => self.started_at,
+            };
+            now.since(since) < self.config.repair_after
+        };
+        if entry.group.members.iter().any(is_away) {
+            return self.repair.begin();
+        }
+        let wanted = self.group_of(task);
+        let is_same = wanted.members.len() == entry.group.members.len()
+            && wanted.members.iter().all(|replica| entry.group.members.contains(replica));
+        let owner = self.owner_by_ring(task, &entry.spec);
+        if !is_same || !entry.group.learners.is_empty() {
+            self.regroup(cx, task, wanted);
+        } else if owner != self.me && self.tasks.get(&task).is_some_and(|entry| entry.group.has_node(owner)) {
+            self.say(cx, owner, Message::TakeOver(vec![task]));
+        }
+    }
+
+    /// A task that could not be kept safely since it was created, as too many of its home are away, is kept by others once
+    /// these count no more.
+    fn recreate(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        let me = self.replica();
+        let home = self.home_of(task);
+        let Some(entry) = self.tasks.get_mut(&task) else { return };
+        let is_new = entry.version.epoch.number == 1 && !entry.was_safe(me) && entry.group.former.is_empty();
+        let is_at_home = |replica: &Replica| replica.node == me.node || self.home.member(replica.node).is_some();
+        if is_new && !entry.group.members.iter().all(is_at_home) {
+            entry.group = home;
+            self.changed(cx, task);
+        }
+    }
+
+    /// Changes the replicas of a task: those who are new learn it first, so that they can help to elect an owner as soon
+    /// as they count.
+    fn regroup(&mut self, cx: &mut Context<'_>, task: TaskId, wanted: Group) {
+        let me = self.replica();
+        let Some(entry) = self.tasks.get_mut(&task) else { return };
+        let members = &entry.group.members;
+        let learners: Vec<_> = wanted.members.iter().filter(|replica| !members.contains(replica)).copied().collect();
+        if learners != entry.group.learners {
+            let former = std::mem::replace(&mut entry.group.learners, learners);
+            let gone = former.into_iter().map(|replica| replica.node).filter(|node| !entry.group.has_node(*node));
+            let gone: Vec<_> = gone.collect();
+            let version = entry.version;
+            self.changed(cx, task);
+            gone.into_iter().for_each(|node| self.drop_at(node, task, version));
+            return self.repair.begin();
+        }
+        if !learners.iter().all(|replica| *replica == me || entry.is_known_to(*replica)) {
+            return self.repair.begin();
+        }
+        entry.group.learners.clear();
+        entry.group.former = std::mem::replace(&mut entry.group.members, wanted.members);
+        self.meter.regrouped.increment();
+        self.changed(cx, task);
+        self.when_safe(cx, task, Effect::Regroup);
+    }
+
+    /// A majority of the former replicas and one of the present ones know the present ones: that is enough from now on.
+    pub(super) fn on_regrouped(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        let Some(entry) = self.tasks.get_mut(&task) else { return };
+        let former = std::mem::take(&mut entry.group.former);
+        let dropped = former.into_iter().filter(|replica| !entry.group.members.contains(replica));
+        let dropped: Vec<_> = dropped.map(|replica| replica.node).collect();
+        if let Some(owned) = &mut entry.owned {
+            owned.dropped = dropped;
+        }
+        self.changed(cx, task);
+        self.when_safe(cx, task, Effect::Drop);
+    }
+
+    /// Nobody needs the former replicas any more.
+    pub(super) fn on_dropped(&mut self, task: TaskId) {
+        let Some(entry) = self.tasks.get_mut(&task) else { return };
+        let version = entry.version;
+        let dropped = entry.owned.as_mut().map(|owned| std::mem::take(&mut owned.dropped)).unwrap_or_default();
+        for node in dropped {
+            self.drop_at(node, task, version);
+        }
+    }
+
+    /// Goes on with what a former owner began.
+    pub(super) fn finish_regrouping(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        if self.tasks.get(&task).is_some_and(|entry| !entry.group.former.is_empty()) {
+            self.when_safe(cx, task, Effect::Regroup);
+        }
+    }
+}
