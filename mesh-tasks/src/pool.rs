@@ -62,6 +62,7 @@ mod replica;
 mod route;
 mod stream;
 mod submit;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -97,6 +98,7 @@ use queue::Queue;
 use repair::Repair;
 use route::Routes;
 use submit::Submission;
+use table::Table;
 
 use crate::capability::{Capabilities, CapabilityError, Resources};
 use crate::dht::ring::{Ring, RingConfig};
@@ -156,7 +158,7 @@ pub struct TaskPool {
     lazy: BTreeSet<NodeId>,
 
     // What is kept.
-    tasks: BTreeMap<TaskId, Box<Entry>>,
+    tasks: Table<Box<Entry>>,
     /// Kept tasks that nobody owns, and since when.
     orphans: BTreeMap<TaskId, Instant>,
     claims: BTreeMap<TaskId, Ballot>,
@@ -173,10 +175,10 @@ pub struct TaskPool {
     later: BTreeSet<(Instant, TaskId)>,
     expiring: BTreeSet<(Instant, TaskId)>,
     /// Leases granted to others, and until when they are good.
-    grants: BTreeMap<TaskId, Instant>,
+    grants: Table<Instant>,
     settled: VecDeque<(Instant, TaskId)>,
     /// Tasks whose lease for this node is not safe yet.
-    starting: BTreeSet<TaskId>,
+    starting: Table<()>,
     submissions: BTreeMap<TaskId, Submission>,
     lookups: BTreeMap<TaskId, Lookup>,
     wanted: BTreeMap<TaskId, Wanted>,
@@ -194,8 +196,8 @@ pub struct TaskPool {
     queue: Queue,
     /// Owned ones that cannot.
     foreign: Queue,
-    held: BTreeMap<TaskId, Held>,
-    running: BTreeMap<TaskId, Ticket>,
+    held: Table<Held>,
+    running: Table<Ticket>,
     takers: VecDeque<(RequestId, Ticket)>,
     reports: BTreeMap<(NodeId, TaskId), Unanswered>,
     renew_at: Instant,
@@ -241,7 +243,7 @@ impl TaskPool {
             dirty_peers: BTreeSet::new(),
             said: BTreeSet::new(),
             lazy: BTreeSet::new(),
-            tasks: BTreeMap::new(),
+            tasks: Table::default(),
             orphans: BTreeMap::new(),
             claims: BTreeMap::new(),
             pending_claims: BTreeMap::new(),
@@ -252,16 +254,16 @@ impl TaskPool {
             unsettled_bytes: 0,
             later: BTreeSet::new(),
             expiring: BTreeSet::new(),
-            grants: BTreeMap::new(),
+            grants: Table::default(),
             settled: VecDeque::new(),
-            starting: BTreeSet::new(),
+            starting: Table::default(),
             submissions: BTreeMap::new(),
             lookups: BTreeMap::new(),
             wanted: BTreeMap::new(),
             queue: Queue::default(),
             foreign: Queue::default(),
-            held: BTreeMap::new(),
-            running: BTreeMap::new(),
+            held: Table::default(),
+            running: Table::default(),
             takers: VecDeque::new(),
             reports: BTreeMap::new(),
             renew_at: Instant::ZERO,

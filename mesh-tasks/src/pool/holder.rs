@@ -125,7 +125,7 @@ impl TaskPool {
                 self.run(cx, task);
             } else {
                 self.grant(cx, task, self.me);
-                self.starting.insert(task);
+                self.starting.insert(task, ());
                 self.when_safe(cx, task, Effect::Start);
             }
         }
@@ -147,7 +147,7 @@ impl TaskPool {
         self.queue.take(task);
         let is_late = self.held.get(&task).and_then(|held| held.expires_at).is_some_and(|at| at <= now);
         if is_late {
-            self.held.remove(&task);
+            self.held.swap_remove(&task);
             return self.next_to_run(now);
         }
         Some(task)
@@ -155,7 +155,7 @@ impl TaskPool {
 
     /// A task of this node may be executed here: its lease is known to others.
     pub(super) fn start(&mut self, cx: &mut Context<'_>, task: TaskId) {
-        if !self.starting.remove(&task) {
+        if self.starting.swap_remove(&task).is_none() {
             return;
         }
         let Some(entry) = self.tasks.get(&task) else { return };
@@ -236,7 +236,7 @@ impl TaskPool {
 
     /// Forgets a lease, and makes room where it was executed.
     fn let_go(&mut self, now: Instant, task: TaskId) -> Option<Held> {
-        let held = self.held.remove(&task)?;
+        let held = self.held.swap_remove(&task)?;
         match held.stage {
             Stage::Waiting => {
                 self.queue.remove(task);
@@ -247,7 +247,7 @@ impl TaskPool {
             }
             Stage::Offered => {}
             Stage::Running(since) => {
-                self.running.remove(&task);
+                self.running.swap_remove(&task);
                 self.free.give_back(held.spec.requirements.resources());
                 let took = now.since(since);
                 self.meter.run_nanos.record_duration(took);

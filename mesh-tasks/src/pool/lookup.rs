@@ -36,6 +36,11 @@ pub(super) struct Lookup {
 impl TaskPool {
     /// Creates a task, but not before it was looked for where it has a key.
     pub(super) fn create_for(&mut self, cx: &mut Context<'_>, task: TaskId, spec: Arc<TaskSpec>, submitter: Submitter) {
+        if spec.key.is_none() {
+            // Nobody else can have created it.
+            self.create(cx, task, spec);
+            return self.answer_submitter(cx, task, submitter);
+        }
         if let Some(lookup) = self.lookups.get_mut(&task) {
             if !lookup.submitters.contains(&submitter) {
                 lookup.submitters.push(submitter);
@@ -96,23 +101,30 @@ impl TaskPool {
         }
         let Some(Lookup { spec, submitters, .. }) = self.lookups.remove(&task) else { return };
         // It may have come here meanwhile.
-        let is_here = self.tasks.contains_key(&task);
-        if !is_here {
+        if !self.tasks.contains_key(&task) {
             self.create(cx, task, spec.clone());
         }
         let owner = self.tasks.get(&task).map_or(self.me, |entry| entry.owner());
         for submitter in submitters {
             match submitter {
-                Submitter::Here(request) if is_here && owner != self.me => {
+                Submitter::Here(request) if owner != self.me => {
                     self.send_submission(cx, task, spec.clone(), request, owner);
                 }
-                Submitter::Here(request) => self.when_safe(cx, task, Effect::ReplySubmitted(request)),
-                Submitter::There(origin, hops) if is_here && owner != self.me => {
+                Submitter::There(origin, hops) if owner != self.me => {
                     self.say(cx, owner, Message::Submit(task, origin, hops.saturating_add(1), spec.clone()));
                 }
-                Submitter::There(origin, _) => self.when_safe(cx, task, Effect::TellSubmitted(origin)),
+                submitter => self.answer_submitter(cx, task, submitter),
             }
         }
+    }
+
+    /// Tells whoever submitted a task that it is kept, as soon as it is.
+    fn answer_submitter(&mut self, cx: &mut Context<'_>, task: TaskId, submitter: Submitter) {
+        let effect = match submitter {
+            Submitter::Here(request) => Effect::ReplySubmitted(request),
+            Submitter::There(origin, _) => Effect::TellSubmitted(origin),
+        };
+        self.when_safe(cx, task, effect);
     }
 
     /// Asks all again: others own what they did not own before.

@@ -215,7 +215,7 @@ impl TaskPool {
                     self.queue.push(token.task, held.spec.tenant, held.spec.priority);
                 }
                 Some(_) => {
-                    self.held.remove(&token.task);
+                    self.held.swap_remove(&token.task);
                 }
                 None if is_leased && self.market.is_awarded_to(token.task, from) => {
                     if is_declined {

@@ -86,8 +86,8 @@ impl TaskPool {
         if !self.held.contains_key(&task) {
             self.dequeue(task);
         }
-        self.starting.remove(&task);
-        self.grants.remove(&task);
+        self.starting.swap_remove(&task);
+        self.grants.swap_remove(&task);
         self.withdraw(task);
     }
 
@@ -219,7 +219,7 @@ impl TaskPool {
         let Some(entry) = self.tasks.get_mut(&task) else { return };
         entry.state = State::Queued;
         entry.ready_at = now + wait;
-        self.grants.remove(&task);
+        self.grants.swap_remove(&task);
         self.changed(cx, task);
         self.withdraw(task);
         self.enqueue(now, task);
@@ -231,7 +231,7 @@ impl TaskPool {
         let State::Leased { holder } = entry.state else { return };
         let token = entry.token(task);
         entry.state = State::Queued;
-        self.grants.remove(&task);
+        self.grants.swap_remove(&task);
         self.changed(cx, task);
         if holder != self.me {
             self.answer(cx.now(), holder).lost.push(token);
@@ -259,7 +259,7 @@ impl TaskPool {
         let lost = self
             .grants
             .keys()
-            .filter(|task| self.tasks.get(task).is_some_and(|entry| entry.state == State::Leased { holder: node }));
+            .filter(|task| self.tasks.get(*task).is_some_and(|entry| entry.state == State::Leased { holder: node }));
         for task in lost.copied().collect::<Vec<_>>() {
             self.break_lease(cx, task);
         }
@@ -286,10 +286,11 @@ impl TaskPool {
         self.later.remove(&(entry.ready_at, task));
         self.unsettled -= 1;
         self.unsettled_bytes -= entry.spec.size();
-        self.grants.remove(&task);
-        self.starting.remove(&task);
+        self.grants.swap_remove(&task);
+        self.starting.swap_remove(&task);
         self.withdraw(task);
         self.settled.push_back((cx.now() + self.config.retain_for, task));
+        self.retire_some(cx);
         match was {
             // Whoever works on it need not.
             State::Leased { holder } if !completed && holder != self.me => {
@@ -366,11 +367,16 @@ impl TaskPool {
         self.on_ready(cx);
         let over = self.grants.iter().filter(|(_, until)| **until <= now).map(|(task, _)| *task);
         for task in over.collect::<Vec<_>>() {
-            self.grants.remove(&task);
+            self.grants.swap_remove(&task);
             self.break_lease(cx, task);
         }
+        self.retire_some(cx);
+    }
+
+    /// Forgets tasks that are over for long, or the oldest of more than are kept.
+    fn retire_some(&mut self, cx: &mut Context<'_>) {
         while let Some((at, task)) = self.settled.front().copied()
-            && (at <= now || self.settled.len() > self.config.retain_max)
+            && (at <= cx.now() || self.settled.len() > self.config.retain_max.max(1))
         {
             self.settled.pop_front();
             self.retire(cx, task);

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::table::Table;
 use crate::task::TaskId;
 
 /// A turn of priority 0. Each priority's is a quarter of that of the one below.
@@ -18,7 +19,7 @@ const FLOWS_MAX: usize = 1024;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Queue {
     tasks: BTreeSet<(u64, TaskId)>,
-    tags: BTreeMap<TaskId, u64>,
+    tags: Table<u64>,
     /// The tag of the last that was taken.
     now: u64,
     /// The tag after the last of each tenant and priority, where that is not in the past.
@@ -48,7 +49,7 @@ impl Queue {
 
     /// Takes a task for execution: time goes on to its turn.
     pub(super) fn take(&mut self, task: TaskId) {
-        let Some(tag) = self.tags.remove(&task) else { return };
+        let Some(tag) = self.tags.swap_remove(&task) else { return };
         self.tasks.remove(&(tag, task));
         self.now = self.now.max(tag);
         if self.tasks.is_empty() {
@@ -64,7 +65,7 @@ impl Queue {
 
     /// Removes a task, wherever it stands.
     pub(super) fn remove(&mut self, task: TaskId) -> bool {
-        let tag = self.tags.remove(&task);
+        let tag = self.tags.swap_remove(&task);
         tag.is_some_and(|tag| self.tasks.remove(&(tag, task)))
     }
 

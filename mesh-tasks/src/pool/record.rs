@@ -48,7 +48,7 @@ impl TaskPool {
                     .promised = epoch;
             }
             Record::Forgot(task) => {
-                self.tasks.remove(&task);
+                self.tasks.swap_remove(&task);
             }
         }
         Ok(())
@@ -81,7 +81,7 @@ impl TaskPool {
 
     /// Forgets a task.
     pub(super) fn forget(&mut self, cx: &mut Context<'_>, task: TaskId) {
-        if self.tasks.remove(&task).is_some() {
+        if self.tasks.swap_remove(&task).is_some() {
             self.persist(cx, |_| Some(Record::Forgot(task)));
         }
     }

@@ -15,8 +15,8 @@ const REPAIRS: usize = 256;
 pub(super) struct Repair {
     /// It is worth it to begin again.
     wanted: bool,
-    /// The next to look at, in a pass.
-    at: Option<TaskId>,
+    /// So many are yet to be looked at, in a pass.
+    left: usize,
 }
 
 impl Repair {
@@ -28,16 +28,17 @@ impl Repair {
 impl TaskPool {
     /// Looks at some of the tasks owned here for whether they are kept where they should be.
     pub(super) fn repair(&mut self, cx: &mut Context<'_>) {
-        let begins = self.repair.at.is_none() && std::mem::take(&mut self.repair.wanted);
-        if begins {
-            self.repair.at = self.tasks.keys().next().copied();
+        if self.repair.left == 0 && std::mem::take(&mut self.repair.wanted) {
+            self.repair.left = self.tasks.len();
         }
-        let Some(at) = self.repair.at else { return };
+        // From the last one, as those that are taken out meanwhile move later ones only.
+        let end = self.repair.left.min(self.tasks.len());
+        self.repair.left = end.saturating_sub(REPAIRS);
         let now = cx.now();
-        let looked_at: Vec<_> = self.tasks.range(at..).map(|(task, _)| *task).take(REPAIRS + 1).collect();
-        self.repair.at = looked_at.get(REPAIRS).copied();
-        for task in looked_at.into_iter().take(REPAIRS) {
-            self.repair_task(cx, task, now);
+        for at in (self.repair.left..end).rev() {
+            if let Some(task) = self.tasks.get_index(at).map(|(task, _)| *task) {
+                self.repair_task(cx, task, now);
+            }
         }
     }
 
