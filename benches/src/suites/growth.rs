@@ -13,6 +13,9 @@ use crate::stopwatch::Stopwatch;
 /// How many nodes there are.
 pub(crate) const SIZES: [usize; 7] = [16, 64, 256, 1024, 2048, 4096, 10_000];
 
+/// More nodes than these are measured only where they are asked for: they take gigabytes, and most of an hour.
+const LARGE: usize = 4096;
+
 /// What is measured: the end of the figure's name, and the head of its column.
 const FIGURES: [(&str, &str); 6] = [
     ("join_s", "join, s"),
@@ -68,7 +71,11 @@ const fn seeds(settings: &Settings, nodes: usize) -> u64 {
 pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), SuiteError> {
     let head = ["nodes", "seeds"].into_iter().chain(FIGURES.map(|(_, head)| head));
     let mut table = Table::new("Membership by nodes: medians", head);
-    let most = if settings.quick { 1024 } else { usize::MAX };
+    let most = match settings.only {
+        Some(_) => usize::MAX,
+        None if settings.quick => 1024,
+        None => LARGE,
+    };
     let is_wanted = |nodes| FIGURES.iter().any(|(name, _)| settings.wants(&figure(nodes, name)));
     let sizes: Vec<_> = SIZES.into_iter().filter(|nodes| *nodes <= most && is_wanted(*nodes)).collect();
     // The largest first, as it takes longest.
