@@ -16,7 +16,7 @@ use crate::cluster::Cell;
 use crate::contestant::Contestant;
 use crate::report::Report;
 use crate::suites::growth::SIZES;
-use crate::suites::pbft;
+use crate::suites::{pbft, pool};
 
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 440.0;
@@ -211,9 +211,32 @@ fn chart(report: &Report, growth: &Growth, base: Cell, figure: &str, y_label: &'
 
 /// The pictures of what `report` has measured, with the names of their files. Of Raft throughput with 64 in
 /// flight and latency with one, by nodes, payload and proposals in flight; of membership time, bytes and CPU by
-/// nodes; of pBFT throughput and latency by replicas.
+/// nodes; of pBFT throughput and latency by replicas; of tasks the time of a burst by nodes and of a stream by load.
 pub fn plots(report: &Report) -> Vec<(String, String)> {
-    raft_plots(report).into_iter().chain(membership_plots(report)).chain(pbft_plots(report)).collect()
+    let of_groups = raft_plots(report).into_iter().chain(pbft_plots(report));
+    of_groups.chain(membership_plots(report)).chain(task_plots(report)).collect()
+}
+
+/// The pictures of tasks: a line for each policy.
+fn task_plots(report: &Report) -> Vec<(String, String)> {
+    let sizes: Vec<f64> = pool::SIZES.map(|nodes| nodes as f64).to_vec();
+    let loads: Vec<f64> = pool::LOADS.map(f64::from).to_vec();
+    let charts = [
+        ("burst-by-nodes", "makespan by the work for each node", "nodes", "n_ratio", sizes),
+        ("stream-by-load", "ms from submission to end", "load in percent", "_mean_ms", loads),
+    ];
+    let plots = charts.into_iter().filter_map(|(name, y_label, label, figure, ticks)| {
+        let lines = pool::POLICIES.iter().map(|(_, policy)| {
+            let value = |at: f64| report.get(&format!("tasks_{policy}_{at}{figure}"));
+            let points = ticks.iter().filter_map(|at| Some((*at, value(*at)?)));
+            Line { name: (*policy).to_owned(), points: points.collect() }
+        });
+        let lines: Vec<_> = lines.filter(|line| !line.points.is_empty()).collect();
+        let x = Axis { label, logarithmic: name == "burst-by-nodes", ticks };
+        let chart = Chart { title: format!("Tasks: {y_label}"), x, y_label, lines };
+        (!chart.lines.is_empty()).then(|| (format!("tasks-{name}.svg"), chart.svg()))
+    });
+    plots.collect()
 }
 
 /// The pictures of membership: what it takes to learn of a member, and what it takes when nothing happens.
@@ -336,6 +359,18 @@ mod tests {
         assert_eq!(name, "pbft-throughput-by-replicas.svg");
         assert_eq!((svg.matches("<polyline").count(), svg.matches("<circle").count()), (2, 3 + 2));
         assert!(svg.contains(">signatures, 64</text>") && svg.contains(">MACs, 64</text>"));
+    }
+
+    #[test]
+    fn tasks_are_drawn_with_a_line_for_each_policy() {
+        let mut report = Report::default();
+        for (name, value) in [("steal_16n_ratio", 1.2), ("steal_64n_ratio", 1.4), ("dht_16n_ratio", 1.5)] {
+            report.figure(format!("tasks_{name}"), &[value]);
+        }
+        let plots = plots(&report);
+        let [(name, svg)] = plots.as_slice() else { panic!("no stream was measured") };
+        assert_eq!(name, "tasks-burst-by-nodes.svg");
+        assert_eq!((svg.matches("<polyline").count(), svg.matches("<circle").count()), (2, 3 + 2));
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub(crate) mod growth;
 mod matrix;
 mod membership;
 pub(crate) mod pbft;
-mod pool;
+pub(crate) mod pool;
 mod sim;
 mod store;
 mod tasks;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mesh_core::{Bytes, Context, Instant, NodeId, Outbox, Protocol, RequestId, Rng64};
 use mesh_tasks::pool::{PoolCommand, PoolConfig, PoolReply, TaskPool, Ticket};
-use mesh_tasks::task::{TaskSpec, Token};
+use mesh_tasks::task::{Policy, TaskSpec, Token};
 
 use super::SuiteError;
 use crate::parallel::each_seed;
@@ -69,7 +69,60 @@ pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), Su
     }
     report.table(table);
     measure_one(settings, report);
+    if settings.plots {
+        curves(settings, report);
+    }
     Ok(())
+}
+
+/// How tasks may find their executors, and what that is called in figures.
+pub(crate) const POLICIES: [(Policy, &str); 5] = [
+    (Policy::Dht, "dht"),
+    (Policy::Steal, "steal"),
+    (Policy::Auction, "auction"),
+    (Policy::Balance, "balance"),
+    (Policy::Capability, "capability"),
+];
+
+/// How many nodes share a burst.
+pub(crate) const SIZES: [usize; 4] = [2, 4, 16, 64];
+
+/// Which share of what 16 nodes can do comes to one of them, in percent.
+pub(crate) const LOADS: [u32; 5] = [20, 40, 60, 80, 95];
+
+/// How long bursts take by nodes, and tasks of a stream by load, for each policy.
+fn curves(settings: &Settings, report: &mut Report) {
+    let seeds = if settings.quick { 1 } else { 5 };
+    let of = |model: &Model, figure: fn(&Figures) -> f64| {
+        each_seed(0..seeds, |seed| model.run(seed)).iter().map(figure).collect::<Vec<_>>()
+    };
+    let names = || ["policy".to_owned()].into_iter();
+    let mut bursts = Table::new(
+        "Burst of 10 ms tasks at one node: makespan by the work for each node",
+        names().chain(SIZES.map(|nodes| format!("{nodes} nodes"))),
+    );
+    let mut streams = Table::new(
+        "10 ms tasks that come to one of 16: ms from submission to end, on average",
+        names().chain(LOADS.map(|load| format!("load {load} %"))),
+    );
+    for (policy, name) in POLICIES {
+        let mut row = vec![name.to_owned()];
+        for nodes in SIZES {
+            let model = Model::burst(nodes, Duration::from_millis(10)).by(policy);
+            let ratios = of(&model, |run| run.ideal_ratio);
+            row.push(short(report.figure(format!("tasks_{name}_{nodes}n_ratio"), &ratios)));
+        }
+        bursts.row(row);
+        let mut row = vec![name.to_owned()];
+        for load in LOADS {
+            let model = Model::stream(16, Arrivals::AtOne(f64::from(load) / 100.0)).by(policy);
+            let times = of(&model, |run| run.mean_ms);
+            row.push(short(report.figure(format!("tasks_{name}_{load}_mean_ms"), &times)));
+        }
+        streams.row(row);
+    }
+    report.table(bursts);
+    report.table(streams);
 }
 
 /// A pool alone, driven by hand.
