@@ -13,8 +13,9 @@
 //! stands on:
 //!
 //! 1. Nodes do as they are programmed; who takes part is for the transport to say.
-//! 2. Who submits the same key on both sides of a partition has it done on both, unless only one of them goes on: link
-//!    what the partition handler says to [`PoolCommand::SetReadOnly`].
+//! 2. A key that is submitted on both sides of a partition is executed on one, as long as the partition is shorter than
+//!    [`home_for`](PoolConfig::home_for): the other side waits. To have a smaller side wait with everything else, too,
+//!    link what the partition handler says to [`PoolCommand::SetReadOnly`].
 //! 3. An attempt may be *begun* twice, as nobody can know of a node that is silent whether it works. Effects elsewhere
 //!    should be made once by the task's name, or by its token.
 //!

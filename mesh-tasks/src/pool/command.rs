@@ -117,6 +117,8 @@ pub struct Survey {
     pub loads: LoadSummary,
     /// What this node gave to others to balance loads.
     pub moves: BalancerStats,
+    /// For how long the task has waited, of those that this node owns and may be executed, that waits for longest.
+    pub oldest_wait: Duration,
 }
 
 /// The answer to a command.

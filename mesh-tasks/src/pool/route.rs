@@ -308,8 +308,8 @@ impl TaskPool {
             self.meter.invalid.increment();
         }
         for request in std::mem::take(&mut self.routes.surveys) {
-            let loads = self.routes.balancer.summary(now);
-            cx.reply(request, PoolReply::Survey(Survey { loads, moves: self.routes.balancer.stats() }));
+            let (loads, moves) = (self.routes.balancer.summary(now), self.routes.balancer.stats());
+            cx.reply(request, PoolReply::Survey(Survey { loads, moves, oldest_wait: self.oldest_wait(now) }));
         }
         if self.has_balanced() {
             for planned in self.routes.balancer.plan_of(self.me, now, cx.rng()) {
@@ -318,6 +318,11 @@ impl TaskPool {
                 self.meter.balanced.add(count as u64);
             }
         }
+    }
+
+    fn oldest_wait(&self, now: Instant) -> Duration {
+        let waiting = self.tasks.values().filter(|entry| entry.owned.is_some() && entry.state == State::Queued);
+        waiting.map(|entry| now.since(entry.ready_at)).max().unwrap_or_default()
     }
 
     pub(super) fn on_survey(&mut self, cx: &mut Context<'_>, request: RequestId) {

@@ -193,3 +193,27 @@ fn what_another_life_says_or_hears_is_no_news() {
     pool.receive(NodeId(9), say(1, boot, Message::Steal(0)));
     assert!(pool.sent().is_empty());
 }
+
+#[test]
+fn a_survey_tells_of_all_who_answer_and_of_those_who_do_not_in_time() {
+    let mut pool = pool(PoolConfig::default());
+    pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
+    let boot = pool.protocol.boot;
+    let say = |message: Message| Envelope { from: 5, to: boot, message };
+    pool.receive(B, say(Message::Hello(Hello { incarnation: 7, ..Hello::default() })));
+    pool.sent();
+    submit(&mut pool, TaskSpec::new("waits"));
+    pool.pass(Duration::from_secs(1));
+    let request = pool.command(PoolCommand::Survey);
+    assert!(pool.sent().iter().any(|(to, envelope)| *to == B && envelope.message == Message::AskLoad));
+    assert!(pool.replies().iter().all(|(of, _)| *of != request), "one has not answered");
+    let load = Load { running: 2, slots: 4, ..Load::default() };
+    pool.receive(B, say(Message::Status(load, crate::capability::Resources::new())));
+    let PoolReply::Survey(survey) = reply(&mut pool, request) else { panic!("a survey") };
+    // This node has no executors: it is as busy as can be.
+    assert_eq!((survey.loads.nodes, survey.loads.highest, survey.loads.mean), (2, 1.0, 0.75));
+    assert_eq!((survey.loads.hotspots.len(), survey.oldest_wait), (1, Duration::from_secs(1)));
+    let silent = pool.command(PoolCommand::Survey);
+    pool.pass(Duration::from_secs(1));
+    assert!(matches!(reply(&mut pool, silent), PoolReply::Survey(_)));
+}
