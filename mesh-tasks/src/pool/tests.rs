@@ -208,7 +208,7 @@ fn a_survey_tells_of_all_who_answer_and_of_those_who_do_not_in_time() {
     assert!(pool.sent().iter().any(|(to, envelope)| *to == B && envelope.message == Message::AskLoad));
     assert!(pool.replies().iter().all(|(of, _)| *of != request), "one has not answered");
     let load = Load { running: 2, slots: 4, ..Load::default() };
-    pool.receive(B, say(Message::Status(load, crate::capability::Resources::new())));
+    pool.receive(B, say(Message::Status(load, Resources::new())));
     let PoolReply::Survey(survey) = reply(&mut pool, request) else { panic!("a survey") };
     // This node has no executors: it is as busy as can be.
     assert_eq!((survey.loads.nodes, survey.loads.highest, survey.loads.mean), (2, 1.0, 0.75));
