@@ -126,23 +126,25 @@ fn too_long_a_result_is_a_failure() {
 }
 
 /// Runs until it is told to end, and notes that it was.
-async fn until_cancelled(token: RunToken, ended: Arc<AtomicUsize>) -> Result<Bytes, RunError> {
-    assert!(!token.is_cancelled());
-    token.cancelled().await;
-    assert!(token.is_cancelled());
-    ended.fetch_add(1, SeqCst);
-    Ok(Bytes::new())
+fn listening(ended: &Arc<AtomicUsize>) -> impl Executor + use<> {
+    let ended = ended.clone();
+    move |_: Job, token: RunToken| {
+        let ended = ended.clone();
+        async move {
+            assert!(!token.is_cancelled());
+            token.cancelled().await;
+            assert!(token.is_cancelled());
+            ended.fetch_add(1, SeqCst);
+            Ok(Bytes::new())
+        }
+    }
 }
 
 #[test]
 fn a_run_is_told_when_its_task_is_cancelled_or_takes_too_long() {
     let mut world = World::new(1);
     let ended = Arc::<AtomicUsize>::default();
-    let executor = {
-        let ended = ended.clone();
-        move |_: Job, token: RunToken| until_cancelled(token, ended.clone())
-    };
-    let mut serving = world.serve(A, executor, ServeConfig::default());
+    let mut serving = world.serve(A, listening(&ended), ServeConfig::default());
     let task = world.submit(A, TaskSpec::new("work"));
     world.pass(SECOND);
     world.pool(A).cancel(task).unwrap();
@@ -163,11 +165,7 @@ fn a_run_is_told_when_its_task_is_cancelled_or_takes_too_long() {
 fn a_run_is_told_at_once_when_its_task_is_cancelled_where_another_node_owns_it() {
     let mut world = World::new(3);
     let ended = Arc::<AtomicUsize>::default();
-    let executor = {
-        let ended = ended.clone();
-        move |_: Job, token: RunToken| until_cancelled(token, ended.clone())
-    };
-    let _serving = world.serve(A, executor, ServeConfig::default());
+    let _serving = world.serve(A, listening(&ended), ServeConfig::default());
     let task = world.submit(B, TaskSpec::new("work"));
     world.pass(SECOND);
     assert_eq!(world.status(B, task).state, State::Leased { holder: A });
@@ -182,11 +180,7 @@ fn a_run_is_told_even_where_its_news_got_lost_in_a_flood() {
     // One event and one command at a time: most of both are refused.
     let mut world = World::with(1, 1, PoolConfig::default(), 1);
     let ended = Arc::<AtomicUsize>::default();
-    let executor = {
-        let ended = ended.clone();
-        move |_: Job, token: RunToken| until_cancelled(token, ended.clone())
-    };
-    let _serving = world.serve(A, executor, ServeConfig::default());
+    let _serving = world.serve(A, listening(&ended), ServeConfig::default());
     let task = world.submit(A, TaskSpec::new("work"));
     world.pass(SECOND);
     let expiring: Vec<_> = (0..8).map(|_| world.submit(A, TaskSpec::new("late").expires_in(SECOND))).collect();
@@ -248,11 +242,7 @@ fn a_drain_ends_it_once_what_runs_is_finished() {
 fn what_still_runs_when_the_time_of_a_drain_is_over_is_told_to_end() {
     let mut world = World::new(4);
     let ended = Arc::<AtomicUsize>::default();
-    let executor = {
-        let ended = ended.clone();
-        move |_: Job, token: RunToken| until_cancelled(token, ended.clone())
-    };
-    let mut serving = world.serve(A, executor, ServeConfig::default());
+    let mut serving = world.serve(A, listening(&ended), ServeConfig::default());
     let task = world.submit(A, TaskSpec::new("work"));
     world.pass(SECOND);
     let drained = world.pool(A).drain(SECOND);
@@ -323,11 +313,7 @@ fn what_does_not_end_in_the_time_of_a_stop_is_dropped_and_done_again() {
 fn a_node_that_stops_ends_it() {
     let mut world = World::new(1);
     let ended = Arc::<AtomicUsize>::default();
-    let executor = {
-        let ended = ended.clone();
-        move |_: Job, token: RunToken| until_cancelled(token, ended.clone())
-    };
-    let mut serving = world.serve(A, executor, ServeConfig::default().concurrency(2));
+    let mut serving = world.serve(A, listening(&ended), ServeConfig::default().concurrency(2));
     world.submit(A, TaskSpec::new("work"));
     world.pass(SECOND);
     world.sim.stop(A);

@@ -13,13 +13,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::channel::oneshot;
 use futures::executor::LocalPool;
-use futures::future::{AbortHandle, Aborted, FutureExt as _, RemoteHandle, abortable};
+use futures::future::{AbortHandle, Aborted, FutureExt as _, RemoteHandle, abortable, try_join_all};
 use futures::task::LocalSpawnExt as _;
 use mesh_core::{Bytes, CallError, Clock, Handle, Instant, NodeBuilder, NodeId, ProtocolId};
 use mesh_tasks::executor::{Executor, ServeConfig, ServeReport, serve};
 use mesh_tasks::pool::{FollowError, PoolCommand, PoolConfig, PoolHandle as _, TaskPool, TaskStatus};
 use mesh_tasks::task::{Outcome, RetryPolicy, TaskId, TaskSpec};
-use mesh_transport_mem::{Sim, SimConfig};
+use mesh_transport_mem::{LinkConfig, Sim, SimConfig};
 
 const POOL: ProtocolId = ProtocolId(9);
 
@@ -119,6 +119,12 @@ impl World {
         world
     }
 
+    /// From now on a fifth of all frames is lost, and a tenth comes twice, or late.
+    pub(crate) fn make_links_bad(&mut self) {
+        let bad = LinkConfig { loss: 0.2, duplicate: 0.1, reorder: 0.1, ..LinkConfig::default() };
+        self.sim.set_links(bad);
+    }
+
     fn introduce(&mut self, node: NodeId) {
         for (zone, other) in self.ids.clone().into_iter().enumerate() {
             while self.pool(node).cast(PoolCommand::AddPeer { node: other, zone: zone as u32 }).is_err() {
@@ -196,6 +202,13 @@ impl World {
                 outcome => return outcome.unwrap(),
             }
         }
+    }
+
+    /// What became of tasks, as a node learns it.
+    pub(crate) fn outcomes(&mut self, node: NodeId, tasks: &[TaskId]) -> Vec<Outcome> {
+        let pool = self.pool(node);
+        let outcomes = try_join_all(tasks.iter().map(|task| pool.wait(*task)));
+        self.wait(outcomes).unwrap()
     }
 
     pub(crate) fn status(&mut self, node: NodeId, task: TaskId) -> TaskStatus {
