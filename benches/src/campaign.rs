@@ -51,11 +51,12 @@ pub struct Wishes {
 
 impl Suite {
     /// Every suite.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self { name: "raft", prepare: prepare_raft },
         Self { name: "pbft", prepare: prepare_pbft },
         Self { name: "gossip", prepare: prepare_gossip },
         Self { name: "tasks", prepare: prepare_tasks },
+        Self { name: "dht", prepare: prepare_dht },
     ];
 
     /// The suite of this name.
@@ -121,6 +122,17 @@ fn prepare_tasks(wishes: &Wishes) -> Result<RunSeed<'static>, String> {
         return Err("so many nodes cannot be simulated: choose from 1 to 256".to_owned());
     }
     Ok(Box::new(move |seed| scenario::tasks::run(seed, nodes)))
+}
+
+fn prepare_dht(wishes: &Wishes) -> Result<RunSeed<'static>, String> {
+    if let Some(plant) = &wishes.plant {
+        return Err(format!("there is no bug {plant:?}: in dht none can be planted"));
+    }
+    let nodes = wishes.nodes;
+    if nodes.is_some_and(|nodes| nodes == 0 || nodes > 256) {
+        return Err("so many nodes cannot be simulated: choose from 1 to 256".to_owned());
+    }
+    Ok(Box::new(move |seed| scenario::dht::run(seed, nodes)))
 }
 
 /// How many nodes gossip can have.

@@ -2,6 +2,7 @@
 //!
 //! A scenario is run by seed: by `campaign` in large numbers, and by `cargo test` in some hundreds.
 
+pub mod dht;
 pub mod explore;
 pub mod gossip;
 pub mod pbft;

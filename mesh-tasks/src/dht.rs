@@ -16,3 +16,4 @@
 //! ```
 
 pub mod ring;
+pub mod store;

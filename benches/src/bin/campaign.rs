@@ -5,6 +5,7 @@
 //! cargo run --release -p mesh-benches --bin campaign -- raft --seeds 0..10000 --plant NAME
 //! cargo run --release -p mesh-benches --bin campaign -- gossip --seeds 0..20 --nodes 1024
 //! cargo run --release -p mesh-benches --bin campaign -- pbft --seeds 0..100000
+//! cargo run --release -p mesh-benches --bin campaign -- dht --seeds 0..10000
 //! cargo run --release -p mesh-benches --bin campaign -- explore SCOPE
 //! cargo run --release -p mesh-benches --bin campaign -- twins --rounds 3
 //! ```

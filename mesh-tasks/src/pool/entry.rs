@@ -39,26 +39,26 @@ wire_struct!(Group { members, former, learners });
 
 impl Group {
     /// All of them, each once.
-    pub(super) fn all(&self) -> impl Iterator<Item = &Replica> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Replica> {
         let former = self.former.iter().filter(|replica| !self.members.contains(replica));
         let learners = self.learners.iter().filter(|replica| !self.members.contains(replica));
         self.members.iter().chain(former).chain(learners)
     }
 
     /// Whether `has` holds for more than half of each of the two.
-    pub(super) fn is_majority(&self, has: impl Fn(&Replica) -> bool) -> bool {
+    pub(crate) fn is_majority(&self, has: impl Fn(&Replica) -> bool) -> bool {
         let most = |replicas: &[Replica]| 2 * replicas.iter().filter(|replica| has(replica)).count() > replicas.len();
         most(&self.members) && (self.former.is_empty() || most(&self.former))
     }
 
     /// Whether nobody but a node keeps it.
-    pub(super) fn is_only(&self, node: NodeId) -> bool {
+    pub(crate) fn is_only(&self, node: NodeId) -> bool {
         self.former.is_empty()
             && self.learners.is_empty()
             && matches!(&self.members[..], [replica] if replica.node == node)
     }
 
-    pub(super) fn has_node(&self, node: NodeId) -> bool {
+    pub(crate) fn has_node(&self, node: NodeId) -> bool {
         self.all().any(|replica| replica.node == node)
     }
 }

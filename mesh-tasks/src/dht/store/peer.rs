@@ -1,0 +1,237 @@
+//! The other nodes: which life each is in, and whether it takes part in the same store.
+
+use std::collections::VecDeque;
+
+use mesh_core::{Instant, NodeId};
+
+use super::message::{Envelope, Hello, Message};
+use super::record::Record;
+use super::shard::Origin;
+use super::{Context, DhtStore};
+use crate::dht::ring::Member;
+use crate::pool::Replica;
+
+
+/// The most nodes that a store knows.
+const PEERS_MAX: usize = 16_384;
+
+/// So many of a node's lives that are over are remembered.
+const ENDED_MAX: usize = 8;
+
+/// Another node.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    zone: u32,
+    /// Whether it can be reached, as far as this node was told.
+    pub(super) is_up: bool,
+    pub(super) down_since: Instant,
+    /// Which life of it was heard of; 0 for none.
+    pub(super) boot: u32,
+    pub(super) incarnation: u64,
+    /// Whether it takes part in this node's store.
+    is_of_store: bool,
+    /// It is to keep nothing any more.
+    leaves: bool,
+    /// Whether it was there, and was told what it has to know.
+    was_ready: bool,
+    hello_at: Option<Instant>,
+    /// Lives of it that are over.
+    ended: VecDeque<u32>,
+}
+
+impl Peer {
+    const fn new(zone: u32, now: Instant) -> Self {
+        Self {
+            zone,
+            is_up: true,
+            down_since: now,
+            boot: 0,
+            incarnation: 0,
+            is_of_store: false,
+            leaves: false,
+            was_ready: false,
+            hello_at: None,
+            ended: VecDeque::new(),
+        }
+    }
+
+    /// Whether it takes part in this node's store.
+    pub(super) const fn is_of_store(&self) -> bool {
+        self.is_of_store
+    }
+
+    /// Whether it is there, known, and of this store.
+    pub(super) const fn is_ready(&self) -> bool {
+        self.is_up && self.boot != 0 && self.is_of_store
+    }
+}
+
+impl DhtStore {
+    pub(super) fn on_add_peer(&mut self, cx: &mut Context<'_>, node: NodeId, zone: u32) {
+        if node == self.me {
+            self.zone = zone;
+            return self.set_leaving(cx, self.leaves);
+        }
+        if !self.peers.contains_key(&node) && self.peers.len() >= PEERS_MAX {
+            return self.meter.peers_refused.increment();
+        }
+        let peer = self.peers.entry(node).or_insert_with(|| Peer::new(zone, cx.now()));
+        (peer.is_up, peer.zone) = (true, zone);
+        self.place(cx, node);
+        self.greet(cx, node);
+    }
+
+    pub(super) fn on_remove_peer(&mut self, cx: &mut Context<'_>, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if std::mem::replace(&mut peer.is_up, false) {
+            peer.down_since = cx.now();
+            self.place(cx, node);
+        }
+    }
+
+    /// Puts a node into the ring, or takes it out.
+    fn place(&mut self, cx: &mut Context<'_>, node: NodeId) {
+        let Some(peer) = self.peers.get(&node) else { return };
+        let (is_ready, is_owner) = (peer.is_ready(), peer.is_ready() && !peer.leaves);
+        let is_met = is_ready && !peer.was_ready;
+        let member = is_owner.then(|| Member { zone: peer.zone, ..Member::new(node) });
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.was_ready = is_ready;
+        }
+        if is_met {
+            self.tell_all_routes(cx, node);
+            self.dirty.extend(self.shards.iter().filter(|(_, shard)| shard.lead.is_some()).map(|(id, _)| *id));
+        }
+        self.repair_wanted = true;
+        if self.ring.member(node) != member {
+            self.ring.leave(node);
+            member.map(|member| self.ring.join(member));
+        }
+    }
+
+    /// Is to keep nothing any more, or something again.
+    pub(super) fn set_leaving(&mut self, cx: &mut Context<'_>, leaves: bool) {
+        self.leaves = leaves;
+        self.ring.leave(self.me);
+        if !leaves {
+            self.ring.join(Member { zone: self.zone, ..Member::new(self.me) });
+        }
+        self.repair_wanted = true;
+        for (node, boot) in self.peers.iter().map(|(node, peer)| (*node, peer.boot)).collect::<Vec<_>>() {
+            self.say_hello_to(cx, node, boot, false);
+        }
+    }
+
+    /// Tells somebody who this node is, whether or not it was told before.
+    pub(super) fn say_hello_again(&mut self, cx: &mut Context<'_>, node: NodeId) {
+        if let Some(boot) = self.peers.get(&node).map(|peer| peer.boot) {
+            self.say_hello_to(cx, node, boot, false);
+        }
+    }
+
+    pub(super) const fn replica(&self) -> Replica {
+        Replica { node: self.me, incarnation: self.incarnation }
+    }
+
+    /// The present replica that a node is, where that is known.
+    pub(super) fn replica_of(&self, node: NodeId) -> Option<Replica> {
+        if node == self.me {
+            return Some(self.replica());
+        }
+        let peer = self.peers.get(&node).filter(|peer| peer.boot != 0)?;
+        Some(Replica { node, incarnation: peer.incarnation })
+    }
+
+    /// Whether a replica is there with all that it kept.
+    pub(super) fn is_alive(&self, replica: &Replica) -> bool {
+        let is_ready = replica.node == self.me || self.peers.get(&replica.node).is_some_and(Peer::is_ready);
+        is_ready && self.replica_of(replica.node) == Some(*replica)
+    }
+
+    /// Whether a replica lost what it kept: its node is there without.
+    pub(super) fn is_gone(&self, replica: &Replica) -> bool {
+        self.replica_of(replica.node).is_some_and(|present| present != *replica)
+    }
+
+    /// Whether a life of a node goes on.
+    pub(super) fn is_living(&self, life: &Origin) -> bool {
+        match self.peers.get(&life.node) {
+            _ if life.node == self.me => life.life == self.boot,
+            peer => peer.is_some_and(|peer| peer.is_ready() && peer.boot == life.life),
+        }
+    }
+
+    /// Says something to the present life of a node.
+    pub(super) fn say(&mut self, cx: &mut Context<'_>, to: NodeId, message: Message) {
+        let Some(peer) = self.peers.get(&to).filter(|peer| peer.boot != 0) else { return };
+        cx.send(to, Envelope { from: self.boot, to: peer.boot, message });
+    }
+
+    /// Asks a node who it is, unless that was done just now.
+    pub(super) fn greet(&mut self, cx: &mut Context<'_>, node: NodeId) {
+        let again = self.config.resend_after / 2;
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if peer.hello_at.is_none_or(|at| cx.now().since(at) >= again) {
+            peer.hello_at = Some(cx.now());
+            let boot = peer.boot;
+            self.say_hello_to(cx, node, boot, true);
+        }
+    }
+
+    /// Greets those who are there and not known yet.
+    pub(super) fn greet_strangers(&mut self, cx: &mut Context<'_>) {
+        let has_store = self.store.is_some();
+        let strangers = self.peers.iter().filter(|(_, peer)| peer.is_up && (peer.boot == 0 || (has_store && !peer.is_of_store)));
+        for node in strangers.map(|(node, _)| *node).collect::<Vec<_>>() {
+            self.greet(cx, node);
+        }
+    }
+
+    pub(super) fn on_hello(&mut self, cx: &mut Context<'_>, from: NodeId, boot: u32, is_to_me: bool, hello: Hello) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        let is_new = peer.boot != boot;
+        if peer.ended.contains(&boot) {
+            return;
+        }
+        if !is_to_me {
+            // It does not know this life, and so this may have been on its way for long: it is asked for more.
+            return self.say_hello_to(cx, from, boot, is_new);
+        }
+        if is_new && peer.boot != 0 {
+            peer.ended.push_front(peer.boot);
+            peer.ended.truncate(ENDED_MAX);
+        }
+        (peer.boot, peer.incarnation) = (boot, hello.incarnation);
+        let is_alike = hello.shards == self.config.shards;
+        if let (None, Some(store), true) = (self.store, hello.store, is_alike) {
+            self.join_store(cx, store);
+        }
+        let store = self.store;
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.is_of_store = is_alike && store.is_some() && hello.store == store;
+            peer.leaves = hello.leaves;
+            // Whatever an earlier life was told is to be told again.
+            peer.was_ready &= !is_new;
+        }
+        self.place(cx, from);
+        self.look_for_losses(cx);
+        if hello.asks {
+            self.say_hello_to(cx, from, boot, false);
+        }
+    }
+
+    /// Takes part in a store from now on.
+    pub(super) fn join_store(&mut self, cx: &mut Context<'_>, store: u64) {
+        self.store = Some(store);
+        self.persist(cx, || Record::Joined(store));
+        for (node, boot) in self.peers.iter().map(|(node, peer)| (*node, peer.boot)).collect::<Vec<_>>() {
+            self.say_hello_to(cx, node, boot, true);
+        }
+    }
+
+    fn say_hello_to(&mut self, cx: &mut Context<'_>, node: NodeId, boot: u32, asks: bool) {
+        let (incarnation, store, shards, leaves) = (self.incarnation, self.store, self.config.shards, self.leaves);
+        let hello = Message::Hello(Hello { incarnation, store, shards, leaves, asks });
+        cx.send(node, Envelope { from: self.boot, to: boot, message: hello });
+    }
+}
