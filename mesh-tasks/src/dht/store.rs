@@ -84,7 +84,7 @@ use shard::{Content, Shard};
 use sync::Incoming;
 
 use super::ring::{Member, Ring};
-use crate::pool::Group;
+use crate::pool::{Group, Replica};
 use crate::task::Epoch;
 
 type Context<'a> = mesh_core::Context<'a, DhtStore>;
@@ -248,9 +248,12 @@ impl DhtStore {
     /// What this node knows of a shard, for people.
     pub fn describe(&self, id: ShardId) -> String {
         let Some(shard) = self.shards.get(&id) else { return "nothing".to_owned() };
-        let role = if shard.lead.is_some() { "leads" } else { "keeps" };
-        let nodes: Vec<_> = shard.group().all().map(|replica| replica.node).collect();
-        format!("{role} {:?} of {nodes:?}, promised {:?}, heard {:?}", shard.at(), shard.promised, shard.heard)
+        let nodes = |replicas: &[Replica]| replicas.iter().map(|replica| replica.node).collect::<Vec<_>>();
+        let Group { members, former, learners } = shard.group();
+        let groups = [members, former, learners].map(|replicas| nodes(replicas));
+        let (at, promised, heard) = (shard.at(), shard.promised, shard.heard);
+        let lead = shard.lead.as_ref().map_or_else(|| "keeps".to_owned(), |lead| format!("leads ({lead})"));
+        format!("{lead} {at} of {groups:?}, promised {promised:?}, heard {heard:?}")
     }
 
     /// Begins a store: all shards are here.

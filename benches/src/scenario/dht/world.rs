@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use mesh_core::{Call, Handle, NodeId, ProtocolId};
 use mesh_tasks::dht::store::{DhtCommand, DhtConfig, DhtEvent, DhtReply, DhtStatus, DhtStore, ShardId};
-use mesh_transport_mem::check::{CallId, History, Verdict, check};
+use mesh_transport_mem::check::{self, CallId, History, Verdict};
 use mesh_transport_mem::{Sim, SimConfig};
 
 use super::history::{Found, Heard, Input, Registers, heard};
@@ -204,7 +204,7 @@ impl World {
         self.until(self.setup.dht.deadline * 2, |world| !world.is_flying(id));
         let call = self.history.calls().iter().rev().find(|call| call.input == input)?;
         match call.outcome {
-            mesh_transport_mem::check::Outcome::Completed { output, .. } => Some(output),
+            check::Outcome::Answered(_, found) => Some(found),
             _ => None,
         }
     }
@@ -403,7 +403,7 @@ impl World {
 
     /// Checks that what clients heard is what a single copy would have answered.
     pub fn check_linearizable(&mut self) {
-        match check(&Registers, &self.history) {
+        match check::check(&Registers, &self.history) {
             Verdict::Linearizable => {}
             Verdict::Violation(violation) => self.break_rule(violation.report(&self.history)),
             Verdict::Undecided { keys } => self.break_rule(format!("whether the calls on {keys:?} are linearizable is open")),

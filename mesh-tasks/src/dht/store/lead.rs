@@ -4,6 +4,7 @@
 //! after it came, a majority is asked whether they still obey this one. All reads that wait share a question.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
 use mesh_core::{Bytes, Instant, NodeId};
@@ -43,7 +44,7 @@ pub(super) enum Effect {
     /// The former replicas count no more.
     Regroup,
     /// Those who keep it no more forget it.
-    Dismiss(Vec<Replica>),
+    Dismiss,
 }
 
 /// A read that waits.
@@ -93,6 +94,19 @@ pub(super) struct Lead {
     idle: BTreeMap<Origin, Instant>,
 }
 
+impl fmt::Display for Lead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} count", self.counted)?;
+        for (replica, follower) in &self.followers {
+            match follower.acked {
+                Some(at) => write!(f, ", {} has {at}", replica.node)?,
+                None => write!(f, ", {} may have less", replica.node)?,
+            }
+        }
+        self.leaving.keys().try_for_each(|replica| write!(f, ", {} leaves", replica.node))
+    }
+}
+
 impl Lead {
     pub(super) const fn new(epoch: Epoch, now: Instant) -> Self {
         Self {
@@ -139,6 +153,8 @@ impl DhtStore {
         let Some(shard) = self.shards.get_mut(&id).filter(|shard| shard.lead.is_some()) else {
             return self.answer(cx, origin, number, Outcome::Elsewhere(known));
         };
+        // Whoever asks is not gone, whatever is said of it.
+        shard.lead.as_mut().map(|lead| lead.idle.remove(&origin));
         let content = shard.content();
         let present = content.get(&key).and_then(|entry| Some((entry.value.clone()?, entry.version)));
         if matches!(op, Op::Get) {
@@ -272,7 +288,7 @@ impl DhtStore {
                 Effect::Answer(origin, number, outcome) => self.answer(cx, origin, number, outcome),
                 Effect::Tell => self.tell_route(id),
                 Effect::Regroup => self.on_regrouped(cx, id),
-                Effect::Dismiss(replicas) => self.dismiss(cx, id, replicas),
+                Effect::Dismiss => self.send_dismissals(cx, id),
             }
         }
     }
@@ -362,7 +378,7 @@ impl DhtStore {
             follower.sent_at = Some(cx.now());
             follower.syncing = false;
             self.repair_wanted |= is_learner;
-        } else if follower.syncing || follower.acked.is_some_and(|acked| acked >= at) {
+        } else if follower.syncing || follower.acked.is_some_and(|acked| acked >= at && acked.epoch == epoch) {
             // It came in another order than it was said.
             return;
         } else if is_on_line {
@@ -458,7 +474,7 @@ impl DhtStore {
                 self.reading.insert(id);
             }
             if is_dismissing {
-                self.dismiss_again(cx, id);
+                self.send_dismissals(cx, id);
             }
             for replica in to_offer.into_iter().filter(|replica| self.is_alive(replica)).collect::<Vec<_>>() {
                 self.offer(cx, id, replica);

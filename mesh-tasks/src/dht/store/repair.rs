@@ -12,7 +12,7 @@ use mesh_core::NodeId;
 use super::lead::Effect;
 use super::message::{Message, Route};
 use super::record::Record;
-use super::shard::{ShardId, Stamp, What};
+use super::shard::{Shard, ShardId, Stamp, What};
 use super::{Context, DhtEvent, DhtStore};
 use crate::pool::Replica;
 use crate::task::Epoch;
@@ -124,13 +124,17 @@ impl DhtStore {
         if learners != group.learners {
             let gone = group.learners.iter().filter(|replica| !learners.contains(replica) && !group.members.contains(replica));
             let gone: Vec<Replica> = gone.copied().collect();
+            let effect = (!gone.is_empty()).then_some(Effect::Dismiss);
             group.learners = learners;
-            let effect = (!gone.is_empty()).then_some(Effect::Dismiss(gone));
+            // What one of them had when it was a replica before is found out anew.
+            let lead = self.shards.get_mut(&id).and_then(|shard| shard.lead.as_mut());
+            lead.map(|lead| lead.followers.retain(|replica, _| group.all().any(|other| other == replica)));
+            self.dismiss(id, gone);
             return self.propose(cx, id, What::Regrouped(group), effect);
         }
         let has_learnt = |replica: &Replica| {
             let acked = lead.followers.get(replica).and_then(|follower| follower.acked);
-            acked.is_some_and(|acked| shard.has_change(acked))
+            replica.node == self.me || acked.is_some_and(|acked| shard.has_change(acked))
         };
         if learners.iter().all(has_learnt) {
             group.learners.clear();
@@ -146,29 +150,30 @@ impl DhtStore {
         let mut group = shard.group().clone();
         let mut gone = std::mem::take(&mut group.former);
         gone.retain(|replica| !group.members.contains(replica));
-        self.propose(cx, id, What::Regrouped(group), Some(Effect::Dismiss(gone)));
+        self.dismiss(id, gone);
+        self.propose(cx, id, What::Regrouped(group), Some(Effect::Dismiss));
         self.when_counted(cx, id, Effect::Tell);
     }
 
     // Replicas that are none any more.
 
-    /// Has replicas forget a shard.
-    pub(super) fn dismiss(&mut self, cx: &mut Context<'_>, id: ShardId, replicas: Vec<Replica>) {
+    /// Has replicas forget a shard, as soon as the next change counts.
+    fn dismiss(&mut self, id: ShardId, replicas: Vec<Replica>) {
         let me = self.me;
         let Some(shard) = self.shards.get_mut(&id) else { return };
-        let at = shard.at();
+        let at = Stamp { number: shard.at().number + 1, ..shard.at() };
         let Some(lead) = &mut shard.lead else { return };
         lead.leaving.extend(replicas.into_iter().filter(|replica| replica.node != me).map(|replica| (replica, at)));
-        self.dismiss_again(cx, id);
     }
 
-    pub(super) fn dismiss_again(&mut self, cx: &mut Context<'_>, id: ShardId) {
+    /// Tells those who are to forget a shard.
+    pub(super) fn send_dismissals(&mut self, cx: &mut Context<'_>, id: ShardId) {
         let Some(lead) = self.shards.get(&id).and_then(|shard| shard.lead.as_ref()) else { return };
-        let (epoch, leaving) = (lead.epoch, lead.leaving.clone());
+        let (epoch, counted, leaving) = (lead.epoch, lead.counted, lead.leaving.clone());
         for (replica, at) in leaving {
             if self.is_gone(&replica) {
                 self.on_dropped(id, epoch, replica);
-            } else if self.is_alive(&replica) {
+            } else if at.number <= counted && self.is_alive(&replica) {
                 self.say(cx, replica.node, Message::Drop(id, epoch, at));
             }
         }
@@ -288,8 +293,13 @@ impl DhtStore {
 
     fn on_route(&mut self, cx: &mut Context<'_>, route: Route) {
         let (id, me) = (route.shard, self.replica());
-        // Nobody of that epoch can count on what this node has, as it has promised nothing of it.
-        let is_replaced = |shard: &super::shard::Shard| shard.is_kept() && shard.promised < route.at.epoch;
+        // No leader of that epoch counts on what this node has, as it was told nothing of it; nor does a later one, as none
+        // was promised anything.
+        let is_replaced = |shard: &Shard| {
+            let (epoch, promised) = (route.at.epoch, shard.promised);
+            let is_told = shard.heard.max(shard.at().epoch) >= epoch;
+            shard.is_kept() && !is_told && (promised <= epoch || promised.node == me.node)
+        };
         if !route.members.contains(&me) && self.shards.get(&id).is_some_and(|shard| is_replaced(shard)) {
             self.forget(cx, id);
         }

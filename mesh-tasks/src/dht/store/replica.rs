@@ -7,7 +7,7 @@ use mesh_core::{Instant, NodeId};
 use super::lead::{Effect, Lead};
 use super::message::{Kept, Message, Promise};
 use super::record::Record;
-use super::shard::{Change, Origin, ShardId, Stamp, What};
+use super::shard::{Change, Content, Origin, Shard, ShardId, Stamp, What};
 use super::{Context, DhtStore};
 use crate::pool::Replica;
 use crate::task::Epoch;
@@ -22,7 +22,6 @@ pub(super) struct Ballot {
     promised: BTreeSet<Replica>,
     /// Where those who promised are.
     at: Vec<(Replica, Stamp)>,
-    began_at: Instant,
     asked_at: Instant,
 }
 
@@ -40,7 +39,7 @@ impl DhtStore {
             self.say(cx, from, Message::Appended(id, epoch, Kept::Stale(promised)));
             return false;
         }
-        (shard.promised, shard.heard, shard.alone_since) = (epoch, epoch, None);
+        (shard.promised, shard.heard, shard.claim_at) = (epoch, epoch, None);
         self.ballots.remove(&id);
         self.step_down(id);
         true
@@ -64,9 +63,15 @@ impl DhtStore {
         if !self.obey(cx, from, id, epoch) {
             return;
         }
-        let Some(shard) = self.shards.get(&id) else {
+        if !self.shards.contains_key(&id) && after == Stamp::default() && !changes.is_empty() {
+            // The line from its very beginning.
+            self.shards.insert(id, Box::new(Shard::of(Content::default(), epoch)));
+            self.persist(cx, || Record::Dropped(id, epoch));
+        }
+        let Some(shard) = self.shards.get_mut(&id) else {
             return self.say(cx, from, Message::Appended(id, epoch, Kept::Apart(Stamp::default())));
         };
+        shard.heard = epoch;
         let at = shard.at();
         let last = changes.last().map_or(after, |change| change.at);
         let skip = match changes.iter().position(|change| change.at == at) {
@@ -97,40 +102,36 @@ impl DhtStore {
 
     // Claims.
 
+    /// Whether somebody leads a shard, as far as this node knows.
+    fn is_led(&self, shard: &Shard) -> bool {
+        let leader = Origin { node: shard.heard.node, life: shard.heard.life };
+        shard.heard == shard.promised && leader.node != self.me && self.is_living(&leader)
+    }
+
     /// Claims shards that nobody leads, where this node is the first who could, or those before it did not for long.
     pub(super) fn look_after_kept(&mut self, cx: &mut Context<'_>) {
-        let now = cx.now();
+        let (now, me, patience) = (cx.now(), self.replica(), self.config.takeover_after);
         let kept: Vec<ShardId> = self.shards.iter().filter(|(_, shard)| shard.lead.is_none()).map(|(id, _)| *id).collect();
         for id in kept {
             let Some(shard) = self.shards.get(&id) else { continue };
-            let leader = Origin { node: shard.heard.node, life: shard.heard.life };
-            if shard.heard == shard.promised && leader.node != self.me && self.is_living(&leader) {
-                if let Some(shard) = self.shards.get_mut(&id) {
-                    shard.alone_since = None;
-                }
-                continue;
-            }
-            let me = self.replica();
             let group = shard.group();
-            if !group.members.contains(&me) && !group.former.contains(&me) {
+            let is_led = self.is_led(shard);
+            if is_led || !(group.members.contains(&me) || group.former.contains(&me)) {
+                if let Some(shard) = self.shards.get_mut(&id) {
+                    shard.claim_at = None;
+                }
                 continue;
             }
             let mut alive = group.members.iter().filter(|replica| self.is_alive(replica));
-            let rank = alive.position(|replica| *replica == me).unwrap_or(group.members.len());
-            let patience = self.config.takeover_after * rank as u32;
-            let is_due = match self.ballots.get(&id) {
-                Some(ballot) if now.since(ballot.began_at) < self.config.takeover_after => {
-                    if now.since(ballot.asked_at) >= self.config.resend_after {
-                        self.ask_promises(cx, id);
-                    }
-                    false
-                }
-                _ => true,
-            };
+            let rank = alive.position(|replica| *replica == me).unwrap_or(group.members.len()) as u32;
             let Some(shard) = self.shards.get_mut(&id) else { continue };
-            if is_due && now.since(*shard.alone_since.get_or_insert(now)) >= patience {
-                shard.alone_since = Some(now);
+            let is_due = *shard.claim_at.get_or_insert(now + patience * rank) <= now;
+            if is_due {
+                // Should nothing come of it, somebody else has his turn first.
+                shard.claim_at = Some(now + patience * (rank + 1));
                 self.claim(cx, id);
+            } else if self.ballots.get(&id).is_some_and(|ballot| now.since(ballot.asked_at) >= self.config.resend_after) {
+                self.ask_promises(cx, id);
             }
         }
     }
@@ -144,7 +145,7 @@ impl DhtStore {
         shard.promised = epoch;
         self.persist(cx, || Record::Promised(id, epoch));
         let promised = BTreeSet::from([me]);
-        self.ballots.insert(id, Ballot { epoch, promised, at: Vec::new(), began_at: now, asked_at: now });
+        self.ballots.insert(id, Ballot { epoch, promised, at: Vec::new(), asked_at: now });
         self.ask_promises(cx, id);
         self.count_promises(cx, id);
     }
@@ -164,6 +165,7 @@ impl DhtStore {
         if !is_its_own {
             return self.meter.invalid.increment();
         }
+        let (now, patience) = (cx.now(), self.config.takeover_after);
         // Who keeps it no more has forgotten what a promise would stand for.
         let Some(shard) = self.shards.get_mut(&id).filter(|shard| shard.is_kept()) else { return };
         let promise = if epoch < shard.promised {
@@ -173,15 +175,22 @@ impl DhtStore {
         } else {
             Promise::Given(shard.at())
         };
-        if let Promise::Given(_) = promise
-            && shard.promised != epoch
-        {
-            shard.promised = epoch;
-            // Should nothing come of it, somebody else has to.
-            shard.alone_since = Some(cx.now());
-            self.persist(cx, || Record::Promised(id, epoch));
-            self.ballots.remove(&id);
-            self.step_down(id);
+        let is_news = shard.promised != epoch;
+        match promise {
+            Promise::Given(_) if is_news => {
+                // Should nothing come of it, somebody else has to.
+                (shard.promised, shard.claim_at) = (epoch, Some(now + patience * 2));
+                self.persist(cx, || Record::Promised(id, epoch));
+                self.ballots.remove(&id);
+                self.step_down(id);
+            }
+            // Whoever claims it without enough has lost its leader, at least: this node can lead it, with a higher epoch.
+            Promise::Ahead if shard.lead.is_none() && is_news => {
+                (shard.promised, shard.claim_at) = (epoch, Some(now));
+                self.persist(cx, || Record::Promised(id, epoch));
+                self.ballots.remove(&id);
+            }
+            _ => {}
         }
         self.say(cx, from, Message::Promise(id, epoch, promise));
     }
@@ -206,7 +215,13 @@ impl DhtStore {
                 }
             }
             // That one will lead it, or somebody who has as much.
-            Promise::Ahead => drop(self.ballots.remove(&id)),
+            Promise::Ahead => {
+                self.ballots.remove(&id);
+                let wait = self.config.takeover_after * 2;
+                if let Some(shard) = self.shards.get_mut(&id) {
+                    shard.claim_at = Some(cx.now() + wait);
+                }
+            }
         }
     }
 
@@ -223,7 +238,7 @@ impl DhtStore {
             }
         }
         let is_regrouping = !shard.group().former.is_empty();
-        (shard.lead, shard.heard, shard.alone_since) = (Some(lead), ballot.epoch, None);
+        (shard.lead, shard.heard, shard.claim_at) = (Some(lead), ballot.epoch, None);
         self.incoming.remove(&id);
         self.meter.taken_over.increment();
         self.propose(cx, id, What::Begun, Some(Effect::Tell));

@@ -6,6 +6,7 @@
 //! is made equal key by key: the stamp of the change that made an entry tells whether it is the same.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::ops::Bound;
 
 use mesh_core::{Bytes, Instant, NodeId, wire_enum, wire_struct};
@@ -36,6 +37,12 @@ pub struct Stamp {
 }
 
 wire_struct!(Stamp { epoch, number });
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{} by {}", self.epoch.number, self.number, self.epoch.node)
+    }
+}
 
 /// A life of a node that asks for something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -295,8 +302,8 @@ pub(super) struct Shard {
     pub(super) promised: Epoch,
     /// The last leader that was heard of.
     pub(super) heard: Epoch,
-    /// Since when nobody leads it, as far as is known.
-    pub(super) alone_since: Option<Instant>,
+    /// When this node is to claim it, where nobody leads it until then.
+    pub(super) claim_at: Option<Instant>,
     /// What this node has to do with it as its leader; `None` where it is not.
     pub(super) lead: Option<Lead>,
 }

@@ -40,8 +40,11 @@ impl DhtStore {
     pub(super) fn offer(&mut self, cx: &mut Context<'_>, id: ShardId, replica: Replica) {
         let Some(shard) = self.shards.get_mut(&id) else { return };
         let Some(mut lead) = shard.lead.take() else { return };
-        // What is offered must be where changes can be gone on from.
-        let snapshot = lead.snapshot.take().filter(|snapshot| shard.has_change(snapshot.at));
+        // What is offered must be where changes can be gone on from, and in which the follower is one.
+        let is_good = |snapshot: &Content| {
+            shard.has_change(snapshot.at) && snapshot.group.all().any(|member| *member == replica)
+        };
+        let snapshot = lead.snapshot.take().filter(is_good);
         let snapshot = lead.snapshot.insert(snapshot.unwrap_or_else(|| shard.content().clone()));
         let summary = snapshot.summary();
         let follower = lead.followers.entry(replica).or_default();

@@ -4,7 +4,7 @@ use mesh_core::harness::Harness;
 use mesh_core::{Bytes, LogOp, RequestId};
 
 use super::*;
-use crate::pool::Replica;
+
 
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
