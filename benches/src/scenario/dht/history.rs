@@ -142,7 +142,9 @@ impl Model for Registers {
             (Input::PutIf(_, value, expected), Some(Found::Written(version))) => {
                 state.with(expected)?.written_with(Some(value), version)
             }
-            (Input::PutIf(_, _, expected), Some(Found::Conflict(version))) if version != expected => state.with(version),
+            (Input::PutIf(_, _, expected), Some(Found::Conflict(version))) if version != expected => {
+                state.with(version)
+            }
             (Input::PutIf(_, value, expected), None) => {
                 Some(state.with(expected).map_or(*state, |state| state.written(Some(value))))
             }

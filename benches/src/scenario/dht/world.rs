@@ -94,9 +94,7 @@ impl World {
     pub fn add_node(&mut self) -> NodeId {
         let id = NodeId(self.ids.len() as u128 + 1);
         let dht = self.setup.dht.clone();
-        self.sim.add_node(id, move |node| {
-            node.host(DHT, DhtStore::new(dht.clone()).expect("the configuration works"))
-        });
+        self.sim.add_node(id, move |node| node.host(DHT, DhtStore::new(dht.clone()).expect("the configuration works")));
         self.ids.push(id);
         id
     }
@@ -207,6 +205,12 @@ impl World {
             check::Outcome::Answered(_, found) => Some(found),
             _ => None,
         }
+    }
+
+    /// How often a key was said to have no value.
+    pub fn absent(&self) -> usize {
+        let is_absent = |outcome: &check::Outcome<Found>| matches!(outcome, check::Outcome::Answered(_, Found::Absent));
+        self.history.calls().iter().filter(|call| is_absent(&call.outcome)).count()
     }
 
     fn is_flying(&self, id: CallId) -> bool {
@@ -406,7 +410,9 @@ impl World {
         match check::check(&Registers, &self.history) {
             Verdict::Linearizable => {}
             Verdict::Violation(violation) => self.break_rule(violation.report(&self.history)),
-            Verdict::Undecided { keys } => self.break_rule(format!("whether the calls on {keys:?} are linearizable is open")),
+            Verdict::Undecided { keys } => {
+                self.break_rule(format!("whether the calls on {keys:?} are linearizable is open"))
+            }
         }
     }
 

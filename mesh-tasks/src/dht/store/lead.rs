@@ -448,7 +448,8 @@ impl DhtStore {
     /// What was not answered for long is said again; what was deleted long ago is forgotten.
     pub(super) fn look_after_led(&mut self, cx: &mut Context<'_>) {
         let (now, again) = (cx.now(), self.config.resend_after);
-        let led: Vec<ShardId> = self.shards.iter().filter(|(_, shard)| shard.lead.is_some()).map(|(id, _)| *id).collect();
+        let led: Vec<ShardId> =
+            self.shards.iter().filter(|(_, shard)| shard.lead.is_some()).map(|(id, _)| *id).collect();
         for id in led {
             let Some(shard) = self.shards.get_mut(&id) else { continue };
             let (at, group) = (shard.at(), shard.group().clone());
@@ -495,7 +496,8 @@ impl DhtStore {
         }
         // Whoever asks for something again does so before its deadline.
         let idle_for = self.config.deadline * 2;
-        let led: Vec<ShardId> = self.shards.iter().filter(|(_, shard)| shard.lead.is_some()).map(|(id, _)| *id).collect();
+        let led: Vec<ShardId> =
+            self.shards.iter().filter(|(_, shard)| shard.lead.is_some()).map(|(id, _)| *id).collect();
         for id in led {
             let Some(shard) = self.shards.get(&id) else { continue };
             let sessions = shard.content().sessions.keys();

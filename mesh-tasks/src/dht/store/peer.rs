@@ -11,7 +11,6 @@ use super::{Context, DhtStore};
 use crate::dht::ring::Member;
 use crate::pool::Replica;
 
-
 /// The most nodes that a store knows.
 const PEERS_MAX: usize = 16_384;
 
@@ -181,7 +180,8 @@ impl DhtStore {
     /// Greets those who are there and not known yet.
     pub(super) fn greet_strangers(&mut self, cx: &mut Context<'_>) {
         let has_store = self.store.is_some();
-        let strangers = self.peers.iter().filter(|(_, peer)| peer.is_up && (peer.boot == 0 || (has_store && !peer.is_of_store)));
+        let strangers =
+            self.peers.iter().filter(|(_, peer)| peer.is_up && (peer.boot == 0 || (has_store && !peer.is_of_store)));
         for node in strangers.map(|(node, _)| *node).collect::<Vec<_>>() {
             self.greet(cx, node);
         }

@@ -37,7 +37,8 @@ impl DhtStore {
         if self.read_only || !std::mem::take(&mut self.repair_wanted) {
             return;
         }
-        let led: Vec<ShardId> = self.shards.iter().filter(|(_, shard)| shard.lead.is_some()).map(|(id, _)| *id).collect();
+        let led: Vec<ShardId> =
+            self.shards.iter().filter(|(_, shard)| shard.lead.is_some()).map(|(id, _)| *id).collect();
         let mut moving = 0;
         for id in led {
             let Some(shard) = self.shards.get(&id) else { continue };
@@ -79,7 +80,8 @@ impl DhtStore {
         }
         let owner = self.by_ring(id).first().copied().unwrap_or(self.me);
         let wanted = self.wanted(id, &group.members);
-        let is_same = wanted.len() == group.members.len() && wanted.iter().all(|replica| group.members.contains(replica));
+        let is_same =
+            wanted.len() == group.members.len() && wanted.iter().all(|replica| group.members.contains(replica));
         if !is_same || !group.learners.is_empty() {
             self.regroup(cx, id, wanted);
             return true;
@@ -122,7 +124,8 @@ impl DhtStore {
             return;
         }
         if learners != group.learners {
-            let gone = group.learners.iter().filter(|replica| !learners.contains(replica) && !group.members.contains(replica));
+            let gone =
+                group.learners.iter().filter(|replica| !learners.contains(replica) && !group.members.contains(replica));
             let gone: Vec<Replica> = gone.copied().collect();
             let effect = (!gone.is_empty()).then_some(Effect::Dismiss);
             group.learners = learners;

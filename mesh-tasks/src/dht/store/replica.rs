@@ -111,7 +111,8 @@ impl DhtStore {
     /// Claims shards that nobody leads, where this node is the first who could, or those before it did not for long.
     pub(super) fn look_after_kept(&mut self, cx: &mut Context<'_>) {
         let (now, me, patience) = (cx.now(), self.replica(), self.config.takeover_after);
-        let kept: Vec<ShardId> = self.shards.iter().filter(|(_, shard)| shard.lead.is_none()).map(|(id, _)| *id).collect();
+        let kept: Vec<ShardId> =
+            self.shards.iter().filter(|(_, shard)| shard.lead.is_none()).map(|(id, _)| *id).collect();
         for id in kept {
             let Some(shard) = self.shards.get(&id) else { continue };
             let group = shard.group();
@@ -130,7 +131,8 @@ impl DhtStore {
                 // Should nothing come of it, somebody else has his turn first.
                 shard.claim_at = Some(now + patience * (rank + 1));
                 self.claim(cx, id);
-            } else if self.ballots.get(&id).is_some_and(|ballot| now.since(ballot.asked_at) >= self.config.resend_after) {
+            } else if self.ballots.get(&id).is_some_and(|ballot| now.since(ballot.asked_at) >= self.config.resend_after)
+            {
                 self.ask_promises(cx, id);
             }
         }
@@ -195,7 +197,14 @@ impl DhtStore {
         self.say(cx, from, Message::Promise(id, epoch, promise));
     }
 
-    pub(super) fn on_promise(&mut self, cx: &mut Context<'_>, from: NodeId, id: ShardId, epoch: Epoch, promise: Promise) {
+    pub(super) fn on_promise(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: NodeId,
+        id: ShardId,
+        epoch: Epoch,
+        promise: Promise,
+    ) {
         let Some(replica) = self.replica_of(from) else { return };
         let Some(ballot) = self.ballots.get_mut(&id).filter(|ballot| ballot.epoch == epoch) else { return };
         match promise {
@@ -251,7 +260,10 @@ impl DhtStore {
 
     pub(super) fn on_take_over(&mut self, cx: &mut Context<'_>, from: NodeId, id: ShardId) {
         let Some(shard) = self.shards.get(&id) else { return };
-        if shard.heard.node == from && shard.group().members.contains(&self.replica()) && !self.ballots.contains_key(&id) {
+        if shard.heard.node == from
+            && shard.group().members.contains(&self.replica())
+            && !self.ballots.contains_key(&id)
+        {
             self.claim(cx, id);
         }
     }

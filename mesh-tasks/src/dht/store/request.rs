@@ -166,7 +166,9 @@ impl DhtStore {
 
     /// Somebody who was asked does not lead the shard.
     fn on_elsewhere(&mut self, cx: &mut Context<'_>, from: NodeId, number: u64, epoch: Epoch) {
-        let Some(pending) = self.requests.get_mut(&number).filter(|pending| pending.sent_to == Some(from)) else { return };
+        let Some(pending) = self.requests.get_mut(&number).filter(|pending| pending.sent_to == Some(from)) else {
+            return;
+        };
         pending.sent_to = None;
         let (id, may_go_on) = (pending.shard, pending.hops < HOPS_MAX);
         pending.hops += 1;

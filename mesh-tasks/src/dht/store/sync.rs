@@ -41,9 +41,8 @@ impl DhtStore {
         let Some(shard) = self.shards.get_mut(&id) else { return };
         let Some(mut lead) = shard.lead.take() else { return };
         // What is offered must be where changes can be gone on from, and in which the follower is one.
-        let is_good = |snapshot: &Content| {
-            shard.has_change(snapshot.at) && snapshot.group.all().any(|member| *member == replica)
-        };
+        let is_good =
+            |snapshot: &Content| shard.has_change(snapshot.at) && snapshot.group.all().any(|member| *member == replica);
         let snapshot = lead.snapshot.take().filter(is_good);
         let snapshot = lead.snapshot.insert(snapshot.unwrap_or_else(|| shard.content().clone()));
         let summary = snapshot.summary();
@@ -120,7 +119,8 @@ impl DhtStore {
     pub(super) fn on_part(&mut self, cx: &mut Context<'_>, from: NodeId, id: ShardId, epoch: Epoch, part: Part) {
         let Part { at, after, upto, entries, gone } = part;
         let Some(incoming) = self.incoming.get_mut(&id) else { return };
-        let is_next = incoming.epoch == epoch && epoch.node == from && incoming.summary.at == at && incoming.upto == after;
+        let is_next =
+            incoming.epoch == epoch && epoch.node == from && incoming.summary.at == at && incoming.upto == after;
         if !is_next || (upto.is_some() && upto <= after) {
             return;
         }
@@ -194,7 +194,8 @@ fn part_of(snapshot: &Content, want: Want) -> Part {
     if !fits {
         upto = last;
     }
-    let is_in_part = |key: &&Bytes| after.as_ref().is_none_or(|after| *key > after) && upto.as_ref().is_none_or(|upto| *key <= upto);
+    let is_in_part =
+        |key: &&Bytes| after.as_ref().is_none_or(|after| *key > after) && upto.as_ref().is_none_or(|upto| *key <= upto);
     let gone = has.keys().filter(is_in_part).filter(|key| snapshot.get(key).is_none()).cloned().collect();
     Part { at, after, upto, entries, gone }
 }

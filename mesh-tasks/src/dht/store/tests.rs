@@ -5,7 +5,6 @@ use mesh_core::{Bytes, LogOp, RequestId};
 
 use super::*;
 
-
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
 
@@ -36,7 +35,12 @@ fn put(node: &mut Harness<DhtStore>, key: &'static str, value: &'static str) -> 
     }
 }
 
-fn put_if(node: &mut Harness<DhtStore>, key: &'static str, value: &'static str, expected: u64) -> Result<u64, DhtError> {
+fn put_if(
+    node: &mut Harness<DhtStore>,
+    key: &'static str,
+    value: &'static str,
+    expected: u64,
+) -> Result<u64, DhtError> {
     let request = node.command(DhtCommand::PutIf { key: key.into(), value: value.into(), expected });
     match reply(node, request) {
         Some(DhtReply::Written(written)) => written,
@@ -234,15 +238,23 @@ fn whoever_is_superseded_answers_no_read_and_sends_it_on() {
     // Too late an answer.
     pair.hear(Message::Checked(vec![(ShardId(0), old, 1)]));
     assert!(pair.node.replies().is_empty());
-    pair.hear(Message::Append(ShardId(0), epoch, at, vec![Change { at: Stamp { epoch, number: 1 }, what: What::Begun }]));
+    pair.hear(Message::Append(
+        ShardId(0),
+        epoch,
+        at,
+        vec![Change { at: Stamp { epoch, number: 1 }, what: What::Begun }],
+    ));
     pair.node.pass(Duration::from_millis(100));
-    let asks = pair.said().into_iter().find_map(|message| if let Message::Ask(ask) = message { Some(ask) } else { None });
+    let asks =
+        pair.said().into_iter().find_map(|message| if let Message::Ask(ask) = message { Some(ask) } else { None });
     let ask = asks.expect("it is sent to the one who leads");
     pair.hear(Message::Answer(ask.number, Outcome::Absent));
     assert!(matches!(reply(&mut pair.node, read), Some(DhtReply::Found(Ok(None)))));
     // The epoch before is not obeyed any more.
     pair.hear(Message::Append(ShardId(0), Epoch { number: 1, node: B, life: BOOT }, at, Vec::new()));
-    assert!(pair.said().iter().any(|message| matches!(message, Message::Appended(_, _, Kept::Stale(e)) if *e == epoch)));
+    assert!(
+        pair.said().iter().any(|message| matches!(message, Message::Appended(_, _, Kept::Stale(e)) if *e == epoch))
+    );
 }
 
 #[test]
@@ -313,7 +325,8 @@ fn what_another_life_or_another_store_says_is_no_news() {
     pair.hear(claim);
     assert_eq!(pair.epoch(), epoch);
     pair.node.command(DhtCommand::AddPeer { node: NodeId(3), zone: 2 });
-    let hello = Hello { incarnation: 1, store: pair.store.map(|store| store ^ 1), shards: 1, leaves: false, asks: false };
+    let hello =
+        Hello { incarnation: 1, store: pair.store.map(|store| store ^ 1), shards: 1, leaves: false, asks: false };
     pair.node.receive(NodeId(3), Envelope { from: 5, to, message: Message::Hello(hello) });
     let claim = Message::Claim(ShardId(0), Epoch { number: 9, node: NodeId(3), life: 5 }, at);
     pair.node.receive(NodeId(3), Envelope { from: 5, to, message: claim });
