@@ -1,7 +1,7 @@
 //! Who owns a key, and who keeps copies of what it stands for.
 //!
 //! [`ring`] answers from the members that a node knows of, without asking anybody: nodes that know the same members
-//! answer alike.
+//! answer alike. [`store`] keeps keys and their values there, and answers alike whatever nodes know.
 //!
 //! ```
 //! use mesh_core::NodeId;

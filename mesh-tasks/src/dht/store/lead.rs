@@ -154,7 +154,9 @@ impl DhtStore {
             return self.answer(cx, origin, number, Outcome::Elsewhere(known));
         };
         // Whoever asks is not gone, whatever is said of it.
-        shard.lead.as_mut().map(|lead| lead.idle.remove(&origin));
+        if let Some(lead) = &mut shard.lead {
+            lead.idle.remove(&origin);
+        }
         let content = shard.content();
         let present = content.get(&key).and_then(|entry| Some((entry.value.clone()?, entry.version)));
         if matches!(op, Op::Get) {

@@ -131,7 +131,9 @@ impl DhtStore {
             group.learners = learners;
             // What one of them had when it was a replica before is found out anew.
             let lead = self.shards.get_mut(&id).and_then(|shard| shard.lead.as_mut());
-            lead.map(|lead| lead.followers.retain(|replica, _| group.all().any(|other| other == replica)));
+            if let Some(lead) = lead {
+                lead.followers.retain(|replica, _| group.all().any(|other| other == replica));
+            }
             self.dismiss(id, gone);
             return self.propose(cx, id, What::Regrouped(group), effect);
         }
