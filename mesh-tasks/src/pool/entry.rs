@@ -133,6 +133,10 @@ pub(super) struct Owned {
     counted: bool,
     /// How many auctions of it were opened.
     pub(super) auctions: u32,
+    /// Only nodes with a bad record have bid for it: the best of them will do.
+    pub(super) takes_any: bool,
+    /// Who said that it cannot be done.
+    pub(super) failed_at: BTreeSet<NodeId>,
     /// How often another creation of the same task was met.
     pub(super) conflicts: u32,
 }

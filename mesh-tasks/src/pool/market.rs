@@ -17,7 +17,9 @@ use super::command::PoolEvent;
 use super::message::{Announced, Message, NAMES_MAX};
 use super::{Context, TaskPool};
 use crate::auction::score::{Bid, Performance};
-use crate::auction::{Auction, AuctionId, Award, BidRefused, Bidder, OpenBids, Outcome, SealedBid, Step, Unsold};
+use crate::auction::{
+    Auction, AuctionConfig, AuctionId, Award, BidRefused, Bidder, OpenBids, Outcome, SealedBid, Step, Unsold,
+};
 use crate::share::Share;
 #[cfg(doc)]
 use crate::task::Policy;
@@ -33,7 +35,7 @@ const PASS: Duration = Duration::from_millis(5);
 /// How often that time is doubled.
 const DOUBLINGS_MAX: u32 = 5;
 
-/// A task whose bidders all have a bad record is auctioned again after so long.
+/// A task whose bidders all have a bad record is auctioned again after so long, and then the best of them may have it.
 const UNADMITTED_FOR: Duration = Duration::from_secs(1);
 
 /// A record of how a node has done forgets its oldest entry so often: who was given nothing for long has another chance.
@@ -97,6 +99,9 @@ impl Default for Market {
 
 impl Market {
     /// A node did, or did not do, what it was given.
+    ///
+    /// A task that fails says little of its executor. Whoever is silent, crashes or takes too long has not delivered, and
+    /// neither has who failed at what another could do.
     pub(super) fn record(&mut self, node: NodeId, is_delivered: bool) {
         self.performance.entry(node).or_default().record(is_delivered);
     }
@@ -199,8 +204,10 @@ impl TaskPool {
         let Some(owned) = self.tasks.get_mut(&task).and_then(|entry| entry.owned.as_mut()) else { return false };
         owned.auctions = owned.auctions.saturating_add(1);
         let id = AuctionId { item: task.0, round: owned.auctions };
+        let performance_min = if owned.takes_any { 0.0 } else { self.config.auction.performance_min };
+        let config = AuctionConfig { performance_min, ..self.config.auction };
         // One item and no more bidders than allowed: it opens.
-        let Ok(mut auction) = Auction::open(self.config.auction, id, vec![task.0], bidders.iter().copied(), now) else {
+        let Ok(mut auction) = Auction::open(config, id, vec![task.0], bidders.iter().copied(), now) else {
             return false;
         };
         if mine.is_some() {
@@ -260,6 +267,7 @@ impl TaskPool {
 
     pub(super) fn on_bids(&mut self, cx: &mut Context<'_>, from: NodeId, bids: &[SealedBid], more: u32) {
         let now = cx.now();
+        self.place_again = true;
         let has_passed = bids.iter().all(|sealed| sealed.bid.is_none());
         if has_passed {
             self.market.pass(from, now);
@@ -330,6 +338,9 @@ impl TaskPool {
         }
         match why {
             Unsold::NoneAdmitted => {
+                if let Some(owned) = self.tasks.get_mut(&task).and_then(|entry| entry.owned.as_mut()) {
+                    owned.takes_any = true;
+                }
                 self.later.insert((now + UNADMITTED_FOR, task));
             }
             Unsold::NoBids | Unsold::NoneAcknowledged => self.push_unplaced(task),

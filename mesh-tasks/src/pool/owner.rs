@@ -185,10 +185,23 @@ impl TaskPool {
             return fence(self, cx);
         }
         if !entry.is_settled() {
-            if result != Reported::GivenBack {
-                self.market.record(from, matches!(result, Reported::Completed(_)));
-                self.market.ask_again(from);
+            match (&result, &mut entry.owned) {
+                (Reported::Completed(_), owned) => {
+                    self.market.record(from, true);
+                    let failed_at = owned.as_mut().map(|owned| std::mem::take(&mut owned.failed_at));
+                    for node in failed_at.into_iter().flatten().filter(|node| *node != from) {
+                        self.market.record(node, false);
+                    }
+                }
+                (Reported::Failed(Failure::Error(_) | Failure::Panicked(_)), Some(owned)) => {
+                    if owned.failed_at.len() < FAILED_AT_MAX {
+                        owned.failed_at.insert(from);
+                    }
+                }
+                (Reported::Failed(_), _) => self.market.record(from, false),
+                (Reported::GivenBack, _) => {}
             }
+            self.market.ask_again(from);
             match result {
                 Reported::Completed(_) if is_expired => self.settle(cx, token.task, Outcome::Expired),
                 Reported::Completed(result) => self.settle(cx, token.task, Outcome::Completed(result)),
@@ -246,7 +259,6 @@ impl TaskPool {
             && let State::Leased { holder } = entry.state
         {
             let token = entry.token(task);
-            self.market.record(holder, false);
             if holder != self.me {
                 self.answer(cx.now(), holder).lost.push(token);
             }
@@ -260,7 +272,12 @@ impl TaskPool {
             .grants
             .keys()
             .filter(|task| self.tasks.get(*task).is_some_and(|entry| entry.state == State::Leased { holder: node }));
-        for task in lost.copied().collect::<Vec<_>>() {
+        let lost: Vec<_> = lost.copied().collect();
+        if !lost.is_empty() {
+            // One crash, whatever it held.
+            self.market.record(node, false);
+        }
+        for task in lost {
             self.break_lease(cx, task);
         }
     }
@@ -368,6 +385,9 @@ impl TaskPool {
         let over = self.grants.iter().filter(|(_, until)| **until <= now).map(|(task, _)| *task);
         for task in over.collect::<Vec<_>>() {
             self.grants.swap_remove(&task);
+            if let Some(State::Leased { holder }) = self.tasks.get(&task).map(|entry| &entry.state) {
+                self.market.record(*holder, false);
+            }
             self.break_lease(cx, task);
         }
         self.retire_some(cx);
@@ -415,6 +435,9 @@ impl TaskPool {
         self.forget(cx, task);
     }
 }
+
+/// So many of the nodes at which a task failed are remembered.
+const FAILED_AT_MAX: usize = 16;
 
 /// How long to wait after so many failures: twice as long each time, half of it left to chance.
 fn backoff(retry: &crate::task::RetryPolicy, failures: u32, rng: &mut mesh_core::Rng64) -> Duration {

@@ -6,6 +6,8 @@ use mesh_core::{Bytes, RequestId};
 use super::*;
 use crate::task::{Failure, Outcome, State, TaskSpec, Token};
 
+mod market;
+
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
 

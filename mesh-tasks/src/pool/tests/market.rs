@@ -1,0 +1,229 @@
+//! Auctions of a pool, with bidders that are played by hand.
+
+use crate::auction::score::Bid;
+use crate::auction::{AuctionId, SealedBid};
+use crate::share::Share;
+use crate::task::Policy;
+
+use super::*;
+
+const C: NodeId = NodeId(3);
+const LIFE: u32 = 5;
+
+/// A pool that auctions its tasks, executes none itself, and knows some nodes.
+fn auctioneer(bidders: &[NodeId]) -> Harness<TaskPool> {
+    let mut pool = pool(PoolConfig { policy: Policy::Auction, successors: 0, ..PoolConfig::default() });
+    for node in bidders {
+        pool.command(PoolCommand::AddPeer { node: *node, zone: 0 });
+        let hello = Hello { incarnation: 7, ..Hello::default() };
+        say(&mut pool, *node, Message::Hello(hello));
+    }
+    pool.sent();
+    pool
+}
+
+fn say(pool: &mut Harness<TaskPool>, from: NodeId, message: Message) {
+    let to = pool.protocol.boot;
+    pool.receive(from, Envelope { from: LIFE, to, message });
+}
+
+fn sealed(auction: AuctionId, load: f64) -> SealedBid {
+    let bid = Bid { capability: Share::ONE, load: Share::clamped(load), resources: Share::ONE };
+    SealedBid { auction, incarnation: u64::from(LIFE), bid: Some(bid) }
+}
+
+fn bid(pool: &mut Harness<TaskPool>, from: NodeId, auction: AuctionId, load: f64) {
+    say(pool, from, Message::Bids(vec![sealed(auction, load)], 1));
+}
+
+/// The auctions that were announced to a node, and the leases that it was offered, with the numbers of the offers.
+fn heard(pool: &mut Harness<TaskPool>, node: NodeId) -> (Vec<AuctionId>, Vec<(u64, Token)>) {
+    let (mut auctions, mut leases) = (Vec::new(), Vec::new());
+    for (_, envelope) in pool.sent().into_iter().filter(|(to, _)| *to == node) {
+        match envelope.message {
+            Message::Announce(announced, _) => auctions.extend(announced.into_iter().map(|one| one.auction)),
+            Message::Offer(number, offered, _) => {
+                leases.extend(offered.into_iter().map(|lease| (number, lease.token)));
+            }
+            _ => {}
+        }
+    }
+    (auctions, leases)
+}
+
+fn auction_of(pool: &mut Harness<TaskPool>, node: NodeId) -> AuctionId {
+    let (auctions, _) = heard(pool, node);
+    *auctions.last().expect("a task is announced")
+}
+
+fn offered(pool: &mut Harness<TaskPool>, node: NodeId) -> (u64, Token) {
+    let (_, leases) = heard(pool, node);
+    *leases.first().expect("a lease is offered")
+}
+
+#[test]
+fn the_best_bid_has_the_lease_and_what_comes_late_does_not_count() {
+    let mut pool = auctioneer(&[B, C]);
+    submit(&mut pool, TaskSpec::new("work"));
+    let auction = auction_of(&mut pool, B);
+    bid(&mut pool, B, auction, 0.9);
+    assert_eq!(heard(&mut pool, B), (vec![], vec![]), "one has not answered");
+    bid(&mut pool, C, auction, 0.1);
+    let (number, token) = offered(&mut pool, C);
+    say(&mut pool, C, Message::Taken(number, vec![]));
+    bid(&mut pool, B, auction, 0.0);
+    pool.pass(Duration::from_secs(1));
+    assert_eq!(heard(&mut pool, B).1, []);
+    assert_eq!(status(&mut pool, token.task).state, State::Leased { holder: C });
+}
+
+#[test]
+fn who_declines_or_says_nothing_loses_the_award_to_the_next_best() {
+    let mut pool = auctioneer(&[B, C]);
+    submit(&mut pool, TaskSpec::new("declined"));
+    let auction = auction_of(&mut pool, B);
+    bid(&mut pool, B, auction, 0.9);
+    bid(&mut pool, C, auction, 0.1);
+    let (number, first) = offered(&mut pool, C);
+    say(&mut pool, C, Message::Taken(number, vec![first]));
+    let (number, second) = offered(&mut pool, B);
+    assert!(second > first, "another lease");
+    say(&mut pool, B, Message::Taken(number, vec![]));
+
+    submit(&mut pool, TaskSpec::new("silent"));
+    let auction = auction_of(&mut pool, B);
+    bid(&mut pool, B, auction, 0.9);
+    bid(&mut pool, C, auction, 0.1);
+    let (_, first) = offered(&mut pool, C);
+    pool.pass(Duration::from_secs(1));
+    let (_, second) = offered(&mut pool, B);
+    assert!(second.task == first.task && second > first);
+    // The first lease is not good any more, and its holder is told.
+    let report = Report { token: first, result: Reported::Completed(Bytes::new()) };
+    say(&mut pool, C, Message::Report(vec![report]));
+    pool.pass(Duration::from_millis(10));
+    let told = pool.sent();
+    assert!(told.iter().any(|(to, envelope)| {
+        *to == C && matches!(&envelope.message, Message::Answers(_, lost, _) if lost.contains(&first))
+    }));
+    assert_eq!(status(&mut pool, first.task).state, State::Leased { holder: B });
+}
+
+#[test]
+fn two_bids_of_one_node_are_told_and_the_first_counts() {
+    let mut pool = auctioneer(&[B, C]);
+    submit(&mut pool, TaskSpec::new("work"));
+    let auction = auction_of(&mut pool, B);
+    pool.events();
+    bid(&mut pool, C, auction, 0.5);
+    bid(&mut pool, C, auction, 0.0);
+    let task = TaskId(auction.item);
+    assert_eq!(pool.events(), [PoolEvent::Equivocation { node: C, task }]);
+    bid(&mut pool, B, auction, 0.2);
+    assert_eq!(offered(&mut pool, B).1.task, task);
+}
+
+#[test]
+fn bids_by_strangers_of_another_life_or_for_what_is_not_sold_do_not_count() {
+    let mut pool = auctioneer(&[B, C]);
+    submit(&mut pool, TaskSpec::new("work"));
+    let auction = auction_of(&mut pool, B);
+    let boot = pool.protocol.boot;
+    let bids = |auction| Message::Bids(vec![sealed(auction, 0.0)], 9);
+    pool.receive(NodeId(9), Envelope { from: LIFE, to: boot, message: bids(auction) });
+    let earlier = SealedBid { incarnation: 4, ..sealed(auction, 0.0) };
+    say(&mut pool, C, Message::Bids(vec![earlier], 9));
+    say(&mut pool, C, bids(AuctionId { round: auction.round + 1, ..auction }));
+    say(&mut pool, C, bids(AuctionId::first(77)));
+    bid(&mut pool, B, auction, 0.9);
+    assert_eq!(heard(&mut pool, C).1, [], "its bid is still awaited");
+    pool.pass(Duration::from_secs(1));
+    assert_eq!(offered(&mut pool, B).1.task, TaskId(auction.item));
+}
+
+#[test]
+fn who_has_no_room_is_not_asked_again_at_once_and_gets_the_task_when_it_has() {
+    let mut pool = auctioneer(&[B]);
+    submit(&mut pool, TaskSpec::new("work"));
+    let mut asked = 0;
+    for _ in 0..100 {
+        if let (auctions, _) = heard(&mut pool, B)
+            && let Some(auction) = auctions.first()
+        {
+            asked += 1;
+            let passes = SealedBid { bid: None, ..sealed(*auction, 0.0) };
+            say(&mut pool, B, Message::Bids(vec![passes], 0));
+        }
+        pool.pass(Duration::from_millis(10));
+    }
+    assert!((5..20).contains(&asked), "asked {asked} times in a second");
+    pool.pass(Duration::from_secs(1));
+    let auction = auction_of(&mut pool, B);
+    bid(&mut pool, B, auction, 0.0);
+    assert_eq!(offered(&mut pool, B).1.task, TaskId(auction.item));
+}
+
+#[test]
+fn no_more_is_announced_to_a_node_than_it_says_that_it_would_bid_for() {
+    let mut pool = auctioneer(&[B]);
+    for _ in 0..100 {
+        submit(&mut pool, TaskSpec::new("work"));
+    }
+    let (auctions, _) = heard(&mut pool, B);
+    assert_eq!(auctions.len(), 1, "nothing is known of it yet");
+    say(&mut pool, B, Message::Bids(vec![sealed(auctions[0], 0.0)], 7));
+    let (auctions, _) = heard(&mut pool, B);
+    assert!((7..=8).contains(&auctions.len()), "{} tasks", auctions.len());
+}
+
+#[test]
+fn who_never_delivers_loses_its_rank_and_is_the_last_resort() {
+    let mut pool = auctioneer(&[B, C]);
+    let mut won = 0;
+    for _ in 0..20 {
+        submit(&mut pool, TaskSpec::new("work"));
+        let auction = auction_of(&mut pool, B);
+        bid(&mut pool, B, auction, 0.5);
+        // It promises the most, and is silent then.
+        bid(&mut pool, C, auction, 0.0);
+        let sent = heard(&mut pool, C).1;
+        if sent.is_empty() {
+            continue;
+        }
+        won += 1;
+        pool.pass(Duration::from_secs(1));
+        pool.command(PoolCommand::Cancel(sent[0].1.task));
+        pool.sent();
+    }
+    assert!((1..=8).contains(&won), "{won} of 20");
+    // Where nobody else bids, it has the task a second later.
+    pool.command(PoolCommand::RemovePeer(B));
+    submit(&mut pool, TaskSpec::new("work"));
+    for _ in 0..40 {
+        if let Some(auction) = heard(&mut pool, C).0.first() {
+            bid(&mut pool, C, *auction, 0.0);
+        }
+        pool.pass(Duration::from_millis(100));
+        if pool.protocol.status().unplaced == 0 {
+            return;
+        }
+    }
+    panic!("nobody has the task");
+}
+
+#[test]
+fn a_flood_of_announcements_is_answered_and_does_not_pile_up() {
+    let mut pool = auctioneer(&[B]);
+    pool.command(PoolCommand::Take(Ticket::default()));
+    for item in 0..10_000 {
+        let announced = Announced { auction: AuctionId::first(item), requirements: Default::default() };
+        say(&mut pool, B, Message::Announce(vec![announced], vec![]));
+    }
+    let bids = pool.sent().into_iter().filter_map(|(_, envelope)| match envelope.message {
+        Message::Bids(bids, _) => Some(bids.iter().filter(|sealed| sealed.bid.is_some()).count()),
+        _ => None,
+    });
+    let bids: Vec<usize> = bids.collect();
+    // One executor, two tasks that may wait, and eight bids for each.
+    assert_eq!((bids.len(), bids.iter().sum::<usize>()), (10_000, 24));
+}
