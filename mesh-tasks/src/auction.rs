@@ -50,6 +50,7 @@
 
 pub mod batch;
 pub mod score;
+pub mod signed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
