@@ -187,11 +187,13 @@ impl TaskPool {
                     };
                     ballot.unknown.insert(replica);
                     let Some(entry) = self.tasks.get(&task) else { continue };
-                    // It was never kept by enough of them, or is forgotten already.
-                    if entry.group.is_majority(|replica| ballot.unknown.contains(replica)) {
+                    // The others are no majority: it was never kept by enough of them, or is forgotten already.
+                    if entry.group.meets_majorities(|replica| ballot.unknown.contains(replica)) {
                         self.claims.remove(&task);
                         self.orphans.remove(&task);
                         self.forget(cx, task);
+                    } else {
+                        self.count_promises(cx, task);
                     }
                 }
             }
@@ -243,9 +245,20 @@ impl TaskPool {
         }
     }
 
+    /// Whether enough have promised: a majority; or so many that every majority has one of them, where others have not
+    /// learned of the task yet and so do not know another creation of it either.
+    fn is_won(entry: &Entry, ballot: &Ballot) -> bool {
+        let has_promised = |replica: &Replica| ballot.promised.contains(replica);
+        let is_heard = |replica: &Replica| has_promised(replica) || ballot.unknown.contains(replica);
+        entry.group.is_majority(has_promised)
+            || (ballot.rivals.is_empty()
+                && entry.group.meets_majorities(has_promised)
+                && entry.group.is_majority(is_heard))
+    }
+
     fn count_promises(&mut self, cx: &mut Context<'_>, task: TaskId) {
         let (Some(entry), Some(ballot)) = (self.tasks.get(&task), self.claims.get(&task)) else { return };
-        if !entry.group.is_majority(|replica| ballot.promised.contains(replica)) {
+        if !Self::is_won(entry, ballot) {
             return;
         }
         match Self::creation_that_counts(entry, ballot) {
@@ -260,7 +273,7 @@ impl TaskPool {
         }
         let (Some(entry), Some(ballot)) = (self.tasks.get_mut(&task), self.claims.get(&task)) else { return };
         // The group may be another now.
-        if !entry.group.is_majority(|replica| ballot.promised.contains(replica)) {
+        if !Self::is_won(entry, ballot) {
             return;
         }
         entry.version = Version { epoch: ballot.epoch, number: 1 };

@@ -51,6 +51,13 @@ impl Group {
         most(&self.members) && (self.former.is_empty() || most(&self.former))
     }
 
+    /// Whether `has` holds for so many of each of the two that any majority meets them: half of an even number is
+    /// enough (Howard et al. 2016, flexible Paxos).
+    pub(super) fn meets_majorities(&self, has: impl Fn(&Replica) -> bool) -> bool {
+        let half = |replicas: &[Replica]| 2 * replicas.iter().filter(|replica| has(replica)).count() >= replicas.len();
+        half(&self.members) && half(&self.former)
+    }
+
     /// Whether nobody but a node keeps it.
     pub(crate) fn is_only(&self, node: NodeId) -> bool {
         self.former.is_empty()

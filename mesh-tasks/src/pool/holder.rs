@@ -47,7 +47,7 @@ pub(super) struct Unanswered {
 impl Held {
     /// The lease as it is passed on.
     pub(super) fn lease(&self, now: Instant) -> Lease {
-        let expires_in = self.expires_at.map(|at| at.since(now).max(Duration::from_nanos(1)));
+        let expires_in = self.expires_at.map(|at| at.since(now));
         Lease { token: self.token, owner: self.owner, expires_in, moves: self.moves + 1, spec: self.spec.clone() }
     }
 }
@@ -123,8 +123,7 @@ impl TaskPool {
             let Some(task) = self.next_to_run(cx.now()) else { return };
             if self.held.contains_key(&task) {
                 self.run(cx, task);
-            } else {
-                self.grant(cx, task, self.me);
+            } else if self.grant(cx, task, self.me).is_some() {
                 self.starting.insert(task, ());
                 self.when_safe(cx, task, Effect::Start);
             }

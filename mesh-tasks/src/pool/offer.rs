@@ -255,6 +255,11 @@ impl TaskPool {
             if let Some(offer) = &mut peer.offer
                 && now.since(offer.sent_at) >= again
             {
+                // Times are relative: what was left when it was first sent is less by now.
+                let since = now.since(offer.sent_at);
+                for left in offer.leases.iter_mut().filter_map(|lease| lease.expires_in.as_mut()) {
+                    *left = left.saturating_sub(since);
+                }
                 offer.sent_at = now;
                 due.push((*node, offer.number, offer.leases.clone()));
             }

@@ -141,7 +141,8 @@ impl TaskPool {
 
     /// Grants a lease. The token is new, so that whoever had one before is refused from now on.
     pub(super) fn grant(&mut self, cx: &mut Context<'_>, task: TaskId, holder: NodeId) -> Option<Token> {
-        let entry = self.tasks.get_mut(&task)?;
+        // Whoever gave a task up may find it in its queue yet.
+        let entry = self.tasks.get_mut(&task).filter(|entry| entry.owned.is_some() && entry.state == State::Queued)?;
         if entry.attempts == 0 {
             self.meter.wait_nanos.record_duration(cx.now().since(entry.ready_at));
         }
@@ -203,7 +204,10 @@ impl TaskPool {
             }
             self.market.ask_again(from);
             match result {
-                Reported::Completed(_) if is_expired => self.settle(cx, token.task, Outcome::Expired),
+                Reported::Completed(_) if is_expired => {
+                    self.settle(cx, token.task, Outcome::Expired);
+                    return fence(self, cx);
+                }
                 Reported::Completed(result) => self.settle(cx, token.task, Outcome::Completed(result)),
                 Reported::Failed(failure) => self.fail(cx, token.task, failure),
                 Reported::GivenBack => self.requeue(cx, token.task, Duration::ZERO),
@@ -385,10 +389,13 @@ impl TaskPool {
         let over = self.grants.iter().filter(|(_, until)| **until <= now).map(|(task, _)| *task);
         for task in over.collect::<Vec<_>>() {
             self.grants.swap_remove(&task);
-            if let Some(State::Leased { holder }) = self.tasks.get(&task).map(|entry| &entry.state) {
-                self.market.record(*holder, false);
-            }
+            let state = self.tasks.get(&task).map(|entry| entry.state.clone());
             self.break_lease(cx, task);
+            if let Some(State::Leased { holder }) = state {
+                self.market.record(holder, false);
+                // Whoever says nothing for so long is no place for others, until it says how busy it is.
+                self.on_place_lost(cx, holder);
+            }
         }
         self.retire_some(cx);
     }

@@ -32,6 +32,8 @@ pub(super) struct Routes {
     routed: BTreeMap<TaskId, NodeId>,
     router: CapabilityRouter,
     balancer: LoadBalancer,
+    /// When places are looked for again in any case.
+    place_at: Option<Instant>,
     /// When others were asked for their load, and who has not answered.
     asked_at: Option<Instant>,
     unheard: BTreeSet<NodeId>,
@@ -47,6 +49,7 @@ impl Routes {
             routed: BTreeMap::new(),
             router: CapabilityRouter::new(config.router)?,
             balancer: LoadBalancer::new(config.balancer.clone())?,
+            place_at: None,
             asked_at: None,
             unheard: BTreeSet::new(),
             surveys: Vec::new(),
@@ -123,13 +126,18 @@ impl TaskPool {
             let ask_at = self.routes.asked_at.map_or(Instant::ZERO, |at| at + self.config.ask_every);
             let next = self.market.next_at(cx.now()).map_or(ask_at, |at| at.min(ask_at));
             // Who is asked meanwhile may have room: it is tried again in any case.
-            cx.set_timer(super::Timer::Place, next.since(cx.now()).max(Duration::from_millis(1)));
+            let at = next.max(cx.now() + Duration::from_millis(1));
+            // Not put off by what happens meanwhile: a busy node would never come to it.
+            if self.routes.place_at.is_none_or(|before| at < before) {
+                self.routes.place_at = Some(at);
+                cx.set_timer(super::Timer::Place, at.since(cx.now()));
+            }
         }
     }
 
     /// Something may have changed with time.
     pub(super) fn on_place(&mut self, cx: &mut Context<'_>) {
-        self.place_again = true;
+        (self.place_again, self.routes.place_at) = (true, None);
         let is_routed =
             |pool: &Self, task| pool.tasks.get(&task).is_some_and(|entry| pool.policy(&entry.spec) != Policy::Auction);
         if self.routes.unplaced.iter().take(LOOK_AT).any(|task| is_routed(self, task)) {
