@@ -40,9 +40,9 @@ fn serve_with_effects(world: &mut World, node: NodeId, sink: &Sink) -> Serving {
     let executor = move |job: Job, _: RunToken| {
         let (clock, sink) = (clock.clone(), sink.clone());
         async move {
-            clock.sleep(MILLISECOND * 10).await;
+            clock.sleep(MILLISECOND * 25).await;
             sink.lock().unwrap().entry(job.token.task).or_default().push(node);
-            clock.sleep(MILLISECOND * 10).await;
+            clock.sleep(MILLISECOND * 25).await;
             Ok::<_, RunError>(node.0.to_string())
         }
     };

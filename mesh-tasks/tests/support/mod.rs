@@ -15,13 +15,13 @@ use futures::channel::oneshot;
 use futures::executor::LocalPool;
 use futures::future::{AbortHandle, Aborted, FutureExt as _, RemoteHandle, abortable, try_join_all};
 use futures::task::LocalSpawnExt as _;
-use mesh_core::{Bytes, CallError, Clock, Handle, Instant, NodeBuilder, NodeId, ProtocolId};
+use mesh_core::{Bytes, CallError, Clock, Handle, Instant, Metrics, NodeBuilder, NodeId, ProtocolId};
 use mesh_tasks::executor::{Executor, ServeConfig, ServeReport, serve};
 use mesh_tasks::pool::{FollowError, PoolCommand, PoolConfig, PoolHandle as _, TaskPool, TaskStatus};
 use mesh_tasks::task::{Outcome, RetryPolicy, TaskId, TaskSpec};
 use mesh_transport_mem::{LinkConfig, Sim, SimConfig};
 
-const POOL: ProtocolId = ProtocolId(9);
+pub(crate) const POOL: ProtocolId = ProtocolId(9);
 
 /// The time of the simulation.
 #[derive(Debug, Default)]
@@ -59,6 +59,12 @@ impl Clock for SimClock {
 }
 
 impl SimClock {
+    /// When somebody wants to go on.
+    fn next(&self) -> Option<Instant> {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.1.iter().map(|(at, _)| *at).min()
+    }
+
     /// Waits for some time.
     pub(crate) async fn sleep(&self, time: Duration) {
         self.sleep_until(self.now() + time).await;
@@ -87,8 +93,14 @@ impl Serving {
 pub(crate) struct World {
     pub(crate) sim: Sim<Handle<TaskPool>>,
     pub(crate) clock: Arc<SimClock>,
+    /// What the pools of all nodes count.
+    pub(crate) metrics: Metrics,
+    /// After how long the others hear that a node crashed or is there again. Default: at once.
+    pub(crate) notice: Duration,
     ids: Vec<NodeId>,
     local: LocalPool,
+    /// When the simulation stops next for what runs beside it.
+    stops_at: Option<Instant>,
     /// What crashes with a node.
     runs: Rc<RefCell<BTreeMap<NodeId, Vec<AbortHandle>>>>,
 }
@@ -102,16 +114,18 @@ impl World {
     pub(crate) fn with(seed: u64, nodes: u128, config: PoolConfig, queue_len_max: usize) -> Self {
         let mut sim = Sim::with_config(seed, SimConfig::default());
         let ids: Vec<_> = (1..=nodes).map(NodeId).collect();
+        let metrics = Metrics::default();
         for id in &ids {
-            let config = config.clone();
+            let (config, metrics) = (config.clone(), metrics.clone());
             sim.add_node(*id, move |node| {
                 let builder = std::mem::replace(node, NodeBuilder::new(NodeId(0)));
                 *node = builder.queue_len_max(queue_len_max);
-                node.host(POOL, TaskPool::new(config.clone()).unwrap())
+                node.host(POOL, TaskPool::new(config.clone()).unwrap().with_metrics(&metrics))
             });
         }
         let (clock, local, runs) = (Arc::default(), LocalPool::new(), Rc::default());
-        let mut world = Self { sim, clock, ids: ids.clone(), local, runs };
+        let (notice, stops_at) = (Duration::ZERO, None);
+        let mut world = Self { sim, clock, metrics, notice, ids: ids.clone(), local, stops_at, runs };
         for id in ids {
             world.introduce(id);
         }
@@ -131,6 +145,16 @@ impl World {
                 self.pass(Duration::from_millis(1));
             }
         }
+    }
+
+    /// The nodes.
+    pub(crate) fn ids(&self) -> Vec<NodeId> {
+        self.ids.clone()
+    }
+
+    /// What is counted under a name, at all nodes.
+    pub(crate) fn counted(&self, name: &'static str) -> u64 {
+        self.metrics.counter(name).get()
     }
 
     pub(crate) fn pool(&self, node: NodeId) -> Handle<TaskPool> {
@@ -154,6 +178,13 @@ impl World {
         Serving { report, stop: Some(stop), abort }
     }
 
+    /// Runs something beside a node, until it crashes.
+    pub(crate) fn spawn(&mut self, node: NodeId, future: impl Future<Output = ()> + 'static) {
+        let (future, abort) = abortable(future);
+        self.runs.borrow_mut().entry(node).or_default().push(abort);
+        self.local.spawner().spawn_local(future.map(drop)).unwrap();
+    }
+
     /// Lets time pass.
     pub(crate) fn pass(&mut self, time: Duration) {
         self.until(time, |_| false);
@@ -171,6 +202,11 @@ impl World {
             }
             if self.sim.now() >= end {
                 return false;
+            }
+            let next = self.clock.next();
+            if let Some(at) = next.filter(|_| next != self.stops_at) {
+                self.sim.at(at, |_| {});
+                self.stops_at = next;
             }
             self.sim.step();
         }
@@ -226,30 +262,77 @@ impl World {
         report.expect("it ends")
     }
 
-    /// Crashes a node, with all that runs at it; the others notice soon.
-    pub(crate) fn crash(&mut self, node: NodeId) {
+    /// Crashes a node, with all that runs at it, and nobody is told.
+    pub(crate) fn vanish(&mut self, node: NodeId) {
         self.sim.crash(node);
         for run in self.runs.borrow_mut().remove(&node).into_iter().flatten() {
             run.abort();
         }
-        for other in self.ids.clone() {
-            if self.sim.is_up(other) {
-                self.pool(other).cast(PoolCommand::RemovePeer(node)).unwrap();
-            }
-        }
     }
 
-    /// Starts a node again; nothing serves it yet.
-    pub(crate) fn restart(&mut self, node: NodeId) {
+    /// Crashes a node, with all that runs at it; the others notice.
+    pub(crate) fn crash(&mut self, node: NodeId) {
+        self.vanish(node);
+        let ids = self.ids();
+        self.later(move |sim| {
+            if !sim.is_up(node) {
+                tell(sim, &ids, &PoolCommand::RemovePeer(node));
+            }
+        });
+    }
+
+    /// Starts a node again, and the others find out by what it says; nothing serves it yet.
+    pub(crate) fn come_back(&mut self, node: NodeId) {
         self.sim.restart(node);
         self.introduce(node);
-        let zone = (node.0 - 1) as u32;
-        for other in self.ids.clone() {
-            if self.sim.is_up(other) {
-                self.pool(other).cast(PoolCommand::AddPeer { node, zone }).unwrap();
+    }
+
+    /// Starts a node again; nothing serves it yet. The others notice.
+    pub(crate) fn restart(&mut self, node: NodeId) {
+        self.come_back(node);
+        let (ids, zone) = (self.ids(), (node.0 - 1) as u32);
+        self.later(move |sim| {
+            if sim.is_up(node) {
+                tell(sim, &ids, &PoolCommand::AddPeer { node, zone });
             }
-        }
+        });
         self.pass(Duration::from_millis(200));
+    }
+
+    /// Those of the first and those of the second do not hear each other, and notice; the second may only read.
+    pub(crate) fn partition(&mut self, one: &[NodeId], other: &[NodeId]) {
+        self.sim.partition(&[one, other]);
+        let (one, other) = (one.to_vec(), other.to_vec());
+        self.later(move |sim| {
+            one.iter().for_each(|away| tell(sim, &other, &PoolCommand::RemovePeer(*away)));
+            other.iter().for_each(|away| tell(sim, &one, &PoolCommand::RemovePeer(*away)));
+            tell(sim, &other, &PoolCommand::SetReadOnly(true));
+        });
+    }
+
+    /// All hear each other again, and notice.
+    pub(crate) fn heal(&mut self) {
+        self.sim.heal();
+        let ids = self.ids();
+        self.later(move |sim| {
+            for (zone, node) in ids.iter().enumerate().filter(|(_, node)| sim.is_up(**node)).collect::<Vec<_>>() {
+                tell(sim, &ids, &PoolCommand::AddPeer { node: *node, zone: zone as u32 });
+            }
+            tell(sim, &ids, &PoolCommand::SetReadOnly(false));
+        });
+    }
+
+    /// Does something once it is noticed.
+    fn later(&mut self, then: impl FnOnce(&mut Sim<Handle<TaskPool>>) + 'static) {
+        if self.notice.is_zero() { then(&mut self.sim) } else { self.sim.after(self.notice, then) }
+    }
+}
+
+/// Tells those of some nodes that are up.
+fn tell(sim: &Sim<Handle<TaskPool>>, nodes: &[NodeId], command: &PoolCommand) {
+    for node in nodes.iter().filter(|node| sim.is_up(**node)) {
+        // A node whose queue of commands is full hears of it no more: tests have room.
+        sim.handle(*node).cast(command.clone()).expect("there is room for a command");
     }
 }
 

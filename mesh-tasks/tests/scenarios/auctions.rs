@@ -1,0 +1,92 @@
+//! 9, 10 and 13: auctions, and what becomes of awards. What single auctions refuse is tested beside them.
+
+use mesh_core::NodeId;
+use mesh_tasks::task::{Outcome, Policy, State};
+
+use crate::mesh::{A, B, C, D, Does, E, Mesh, SECOND, ms, pool_by, task, work};
+
+/// A mesh whose node 1 has awarded a task.
+fn awarded(seed: u64) -> Mesh {
+    let mut mesh = Mesh::with(seed, 5, pool_by(Policy::Auction));
+    mesh.notice = SECOND;
+    [B, C, D, E].into_iter().for_each(|node| mesh.work(node, 1));
+    mesh.pass(ms(100));
+    mesh.submit(A, work(50));
+    mesh.wait_until("it is awarded", |world, _| world.counted("tasks_awards") == 1);
+    mesh
+}
+
+#[test]
+fn s09_whatever_becomes_of_an_award_one_result_counts() {
+    for seed in 0..16 {
+        let mut mesh = awarded(seed);
+        let held_at = |mesh: &mut Mesh| {
+            mesh.wait_until("the award arrives", |_, sink| !sink.begun.is_empty());
+            mesh.sink.borrow().begun[0].1
+        };
+        match seed % 4 {
+            // The award is lost, or its acknowledgement, for longer than there is time for that.
+            0 => {
+                [B, C, D, E].into_iter().for_each(|node| mesh.sim.cut(A, node));
+                mesh.pass(SECOND);
+            }
+            1 => {
+                let winner = held_at(&mut mesh);
+                mesh.sim.cut(winner, A);
+                mesh.wait_until("the next best has it", |_, sink| sink.begun.len() == 2);
+                mesh.pass(SECOND);
+            }
+            2 => mesh.crash(A),
+            _ => {
+                let winner = held_at(&mut mesh);
+                mesh.crash(winner);
+            }
+        }
+        mesh.sim.heal();
+        mesh.check();
+        if seed % 4 != 2 {
+            assert!(mesh.counted("tasks_awards") > 1 || mesh.sink.borrow().begun.len() == 1, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn s10_with_no_bids_a_task_waits_and_one_bid_is_enough() {
+    for seed in 0..10 {
+        let mut mesh = Mesh::with(seed, 4, pool_by(Policy::Auction));
+        let task = mesh.submit(A, work(5));
+        mesh.pass(ms(1_000 + 100 * seed));
+        assert_eq!(mesh.status(A, task).state, State::Queued, "nobody bids");
+        mesh.work(D, 1);
+        let at = mesh.sim.now();
+        assert!(matches!(mesh.outcome_of(A, task), Outcome::Completed(_)));
+        assert!(mesh.sim.now().since(at) < SECOND, "seed {seed}: after {:?}", mesh.sim.now().since(at));
+        mesh.check_each_begun_once();
+    }
+}
+
+#[test]
+fn s13_a_bidder_that_never_delivers_is_given_less_and_less() {
+    let mut all = 0;
+    for seed in 0..5 {
+        let mut mesh = Mesh::with(seed, 5, pool_by(Policy::Auction));
+        // It takes what it is given, and nothing comes of it.
+        let bad: NodeId = E;
+        mesh.work_slowly(bad, 1, 20);
+        [B, C].into_iter().for_each(|node| mesh.work(node, 1));
+        for _ in 0..10 {
+            for _ in 0..16 {
+                let mut spec = task(Does::Work, ms(20));
+                spec.time_limit = Some(ms(100));
+                mesh.submit_soon(A, spec);
+            }
+            mesh.pass(ms(400));
+        }
+        mesh.check();
+        let sink = mesh.sink.borrow();
+        let begun = sink.begun_at(bad);
+        assert!(begun <= 16, "seed {seed}: {begun} of 160");
+        all += begun;
+    }
+    assert!(all > 0, "it wins at first");
+}

@@ -1,0 +1,190 @@
+//! 24 and 26 to 28, 30: what is asked for with a task.
+
+use std::time::Duration;
+
+use mesh_core::NodeId;
+use mesh_tasks::pool::PoolHandle as _;
+use mesh_tasks::task::{OnFailedDependency, Outcome, Policy, TaskId};
+
+use crate::mesh::{A, B, C, D, Does, Mesh, SECOND, ms, policy_of, pool_by, task, work};
+
+#[test]
+fn s24_a_load_that_swings_moves_a_task_a_few_times_at_most() {
+    for seed in 0..5 {
+        let mut mesh = Mesh::with(seed, 3, pool_by(Policy::Balance));
+        mesh.work_at_all(2);
+        // Around both thresholds: a burst at one node, then at another.
+        for wave in 0..8 {
+            for _ in 0..30 {
+                mesh.submit_soon(NodeId(1 + wave % 3), work(40));
+            }
+            mesh.pass(ms(250));
+        }
+        mesh.check_each_begun_once();
+        let (tasks, moved) = (mesh.submitted().len() as u64, mesh.counted("tasks_moved"));
+        assert_eq!(tasks, 240);
+        assert!((20..=2 * tasks).contains(&moved), "seed {seed}: {moved} moves of {tasks}");
+    }
+}
+
+#[test]
+fn s26_a_flood_of_one_tenant_leaves_the_others_their_share() {
+    for seed in 0..5 {
+        let mut mesh = Mesh::with(seed, 3, pool_by([Policy::Dht, Policy::Steal][(seed % 2) as usize]));
+        let spec = |tenant: u32, priority: u8| {
+            let mut spec = work(10);
+            (spec.tenant, spec.priority) = (tenant, priority);
+            spec
+        };
+        // One floods with what is urgent; another has a little that is not.
+        for _ in 0..400 {
+            mesh.submit(A, spec(1, 2));
+        }
+        let few: Vec<TaskId> = (0..20).map(|_| mesh.submit(A, spec(2, 2))).collect();
+        let low: Vec<TaskId> = (0..10).map(|_| mesh.submit(A, spec(1, 1))).collect();
+        mesh.work(A, 1);
+        mesh.work(B, 1);
+        mesh.work(C, 1);
+        mesh.check_each_begun_once();
+        let sink = mesh.sink.borrow();
+        let place = |task: &TaskId| sink.begun.iter().position(|(token, ..)| token.task == *task).unwrap();
+        // Turns are taken at each of three nodes, and a batch may be on its way.
+        let last = few.iter().map(place).max().unwrap();
+        assert!(last <= 250, "seed {seed}: the second tenant is done at {last} of 430");
+        let first_low = low.iter().map(place).min().unwrap();
+        assert!(first_low <= 350, "seed {seed}: {first_low}");
+    }
+}
+
+#[test]
+fn s27_what_is_too_late_is_expired_once_wherever_it_is() {
+    for seed in 0..15 {
+        let mut mesh = Mesh::with(seed, 4, pool_by(policy_of(seed)));
+        let late = |millis: u64| work(millis).expires_in(SECOND);
+        let task = match seed % 3 {
+            // In the queue.
+            0 => {
+                let task = mesh.submit(A, late(1));
+                mesh.pass(ms(1_100));
+                mesh.work_at_all(1);
+                task
+            }
+            // On its way: what a node is given does not arrive until it is too late.
+            1 => {
+                // With a place in the ring, its time would begin when its owner has it.
+                let policy = [Policy::Steal, Policy::Auction, Policy::Capability][(seed / 3 % 3) as usize];
+                mesh.work(B, 1);
+                mesh.pass(ms(100));
+                mesh.set_network(100, 0, 0);
+                mesh.submit_soon(A, late(1).by(policy));
+                mesh.pass(ms(1_100));
+                mesh.set_network(0, 0, 0);
+                mesh.pass(SECOND);
+                mesh.hear();
+                let task = mesh.submitted().first().copied();
+                task.expect("it is kept")
+            }
+            // As it runs.
+            _ => {
+                mesh.work_at_all(1);
+                mesh.submit(A, late(1_500))
+            }
+        };
+        assert_eq!(mesh.outcome_of(C, task), Outcome::Expired, "seed {seed}");
+        mesh.pass(SECOND * 3);
+        mesh.check();
+        let begun = mesh.sink.borrow().attempts(task).len();
+        assert_eq!(begun, usize::from(seed % 3 == 2), "seed {seed}");
+        assert_eq!(mesh.counted("tasks_expired"), 1, "seed {seed}");
+    }
+}
+
+#[test]
+fn s28_a_cancelled_task_has_one_end_wherever_it_is_and_so_have_its_dependants() {
+    for seed in 0..20 {
+        let mut mesh = Mesh::with(seed, 4, pool_by(policy_of(seed)));
+        let when = seed / 5 % 4;
+        let first = mesh.submit(A, work(200));
+        let cancelled_with_it = mesh.submit(B, work(1).after([first]));
+        let mut nevertheless = work(1).after([first]);
+        nevertheless.on_failed_dependency = OnFailedDependency::Run;
+        let nevertheless = mesh.submit(C, nevertheless);
+        match when {
+            0 => {}
+            1 => {
+                mesh.work(D, 1);
+                mesh.pass(Duration::from_micros(400 * seed));
+            }
+            2 => {
+                mesh.work(B, 1);
+                mesh.work(D, 1);
+                mesh.pass(ms(100));
+            }
+            _ => {
+                mesh.work_at_all(1);
+                mesh.outcome_of(A, first);
+            }
+        }
+        mesh.pool([A, B, C, D][(seed % 4) as usize]).cancel(first).unwrap();
+        mesh.pass(SECOND);
+        mesh.work_at_all(1);
+        let outcome = mesh.outcome_of(A, first);
+        let is_done = matches!(outcome, Outcome::Completed(_));
+        assert!(is_done || outcome == Outcome::Cancelled, "seed {seed}: {outcome:?}");
+        assert_eq!(is_done, when == 3, "seed {seed}");
+        let next = mesh.outcome_of(C, cancelled_with_it);
+        assert_eq!(matches!(next, Outcome::Completed(_)), is_done, "seed {seed}: {next:?}");
+        assert!(matches!(mesh.outcome_of(D, nevertheless), Outcome::Completed(_)), "seed {seed}");
+        mesh.check();
+    }
+}
+
+#[test]
+fn s30_a_parent_that_is_executed_twice_has_one_result_for_its_children() {
+    for seed in 0..10 {
+        let mut mesh = Mesh::with(seed, 5, pool_by(policy_of(seed)));
+        mesh.notice = ms(500);
+        let parent = mesh.submit(A, work(100));
+        let children: Vec<_> = (0..5).map(|at| mesh.submit(NodeId(1 + at % 4), work(50).after([parent]))).collect();
+        mesh.work_at_all(1);
+        mesh.wait_until("the parent is begun", |_, sink| !sink.begun.is_empty());
+        // Its executor is cut off until it is executed elsewhere, and the children begin.
+        let first = mesh.sink.borrow().begun[0].1;
+        let rest: Vec<_> = mesh.ids().into_iter().filter(|node| *node != first).collect();
+        mesh.partition(&rest, &[first]);
+        mesh.wait_until("a child is begun", |_, sink| {
+            sink.begun.iter().any(|(token, ..)| children.contains(&token.task))
+        });
+        mesh.heal();
+        mesh.pass(SECOND * 2);
+        mesh.check();
+        assert_eq!(mesh.sink.borrow().counted[&parent].len(), 1, "seed {seed}");
+        for child in children {
+            assert!(matches!(mesh.outcome_of(A, child), Outcome::Completed(_)), "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn s30_a_wide_fan_in_is_done_and_one_that_is_too_wide_is_refused() {
+    let mut mesh = Mesh::new(1, 4);
+    mesh.work_at_all(4);
+    let parents: Vec<TaskId> = (0..300).map(|_| mesh.submit(A, work(1))).collect();
+    let child = mesh.submit(B, work(1).after(parents.clone()));
+    assert!(matches!(mesh.outcome_of(C, child), Outcome::Completed(_)));
+    let sink = mesh.sink.borrow();
+    let last = sink.begun.last().map(|(token, ..)| token.task);
+    assert_eq!(last, Some(child));
+    drop(sink);
+    mesh.submit_soon(A, work(1).after((0..4_097).map(TaskId)));
+    mesh.pass(ms(10));
+    mesh.hear();
+    assert!(mesh.refusals[0].to_string().contains("4096 are allowed"), "{:?}", mesh.refusals);
+    let failed = mesh.submit(A, {
+        let mut spec = task(Does::Fail, ms(1));
+        spec.retry.attempts_max = 1;
+        spec
+    });
+    let child = mesh.submit(B, work(1).after([failed, parents[0]]));
+    assert_eq!(mesh.outcome_of(C, child), Outcome::Cancelled);
+}
