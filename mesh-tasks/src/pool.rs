@@ -330,12 +330,13 @@ impl TaskPool {
         self.said.insert(to);
     }
 
-    /// What is yet to be said to a node.
-    fn answer(&mut self, now: Instant, to: NodeId) -> &mut Lazy {
-        self.lazy.insert(to);
-        let lazy = &mut self.peers.entry(to).or_insert_with(|| Peer::new(0, now)).lazy;
-        lazy.since.get_or_insert(now);
-        lazy
+    /// Adds to what is yet to be said to a node that is known.
+    fn answer(&mut self, now: Instant, to: NodeId, add: impl FnOnce(&mut Lazy)) {
+        if let Some(peer) = self.peers.get_mut(&to) {
+            peer.lazy.since.get_or_insert(now);
+            add(&mut peer.lazy);
+            self.lazy.insert(to);
+        }
     }
 
     /// Says what waited for something to go with, or for long enough.
@@ -372,7 +373,8 @@ impl TaskPool {
 
     fn on_tick(&mut self, cx: &mut Context<'_>) {
         for node in self.peers.keys().copied().collect::<Vec<_>>() {
-            if self.peers.get(&node).is_some_and(|peer| peer.is_up && peer.boot == 0) {
+            // Who drains may do so no more, and what it said of that may be lost.
+            if self.peers.get(&node).is_some_and(|peer| peer.is_up && (peer.boot == 0 || peer.load.draining)) {
                 self.greet(cx, node);
             }
         }

@@ -227,7 +227,9 @@ impl TaskSpec {
 
     /// What it takes in memory and on the way, in bytes, roughly.
     pub(crate) fn size(&self) -> usize {
-        128 + self.payload.len() + self.key.as_ref().map_or(0, Bytes::len) + 16 * self.after.len()
+        let names = self.requirements.required().len() + self.requirements.preferred().len();
+        let named = 72 * (names + self.requirements.resources().iter().len());
+        128 + named + self.payload.len() + self.key.as_ref().map_or(0, Bytes::len) + 16 * self.after.len()
     }
 
     /// Whether it can be done by anybody.

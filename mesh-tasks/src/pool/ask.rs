@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use mesh_core::{Instant, NodeId, RequestId};
 
 use super::command::{PoolReply, UnknownTask};
-use super::message::{Known, Message, NAMES_MAX, TaskStatus};
+use super::message::{Known, MESSAGE_BYTES, Message, NAMES_MAX, TaskStatus};
 use super::{Context, TaskPool};
 use crate::task::{OnFailedDependency, Outcome, State, TaskId, Token};
 
@@ -143,6 +143,9 @@ impl TaskPool {
     /// Nobody knows a task.
     fn on_unknown(&mut self, cx: &mut Context<'_>, task: TaskId) {
         let Some(wanted) = self.wanted.remove(&task) else { return };
+        if wanted.holds {
+            self.give_up_reports(cx, task);
+        }
         for request in wanted.asking {
             cx.reply(request, PoolReply::Status(Err(UnknownTask(task))));
         }
@@ -173,7 +176,7 @@ impl TaskPool {
     }
 
     pub(super) fn on_asked(&mut self, cx: &mut Context<'_>, from: NodeId, tasks: &[TaskId]) {
-        let mut answers = Vec::new();
+        let (mut answers, mut bytes) = (Vec::new(), 0);
         for task in tasks.iter().take(NAMES_MAX) {
             let known = self.known(*task).unwrap_or(Known::Unknown);
             if let Some(owned) = self.tasks.get_mut(task).and_then(|entry| entry.owned.as_mut())
@@ -182,7 +185,16 @@ impl TaskPool {
             {
                 owned.watchers.insert(from);
             }
+            if let Known::Here(status) = &known
+                && let State::Settled(Outcome::Completed(result)) = &status.state
+            {
+                bytes += result.len();
+            }
             answers.push((*task, known));
+            if bytes >= MESSAGE_BYTES {
+                bytes = 0;
+                self.say(cx, from, Message::Told(std::mem::take(&mut answers)));
+            }
         }
         self.say(cx, from, Message::Told(answers));
     }

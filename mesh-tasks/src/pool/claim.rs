@@ -162,6 +162,7 @@ impl TaskPool {
                     ballot.promised.insert(replica);
                     if let (Some(newer), Some(entry)) = (newer, self.tasks.get_mut(&task))
                         && newer.task == task
+                        && newer.group.is_sane()
                     {
                         if are_rivals(newer.version.epoch, entry.version.epoch) {
                             ballot.rivals.insert(replica, *newer);

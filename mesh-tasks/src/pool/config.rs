@@ -147,6 +147,9 @@ impl PoolConfig {
         if self.queue_max == 0 || self.queue_bytes_max == 0 {
             return refuse("queue_max and queue_bytes_max must be more than zero".to_owned());
         }
+        if self.retain_for.is_zero() || self.retain_max == 0 {
+            return refuse("retain_for and retain_max must be more than zero".to_owned());
+        }
         if self.auctions_max == 0 || self.ask_every.is_zero() {
             return refuse("auctions_max and ask_every must be more than zero".to_owned());
         }
@@ -182,6 +185,7 @@ mod tests {
         assert!(refused(|c| c.auction.bid_window = Duration::ZERO).contains("bid_window"));
         assert!(refused(|c| c.router.threshold = f64::NAN).contains("threshold"));
         assert!(refused(|c| c.balancer.hot = 2.0).contains("hot"));
+        assert!(refused(|c| c.retain_for = Duration::ZERO).contains("retain_for"));
         assert!(refused(|c| c.auctions_max = 0).contains("auctions_max"));
     }
 }

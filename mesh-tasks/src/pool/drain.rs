@@ -35,7 +35,6 @@ impl TaskPool {
             }
         }
         self.ring.leave(self.me);
-        self.home.leave(self.me);
         for (taker, _) in std::mem::take(&mut self.takers) {
             cx.reply(taker, PoolReply::Job(Err(TakeError::Draining)));
         }

@@ -38,6 +38,12 @@ pub struct Group {
 wire_struct!(Group { members, former, learners });
 
 impl Group {
+    /// Whether it is one that a pool makes: it has no more members than there may be.
+    pub(super) fn is_sane(&self) -> bool {
+        let most = super::SUCCESSORS_MAX + 2;
+        !self.members.is_empty() && [&self.members, &self.former, &self.learners].iter().all(|list| list.len() <= most)
+    }
+
     /// All of them, each once.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Replica> {
         let former = self.former.iter().filter(|replica| !self.members.contains(replica));
@@ -88,6 +94,8 @@ pub(super) enum Effect {
     ReplySubmitted(RequestId),
     /// A node hears that its task is kept.
     TellSubmitted(NodeId),
+    /// It may be executed.
+    Enqueue,
     /// It is executed here.
     Start,
     /// Its holder hears that its report counts.
@@ -281,8 +289,13 @@ impl Entry {
 
     /// Leaves something to do for when the present change counts.
     pub(super) fn leave(&mut self, effect: Effect) {
+        let left = (self.version.number, effect);
         if let Some(owned) = &mut self.owned {
-            owned.waiting.push((self.version.number, effect));
+            // Who submits it again and again hears of it once.
+            let is_told = |(_, other): &(u32, Effect)| matches!(effect, Effect::TellSubmitted(_)) && *other == effect;
+            if !owned.waiting.iter().any(|other| *other == left || is_told(other)) {
+                owned.waiting.push(left);
+            }
         }
     }
 

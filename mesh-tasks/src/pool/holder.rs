@@ -48,7 +48,13 @@ impl Held {
     /// The lease as it is passed on.
     pub(super) fn lease(&self, now: Instant) -> Lease {
         let expires_in = self.expires_at.map(|at| at.since(now));
-        Lease { token: self.token, owner: self.owner, expires_in, moves: self.moves + 1, spec: self.spec.clone() }
+        Lease {
+            token: self.token,
+            owner: self.owner,
+            expires_in,
+            moves: self.moves.saturating_add(1),
+            spec: self.spec.clone(),
+        }
     }
 }
 
@@ -58,6 +64,7 @@ impl TaskPool {
         let task = lease.token.task;
         let spec = &lease.spec;
         let fits = self.drain.is_none()
+            && !self.read_only
             && spec.requirements.admits(&self.capabilities, self.capabilities.resources())
             && self.held.len() < self.config.queue_max
             && self.held.get(&task).is_none_or(|held| held.token < lease.token && held.stage == Stage::Waiting);
@@ -175,7 +182,7 @@ impl TaskPool {
     }
 
     fn run(&mut self, cx: &mut Context<'_>, task: TaskId) {
-        let Some(held) = self.held.get_mut(&task) else { return };
+        let Some(held) = self.held.get_mut(&task).filter(|held| held.stage == Stage::Waiting) else { return };
         // Another task may have begun since this one was chosen.
         if self.takers.is_empty() || !self.free.take(held.spec.requirements.resources()) {
             return self.queue.push(task, held.spec.tenant, held.spec.priority);
@@ -225,7 +232,7 @@ impl TaskPool {
     pub(super) fn report_to(&mut self, now: Instant, owner: NodeId, report: Report, request: Option<RequestId>) {
         let task = report.token.task;
         self.reports.insert((owner, task), Unanswered { report, request, sent_at: None });
-        self.answer(now, owner).reports = true;
+        self.answer(now, owner, |lazy| lazy.reports = true);
     }
 
     /// The tokens of the reports of a task that were not answered.
@@ -239,10 +246,6 @@ impl TaskPool {
         match held.stage {
             Stage::Waiting => {
                 self.queue.remove(task);
-                // Where it is owned here, it may wait for its next lease.
-                if self.tasks.get(&task).is_some_and(|entry| entry.owned.is_some() && entry.state == State::Queued) {
-                    self.enqueue(now, task);
-                }
             }
             Stage::Offered => {}
             Stage::Running(since) => {
@@ -253,6 +256,8 @@ impl TaskPool {
                 self.run_time = if self.run_time.is_zero() { took } else { (self.run_time * 7 + took) / 8 };
             }
         }
+        // Where it is owned here, it may wait for its next lease.
+        self.enqueue_queued(now, task);
         Some(held)
     }
 
@@ -371,6 +376,19 @@ impl TaskPool {
         }
     }
 
+    /// Nobody knows a task that was executed here, or is: what came of it is for nobody.
+    pub(super) fn give_up_reports(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        let keys: Vec<_> = self.reports.keys().filter(|(_, of)| *of == task).copied().collect();
+        for key in keys {
+            if let Some(Unanswered { request: Some(request), .. }) = self.reports.remove(&key) {
+                cx.reply(request, PoolReply::Finished(Err(FinishError::LeaseLost)));
+            }
+        }
+        if let Some(token) = self.held.get(&task).map(|held| held.token) {
+            self.lose(cx, token);
+        }
+    }
+
     /// Another node owns a task that is held here, or was executed here.
     pub(super) fn on_owner(&mut self, cx: &mut Context<'_>, token: Token, owner: NodeId) {
         if let Some(held) = self.held.get_mut(&token.task).filter(|held| held.token == token) {
@@ -384,7 +402,7 @@ impl TaskPool {
                 return self.on_report(cx, self.me, unanswered.report, unanswered.request);
             }
             self.reports.insert((owner, token.task), unanswered);
-            self.answer(cx.now(), owner).reports = true;
+            self.answer(cx.now(), owner, |lazy| lazy.reports = true);
         }
     }
 
@@ -434,19 +452,19 @@ impl TaskPool {
         let now = cx.now();
         for token in tokens {
             let Some(entry) = self.tasks.get_mut(&token.task) else {
-                self.answer(now, from).lost.push(token);
+                self.answer(now, from, |lazy| lazy.lost.push(token));
                 continue;
             };
             if entry.owned.is_none() {
                 let owner = entry.owner();
-                self.answer(now, from).elsewhere.push((token, owner));
+                self.answer(now, from, |lazy| lazy.elsewhere.push((token, owner)));
             } else if entry.token(token.task) == token && matches!(entry.state, State::Leased { .. }) {
                 // It may have been passed on by the one it was granted to.
                 entry.state = State::Leased { holder: from };
                 self.grants.insert(token.task, now + self.config.lease);
-                self.answer(now, from).renewed.push(token);
+                self.answer(now, from, |lazy| lazy.renewed.push(token));
             } else {
-                self.answer(now, from).lost.push(token);
+                self.answer(now, from, |lazy| lazy.lost.push(token));
             }
         }
     }

@@ -139,6 +139,11 @@ impl Market {
         self.performance.get(&node).copied().unwrap_or_default().share()
     }
 
+    /// Whether a task is auctioned.
+    pub(super) fn has(&self, task: TaskId) -> bool {
+        self.sales.contains_key(&task)
+    }
+
     /// Whether an auction of a task has awarded it to a node.
     pub(super) fn is_awarded_to(&self, task: TaskId, node: NodeId) -> bool {
         self.sales.get(&task).and_then(|sale| sale.award).is_some_and(|(to, _)| to == node)

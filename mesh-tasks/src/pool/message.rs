@@ -99,7 +99,7 @@ impl Change {
     /// What it takes in a message, roughly.
     pub(super) fn len(&self) -> usize {
         let result = if let State::Settled(Outcome::Completed(result)) = &self.state { result.len() } else { 0 };
-        192 + result + self.spec.as_ref().map_or(0, |spec| spec.size())
+        256 + result + self.spec.as_ref().map_or(0, |spec| spec.size())
     }
 }
 

@@ -104,7 +104,9 @@ impl TaskPool {
             (self.policy(spec) == policy && fits).then(|| spec.size())
         };
         let mut tasks = Vec::new();
-        for task in self.foreign.iter().chain(self.queue.iter()).take(count.saturating_add(LOOK_AT)) {
+        // Those that nobody near can execute must not hide the others.
+        let foreign = self.foreign.iter().take(count.saturating_add(LOOK_AT));
+        for task in foreign.chain(self.queue.iter().take(count.saturating_add(LOOK_AT))) {
             let Some(len) = gives(&task) else { continue };
             bytes += len;
             if tasks.len() == count || (bytes > self.config.steal.batch_bytes_max && !tasks.is_empty()) {
@@ -123,6 +125,7 @@ impl TaskPool {
             self.queue.take(*task);
             self.foreign.take(*task);
             let lease = match self.held.get_mut(task) {
+                Some(held) if held.stage != Stage::Waiting => continue,
                 Some(held) => {
                     held.stage = Stage::Offered;
                     let lease = held.lease(now);
@@ -175,7 +178,8 @@ impl TaskPool {
         if number <= peer.taken {
             // It was taken, and the answer was lost.
             if number == peer.taken {
-                self.answer(now, from).taken.get_or_insert((number, Vec::new()));
+                let declined = peer.declined.clone();
+                self.answer(now, from, |lazy| lazy.taken = Some((number, declined)));
             }
             return;
         }
@@ -188,7 +192,10 @@ impl TaskPool {
                 declined.push(token);
             }
         }
-        self.answer(now, from).taken = Some((number, declined));
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.declined.clone_from(&declined);
+        }
+        self.answer(now, from, |lazy| lazy.taken = Some((number, declined)));
         self.thief.found(&self.config.steal, from, more.filter(|more| more.node != self.me), now);
         let kept = self.peers.iter_mut().filter(|(_, peer)| peer.lifeline);
         let kept: Vec<_> = kept.map(|(node, peer)| (*node, std::mem::take(&mut peer.lifeline)).0).collect();

@@ -10,13 +10,15 @@ use super::entry::{Effect, Entry, Group};
 use super::message::{Known, Message, Report, Reported, TaskStatus};
 use super::{Context, TaskPool};
 use crate::dht::ring::Ring;
-use crate::task::{Failure, Outcome, State, TaskId, TaskSpec, Token};
+use crate::task::{Epoch, Failure, Outcome, State, TaskId, TaskSpec, Token};
 
 impl TaskPool {
     /// Begins to own a task.
     pub(super) fn create(&mut self, cx: &mut Context<'_>, task: TaskId, spec: Arc<TaskSpec>) {
         let group = if self.has_place(&spec) { self.home_of(task) } else { self.group_of(task) };
-        let entry = Entry::new(spec, group, self.epoch(1), cx.now());
+        // Nobody ever creates it under the same epoch, and were it this node once more.
+        let epoch = Epoch { number: 1, node: self.me, life: cx.rng().next_u64() as u32 };
+        let entry = Entry::new(spec, group, epoch, cx.now());
         self.meter.submitted.increment();
         self.tasks.insert(task, Box::new(entry));
         self.replicate(cx, task, true);
@@ -62,13 +64,25 @@ impl TaskPool {
                 }
                 self.follow_dependencies(cx, task);
             }
-            State::Queued => self.enqueue(cx.now(), task),
-            State::Leased { holder } if holder == self.me && !self.held.contains_key(&task) => {
-                // It was leased to this node by an owner that is gone, or in an earlier life.
-                self.break_lease(cx, task);
+            State::Queued => {
+                // A lease that is held of it is not good any more.
+                if let Some(token) = self.held.get(&task).map(|held| held.token) {
+                    self.lose(cx, token);
+                }
+                self.enqueue(cx.now(), task);
             }
             State::Leased { holder } => {
                 let token = entry.token(task);
+                if let Some(held) = self.held.get_mut(&task).filter(|held| held.token == token) {
+                    // It is at hand here, whomever it was granted to.
+                    (held.owner, held.until) = (self.me, Instant::MAX);
+                    entry.state = State::Leased { holder: self.me };
+                    return;
+                }
+                if holder == self.me {
+                    // It was leased to this node by an owner that is gone, or in an earlier life.
+                    return self.break_lease(cx, task);
+                }
                 self.grants.insert(task, cx.now() + self.config.lease);
                 self.say(cx, holder, Message::Owned(vec![token]));
             }
@@ -98,7 +112,22 @@ impl TaskPool {
             self.later.insert((entry.ready_at, task));
             return;
         }
+        let me = self.replica();
+        if entry.version.epoch.number == 1 && self.has_place(&entry.spec) && !entry.was_safe(me) {
+            // Another node may have created it: nobody begins with it before that is decided.
+            if let Some(entry) = self.tasks.get_mut(&task) {
+                entry.leave(Effect::Enqueue);
+            }
+            return;
+        }
         self.put(task);
+    }
+
+    /// Puts a task that waits to be executed where it is found.
+    pub(super) fn enqueue_queued(&mut self, now: Instant, task: TaskId) {
+        if self.tasks.get(&task).is_some_and(|entry| entry.owned.is_some() && entry.state == State::Queued) {
+            self.enqueue(now, task);
+        }
     }
 
     pub(super) fn dequeue(&mut self, task: TaskId) {
@@ -131,9 +160,10 @@ impl TaskPool {
             Effect::ReplySubmitted(request) => cx.reply(request, PoolReply::Submitted(Ok(task))),
             Effect::TellSubmitted(node) => self.say(cx, node, Message::Submitted(task, None)),
             Effect::Start => self.start(cx, task),
-            Effect::Answer(node, token) => self.answer(cx.now(), node).counted.push(token),
+            Effect::Answer(node, token) => self.answer(cx.now(), node, |lazy| lazy.counted.push(token)),
             Effect::ReplyFinished(request) => cx.reply(request, PoolReply::Finished(Ok(()))),
             Effect::TellSettled => self.tell_settled(cx, task),
+            Effect::Enqueue => self.enqueue_queued(cx.now(), task),
             Effect::Regroup => self.on_regrouped(cx, task),
             Effect::Drop => self.on_dropped(task),
         }
@@ -146,7 +176,7 @@ impl TaskPool {
         if entry.attempts == 0 {
             self.meter.wait_nanos.record_duration(cx.now().since(entry.ready_at));
         }
-        entry.attempts += 1;
+        entry.attempts = entry.attempts.saturating_add(1);
         entry.granted = entry.version.epoch;
         entry.state = State::Leased { holder };
         let token = entry.token(task);
@@ -166,13 +196,13 @@ impl TaskPool {
             pool.fenced += 1;
             match request {
                 Some(request) => cx.reply(request, PoolReply::Finished(Err(super::FinishError::LeaseLost))),
-                None => pool.answer(now, from).lost.push(token),
+                None => pool.answer(now, from, |lazy| lazy.lost.push(token)),
             }
         };
         let Some(entry) = self.tasks.get_mut(&token.task) else { return fence(self, cx) };
         if entry.owned.is_none() {
             let owner = entry.owner();
-            return self.answer(now, from).elsewhere.push((token, owner));
+            return self.answer(now, from, |lazy| lazy.elsewhere.push((token, owner)));
         }
         let is_last = entry.token(token.task) == token;
         let is_expired = entry.is_expired(now);
@@ -220,7 +250,7 @@ impl TaskPool {
     /// An attempt failed: it is made again, or was the last.
     pub(super) fn fail(&mut self, cx: &mut Context<'_>, task: TaskId, failure: Failure) {
         let Some(entry) = self.tasks.get_mut(&task) else { return };
-        entry.failures += 1;
+        entry.failures = entry.failures.saturating_add(1);
         let retry = entry.spec.retry;
         if entry.failures >= retry.attempts_max {
             return self.settle(cx, task, Outcome::Dead(failure));
@@ -251,7 +281,7 @@ impl TaskPool {
         self.grants.swap_remove(&task);
         self.changed(cx, task);
         if holder != self.me {
-            self.answer(cx.now(), holder).lost.push(token);
+            self.answer(cx.now(), holder, |lazy| lazy.lost.push(token));
         }
     }
 
@@ -264,7 +294,7 @@ impl TaskPool {
         {
             let token = entry.token(task);
             if holder != self.me {
-                self.answer(cx.now(), holder).lost.push(token);
+                self.answer(cx.now(), holder, |lazy| lazy.lost.push(token));
             }
         }
         self.fail(cx, task, Failure::Lost);
@@ -315,7 +345,7 @@ impl TaskPool {
         match was {
             // Whoever works on it need not.
             State::Leased { holder } if !completed && holder != self.me => {
-                self.answer(cx.now(), holder).lost.push(token);
+                self.answer(cx.now(), holder, |lazy| lazy.lost.push(token));
             }
             State::Leased { .. } if !completed => self.lose(cx, token),
             State::Queued => self.dequeue(task),
@@ -403,8 +433,14 @@ impl TaskPool {
     /// Forgets tasks that are over for long, or the oldest of more than are kept.
     fn retire_some(&mut self, cx: &mut Context<'_>) {
         while let Some((at, task)) = self.settled.front().copied()
-            && (at <= cx.now() || self.settled.len() > self.config.retain_max.max(1))
+            && (at <= cx.now() || self.settled.len() > self.config.retain_max)
         {
+            // What waits for that it counts is not forgotten before, but for a limit.
+            let me = self.replica();
+            let is_unsafe = self.tasks.get(&task).is_some_and(|entry| entry.owned.is_some() && !entry.is_safe(me));
+            if is_unsafe && self.settled.len() <= self.config.retain_max.saturating_mul(2) {
+                return;
+            }
             self.settled.pop_front();
             self.retire(cx, task);
         }
@@ -415,9 +451,7 @@ impl TaskPool {
         let now = cx.now();
         while let Some((at, task)) = self.later.first().copied().filter(|(at, _)| *at <= now) {
             self.later.remove(&(at, task));
-            if self.tasks.get(&task).is_some_and(|entry| entry.owned.is_some() && entry.state == State::Queued) {
-                self.enqueue(now, task);
-            }
+            self.enqueue_queued(now, task);
         }
     }
 

@@ -12,7 +12,7 @@ use super::stream::Stream;
 use super::{Context, TaskPool};
 use crate::capability::{Capabilities, Resources};
 use crate::dht::ring::Member;
-use crate::task::{Epoch, Token};
+use crate::task::Token;
 
 /// The most nodes that a pool knows.
 const PEERS_MAX: usize = 16_384;
@@ -65,8 +65,9 @@ pub(super) struct Peer {
     pub(super) received: u64,
     pub(super) offer: Option<Offer>,
     pub(super) offers: u64,
-    /// The last of its offers.
+    /// The last of its offers, and what of it was declined.
     pub(super) taken: u64,
+    pub(super) declined: Vec<Token>,
     pub(super) lazy: Lazy,
     /// It keeps this node's name, and will send work.
     pub(super) lifeline: bool,
@@ -89,6 +90,7 @@ impl Peer {
             offer: None,
             offers: 0,
             taken: 0,
+            declined: Vec::new(),
             lazy: Lazy::default(),
             lifeline: false,
         }
@@ -139,8 +141,6 @@ impl TaskPool {
             self.ring.join(member);
             self.home.leave(node);
             self.home.join(member);
-        } else if peer.load.draining {
-            self.home.leave(node);
         }
         match (self.ready.binary_search(&node), takes_part) {
             (Err(at), true) => self.ready.insert(at, node),
@@ -173,7 +173,7 @@ impl TaskPool {
         Load {
             running: count(self.running.len()),
             slots: self.slots.0.max(self.slots.1),
-            waiting: count(self.queue.len() + self.foreign.len()),
+            waiting: count(self.queue.len()),
             draining: self.drain.is_some(),
         }
     }
@@ -187,11 +187,6 @@ impl TaskPool {
             true => (slots, latest, now),
             false => (slots.max(latest), self.slots.1, since),
         };
-    }
-
-    /// An epoch of this node.
-    pub(super) const fn epoch(&self, number: u32) -> Epoch {
-        Epoch { number, node: self.me, life: self.boot }
     }
 
     pub(super) const fn replica(&self) -> Replica {
@@ -236,6 +231,7 @@ impl TaskPool {
         }
         if is_new {
             (peer.received, peer.taken, peer.offers, peer.lifeline) = (0, 0, 0, false);
+            peer.declined.clear();
             peer.stream.restart();
             self.dirty_peers.insert(from);
         }

@@ -102,13 +102,14 @@ impl TaskPool {
     ) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
         let kept_max = self.config.queue_max.saturating_mul(2 + self.config.successors);
-        if number <= peer.received || self.tasks.len() + changes.len() > kept_max {
+        let new = changes.iter().filter(|change| !self.tasks.contains_key(&change.task)).count();
+        if number <= peer.received || (new > 0 && self.tasks.len() + new > kept_max) {
             return;
         }
         peer.received = number;
         let (mut stale, mut lacking) = (Vec::new(), Vec::new());
         for change in changes {
-            if change.version.epoch.node != from || !change.group.has_node(self.me) {
+            if change.version.epoch.node != from || !change.group.is_sane() || !change.group.has_node(self.me) {
                 self.meter.invalid.increment();
                 continue;
             }

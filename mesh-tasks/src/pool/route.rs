@@ -13,13 +13,16 @@ use super::command::{PoolReply, Survey};
 use super::message::{Load, Message};
 use super::queue::Queue;
 use super::{Context, PoolConfig, PoolConfigError, TaskPool};
-use crate::capability::Resources;
+use crate::capability::{Capabilities, Resources};
 use crate::capability_router::{CapabilityRouter, Unrouted};
 use crate::load_balancer::{LoadBalancer, LoadReport};
 use crate::task::{Failure, Outcome, Policy, State, TaskId, TaskSpec};
 
 /// Of the tasks that wait for a place, so many are looked at for one that has one now.
 const LOOK_AT: usize = 64;
+
+/// A task that nobody can execute is looked at again after so long.
+const NOBODY_FOR: Duration = Duration::from_secs(1);
 
 /// What is known of others, and which tasks are to be brought to them.
 #[derive(Debug)]
@@ -153,6 +156,10 @@ impl TaskPool {
                 self.routes.unplaced.remove(task);
                 continue;
             };
+            if self.market.has(task) || self.routes.routed.contains_key(&task) {
+                self.routes.unplaced.remove(task);
+                continue;
+            }
             let is_placed = match self.policy(&spec) {
                 Policy::Auction => self.open_auction(cx, task),
                 _ => self.route(cx, task, &spec),
@@ -160,14 +167,28 @@ impl TaskPool {
             if is_placed {
                 self.routes.unplaced.take(task);
                 any = true;
+            } else if !self.anybody_can(&spec) {
+                // It must not stand before those that have a place.
+                self.routes.unplaced.remove(task);
+                self.later.insert((cx.now() + NOBODY_FOR, task));
+                any = true;
             }
         }
         any && !self.routes.unplaced.is_empty()
     }
 
+    /// Whether there is a node that could execute a task, were it idle.
+    fn anybody_can(&self, spec: &TaskSpec) -> bool {
+        let can = |capabilities: &Capabilities| spec.requirements.admits(capabilities, capabilities.resources());
+        let others = self.ready.iter().filter_map(|node| self.peers.get(node));
+        can(&self.capabilities) || others.into_iter().any(|peer| can(&peer.capabilities))
+    }
+
     /// Sends a task where it fits best, as far as is known; whether there is a place for it.
     fn route(&mut self, cx: &mut Context<'_>, task: TaskId, spec: &TaskSpec) -> bool {
-        match self.routes.router.route(task.0, &spec.requirements) {
+        // Each attempt draws anew among nodes that fit as well: where one failed, the next may do better.
+        let attempts = self.tasks.get(&task).map_or(0, |entry| entry.attempts);
+        match self.routes.router.route(task.0.wrapping_add(attempts.into()), &spec.requirements) {
             Ok(to) if to == self.me => {
                 self.routes.routed.insert(task, to);
                 self.push_here(task);

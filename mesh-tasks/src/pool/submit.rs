@@ -161,6 +161,13 @@ impl TaskPool {
             let (spec, is_there) = (submission.spec.clone(), self.peers.get(&submission.to));
             let to = match known {
                 Some((true, _)) => self.me,
+                Some((false, owner)) if owner == self.me => {
+                    // It is about to own it again, or another is.
+                    if let Some(submission) = self.submissions.get_mut(&task) {
+                        submission.sent_at = now;
+                    }
+                    continue;
+                }
                 Some((false, owner)) => owner,
                 // A node that has it may be slow to say so: it is asked again as long as it is there.
                 None if is_there.is_some_and(super::peer::Peer::is_ready) => submission.to,
