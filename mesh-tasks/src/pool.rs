@@ -319,7 +319,16 @@ impl TaskPool {
             format!("{owns} {:?} {:?} of {nodes:?}, promised {:?}", entry.version, entry.state, entry.promised)
         });
         let orphan = self.orphans.get(&task).map(|_| "as an orphan".to_owned());
-        let parts: Vec<_> = held.into_iter().chain(kept).chain(orphan).collect();
+        let is_later = self.later.iter().any(|(_, later)| *later == task);
+        let waits = [
+            (self.queue.has(task), "waits for an executor"),
+            (self.foreign.has(task), "waits for who can execute it"),
+            (self.routes.is_unplaced(task), "waits for a place"),
+            (is_later, "waits for its time"),
+            (self.starting.contains_key(&task), "is about to start"),
+        ];
+        let waits = waits.into_iter().filter(|(waits, _)| *waits).map(|(_, what)| what.to_owned());
+        let parts: Vec<_> = held.into_iter().chain(kept).chain(orphan).chain(waits).collect();
         if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
     }
 

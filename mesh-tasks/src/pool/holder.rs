@@ -225,14 +225,32 @@ impl TaskPool {
         if self.tasks.get(&token.task).is_some_and(|entry| entry.owned.is_some()) {
             return self.on_report(cx, self.me, report, request);
         }
-        self.report_to(cx.now(), held.owner, report, request);
+        self.report_to(cx, held.owner, report, request);
     }
 
     /// Tells an owner what came of a lease, until it answers.
-    pub(super) fn report_to(&mut self, now: Instant, owner: NodeId, report: Report, request: Option<RequestId>) {
-        let task = report.token.task;
-        self.reports.insert((owner, task), Unanswered { report, request, sent_at: None });
-        self.answer(now, owner, |lazy| lazy.reports = true);
+    pub(super) fn report_to(
+        &mut self,
+        cx: &mut Context<'_>,
+        owner: NodeId,
+        report: Report,
+        request: Option<RequestId>,
+    ) {
+        self.keep_report(cx, owner, Unanswered { report, request, sent_at: None });
+    }
+
+    /// Keeps a report until it is answered: of two leases of a task only the later may be good.
+    fn keep_report(&mut self, cx: &mut Context<'_>, owner: NodeId, unanswered: Unanswered) {
+        let key = (owner, unanswered.report.token.task);
+        let (kept, superseded) = match self.reports.remove(&key) {
+            Some(other) if other.report.token > unanswered.report.token => (other, Some(unanswered)),
+            other => (unanswered, other),
+        };
+        self.reports.insert(key, kept);
+        self.answer(cx.now(), owner, |lazy| lazy.reports = true);
+        if let Some(request) = superseded.and_then(|superseded| superseded.request) {
+            cx.reply(request, PoolReply::Finished(Err(FinishError::LeaseLost)));
+        }
     }
 
     /// The tokens of the reports of a task that were not answered.
@@ -352,7 +370,14 @@ impl TaskPool {
         }
         for token in lost {
             self.on_answered(cx, from, *token, Err(FinishError::LeaseLost));
-            self.lose(cx, *token);
+            // A former owner may say so of a task that this node owns by now.
+            if !self
+                .tasks
+                .get(&token.task)
+                .is_some_and(|entry| entry.owned.is_some() && entry.token(token.task) == *token)
+            {
+                self.lose(cx, *token);
+            }
         }
         for (token, owner) in elsewhere {
             self.on_owner(cx, *token, *owner);
@@ -395,14 +420,15 @@ impl TaskPool {
             held.owner = owner;
         }
         let mut moved = self.reports.keys().filter(|(_, task)| *task == token.task).copied();
-        let Some(key) = moved.next().filter(|(former, _)| *former != owner) else { return };
+        // What it kept for itself, while it did not own the task, it takes as soon as it does.
+        let Some(key) = moved.next().filter(|(former, _)| *former != owner || owner == self.me) else { return };
         if let Some(mut unanswered) = self.reports.remove(&key) {
             unanswered.sent_at = None;
-            if owner == self.me {
+            let is_ours = self.tasks.get(&token.task).is_some_and(|entry| entry.owned.is_some());
+            if owner == self.me && is_ours {
                 return self.on_report(cx, self.me, unanswered.report, unanswered.request);
             }
-            self.reports.insert((owner, token.task), unanswered);
-            self.answer(cx.now(), owner, |lazy| lazy.reports = true);
+            self.keep_report(cx, owner, unanswered);
         }
     }
 

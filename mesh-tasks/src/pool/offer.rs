@@ -217,6 +217,8 @@ impl TaskPool {
             self.meter.declined.add(u64::from(is_declined));
             let is_leased = self.is_leased(token);
             match self.held.get_mut(&token.task).filter(|held| held.token == token) {
+                // It went on from there, and came back.
+                Some(held) if held.stage != Stage::Offered => {}
                 Some(held) if is_declined => {
                     held.stage = Stage::Waiting;
                     self.queue.push(token.task, held.spec.tenant, held.spec.priority);

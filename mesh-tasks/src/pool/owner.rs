@@ -7,6 +7,7 @@ use mesh_core::{Bytes, Instant, NodeId, RequestId};
 
 use super::command::{PROGRESS_MAX, PoolEvent, PoolReply};
 use super::entry::{Effect, Entry, Group};
+use super::holder::Stage;
 use super::message::{Known, Message, Report, Reported, TaskStatus};
 use super::{Context, TaskPool};
 use crate::dht::ring::Ring;
@@ -74,8 +75,14 @@ impl TaskPool {
             State::Leased { holder } => {
                 let token = entry.token(task);
                 if let Some(held) = self.held.get_mut(&task).filter(|held| held.token == token) {
+                    held.owner = self.me;
+                    if held.stage == Stage::Offered {
+                        // Whoever takes it renews it.
+                        self.grants.insert(task, cx.now() + self.config.lease);
+                        return;
+                    }
                     // It is at hand here, whomever it was granted to.
-                    (held.owner, held.until) = (self.me, Instant::MAX);
+                    held.until = Instant::MAX;
                     entry.state = State::Leased { holder: self.me };
                     return;
                 }

@@ -35,6 +35,10 @@ impl Queue {
         self.tasks.is_empty()
     }
 
+    pub(super) fn has(&self, task: TaskId) -> bool {
+        self.tags.contains_key(&task)
+    }
+
     /// Adds a task behind those of its tenant and priority. One that is there keeps its place.
     pub(super) fn push(&mut self, task: TaskId, tenant: u32, priority: u8) {
         if self.tags.contains_key(&task) {

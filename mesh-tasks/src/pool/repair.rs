@@ -61,7 +61,13 @@ impl TaskPool {
         if entry.group.members.iter().any(is_away) {
             return self.repair.begin();
         }
-        let wanted = self.group_of(task);
+        let mut wanted = self.group_of(task);
+        if wanted.members.len().is_multiple_of(2) && wanted.members.len() <= self.config.successors {
+            // Of two, both must live, as of three when one is away; but that one may come back.
+            let is_new = |replica: &&Replica| !wanted.has_node(replica.node);
+            let kept = entry.group.members.iter().find(is_new).copied();
+            wanted.members.extend(kept);
+        }
         let is_same = wanted.members.len() == entry.group.members.len()
             && wanted.members.iter().all(|replica| entry.group.members.contains(replica));
         let owner = self.owner_by_ring(task, &entry.spec);

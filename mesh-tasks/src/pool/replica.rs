@@ -168,7 +168,7 @@ impl TaskPool {
                 (Effect::ReplySubmitted(request), _) => self.send_submission(cx, task, spec.clone(), request, owner),
                 (Effect::ReplyFinished(request), State::Settled(Outcome::Completed(result))) => {
                     let report = Report { token, result: Reported::Completed(result.clone()) };
-                    self.report_to(cx.now(), owner, report, Some(request));
+                    self.report_to(cx, owner, report, Some(request));
                 }
                 (Effect::ReplyFinished(request), _) => {
                     cx.reply(request, super::PoolReply::Finished(Err(FinishError::LeaseLost)));

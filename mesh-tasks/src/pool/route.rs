@@ -45,6 +45,10 @@ pub(super) struct Routes {
 }
 
 impl Routes {
+    pub(super) fn is_unplaced(&self, task: TaskId) -> bool {
+        self.unplaced.has(task)
+    }
+
     pub(super) fn new(config: &PoolConfig) -> Result<Self, PoolConfigError> {
         Ok(Self {
             unplaced: Queue::default(),

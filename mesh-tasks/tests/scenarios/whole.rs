@@ -33,8 +33,6 @@ fn storm(seed: u64, policy: Policy) -> Mesh {
         let time = ms(500 + mesh.rng.below(11_000));
         match (fault + seed) % 3 {
             0 => {
-                // Its tasks are kept by all who should keep them, and not by a majority only.
-                mesh.pass(SECOND * 2);
                 mesh.crash(node);
                 mesh.pass(time);
                 mesh.restart(node);
@@ -62,7 +60,7 @@ fn storm(seed: u64, policy: Policy) -> Mesh {
 
 #[test]
 fn s33_on_a_network_that_loses_repeats_and_reorders_no_task_is_lost_and_each_counts_once() {
-    for seed in 0..38 {
+    for seed in 0..60 {
         let mesh = storm(seed, policy_of(seed / 3));
         assert!(mesh.submitted().len() > 30, "seed {seed}: {}", mesh.submitted().len());
     }
