@@ -209,6 +209,9 @@ impl TaskPool {
         let Some(owned) = self.tasks.get_mut(&task).and_then(|entry| entry.owned.as_mut()) else { return false };
         owned.auctions = owned.auctions.saturating_add(1);
         let id = AuctionId { item: task.0, round: owned.auctions };
+        // Its own bids count like those that it makes elsewhere: it must not win all that it asks for at once.
+        let until = now + self.config.auction.bid_window + self.config.auction.award_timeout;
+        let mine = mine.filter(|_| self.market.bids.place(id, until, now));
         let performance_min = if owned.takes_any { 0.0 } else { self.config.auction.performance_min };
         let config = AuctionConfig { performance_min, ..self.config.auction };
         // One item and no more bidders than allowed: it opens.
@@ -355,6 +358,7 @@ impl TaskPool {
     /// The auction of a task is over, or of no use any more. Its bidders hear of that.
     pub(super) fn end_auction(&mut self, task: TaskId) {
         let Some(sale) = self.market.remove(task) else { return };
+        self.market.bids.close(sale.auction.id());
         for node in sale.auction.bidders().filter(|node| *node != self.me) {
             self.market.announcements.entry(node).or_default().1.push(sale.auction.id());
             if let Some(asked) = self.market.asked.get_mut(&node) {
