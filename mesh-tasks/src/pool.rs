@@ -477,7 +477,7 @@ impl Protocol for TaskPool {
             Message::Ask(tasks) => self.on_asked(cx, from, &tasks),
             Message::Told(answers) => self.on_told(cx, from, answers),
             Message::Cancel(task) => {
-                if self.tasks.get(&task).is_some_and(|entry| entry.owned.is_some()) {
+                if self.owns(task) {
                     self.on_cancel(cx, task);
                 }
             }

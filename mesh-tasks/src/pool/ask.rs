@@ -118,7 +118,7 @@ impl TaskPool {
     fn ask(&mut self, cx: &mut Context<'_>, task: TaskId) {
         let owner = self.tasks.get(&task).map(|entry| entry.owner()).filter(|owner| *owner != self.me);
         let keepers = self.keepers(task);
-        let is_ours = self.tasks.get(&task).is_some_and(|entry| entry.owned.is_some());
+        let is_ours = self.owns(task);
         let Some(wanted) = self.wanted.get_mut(&task) else { return };
         let mut may_know: Vec<_> =
             owner.into_iter().chain(keepers).filter(|node| !wanted.unknown.contains(node)).collect();

@@ -216,10 +216,19 @@ impl Entry {
             failures: self.failures,
             state: self.state.clone(),
             ready_in: self.ready_at.since(now),
-            // What is over is not told as nothing.
-            expires_in: self.expires_at.map(|at| at.since(now).max(Duration::from_nanos(1))),
+            expires_in: self.expires_in(now),
             spec: with_spec.then(|| self.spec.clone()),
         }
+    }
+
+    /// How much time there is for it. What is over is not told as nothing.
+    pub(super) fn expires_in(&self, now: Instant) -> Option<Duration> {
+        self.expires_at.map(|at| at.since(now).max(Duration::from_nanos(1)))
+    }
+
+    /// Whether this node owns it, and it waits to be executed.
+    pub(super) fn waits(&self) -> bool {
+        self.owned.is_some() && self.state == State::Queued
     }
 
     /// The token of its last lease.

@@ -30,7 +30,6 @@ pub(super) struct Held {
     pub(super) owner: NodeId,
     pub(super) spec: Arc<TaskSpec>,
     pub(super) expires_at: Option<Instant>,
-    pub(super) moves: u32,
     pub(super) stage: Stage,
     /// It is lost unless it was renewed until then.
     pub(super) until: Instant,
@@ -48,13 +47,7 @@ impl Held {
     /// The lease as it is passed on.
     pub(super) fn lease(&self, now: Instant) -> Lease {
         let expires_in = self.expires_at.map(|at| at.since(now));
-        Lease {
-            token: self.token,
-            owner: self.owner,
-            expires_in,
-            moves: self.moves.saturating_add(1),
-            spec: self.spec.clone(),
-        }
+        Lease { token: self.token, owner: self.owner, expires_in, spec: self.spec.clone() }
     }
 }
 
@@ -84,7 +77,6 @@ impl TaskPool {
             owner: lease.owner,
             spec: lease.spec.clone(),
             expires_at: lease.expires_in.map(|time| now + time),
-            moves: lease.moves,
             stage: Stage::Waiting,
             until: now + self.config.lease,
         };
@@ -173,7 +165,6 @@ impl TaskPool {
             owner: self.me,
             spec: entry.spec.clone(),
             expires_at: entry.expires_at,
-            moves: 0,
             stage: Stage::Waiting,
             until: Instant::MAX,
         };
@@ -222,7 +213,7 @@ impl TaskPool {
     fn end(&mut self, cx: &mut Context<'_>, token: Token, result: Reported, request: Option<RequestId>) {
         let Some(held) = self.let_go(cx.now(), token.task) else { return };
         let report = Report { token, result };
-        if self.tasks.get(&token.task).is_some_and(|entry| entry.owned.is_some()) {
+        if self.owns(token.task) {
             return self.on_report(cx, self.me, report, request);
         }
         self.report_to(cx, held.owner, report, request);
@@ -424,7 +415,7 @@ impl TaskPool {
         let Some(key) = moved.next().filter(|(former, _)| *former != owner || owner == self.me) else { return };
         if let Some(mut unanswered) = self.reports.remove(&key) {
             unanswered.sent_at = None;
-            let is_ours = self.tasks.get(&token.task).is_some_and(|entry| entry.owned.is_some());
+            let is_ours = self.owns(token.task);
             if owner == self.me && is_ours {
                 return self.on_report(cx, self.me, unanswered.report, unanswered.request);
             }

@@ -47,10 +47,7 @@ impl TaskPool {
             }
             return;
         }
-        let mut left = BTreeSet::new();
-        if spec.key.is_some() {
-            left.extend(self.keepers(task));
-        }
+        let left = self.keepers(task).into_iter().collect();
         self.lookups.insert(task, Lookup { spec, submitters: vec![submitter], left, asked_at: cx.now() });
         self.ask_about(cx, task);
         self.end_lookup(cx, task);
@@ -95,7 +92,7 @@ impl TaskPool {
         if self.read_only {
             return;
         }
-        let is_over = |lookup: &Lookup| lookup.left.is_empty() && (lookup.spec.key.is_none() || !meets);
+        let is_over = |lookup: &Lookup| lookup.left.is_empty() && !meets;
         if !self.lookups.get(&task).is_some_and(is_over) {
             return;
         }
@@ -131,7 +128,7 @@ impl TaskPool {
     pub(super) fn look_again(&mut self) {
         for task in self.lookups.keys().copied().collect::<Vec<_>>() {
             let keepers = self.keepers(task);
-            if let Some(lookup) = self.lookups.get_mut(&task).filter(|lookup| lookup.spec.key.is_some()) {
+            if let Some(lookup) = self.lookups.get_mut(&task) {
                 (lookup.left, lookup.asked_at) = (keepers.into_iter().collect(), Instant::ZERO);
             }
         }

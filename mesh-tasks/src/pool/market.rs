@@ -341,7 +341,7 @@ impl TaskPool {
     fn on_unsold(&mut self, now: Instant, task: TaskId, why: Unsold) {
         self.meter.unsold.increment();
         // Where somebody was granted a lease and says nothing, that has to end first.
-        if self.tasks.get(&task).is_none_or(|entry| entry.owned.is_none() || entry.state != State::Queued) {
+        if !self.tasks.get(&task).is_some_and(|entry| entry.waits()) {
             return;
         }
         match why {

@@ -112,13 +112,11 @@ pub struct Lease {
     pub owner: NodeId,
     /// When it is too late.
     pub expires_in: Option<Duration>,
-    /// How often it was passed on.
-    pub moves: u32,
     /// What is to be done.
     pub spec: Arc<TaskSpec>,
 }
 
-wire_struct!(Lease { token, owner, expires_in, moves, spec });
+wire_struct!(Lease { token, owner, expires_in, spec });
 
 /// A task for which bids are asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -357,7 +355,7 @@ mod tests {
             expires_in: Some(Duration::from_secs(2)),
             spec: Some(spec.clone()),
         };
-        let lease = Lease { token, owner: node, expires_in: None, moves: 2, spec: spec.clone() };
+        let lease = Lease { token, owner: node, expires_in: None, spec: spec.clone() };
         let status = TaskStatus {
             owner: node,
             state: State::Leased { holder: node },

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use mesh_core::{Instant, NodeId};
+use mesh_core::NodeId;
 
 use super::holder::Stage;
 use super::message::{Lease, Message};
@@ -140,8 +140,7 @@ impl TaskPool {
                 None => {
                     let Some(token) = self.grant(cx, *task, to) else { continue };
                     let Some(entry) = self.tasks.get(task) else { continue };
-                    let expires_in = entry.change(*task, false, now).expires_in;
-                    Lease { token, owner: self.me, expires_in, moves: 1, spec: entry.spec.clone() }
+                    Lease { token, owner: self.me, expires_in: entry.expires_in(now), spec: entry.spec.clone() }
                 }
             };
             leases.push(lease);
@@ -278,10 +277,8 @@ impl TaskPool {
             self.say(cx, node, Message::Offer(number, leases, more));
         }
         self.thieves.retain(|_, at| now.since(*at) < THIEF_FOR);
-        let since = Instant::from_nanos(now.as_nanos().saturating_sub(again.as_nanos() as u64));
-        let ready = std::mem::take(&mut self.ready);
-        self.thief.forget(&self.config.steal, since, |peer| ready.binary_search(&peer).is_err(), now);
-        self.ready = ready;
+        let since = self.unanswered_since(now);
+        self.thief.forget(&self.config.steal, since, |peer| self.ready.binary_search(&peer).is_err(), now);
     }
 }
 

@@ -47,6 +47,11 @@ impl TaskPool {
         Group { members, ..Group::default() }
     }
 
+    /// Whether this node is the owner of a task.
+    pub(super) fn owns(&self, task: TaskId) -> bool {
+        self.tasks.get(&task).is_some_and(|entry| entry.owned.is_some())
+    }
+
     /// Looks after a task that is owned here from now on.
     pub(super) fn begin_to_own(&mut self, cx: &mut Context<'_>, task: TaskId) {
         let Some(entry) = self.tasks.get_mut(&task) else { return };
@@ -132,7 +137,7 @@ impl TaskPool {
 
     /// Puts a task that waits to be executed where it is found.
     pub(super) fn enqueue_queued(&mut self, now: Instant, task: TaskId) {
-        if self.tasks.get(&task).is_some_and(|entry| entry.owned.is_some() && entry.state == State::Queued) {
+        if self.tasks.get(&task).is_some_and(|entry| entry.waits()) {
             self.enqueue(now, task);
         }
     }
@@ -179,7 +184,7 @@ impl TaskPool {
     /// Grants a lease. The token is new, so that whoever had one before is refused from now on.
     pub(super) fn grant(&mut self, cx: &mut Context<'_>, task: TaskId, holder: NodeId) -> Option<Token> {
         // Whoever gave a task up may find it in its queue yet.
-        let entry = self.tasks.get_mut(&task).filter(|entry| entry.owned.is_some() && entry.state == State::Queued)?;
+        let entry = self.tasks.get_mut(&task).filter(|entry| entry.waits())?;
         if entry.attempts == 0 {
             self.meter.wait_nanos.record_duration(cx.now().since(entry.ready_at));
         }
@@ -418,7 +423,7 @@ impl TaskPool {
         let now = cx.now();
         while let Some((at, task)) = self.expiring.first().copied().filter(|(at, _)| *at <= now) {
             self.expiring.remove(&(at, task));
-            if self.tasks.get(&task).is_some_and(|entry| entry.owned.is_some()) {
+            if self.owns(task) {
                 self.settle(cx, task, Outcome::Expired);
             }
         }

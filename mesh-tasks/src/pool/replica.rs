@@ -22,10 +22,12 @@ impl TaskPool {
     /// Has a task kept as it is now.
     pub(super) fn replicate(&mut self, cx: &mut Context<'_>, task: TaskId, is_new: bool) {
         self.persist_task(cx, task, is_new);
-        let Some(entry) = self.tasks.get(&task) else { return };
-        if entry.group.is_only(self.me) {
-            return;
-        }
+        self.touch(task);
+    }
+
+    /// Has a task sent to all others that keep it.
+    fn touch(&mut self, task: TaskId) {
+        let Some(entry) = self.tasks.get(&task).filter(|entry| !entry.group.is_only(self.me)) else { return };
         for replica in entry.group.all().filter(|replica| replica.node != self.me) {
             if let Some(peer) = self.peers.get_mut(&replica.node) {
                 peer.stream.touch(task);
@@ -80,10 +82,14 @@ impl TaskPool {
         self.say(cx, node, Message::Replicate(number, changes, forget));
     }
 
+    /// What was sent before, and not answered, is lost.
+    pub(super) const fn unanswered_since(&self, now: Instant) -> Instant {
+        Instant::from_nanos(now.as_nanos().saturating_sub(self.config.resend_after.as_nanos() as u64))
+    }
+
     /// Counts what was not answered as lost.
     pub(super) fn resend_streams(&mut self, now: Instant) {
-        let again = self.config.resend_after.as_nanos() as u64;
-        let since = Instant::from_nanos(now.as_nanos().saturating_sub(again));
+        let since = self.unanswered_since(now);
         for (node, peer) in &mut self.peers {
             peer.stream.give_up(since);
             if peer.stream.has_more() {
@@ -264,12 +270,8 @@ impl TaskPool {
     /// Has tasks kept that somebody else may have given up by now.
     pub(super) fn contest(&mut self) {
         for task in std::mem::take(&mut self.contested) {
-            let Some(entry) = self.tasks.get(&task).filter(|entry| entry.owned.is_some()) else { continue };
-            for replica in entry.group.all().filter(|replica| replica.node != self.me) {
-                if let Some(peer) = self.peers.get_mut(&replica.node) {
-                    peer.stream.touch(task);
-                    self.dirty_peers.insert(replica.node);
-                }
+            if self.owns(task) {
+                self.touch(task);
             }
         }
     }

@@ -251,8 +251,7 @@ impl TaskPool {
         self.routes.balancer.forget(node);
         self.routes.unheard.remove(&node);
         for task in self.routes.placed.remove(&node).into_iter().flatten() {
-            if self.routes.routed.get(&task) == Some(&node)
-                && self.tasks.get(&task).is_some_and(|entry| entry.owned.is_some() && entry.state == State::Queued)
+            if self.routes.routed.get(&task) == Some(&node) && self.tasks.get(&task).is_some_and(|entry| entry.waits())
             {
                 self.withdraw(task);
                 self.push_unplaced(task);
@@ -354,7 +353,7 @@ impl TaskPool {
     }
 
     fn oldest_wait(&self, now: Instant) -> Duration {
-        let waiting = self.tasks.values().filter(|entry| entry.owned.is_some() && entry.state == State::Queued);
+        let waiting = self.tasks.values().filter(|entry| entry.waits());
         waiting.map(|entry| now.since(entry.ready_at)).max().unwrap_or_default()
     }
 
