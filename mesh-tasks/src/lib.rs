@@ -13,6 +13,8 @@ pub mod capability;
 pub mod capability_router;
 pub mod dht;
 pub mod executor;
+pub mod group;
+pub mod life;
 pub mod load_balancer;
 mod mix;
 pub mod pool;

@@ -78,13 +78,15 @@ pub use command::{
     ProgressError, Receipt, SubmitError, Survey, TakeError, Ticket, UnknownTask,
 };
 pub use config::{BYTES_MAX, PoolConfig, PoolConfigError, SUCCESSORS_MAX};
-pub use entry::{Group, Replica, Version};
+pub use entry::Version;
 pub use message::{
     Announced, Change, Claim, Envelope, Hello, Known, Lease, Load, Message, Promise, Refusal, Report, Reported,
     TaskStatus,
 };
 pub use record::Record;
 pub use submit::in_order;
+
+pub use crate::group::{Group, Replica};
 
 use ask::Wanted;
 use claim::Ballot;
@@ -334,8 +336,8 @@ impl TaskPool {
 
     /// Says something to the present life of a node.
     fn say(&mut self, cx: &mut Context<'_>, to: NodeId, message: Message) {
-        let Some(peer) = self.peers.get(&to).filter(|peer| peer.boot != 0) else { return };
-        cx.send(to, Envelope { from: self.boot, to: peer.boot, message });
+        let Some(peer) = self.peers.get(&to).filter(|peer| peer.life.boot != 0) else { return };
+        cx.send(to, Envelope { from: self.boot, to: peer.life.boot, message });
         self.said.insert(to);
     }
 
@@ -383,7 +385,8 @@ impl TaskPool {
     fn on_tick(&mut self, cx: &mut Context<'_>) {
         for node in self.peers.keys().copied().collect::<Vec<_>>() {
             // Who drains may do so no more, and what it said of that may be lost.
-            if self.peers.get(&node).is_some_and(|peer| peer.is_up && (peer.boot == 0 || peer.load.draining)) {
+            if self.peers.get(&node).is_some_and(|peer| peer.life.is_up && (peer.life.boot == 0 || peer.load.draining))
+            {
                 self.greet(cx, node);
             }
         }
@@ -441,7 +444,7 @@ impl Protocol for TaskPool {
         if let Message::Hello(hello) = message {
             return self.on_hello(cx, from, boot, to == self.boot, hello);
         }
-        if to != self.boot || boot != peer.boot {
+        if to != self.boot || boot != peer.life.boot {
             self.meter.stale.increment();
             return self.greet(cx, from);
         }

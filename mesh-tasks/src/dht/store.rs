@@ -84,7 +84,7 @@ use shard::{Content, Shard};
 use sync::Incoming;
 
 use super::ring::{Member, Ring};
-use crate::pool::{Group, Replica};
+use crate::group::{Group, Replica};
 use crate::task::Epoch;
 
 type Context<'a> = mesh_core::Context<'a, DhtStore>;
@@ -337,7 +337,7 @@ impl Protocol for DhtStore {
         if let Message::Hello(hello) = message {
             return self.on_hello(cx, from, boot, to == self.boot, hello);
         }
-        if to != self.boot || boot != peer.boot {
+        if to != self.boot || boot != peer.life.boot {
             self.meter.stale.increment();
             return self.greet(cx, from);
         }

@@ -8,9 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{Instant, NodeId};
 
-use super::entry::{Entry, Group, Owned, Replica, Version};
+use super::config::GROUP_MAX;
+use super::entry::{Entry, Owned, Version};
 use super::message::{Change, Claim, MESSAGE_BYTES, Message, NAMES_MAX, Promise};
 use super::{Context, TaskPool};
+use crate::group::{Group, Replica};
 use crate::task::{Epoch, TaskId};
 
 /// A claim that this node made.
@@ -162,7 +164,7 @@ impl TaskPool {
                     ballot.promised.insert(replica);
                     if let (Some(newer), Some(entry)) = (newer, self.tasks.get_mut(&task))
                         && newer.task == task
-                        && newer.group.is_sane()
+                        && newer.group.is_sane(GROUP_MAX)
                     {
                         if are_rivals(newer.version.epoch, entry.version.epoch) {
                             ballot.rivals.insert(replica, *newer);

@@ -116,6 +116,9 @@ from_errors_of_parts!(StealConfigError, RingConfigError, AuctionConfigError, Rou
 /// The most nodes that a task is kept on beside its owner.
 pub const SUCCESSORS_MAX: usize = 6;
 
+/// The most members of the group of a task: its owner, those, and one that is away.
+pub(super) const GROUP_MAX: usize = SUCCESSORS_MAX + 2;
+
 /// The longest payload and result that may be allowed: what a frame holds with room to spare.
 pub const BYTES_MAX: usize = 2 << 20;
 

@@ -11,70 +11,8 @@ use std::time::Duration;
 use mesh_core::{Bytes, Instant, NodeId, RequestId, wire_struct};
 
 use super::message::Change;
+use crate::group::{Group, Replica};
 use crate::task::{Epoch, State, TaskId, TaskSpec, Token};
-
-/// A node with what it keeps: one that lost it is another replica.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Replica {
-    /// The node.
-    pub node: NodeId,
-    /// Drawn when it began with an empty log.
-    pub incarnation: u64,
-}
-
-wire_struct!(Replica { node, incarnation });
-
-/// The replicas of a task.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Group {
-    /// Those who keep it, its owner first.
-    pub members: Vec<Replica>,
-    /// Those who kept it before, while that changes.
-    pub former: Vec<Replica>,
-    /// Those who are to be members, once they have it: they do not count yet.
-    pub learners: Vec<Replica>,
-}
-
-wire_struct!(Group { members, former, learners });
-
-impl Group {
-    /// Whether it is one that a pool makes: it has no more members than there may be.
-    pub(super) fn is_sane(&self) -> bool {
-        let most = super::SUCCESSORS_MAX + 2;
-        !self.members.is_empty() && [&self.members, &self.former, &self.learners].iter().all(|list| list.len() <= most)
-    }
-
-    /// All of them, each once.
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Replica> {
-        let former = self.former.iter().filter(|replica| !self.members.contains(replica));
-        let learners = self.learners.iter().filter(|replica| !self.members.contains(replica));
-        self.members.iter().chain(former).chain(learners)
-    }
-
-    /// Whether `has` holds for more than half of each of the two.
-    pub(crate) fn is_majority(&self, has: impl Fn(&Replica) -> bool) -> bool {
-        let most = |replicas: &[Replica]| 2 * replicas.iter().filter(|replica| has(replica)).count() > replicas.len();
-        most(&self.members) && (self.former.is_empty() || most(&self.former))
-    }
-
-    /// Whether `has` holds for so many of each of the two that any majority meets them: half of an even number is
-    /// enough (Howard et al. 2016, flexible Paxos).
-    pub(super) fn meets_majorities(&self, has: impl Fn(&Replica) -> bool) -> bool {
-        let half = |replicas: &[Replica]| 2 * replicas.iter().filter(|replica| has(replica)).count() >= replicas.len();
-        half(&self.members) && half(&self.former)
-    }
-
-    /// Whether nobody but a node keeps it.
-    pub(crate) fn is_only(&self, node: NodeId) -> bool {
-        self.former.is_empty()
-            && self.learners.is_empty()
-            && matches!(&self.members[..], [replica] if replica.node == node)
-    }
-
-    pub(crate) fn has_node(&self, node: NodeId) -> bool {
-        self.all().any(|replica| replica.node == node)
-    }
-}
 
 /// Orders the changes of a task: by the epoch of its owner, then counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -87,7 +87,7 @@ impl TaskPool {
     /// Creates a task that nobody has.
     fn end_lookup(&mut self, cx: &mut Context<'_>, task: TaskId) {
         let meets = cx.now().since(self.started_at) < self.config.repair_after
-            && self.peers.values().any(|peer| peer.is_up && peer.boot == 0);
+            && self.peers.values().any(|peer| peer.life.is_up && peer.life.boot == 0);
         // Those who are cut off may have it: they are asked once they are there again.
         if self.read_only {
             return;

@@ -186,7 +186,7 @@ impl TaskPool {
         let requirements = entry.spec.requirements.clone();
         let bids = |(node, peer): (&NodeId, &super::peer::Peer)| {
             let may = peer.is_ready() && !peer.load.draining && self.market.may_ask(*node, now);
-            let incarnation = u64::from(peer.boot);
+            let incarnation = u64::from(peer.life.boot);
             (may && requirements.admits(&peer.capabilities, peer.capabilities.resources())).then(|| Bidder {
                 node: *node,
                 incarnation,

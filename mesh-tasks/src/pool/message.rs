@@ -1,7 +1,6 @@
 //! What nodes say to each other, and its wire form.
 //!
-//! What is sent is an [`Envelope`]: from one life of a node to one life of another, so that what a node said before it
-//! crashed, or was said to it before, is not mistaken for news. Times are relative, as the clocks of two nodes have
+//! What is sent is an [`Envelope`]: from one [life](crate::life) of a node to one life of another. Times are relative, as the clocks of two nodes have
 //! nothing to do with each other. A message is a version, a kind and fields. Of a newer version, fields after those
 //! known here are skipped, and unknown kinds do not decode: the host drops and counts them.
 
@@ -10,9 +9,11 @@ use std::time::Duration;
 
 use mesh_core::{Bytes, NodeId, wire_enum, wire_message, wire_struct};
 
-use super::entry::{Group, Version};
+use super::entry::Version;
 use crate::auction::{AuctionId, SealedBid};
 use crate::capability::{Capabilities, Requirements, Resources};
+use crate::group::Group;
+use crate::life;
 use crate::task::{Epoch, Failure, Outcome, State, TaskId, TaskSpec, Token};
 use crate::work_stealing::Hint;
 
@@ -26,17 +27,7 @@ pub(super) const NAMES_MAX: usize = 1024;
 pub(super) const MESSAGE_BYTES: usize = 256 << 10;
 
 /// A message between two lives.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Envelope {
-    /// Drawn when the sender started.
-    pub from: u32,
-    /// What the receiver drew, as far as the sender knows; 0 where it does not.
-    pub to: u32,
-    /// What is said.
-    pub message: Message,
-}
-
-wire_struct!(Envelope { from, to, message });
+pub type Envelope = life::Envelope<Message>;
 
 /// What a node has to do, and can.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -334,8 +325,8 @@ wire_message!(Message: version VERSION {
 mod tests {
     use mesh_core::wire;
 
-    use super::super::entry::Replica;
     use super::*;
+    use crate::group::Replica;
 
     fn all() -> Vec<Message> {
         let (task, node) = (TaskId(7), NodeId(3));

@@ -6,11 +6,12 @@ use std::time::Duration;
 use mesh_core::{Bytes, Instant, NodeId, RequestId};
 
 use super::command::{PROGRESS_MAX, PoolEvent, PoolReply};
-use super::entry::{Effect, Entry, Group};
+use super::entry::{Effect, Entry};
 use super::holder::Stage;
 use super::message::{Known, Message, Report, Reported, TaskStatus};
 use super::{Context, TaskPool};
 use crate::dht::ring::Ring;
+use crate::group::Group;
 use crate::task::{Epoch, Failure, Outcome, State, TaskId, TaskSpec, Token};
 
 impl TaskPool {

@@ -1,27 +1,21 @@
 //! The other nodes: which life each is in, how busy it is, and what is still to be said to it.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::{Instant, NodeId};
 
-use super::entry::Replica;
 use super::message::{Envelope, Hello, Lease, Load, Message};
 use super::stream::Stream;
 use super::{Context, TaskPool};
 use crate::capability::{Capabilities, Resources};
 use crate::dht::ring::Member;
+use crate::group::Replica;
+use crate::life::{Heard, Life, PEERS_MAX};
 use crate::task::Token;
-
-/// The most nodes that a pool knows.
-const PEERS_MAX: usize = 16_384;
 
 /// What a node could execute at a time counts for so long, and once more.
 const SLOTS_FOR: Duration = Duration::from_secs(1);
-
-/// So many of a node's lives that are over are remembered.
-const ENDED_MAX: usize = 8;
 
 /// Tasks that a node is given, until it says that it has them.
 #[derive(Clone, Debug)]
@@ -49,17 +43,9 @@ pub(super) struct Lazy {
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
     pub(super) zone: u32,
-    /// Whether it can be reached, as far as this node was told.
-    pub(super) is_up: bool,
-    pub(super) down_since: Instant,
-    /// Which life of it was heard of; 0 for none.
-    pub(super) boot: u32,
-    pub(super) incarnation: u64,
+    pub(super) life: Life,
     pub(super) capabilities: Arc<Capabilities>,
     pub(super) load: Load,
-    hello_at: Option<Instant>,
-    /// Lives of it that are over.
-    ended: VecDeque<u32>,
     pub(super) stream: Stream,
     /// The last of its messages about what to keep.
     pub(super) received: u64,
@@ -77,14 +63,9 @@ impl Peer {
     pub(super) fn new(zone: u32, now: Instant) -> Self {
         Self {
             zone,
-            is_up: true,
-            down_since: now,
-            boot: 0,
-            incarnation: 0,
+            life: Life::new(now),
             capabilities: Arc::default(),
             load: Load::default(),
-            hello_at: None,
-            ended: VecDeque::new(),
             stream: Stream::default(),
             received: 0,
             offer: None,
@@ -98,7 +79,7 @@ impl Peer {
 
     /// Whether it is there, and known.
     pub(super) const fn is_ready(&self) -> bool {
-        self.is_up && self.boot != 0
+        self.life.is_met()
     }
 }
 
@@ -114,15 +95,14 @@ impl TaskPool {
             return self.meter.peers_refused.increment();
         }
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(zone, cx.now()));
-        (peer.is_up, peer.zone) = (true, zone);
+        (peer.life.is_up, peer.zone) = (true, zone);
         self.place(node);
         self.greet(cx, node);
     }
 
     pub(super) fn on_remove_peer(&mut self, cx: &mut Context<'_>, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        if std::mem::replace(&mut peer.is_up, false) {
-            peer.down_since = cx.now();
+        if peer.life.go_down(cx.now()) {
             self.place(node);
             self.on_life_ended(cx, node);
         }
@@ -162,7 +142,7 @@ impl TaskPool {
     /// Those who are down for long are at home here no more.
     pub(super) fn leave_home(&mut self, now: Instant) {
         let home_for = self.config.home_for;
-        let is_gone = |peer: &Peer| !peer.is_up && now.since(peer.down_since) >= home_for;
+        let is_gone = |peer: &Peer| !peer.life.is_up && now.since(peer.life.down_since) >= home_for;
         for (node, _) in self.peers.iter().filter(|(_, peer)| is_gone(peer)) {
             self.home.leave(*node);
         }
@@ -199,50 +179,40 @@ impl TaskPool {
             return replica.incarnation == self.incarnation;
         }
         let peer = self.peers.get(&replica.node);
-        peer.is_some_and(|peer| peer.is_ready() && peer.incarnation == replica.incarnation)
+        peer.is_some_and(|peer| peer.is_ready() && peer.life.incarnation == replica.incarnation)
     }
 
     /// Asks a node who it is, unless that was done just now.
     pub(super) fn greet(&mut self, cx: &mut Context<'_>, node: NodeId) {
         let again = self.config.resend_after / 2;
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        if peer.hello_at.is_none_or(|at| cx.now().since(at) >= again) {
-            peer.hello_at = Some(cx.now());
-            let boot = peer.boot;
+        if peer.life.is_to_be_greeted(cx.now(), again) {
+            let boot = peer.life.boot;
             self.say_hello_to(cx, node, boot, true);
         }
     }
 
     pub(super) fn on_hello(&mut self, cx: &mut Context<'_>, from: NodeId, boot: u32, is_to_me: bool, hello: Hello) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
-        let is_new = peer.boot != boot;
-        if peer.ended.contains(&boot) {
-            return;
-        }
-        if !is_to_me {
-            // It does not know this life, and so this may have been on its way for long: it is asked for more.
-            return self.say_hello_to(cx, from, boot, is_new);
+        let heard = peer.life.hear(boot, hello.incarnation, is_to_me);
+        match heard {
+            Heard::Over => return,
+            Heard::Asking { is_new } => return self.say_hello_to(cx, from, boot, is_new),
+            Heard::Known | Heard::New { .. } => {}
         }
         let asks = hello.asks;
-        let had_life = is_new && peer.boot != 0;
-        if had_life {
-            peer.ended.push_front(peer.boot);
-            peer.ended.truncate(ENDED_MAX);
-        }
-        if is_new {
+        if matches!(heard, Heard::New { .. }) {
             (peer.received, peer.taken, peer.offers, peer.lifeline) = (0, 0, 0, false);
             peer.declined.clear();
             peer.stream.restart();
             self.dirty_peers.insert(from);
         }
-        peer.boot = boot;
-        peer.incarnation = hello.incarnation;
         peer.capabilities = hello.capabilities;
         peer.load = hello.load;
         self.place(from);
         let capabilities = self.peers.get(&from).map(|peer| peer.capabilities.clone()).unwrap_or_default();
         self.note_load(from, hello.load, capabilities.resources(), cx.now());
-        if had_life {
+        if heard == (Heard::New { was_known: true }) {
             self.on_life_ended(cx, from);
         }
         if asks {

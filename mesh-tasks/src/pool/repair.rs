@@ -2,9 +2,10 @@
 
 use mesh_core::Instant;
 
-use super::entry::{Effect, Group, Replica};
+use super::entry::Effect;
 use super::message::Message;
 use super::{Context, TaskPool};
+use crate::group::{Group, Replica};
 use crate::task::TaskId;
 
 /// How many tasks are looked at in a tick for whether their replicas are those they should be.
@@ -53,7 +54,7 @@ impl TaskPool {
             let since = match self.peers.get(&replica.node) {
                 _ if replica.node == self.me => return false,
                 Some(peer) if peer.is_ready() => return false,
-                Some(peer) => peer.down_since,
+                Some(peer) => peer.life.down_since,
                 None => self.started_at,
             };
             now.since(since) < self.config.repair_after

@@ -4,9 +4,11 @@ use mesh_core::{Instant, NodeId};
 
 use super::claim::are_rivals;
 use super::command::FinishError;
-use super::entry::{Effect, Entry, Owned, Replica, Version};
+use super::config::GROUP_MAX;
+use super::entry::{Effect, Entry, Owned, Version};
 use super::message::{Change, MESSAGE_BYTES, Message, NAMES_MAX, Report, Reported};
 use super::{Context, TaskPool};
+use crate::group::Replica;
 use crate::task::{Epoch, Outcome, State, TaskId};
 
 /// So often a task that was created twice is insisted on.
@@ -15,8 +17,7 @@ const CONFLICTS_MAX: u32 = 20;
 impl TaskPool {
     /// The present replica that a node is, where that is known.
     pub(super) fn replica_of(&self, node: NodeId) -> Option<Replica> {
-        let peer = self.peers.get(&node).filter(|peer| peer.boot != 0)?;
-        Some(Replica { node, incarnation: peer.incarnation })
+        self.peers.get(&node)?.life.replica(node)
     }
 
     /// Has a task kept as it is now.
@@ -115,7 +116,8 @@ impl TaskPool {
         peer.received = number;
         let (mut stale, mut lacking) = (Vec::new(), Vec::new());
         for change in changes {
-            if change.version.epoch.node != from || !change.group.is_sane() || !change.group.has_node(self.me) {
+            if change.version.epoch.node != from || !change.group.is_sane(GROUP_MAX) || !change.group.has_node(self.me)
+            {
                 self.meter.invalid.increment();
                 continue;
             }

@@ -13,7 +13,7 @@ use super::message::{Ask, Kept, MESSAGE_BYTES, Message, Op, Outcome};
 use super::record::Record;
 use super::shard::{Asked, Change, Content, Done, Origin, ShardId, Stamp, What, Write};
 use super::{Context, DhtStore};
-use crate::pool::Replica;
+use crate::group::Replica;
 use crate::task::Epoch;
 
 /// The most messages with changes that are on their way to a follower.

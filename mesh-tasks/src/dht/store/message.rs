@@ -1,7 +1,6 @@
 //! What nodes say to each other, and its wire form.
 //!
-//! What is sent is an [`Envelope`]: from one life of a node to one life of another, so that what a node said before it
-//! crashed, or was said to it before, is not mistaken for news. Of a newer version, fields after those known here are
+//! What is sent is an [`Envelope`]: from one [life](crate::life) of a node to one life of another. Of a newer version, fields after those known here are
 //! skipped, and unknown kinds do not decode: the host drops and counts them.
 
 use std::collections::BTreeMap;
@@ -9,7 +8,8 @@ use std::collections::BTreeMap;
 use mesh_core::{Bytes, wire_enum, wire_message, wire_struct};
 
 use super::shard::{Change, Done, Entry, Origin, Session, ShardId, Stamp};
-use crate::pool::{Group, Replica};
+use crate::group::{Group, Replica};
+use crate::life;
 use crate::task::Epoch;
 
 /// The version of the message format.
@@ -19,17 +19,7 @@ const VERSION: u8 = 1;
 pub(super) const MESSAGE_BYTES: usize = 256 << 10;
 
 /// A message between two lives.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Envelope {
-    /// Drawn when the sender started.
-    pub from: u32,
-    /// What the receiver drew, as far as the sender knows; 0 where it does not.
-    pub to: u32,
-    /// What is said.
-    pub message: Message,
-}
-
-wire_struct!(Envelope { from, to, message });
+pub type Envelope = life::Envelope<Message>;
 
 /// Who a node is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

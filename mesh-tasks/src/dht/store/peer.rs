@@ -1,7 +1,5 @@
 //! The other nodes: which life each is in, and whether it takes part in the same store.
 
-use std::collections::VecDeque;
-
 use mesh_core::{Instant, NodeId};
 
 use super::message::{Envelope, Hello, Message};
@@ -9,49 +7,25 @@ use super::record::Record;
 use super::shard::Origin;
 use super::{Context, DhtStore};
 use crate::dht::ring::Member;
-use crate::pool::Replica;
-
-/// The most nodes that a store knows.
-const PEERS_MAX: usize = 16_384;
-
-/// So many of a node's lives that are over are remembered.
-const ENDED_MAX: usize = 8;
+use crate::group::Replica;
+use crate::life::{Heard, Life, PEERS_MAX};
 
 /// Another node.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
     zone: u32,
-    /// Whether it can be reached, as far as this node was told.
-    pub(super) is_up: bool,
-    pub(super) down_since: Instant,
-    /// Which life of it was heard of; 0 for none.
-    pub(super) boot: u32,
-    pub(super) incarnation: u64,
+    pub(super) life: Life,
     /// Whether it takes part in this node's store.
     is_of_store: bool,
     /// It is to keep nothing any more.
     leaves: bool,
     /// Whether it was there, and was told what it has to know.
     was_ready: bool,
-    hello_at: Option<Instant>,
-    /// Lives of it that are over.
-    ended: VecDeque<u32>,
 }
 
 impl Peer {
     const fn new(zone: u32, now: Instant) -> Self {
-        Self {
-            zone,
-            is_up: true,
-            down_since: now,
-            boot: 0,
-            incarnation: 0,
-            is_of_store: false,
-            leaves: false,
-            was_ready: false,
-            hello_at: None,
-            ended: VecDeque::new(),
-        }
+        Self { zone, life: Life::new(now), is_of_store: false, leaves: false, was_ready: false }
     }
 
     /// Whether it takes part in this node's store.
@@ -61,7 +35,7 @@ impl Peer {
 
     /// Whether it is there, known, and of this store.
     pub(super) const fn is_ready(&self) -> bool {
-        self.is_up && self.boot != 0 && self.is_of_store
+        self.life.is_met() && self.is_of_store
     }
 }
 
@@ -75,15 +49,14 @@ impl DhtStore {
             return self.meter.peers_refused.increment();
         }
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(zone, cx.now()));
-        (peer.is_up, peer.zone) = (true, zone);
+        (peer.life.is_up, peer.zone) = (true, zone);
         self.place(cx, node);
         self.greet(cx, node);
     }
 
     pub(super) fn on_remove_peer(&mut self, cx: &mut Context<'_>, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        if std::mem::replace(&mut peer.is_up, false) {
-            peer.down_since = cx.now();
+        if peer.life.go_down(cx.now()) {
             self.place(cx, node);
         }
     }
@@ -116,14 +89,14 @@ impl DhtStore {
             self.ring.join(Member { zone: self.zone, ..Member::new(self.me) });
         }
         self.repair_wanted = true;
-        for (node, boot) in self.peers.iter().map(|(node, peer)| (*node, peer.boot)).collect::<Vec<_>>() {
+        for (node, boot) in self.peers.iter().map(|(node, peer)| (*node, peer.life.boot)).collect::<Vec<_>>() {
             self.say_hello_to(cx, node, boot, false);
         }
     }
 
     /// Tells somebody who this node is, whether or not it was told before.
     pub(super) fn say_hello_again(&mut self, cx: &mut Context<'_>, node: NodeId) {
-        if let Some(boot) = self.peers.get(&node).map(|peer| peer.boot) {
+        if let Some(boot) = self.peers.get(&node).map(|peer| peer.life.boot) {
             self.say_hello_to(cx, node, boot, false);
         }
     }
@@ -137,8 +110,7 @@ impl DhtStore {
         if node == self.me {
             return Some(self.replica());
         }
-        let peer = self.peers.get(&node).filter(|peer| peer.boot != 0)?;
-        Some(Replica { node, incarnation: peer.incarnation })
+        self.peers.get(&node)?.life.replica(node)
     }
 
     /// Whether a replica is there with all that it kept.
@@ -156,23 +128,22 @@ impl DhtStore {
     pub(super) fn is_living(&self, life: &Origin) -> bool {
         match self.peers.get(&life.node) {
             _ if life.node == self.me => life.life == self.boot,
-            peer => peer.is_some_and(|peer| peer.is_ready() && peer.boot == life.life),
+            peer => peer.is_some_and(|peer| peer.is_ready() && peer.life.boot == life.life),
         }
     }
 
     /// Says something to the present life of a node.
     pub(super) fn say(&mut self, cx: &mut Context<'_>, to: NodeId, message: Message) {
-        let Some(peer) = self.peers.get(&to).filter(|peer| peer.boot != 0) else { return };
-        cx.send(to, Envelope { from: self.boot, to: peer.boot, message });
+        let Some(peer) = self.peers.get(&to).filter(|peer| peer.life.boot != 0) else { return };
+        cx.send(to, Envelope { from: self.boot, to: peer.life.boot, message });
     }
 
     /// Asks a node who it is, unless that was done just now.
     pub(super) fn greet(&mut self, cx: &mut Context<'_>, node: NodeId) {
         let again = self.config.resend_after / 2;
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        if peer.hello_at.is_none_or(|at| cx.now().since(at) >= again) {
-            peer.hello_at = Some(cx.now());
-            let boot = peer.boot;
+        if peer.life.is_to_be_greeted(cx.now(), again) {
+            let boot = peer.life.boot;
             self.say_hello_to(cx, node, boot, true);
         }
     }
@@ -180,8 +151,10 @@ impl DhtStore {
     /// Greets those who are there and not known yet.
     pub(super) fn greet_strangers(&mut self, cx: &mut Context<'_>) {
         let has_store = self.store.is_some();
-        let strangers =
-            self.peers.iter().filter(|(_, peer)| peer.is_up && (peer.boot == 0 || (has_store && !peer.is_of_store)));
+        let strangers = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.life.is_up && (peer.life.boot == 0 || (has_store && !peer.is_of_store)));
         for node in strangers.map(|(node, _)| *node).collect::<Vec<_>>() {
             self.greet(cx, node);
         }
@@ -189,19 +162,12 @@ impl DhtStore {
 
     pub(super) fn on_hello(&mut self, cx: &mut Context<'_>, from: NodeId, boot: u32, is_to_me: bool, hello: Hello) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
-        let is_new = peer.boot != boot;
-        if peer.ended.contains(&boot) {
-            return;
-        }
-        if !is_to_me {
-            // It does not know this life, and so this may have been on its way for long: it is asked for more.
-            return self.say_hello_to(cx, from, boot, is_new);
-        }
-        if is_new && peer.boot != 0 {
-            peer.ended.push_front(peer.boot);
-            peer.ended.truncate(ENDED_MAX);
-        }
-        (peer.boot, peer.incarnation) = (boot, hello.incarnation);
+        let is_new = match peer.life.hear(boot, hello.incarnation, is_to_me) {
+            Heard::Over => return,
+            Heard::Asking { is_new } => return self.say_hello_to(cx, from, boot, is_new),
+            Heard::Known => false,
+            Heard::New { .. } => true,
+        };
         let is_alike = hello.shards == self.config.shards;
         if let (None, Some(store), true) = (self.store, hello.store, is_alike) {
             self.join_store(cx, store);
@@ -224,7 +190,7 @@ impl DhtStore {
     pub(super) fn join_store(&mut self, cx: &mut Context<'_>, store: u64) {
         self.store = Some(store);
         self.persist(cx, || Record::Joined(store));
-        for (node, boot) in self.peers.iter().map(|(node, peer)| (*node, peer.boot)).collect::<Vec<_>>() {
+        for (node, boot) in self.peers.iter().map(|(node, peer)| (*node, peer.life.boot)).collect::<Vec<_>>() {
             self.say_hello_to(cx, node, boot, true);
         }
     }

@@ -14,7 +14,7 @@ use super::message::{Message, Route};
 use super::record::Record;
 use super::shard::{Shard, ShardId, Stamp, What};
 use super::{Context, DhtEvent, DhtStore};
-use crate::pool::Replica;
+use crate::group::Replica;
 use crate::task::Epoch;
 
 /// The most shards led here whose replicas change at a time.
@@ -69,7 +69,7 @@ impl DhtStore {
             let since = match self.peers.get(&replica.node) {
                 _ if replica.node == self.me => return false,
                 Some(peer) if peer.is_ready() => return false,
-                Some(peer) => peer.down_since,
+                Some(peer) => peer.life.down_since,
                 None => self.started_at,
             };
             now.since(since) < self.config.repair_after

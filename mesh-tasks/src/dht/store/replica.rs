@@ -9,7 +9,7 @@ use super::message::{Kept, Message, Promise};
 use super::record::Record;
 use super::shard::{Change, Content, Origin, Shard, ShardId, Stamp, What};
 use super::{Context, DhtStore};
-use crate::pool::Replica;
+use crate::group::Replica;
 use crate::task::Epoch;
 
 /// What is kept for others may take so many times as much as what may be led.
@@ -28,7 +28,7 @@ pub(super) struct Ballot {
 impl DhtStore {
     /// Obeys a leader. Whether it may be: `false` where a higher epoch is obeyed, which it is told.
     pub(super) fn obey(&mut self, cx: &mut Context<'_>, from: NodeId, id: ShardId, epoch: Epoch) -> bool {
-        let is_its_own = epoch.node == from && self.peers.get(&from).is_some_and(|peer| peer.boot == epoch.life);
+        let is_its_own = epoch.node == from && self.peers.get(&from).is_some_and(|peer| peer.life.boot == epoch.life);
         if !is_its_own {
             self.meter.invalid.increment();
             return false;
@@ -163,7 +163,7 @@ impl DhtStore {
     }
 
     pub(super) fn on_claim(&mut self, cx: &mut Context<'_>, from: NodeId, id: ShardId, epoch: Epoch, has: Stamp) {
-        let is_its_own = epoch.node == from && self.peers.get(&from).is_some_and(|peer| peer.boot == epoch.life);
+        let is_its_own = epoch.node == from && self.peers.get(&from).is_some_and(|peer| peer.life.boot == epoch.life);
         if !is_its_own {
             return self.meter.invalid.increment();
         }

@@ -12,7 +12,7 @@ use std::ops::Bound;
 use mesh_core::{Bytes, Instant, NodeId, wire_enum, wire_struct};
 
 use super::lead::Lead;
-use crate::pool::Group;
+use crate::group::Group;
 use crate::task::Epoch;
 
 /// How many of the last changes a replica remembers, so that others who lack them need not be compared with.

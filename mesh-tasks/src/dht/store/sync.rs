@@ -10,7 +10,7 @@ use super::message::{Kept, MESSAGE_BYTES, Message, Part, Summary, Want};
 use super::record::Record;
 use super::shard::{Content, Shard, ShardId, Stamp};
 use super::{Context, DhtEvent, DhtStore};
-use crate::pool::Replica;
+use crate::group::Replica;
 use crate::task::Epoch;
 
 /// How many keys are compared in a message.
