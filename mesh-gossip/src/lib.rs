@@ -9,6 +9,8 @@
 //! [`overlay`] gives each node a few links of thousands, and brings messages to any node over others;
 //! [`broadcast`] brings what one node publishes to all, along a tree of those links.
 //!
+//! [`messenger`] asks one node and brings its answer, or tells it something, once.
+//!
 //! [`discovery`] finds peers through seeds and signed announcements; [`reputation`] judges them by what they
 //! do, and picks among them.
 //!
@@ -25,6 +27,7 @@ pub mod crdt;
 pub mod discovery;
 pub mod heartbeat;
 pub mod membership;
+pub mod messenger;
 pub mod metrics;
 pub mod overlay;
 pub mod partition;

@@ -9,6 +9,7 @@ use crate::aggregation::AggregationCommand;
 use crate::broadcast::BroadcastCommand;
 use crate::heartbeat::HeartbeatCommand;
 use crate::membership::MembershipEvent;
+use crate::messenger::{MessengerCommand, MessengerEvent};
 use crate::overlay::OverlayCommand;
 use crate::partition::PartitionCommand;
 use crate::store::StoreCommand;
@@ -46,6 +47,24 @@ impl OverlayCommand {
             | MembershipEvent::Forgotten { node } => Some(Self::RemovePeer(*node)),
             _ => None,
         }
+    }
+
+    /// What an overlay is to carry for a messenger: for [`Handle::link`](mesh_core::Handle::link).
+    pub fn of_relay<M>(event: &MessengerEvent<M>) -> Option<Self> {
+        match event {
+            MessengerEvent::Relay { to, payload } => Some(Self::Send { to: *to, payload: payload.clone() }),
+            _ => None,
+        }
+    }
+}
+
+impl<M> MessengerCommand<M> {
+    /// What a messenger is told when members come and go: for [`Handle::link`](mesh_core::Handle::link).
+    pub fn of_member(event: &MembershipEvent) -> Option<Self> {
+        Change::of(event).map(|change| match change {
+            Change::Up(node) => Self::AddPeer(node),
+            Change::Down(node) | Change::Gone(node) => Self::RemovePeer(node),
+        })
     }
 }
 

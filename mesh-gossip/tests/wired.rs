@@ -97,7 +97,7 @@ fn mesh(seed: u64, ids: &[NodeId]) -> Sim<Seat> {
             members.link(&monitor, MonitorCommand::of_member);
             members.link(&partition, PartitionCommand::of_member);
             partition.link(&monitor, MonitorCommand::of_partition);
-            partition.link(&raft, |event| event.mode().map(|mode| RaftCommand::SetReadOnly(mode == Mode::ReadOnly)));
+            partition.link(&raft, |event| event.read_only().map(RaftCommand::SetReadOnly));
 
             let partition_events = RefCell::new(partition.events());
             let broadcast_events = RefCell::new(broadcast.events());
@@ -248,7 +248,7 @@ fn a_replica_that_is_cut_off_refuses_proposals_until_it_is_back() {
             let partition = node.host(PARTITION, Partition::new(PartitionConfig::default(), ids.clone()).unwrap());
             let config = PbftConfig::default();
             let pbft = node.host(PBFT, Pbft::new(config, replicas.clone(), Arc::new(key(n)), Sum::default()).unwrap());
-            partition.link(&pbft, |event| event.mode().map(|mode| PbftCommand::SetReadOnly(mode == Mode::ReadOnly)));
+            partition.link(&pbft, |event| event.read_only().map(PbftCommand::SetReadOnly));
             pbft
         });
     }

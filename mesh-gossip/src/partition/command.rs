@@ -160,19 +160,28 @@ pub enum PartitionEvent {
 }
 
 impl PartitionEvent {
-    /// The mode, where that is what changed: for [`Handle::link`]. So is a Raft group told whether to take writes:
-    ///
-    /// ```
-    /// # use mesh_core::{Handle, Protocol};
-    /// # use mesh_gossip::partition::{Mode, Partition};
-    /// # enum RaftCommand { SetReadOnly(bool) }
-    /// # fn link<R: Protocol<Command = RaftCommand>>(partition: &Handle<Partition>, raft: &Handle<R>) {
-    /// partition.link(raft, |event| event.mode().map(|mode| RaftCommand::SetReadOnly(mode == Mode::ReadOnly)));
-    /// # }
-    /// ```
+    /// The mode, where that is what changed.
     pub const fn mode(&self) -> Option<Mode> {
         match self {
             Self::ModeChanged(mode) => Some(*mode),
+            _ => None,
+        }
+    }
+
+    /// Whether the application may only read, where that is what changed: for [`Handle::link`]. So is a Raft group
+    /// told whether to take writes:
+    ///
+    /// ```
+    /// # use mesh_core::{Handle, Protocol};
+    /// # use mesh_gossip::partition::Partition;
+    /// # enum RaftCommand { SetReadOnly(bool) }
+    /// # fn link<R: Protocol<Command = RaftCommand>>(partition: &Handle<Partition>, raft: &Handle<R>) {
+    /// partition.link(raft, |event| event.read_only().map(RaftCommand::SetReadOnly));
+    /// # }
+    /// ```
+    pub const fn read_only(&self) -> Option<bool> {
+        match self {
+            Self::ModeChanged(mode) => Some(matches!(mode, Mode::ReadOnly)),
             _ => None,
         }
     }
