@@ -323,11 +323,11 @@ fn who_begins_a_new_life_handles_nothing_twice_and_gets_no_answers_of_the_old_on
     for seed in 0..12 {
         let count = if seed % 2 == 0 { 5 } else { 16 };
         let link = links(|link| {
-            link.latency = Latency::between(MS, 200 * MS);
+            link.latency = Latency::between(MS, 100 * MS);
             (link.loss, link.duplicate, link.reorder) = (0.1, 0.5, 0.5);
         });
         let mut world = World::new(seed, count, link);
-        world.thinks = SECOND;
+        world.thinks = SECOND / 5;
         // One pair talks, and both of them die again and again.
         let (a, b) = world.pair();
         for round in 0..40 {
@@ -336,7 +336,7 @@ fn who_begins_a_new_life_handles_nothing_twice_and_gets_no_answers_of_the_old_on
                 world.ask(b, a, 5 * SECOND);
                 world.tell(a, b);
             }
-            let pause = world.sim.rng().duration_between(MS, 600 * MS);
+            let pause = world.sim.rng().duration_between(MS, 1_500 * MS);
             world.run_for(pause);
             let dies = if round % 2 == 0 { a } else { b };
             world.sim.kill(dies);

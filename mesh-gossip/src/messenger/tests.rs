@@ -270,7 +270,7 @@ fn calls_of_an_earlier_life_of_the_receiver_are_not_taken() {
     let mut again = node(2);
     again.protocol.life = 22;
     again.protocol.receiving.start(22);
-    again.receive(NodeId(1), call.clone());
+    again.receive(NodeId(1), call);
     assert!(requested(&mut again).is_empty());
     exchange(&mut a, &mut again);
     assert_eq!(outcome(&mut a), [Err(RequestError::NoAnswer { to: NodeId(2) })], "the first may have handled it");
