@@ -64,6 +64,7 @@
 //! [`notify`]: MessengerHandle::notify
 //! [`notify_all`]: MessengerHandle::notify_all
 
+mod calls;
 mod command;
 mod config;
 mod envelope;
@@ -90,9 +91,10 @@ pub use config::{MessengerConfig, MessengerConfigError};
 pub use message::{CallId, Kind, Message, Pass};
 
 use crate::allowance::Allowance;
+use calls::{TooLong, Word};
 use envelope::{Envelope, Post, Unopened};
 use receiving::{At, Receiving, State, Verdict};
-use sending::{Flight, Full, Sending, Waiter, back_off};
+use sending::Sending;
 
 /// The timers of a messenger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -126,15 +128,6 @@ struct Meter {
 enum Way {
     Straight,
     Relayed,
-}
-
-/// How a call ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum End {
-    /// With an answer; that to a notice is empty.
-    Answered(Bytes),
-    Refused,
-    NoAnswer,
 }
 
 /// A notice to all peers.
@@ -312,212 +305,6 @@ impl<M: Wire + Clone + Debug + Send + 'static> Messenger<M> {
         }
     }
 
-    // Calls of this node.
-
-    fn request(&mut self, cx: &mut Context<'_, Self>, request: RequestId, to: NodeId, message: &M, within: Duration) {
-        let deadline = cx.now() + within;
-        let begun = self.encode(message).and_then(|body| {
-            let call = (Waiter::Request(request), body, deadline);
-            self.begin(cx, to, call).map_err(|Full { limit }| NotBegun::Busy { limit })
-        });
-        if let Err(refusal) = begun {
-            let error = match refusal {
-                NotBegun::TooLong { len, limit } => RequestError::TooLong { len, limit },
-                NotBegun::Busy { limit } => RequestError::Busy { limit },
-            };
-            cx.reply(request, MessengerReply::Requested(Err(error)));
-        }
-    }
-
-    fn notify(&mut self, cx: &mut Context<'_, Self>, request: RequestId, to: NodeId, message: &M) {
-        let deadline = cx.now() + self.config.notify_timeout;
-        let begun = self.encode(message).and_then(|body| {
-            let call = (Waiter::Notice(request), body, deadline);
-            self.begin(cx, to, call).map_err(|Full { limit }| NotBegun::Busy { limit })
-        });
-        if let Err(refusal) = begun {
-            cx.reply(request, MessengerReply::Notified(Err(refusal.into())));
-        }
-    }
-
-    fn notify_all(&mut self, cx: &mut Context<'_, Self>, request: RequestId, message: &M) {
-        let limit = self.config.in_flight_max;
-        let others: Vec<_> = self.peers.iter().copied().filter(|peer| *peer != self.me).collect();
-        let begun = match self.encode(message) {
-            _ if others.len() > limit => Err(NotifyError::TooManyPeers { peers: others.len(), limit }),
-            _ if self.sending.flights.len() + others.len() > limit => Err(NotifyError::Busy { limit }),
-            Ok(body) => Ok(body),
-            Err(refusal) => Err(refusal.into()),
-        };
-        let body = match begun {
-            Ok(body) => body,
-            Err(error) => return cx.reply(request, MessengerReply::NotifiedAll(Err(error))),
-        };
-        self.round += 1;
-        // One that has as many as it may is not told; itself counts until all are begun.
-        self.rounds.insert(self.round, Round { request, left: 1, reached: 0 });
-        let deadline = cx.now() + self.config.notify_timeout;
-        for to in others {
-            if self.begin(cx, to, (Waiter::Round(self.round), body.clone(), deadline)).is_ok()
-                && let Some(round) = self.rounds.get_mut(&self.round)
-            {
-                round.left += 1;
-            }
-        }
-        self.end_of_round(cx, self.round, false);
-    }
-
-    fn encode(&self, message: &M) -> Result<Bytes, NotBegun> {
-        let (body, limit) = (wire::to_bytes(message), self.config.message_max);
-        if body.len() > limit { Err(NotBegun::TooLong { len: body.len(), limit }) } else { Ok(body) }
-    }
-
-    fn begin(&mut self, cx: &mut Context<'_, Self>, to: NodeId, call: (Waiter, Bytes, Instant)) -> Result<(), Full> {
-        let number = self.sending.begin(cx.now(), to, call, &self.config)?;
-        self.meter.calls.increment();
-        self.try_call(cx, number);
-        Ok(())
-    }
-
-    /// Sends what is to be said next for a call: first straight, then both ways.
-    fn try_call(&mut self, cx: &mut Context<'_, Self>, number: u64) {
-        let (now, config) = (cx.now(), &self.config);
-        let Some(flight) = self.sending.flights.get_mut(&number) else { return };
-        flight.tries += 1;
-        let left = flight.deadline.since(now);
-        let wait = back_off(flight.tries, config);
-        let detached = self.sending.contacts.get(&flight.to).is_some_and(|to| to.is_detached(config.retry_after));
-        let way = if flight.tries > 1 || detached { Way::Relayed } else { Way::Straight };
-        if flight.tries > 1 {
-            self.meter.retries.increment();
-        }
-        let (to, message) = (flight.to, said(flight, CallId { life: self.life, number }, left));
-        // Not all that lost theirs at once try again at once.
-        let wait = cx.rng().duration_between(wait, wait + wait / 4);
-        cx.set_timer(Timer::CallDue(number), wait.min(left));
-        self.send(cx, to, message, way);
-    }
-
-    fn on_call_due(&mut self, cx: &mut Context<'_, Self>, number: u64) {
-        let Some(flight) = self.sending.flights.get(&number) else { return };
-        if cx.now() >= flight.deadline {
-            return self.end(cx, number, End::NoAnswer);
-        }
-        self.try_call(cx, number);
-    }
-
-    /// Something was heard of a call: what is next is tried as if for the first time.
-    fn go_on(&mut self, cx: &mut Context<'_, Self>, number: u64) {
-        if let Some(flight) = self.sending.flights.get_mut(&number) {
-            flight.tries = 0;
-        }
-        self.try_call(cx, number);
-    }
-
-    fn end(&mut self, cx: &mut Context<'_, Self>, number: u64, end: End) {
-        let peers = &self.peers;
-        let Some(flight) = self.sending.end(number, |node| peers.contains(&node)) else { return };
-        cx.cancel_timer(Timer::CallDue(number));
-        if end == End::NoAnswer {
-            self.meter.unanswered.increment();
-        }
-        let to = flight.to;
-        match flight.waiter {
-            Waiter::Request(request) => {
-                let answer = match end {
-                    End::Answered(body) => wire::from_bytes(&body).map_err(|_| {
-                        self.meter.malformed.increment();
-                        RequestError::Malformed { to }
-                    }),
-                    End::Refused => Err(RequestError::Unanswerable { to }),
-                    End::NoAnswer => Err(RequestError::NoAnswer { to }),
-                };
-                cx.reply(request, MessengerReply::Requested(answer));
-            }
-            Waiter::Notice(request) => {
-                let answer = match end {
-                    End::Answered(_) => Ok(()),
-                    End::Refused => Err(NotifyError::Unanswerable { to }),
-                    End::NoAnswer => Err(NotifyError::NoAnswer { to }),
-                };
-                cx.reply(request, MessengerReply::Notified(answer));
-            }
-            Waiter::Round(round) => self.end_of_round(cx, round, matches!(end, End::Answered(_))),
-        }
-    }
-
-    /// One of the notices to all has ended.
-    fn end_of_round(&mut self, cx: &mut Context<'_, Self>, number: u64, reached: bool) {
-        let Some(round) = self.rounds.get_mut(&number) else { return };
-        round.left -= 1;
-        round.reached += usize::from(reached);
-        if round.left == 0 {
-            let Round { request, reached, .. } = *round;
-            self.rounds.remove(&number);
-            cx.reply(request, MessengerReply::NotifiedAll(Ok(reached)));
-        }
-    }
-
-    /// The call that an answer is to, if it is one of this life, and the node that was called says so.
-    fn called(&mut self, from: NodeId, call: CallId) -> Option<&mut Flight> {
-        let flight = self.sending.flights.get_mut(&call.number);
-        flight.filter(|flight| call.life == self.life && flight.to == from)
-    }
-
-    fn on_welcome(&mut self, cx: &mut Context<'_, Self>, from: NodeId, call: CallId, pass: Pass) {
-        if self.called(from, call).is_none_or(|flight| flight.pass.is_some()) {
-            return;
-        }
-        let Some(contact) = self.sending.contacts.get_mut(&from) else { return };
-        contact.confirm(cx.now(), pass);
-        // It is for all that wait for one.
-        let waiting: Vec<_> = contact.calls().collect();
-        for number in waiting {
-            if let Some(flight) = self.sending.flights.get_mut(&number)
-                && flight.pass.is_none()
-            {
-                flight.pass = Some(pass);
-                self.go_on(cx, number);
-            }
-        }
-    }
-
-    /// The word of a receiver on a call that was made.
-    fn on_word(&mut self, cx: &mut Context<'_, Self>, from: NodeId, call: CallId, word: Word) {
-        let Some(flight) = self.called(from, call) else { return };
-        let (Some(pass), waiter) = (flight.pass, flight.waiter) else {
-            if matches!(word, Word::Refused { called: false }) {
-                self.end(cx, call.number, End::Refused);
-            }
-            return;
-        };
-        let first = !std::mem::replace(&mut flight.received, true);
-        if let Some(contact) = self.sending.contacts.get_mut(&from) {
-            if word == Word::Lost {
-                contact.doubt();
-            } else {
-                contact.confirm(cx.now(), pass);
-            }
-        }
-        match (word, waiter) {
-            (Word::Received, Waiter::Request(_)) => {
-                // From now on it is asked for.
-                if first && let Some(flight) = self.sending.flights.get_mut(&call.number) {
-                    flight.tries = 1;
-                    let left = flight.deadline.since(cx.now());
-                    cx.set_timer(Timer::CallDue(call.number), back_off(1, &self.config).min(left));
-                }
-            }
-            (Word::Received, _) => self.end(cx, call.number, End::Answered(Bytes::new())),
-            (Word::Answer(body), Waiter::Request(_)) => self.end(cx, call.number, End::Answered(body)),
-            (Word::Answer(_), _) => {}
-            (Word::Refused { called: true }, _) => self.end(cx, call.number, End::Refused),
-            // It is the answer to a question that was repeated, and answered otherwise.
-            (Word::Refused { called: false }, _) => {}
-            (Word::Lost, _) => self.end(cx, call.number, End::NoAnswer),
-        }
-    }
-
     // Calls of others.
 
     /// Whether a node may say one thing more in this second.
@@ -613,8 +400,7 @@ impl<M: Wire + Clone + Debug + Send + 'static> Messenger<M> {
         let (at, call) = (ticket.at(), ticket.at().call);
         let (body, error) = match self.encode(message) {
             Ok(body) => (Some(body), None),
-            Err(NotBegun::TooLong { len, limit }) => (None, Some(AnswerError::TooLong { len, limit })),
-            Err(NotBegun::Busy { .. }) => (None, Some(AnswerError::Void)),
+            Err(TooLong { len, limit }) => (None, Some(AnswerError::TooLong { len, limit })),
         };
         let relayed = self.receiving.answer(at, body.clone(), &self.config);
         if relayed.is_none() || error.is_some() {
@@ -641,7 +427,7 @@ impl<M: Wire + Clone + Debug + Send + 'static> Messenger<M> {
             contact.heard(now, way == Way::Relayed);
         }
         let calls = matches!(message, Message::Hello { .. } | Message::Call { .. } | Message::Again { .. });
-        if calls && !self.may_say(now, from) {
+        if calls && from != self.me && !self.may_say(now, from) {
             return;
         }
         match message {
@@ -657,44 +443,6 @@ impl<M: Wire + Clone + Debug + Send + 'static> Messenger<M> {
             Message::Lost { call } => self.on_word(cx, from, call, Word::Lost),
         }
     }
-}
-
-/// What a receiver says of a call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Word {
-    Received,
-    Answer(Bytes),
-    Refused { called: bool },
-    Lost,
-}
-
-/// Why a call was not begun.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum NotBegun {
-    TooLong { len: usize, limit: usize },
-    Busy { limit: usize },
-}
-
-impl From<NotBegun> for NotifyError {
-    fn from(error: NotBegun) -> Self {
-        match error {
-            NotBegun::TooLong { len, limit } => Self::TooLong { len, limit },
-            NotBegun::Busy { limit } => Self::Busy { limit },
-        }
-    }
-}
-
-/// What is to be said next for a call.
-fn said(flight: &Flight, call: CallId, left: Duration) -> Message {
-    let Some(pass) = flight.pass else { return Message::Hello { call } };
-    if flight.received {
-        return Message::Again { call, slot: flight.slot, pass };
-    }
-    let kind = match flight.waiter {
-        Waiter::Request(_) => Kind::Request { within: u64::try_from(left.as_millis()).unwrap_or(u64::MAX) },
-        Waiter::Notice(_) | Waiter::Round(_) => Kind::Notice,
-    };
-    Message::Call { call, slot: flight.slot, pass, kind, body: flight.body.clone() }
 }
 
 impl<M: Wire + Clone + Debug + Send + 'static> Protocol for Messenger<M> {
@@ -738,7 +486,7 @@ impl<M: Wire + Clone + Debug + Send + 'static> Protocol for Messenger<M> {
                 MessengerReply::Done(Ok(()))
             }
             MessengerCommand::Request { to, message, within } => {
-                return self.request(cx, request, to, &message, within);
+                return self.request(cx, request, (to, &message), within);
             }
             MessengerCommand::Notify { to, message } => return self.notify(cx, request, to, &message),
             MessengerCommand::NotifyAll { message } => return self.notify_all(cx, request, &message),

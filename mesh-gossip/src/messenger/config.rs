@@ -48,7 +48,7 @@ pub struct MessengerConfig {
     /// The longest payload that the overlay carries, in bytes: a message that is longer with its envelope, of some
     /// 150 bytes, goes straight only. Default: 1,024, that of the overlay.
     pub relay_max: usize,
-    /// How many messages are taken from a peer in a second, and from all together who are no peers. Default: 1,000.
+    /// How many messages are taken from a peer in a second, and from all together who are no peers. Default: 10,000.
     pub calls_per_s: u32,
     /// How many signatures are checked in a second. Default: 2,000.
     pub checks_per_s: u32,
@@ -74,7 +74,7 @@ impl Default for MessengerConfig {
             held_max: 1024,
             kept_bytes_max: 4 << 20,
             relay_max: 1024,
-            calls_per_s: 1_000,
+            calls_per_s: 10_000,
             checks_per_s: 2_000,
             peers_max: 1 << 16,
             strangers_max: 1024,

@@ -160,17 +160,19 @@ impl Receiving {
         }
     }
 
+    /// Forgets a session: its calls are not taken again, under whatever pass there was.
     fn drop_session(&mut self, node: NodeId) {
-        if let Some(session) = self.peers.remove(&node).or_else(|| self.strangers.remove(&node)) {
-            self.release_all(node, session);
+        if self.end_session(node) {
             self.sealed = self.issued;
         }
     }
 
-    fn release_all(&mut self, node: NodeId, session: Session) {
+    fn end_session(&mut self, node: NodeId) -> bool {
+        let Some(session) = self.peers.remove(&node).or_else(|| self.strangers.remove(&node)) else { return false };
         for (at, slot) in session.slots.into_iter().enumerate() {
             self.release((slot.until, node, at as u16), &slot.state);
         }
+        true
     }
 
     /// A slot holds or keeps nothing more.
@@ -226,9 +228,7 @@ impl Receiving {
         if pass.issue <= self.sealed {
             return Err(Verdict::NoPass);
         }
-        if let Some(old) = self.peers.remove(&at.from).or_else(|| self.strangers.remove(&at.from)) {
-            self.release_all(at.from, old);
-        }
+        self.end_session(at.from);
         let session = Session { life, floor: self.sealed, newest: pass.issue, slots: Vec::new() };
         if is_peer { &mut self.peers } else { &mut self.strangers }.insert(at.from, session);
         Ok(())
