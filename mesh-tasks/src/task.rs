@@ -342,6 +342,14 @@ impl Failure {
         }
         self
     }
+
+    /// What it takes on the way, in bytes, roughly.
+    pub(crate) const fn size(&self) -> usize {
+        match self {
+            Self::Error(text) | Self::Panicked(text) => text.len(),
+            Self::TimedOut | Self::Lost => 0,
+        }
+    }
 }
 
 wire_enum!(Failure { 0 => Error(text), 1 => Panicked(text), 2 => TimedOut, 3 => Lost });
@@ -377,6 +385,17 @@ pub enum State {
     },
     /// It is over.
     Settled(Outcome),
+}
+
+impl State {
+    /// What it takes on the way, in bytes, roughly.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Settled(Outcome::Completed(result)) => result.len(),
+            Self::Settled(Outcome::Dead(failure)) => failure.size(),
+            _ => 0,
+        }
+    }
 }
 
 wire_enum!(State { 0 => Blocked, 1 => Queued, 2 => Leased { holder }, 3 => Settled(outcome) });

@@ -185,11 +185,7 @@ impl TaskPool {
             {
                 owned.watchers.insert(from);
             }
-            if let Known::Here(status) = &known
-                && let State::Settled(Outcome::Completed(result)) = &status.state
-            {
-                bytes += result.len();
-            }
+            bytes += known.len();
             answers.push((*task, known));
             if bytes >= MESSAGE_BYTES {
                 bytes = 0;

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use mesh_core::frame::FRAME_LEN_MAX;
+
+use super::message::MESSAGE_BYTES;
 use crate::auction::{AuctionConfig, AuctionConfigError};
 use crate::capability_router::{RouterConfig, RouterConfigError};
 use crate::dht::ring::RingConfigError;
 use crate::load_balancer::{BalancerConfig, BalancerConfigError};
-use crate::task::{Limits, Policy};
+use crate::task::{Limits, Policy, TaskId};
 use crate::work_stealing::{StealConfig, StealConfigError};
 
 /// How a pool behaves. All nodes must be given the same, but for what only concerns what is kept here.
@@ -37,11 +40,12 @@ pub struct PoolConfig {
     pub queue_max: usize,
     /// How many bytes they may take. Default: 256 MiB.
     pub queue_bytes_max: usize,
-    /// The longest payload, in bytes. Default: 256 KiB.
+    /// The longest payload, in bytes. A task goes to those who keep it in one message, with its result and the names of
+    /// those that it waits for: these three together take [`BYTES_MAX`] at most. Default: 256 KiB.
     pub payload_max: usize,
     /// The longest result, in bytes. Default: 256 KiB.
     pub result_max: usize,
-    /// The most tasks that one may wait for. Default: 4,096.
+    /// The most tasks that one may wait for, whose names take 16 bytes each. Default: 4,096.
     pub dependencies_max: usize,
     /// For how long results and dead letters are kept. Default: 10 minutes.
     pub retain_for: Duration,
@@ -119,8 +123,11 @@ pub const SUCCESSORS_MAX: usize = 6;
 /// The most members of the group of a task: its owner, those, and one that is away.
 pub(super) const GROUP_MAX: usize = SUCCESSORS_MAX + 2;
 
-/// The longest payload and result that may be allowed: what a frame holds with room to spare.
-pub const BYTES_MAX: usize = 2 << 20;
+/// The most that a task may be allowed to take, with its result: what a frame holds beside as much of other tasks as a
+/// message takes, with room to spare. Transports with shorter frames want lower limits.
+pub const BYTES_MAX: usize = 3 << 20;
+
+const _: () = assert!(BYTES_MAX + 2 * MESSAGE_BYTES <= FRAME_LEN_MAX);
 
 impl PoolConfig {
     /// Checks that it can work.
@@ -141,10 +148,18 @@ impl PoolConfig {
                 self.lease, self.resend_after
             ));
         }
-        if self.payload_max > BYTES_MAX || self.result_max > BYTES_MAX {
+        let names = self.dependencies_max.saturating_mul(size_of::<TaskId>());
+        if self.payload_max.saturating_add(self.result_max).saturating_add(names) > BYTES_MAX {
             return refuse(format!(
-                "payload_max is {} and result_max {}: more than {BYTES_MAX} bytes do not fit into a message",
-                self.payload_max, self.result_max
+                "payload_max is {}, result_max {} and dependencies_max {}: with 16 bytes for each of these, more than \
+                 {BYTES_MAX} bytes do not fit into a message",
+                self.payload_max, self.result_max, self.dependencies_max
+            ));
+        }
+        if self.steal.batch_bytes_max > BYTES_MAX {
+            return refuse(format!(
+                "steal.batch_bytes_max is {}: more than {BYTES_MAX} bytes do not fit into a message",
+                self.steal.batch_bytes_max
             ));
         }
         if self.queue_max == 0 || self.queue_bytes_max == 0 {
@@ -182,7 +197,9 @@ mod tests {
         assert!(refused(|c| c.successors = 7).contains("6 are the most"));
         assert!(refused(|c| c.takeover_after = Duration::ZERO).contains("more than zero"));
         assert!(refused(|c| c.lease = Duration::from_secs(1)).contains("six times"));
-        assert!(refused(|c| c.result_max = BYTES_MAX + 1).contains("do not fit"));
+        assert!(refused(|c| c.result_max = BYTES_MAX).contains("do not fit"));
+        assert!(refused(|c| c.dependencies_max = usize::MAX).contains("do not fit"));
+        assert!(refused(|c| c.steal.batch_bytes_max = BYTES_MAX + 1).contains("do not fit"));
         assert!(refused(|c| c.queue_max = 0).contains("queue_max"));
         assert!(refused(|c| c.steal.batch_max = 0).contains("batch_max"));
         assert!(refused(|c| c.auction.bid_window = Duration::ZERO).contains("bid_window"));

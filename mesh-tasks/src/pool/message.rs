@@ -14,7 +14,7 @@ use crate::auction::{AuctionId, SealedBid};
 use crate::capability::{Capabilities, Requirements, Resources};
 use crate::group::Group;
 use crate::life;
-use crate::task::{Epoch, Failure, Outcome, State, TaskId, TaskSpec, Token};
+use crate::task::{Epoch, Failure, State, TaskId, TaskSpec, Token};
 use crate::work_stealing::Hint;
 
 /// The version of the message format.
@@ -89,8 +89,9 @@ wire_struct!(Change { task, version, group, attempts, granted, failures, state, 
 impl Change {
     /// What it takes in a message, roughly.
     pub(super) fn len(&self) -> usize {
-        let result = if let State::Settled(Outcome::Completed(result)) = &self.state { result.len() } else { 0 };
-        256 + result + self.spec.as_ref().map_or(0, |spec| spec.size())
+        let Group { members, former, learners } = &self.group;
+        let replicas = 24 * (members.len() + former.len() + learners.len());
+        160 + replicas + self.state.size() + self.spec.as_ref().map_or(0, |spec| spec.size())
     }
 }
 
@@ -161,7 +162,12 @@ wire_struct!(Report { token, result });
 impl Report {
     /// What it takes in a message, roughly.
     pub(super) fn len(&self) -> usize {
-        64 + if let Reported::Completed(result) = &self.result { result.len() } else { 0 }
+        let said = match &self.result {
+            Reported::Completed(result) => result.len(),
+            Reported::Failed(failure) => failure.size(),
+            Reported::GivenBack => 0,
+        };
+        64 + said
     }
 }
 
@@ -208,6 +214,13 @@ pub struct TaskStatus {
 }
 
 wire_struct!(TaskStatus { owner, state, attempts, failures, progress });
+
+impl Known {
+    /// What it takes in a message, roughly.
+    pub(super) fn len(&self) -> usize {
+        64 + if let Self::Here(status) = self { status.state.size() + status.progress.len() } else { 0 }
+    }
+}
 
 /// Why a task was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -327,6 +340,7 @@ mod tests {
 
     use super::*;
     use crate::group::Replica;
+    use crate::task::Outcome;
 
     fn all() -> Vec<Message> {
         let (task, node) = (TaskId(7), NodeId(3));
@@ -386,6 +400,24 @@ mod tests {
             ),
             Message::Bids(vec![SealedBid { auction: AuctionId::first(7), incarnation: 4, bid: None }], 3),
         ]
+    }
+
+    #[test]
+    fn nothing_takes_more_than_is_reckoned_with() {
+        for message in all() {
+            match &message {
+                Message::Replicate(_, changes, _) => {
+                    changes.iter().for_each(|change| assert!(wire::to_bytes(change).len() <= change.len()));
+                }
+                Message::Report(reports) => {
+                    reports.iter().for_each(|report| assert!(wire::to_bytes(report).len() <= report.len()));
+                }
+                Message::Told(answers) => {
+                    answers.iter().for_each(|(_, known)| assert!(wire::to_bytes(known).len() <= known.len()));
+                }
+                _ => {}
+            }
+        }
     }
 
     #[test]

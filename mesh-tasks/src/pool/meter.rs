@@ -20,6 +20,7 @@
 //! | `tasks_balanced` | tasks given to a node with less to do |
 //! | `tasks_taken_over` | tasks whose ownership was taken over |
 //! | `tasks_regrouped` | tasks whose replicas were changed |
+//! | `tasks_copied`, `tasks_copied_bytes` | tasks that were sent here with all that is to be done, to be kept, and their bytes |
 //! | `tasks_strangers` | messages of nodes that are not known |
 //! | `tasks_stale` | messages of or to another life of a node |
 //! | `tasks_peers_refused` | nodes beyond the most that a pool knows |
@@ -56,5 +57,6 @@ macro_rules! meter {
 
 meter! {
     submitted, refused, completed, dead, cancelled, expired, started, retried, leases_lost, fenced, moved, declined,
-    steals, steals_empty, pushed, auctions, unsold, awards, bids_refused, routed, balanced, taken_over, regrouped, strangers, stale, peers_refused, invalid,
+    steals, steals_empty, pushed, auctions, unsold, awards, bids_refused, routed, balanced, taken_over, regrouped, copied,
+    copied_bytes, strangers, stale, peers_refused, invalid,
 }

@@ -116,6 +116,10 @@ impl TaskPool {
         peer.received = number;
         let (mut stale, mut lacking) = (Vec::new(), Vec::new());
         for change in changes {
+            if change.spec.is_some() {
+                self.meter.copied.increment();
+                self.meter.copied_bytes.add(change.len() as u64);
+            }
             if change.version.epoch.node != from || !change.group.is_sane(GROUP_MAX) || !change.group.has_node(self.me)
             {
                 self.meter.invalid.increment();

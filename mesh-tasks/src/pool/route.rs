@@ -226,8 +226,7 @@ impl TaskPool {
             let Some(mut waiting) = self.routes.placed.remove(&node) else { continue };
             let (mut tasks, mut bytes) = (Vec::new(), 0);
             while tasks.len() < self.config.steal.batch_max
-                && bytes < self.config.steal.batch_bytes_max
-                && let Some(task) = waiting.pop_front()
+                && let Some(task) = waiting.front().copied()
             {
                 // It may be over by now, or have another place.
                 if let Some(entry) = self.tasks.get(&task).filter(|entry| entry.owned.is_some())
@@ -235,8 +234,12 @@ impl TaskPool {
                         || (entry.state == State::Queued && self.routes.routed.get(&task) == Some(&node)))
                 {
                     bytes += entry.spec.size();
+                    if bytes > self.config.steal.batch_bytes_max && !tasks.is_empty() {
+                        break;
+                    }
                     tasks.push(task);
                 }
+                waiting.pop_front();
             }
             if !waiting.is_empty() {
                 self.routes.placed.insert(node, waiting);

@@ -219,3 +219,34 @@ fn a_survey_tells_of_all_who_answer_and_of_those_who_do_not_in_time() {
     pool.pass(Duration::from_secs(1));
     assert!(matches!(reply(&mut pool, silent), PoolReply::Survey(_)));
 }
+
+/// Scenario 22: a producer that is told to wait whenever the queue is full.
+#[test]
+fn a_million_tiny_tasks_pass_through_a_small_pool_in_bounded_memory() {
+    const TASKS: usize = 1_000_000;
+    let (queue_max, retain_max) = (1_000, 500);
+    let mut pool = pool(PoolConfig { queue_max, retain_max, ..PoolConfig::default() });
+    let (mut submitted, mut refused, mut done) = (0, 0, 0);
+    while done < TASKS {
+        while submitted < TASKS {
+            submit(&mut pool, TaskSpec::new("x"));
+            let answers = pool.replies();
+            match &answers[0].1 {
+                PoolReply::Submitted(Ok(_)) => submitted += 1,
+                PoolReply::Submitted(Err(SubmitError::Refused(Refusal::Full { .. }))) => {
+                    refused += 1;
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let kept = pool.protocol.status().kept;
+        assert!(kept <= queue_max + retain_max, "{kept} tasks are kept");
+        for _ in 0..(submitted - done).min(700) {
+            let token = job(&mut pool).token;
+            assert_eq!(finish(&mut pool, token, Ok(Bytes::new())), Ok(()));
+            done += 1;
+        }
+    }
+    assert!(refused > 1_000, "{refused}");
+}

@@ -1,8 +1,8 @@
 //! 20 to 22: tasks, nodes and numbers that are too much.
 
-use mesh_core::NodeId;
-use mesh_tasks::pool::{PoolConfig, Refusal, SubmitError};
-use mesh_tasks::task::{Failure, Outcome, Policy, SpecError, TaskSpec};
+use mesh_core::{Bytes, NodeId};
+use mesh_tasks::pool::{BYTES_MAX, PoolConfig, PoolHandle as _, Refusal, SubmitError};
+use mesh_tasks::task::{Failure, OnFailedDependency, Outcome, Policy, SpecError, TaskId, TaskSpec};
 
 use crate::mesh::{A, B, C, D, Does, E, Mesh, SECOND, ms, policy_of, pool_by, task, work};
 
@@ -151,4 +151,38 @@ fn s22_what_does_not_fit_is_refused_with_its_size() {
     mesh.submit(A, spec);
     mesh.work_at_all(1);
     mesh.check_each_begun_once();
+}
+
+#[test]
+fn s22_the_longest_payload_and_the_longest_result_are_kept_together_and_copied_together() {
+    for seed in 0..3 {
+        let mut config = PoolConfig::default();
+        config.payload_max = BYTES_MAX / 2;
+        config.result_max = BYTES_MAX / 2 - 16 * config.dependencies_max;
+        config.successors = 2;
+        let (payload_max, result_max) = (config.payload_max, config.result_max);
+        let mut mesh = Mesh::with(seed, 5, config);
+        // It waits for as many others as it may. Nobody knows them, which it does not mind.
+        let mut spec = work(1).after((0..4_096).map(TaskId));
+        spec.on_failed_dependency = OnFailedDependency::Run;
+        spec.payload = vec![7; payload_max].into();
+        let task = mesh.submit(A, spec);
+        let taken = mesh.pool(B).take();
+        let job = mesh.wait(taken).unwrap();
+        assert_eq!(job.payload.len(), payload_max);
+        let result = Bytes::from(vec![seed as u8; result_max]);
+        let finished = mesh.pool(B).finish(job.token, Ok(result.clone()));
+        assert_eq!(mesh.wait(finished), Ok(()), "seed {seed}");
+        // One that keeps it is gone, and another learns all of it at once.
+        let kept = |mesh: &Mesh| mesh.ids().into_iter().filter(|node| mesh.pool_status(*node).kept == 1).collect();
+        let keepers: Vec<NodeId> = kept(&mesh);
+        assert_eq!(keepers.len(), 3, "seed {seed}: {keepers:?}");
+        mesh.crash(keepers[seed as usize]);
+        mesh.pass(SECOND * 10);
+        let now: Vec<NodeId> = kept(&mesh);
+        assert_eq!(now.len(), 3, "seed {seed}: {now:?}, before {keepers:?}");
+        for node in mesh.ids().into_iter().filter(|node| *node != keepers[seed as usize]) {
+            assert!(mesh.outcome_of(node, task) == Outcome::Completed(result.clone()), "seed {seed}: at {node}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ mod leases;
 mod mesh;
 mod policies;
 mod ring;
+mod skew;
 mod steals;
 #[path = "../support/mod.rs"]
 mod support;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use mesh_core::NodeId;
-use mesh_tasks::pool::PoolHandle as _;
+use mesh_tasks::pool::{PoolConfig, PoolHandle as _};
 use mesh_tasks::task::{OnFailedDependency, Outcome, Policy, TaskId};
 
 use crate::mesh::{A, B, C, D, Does, Mesh, SECOND, ms, policy_of, pool_by, task, work};
@@ -187,4 +188,32 @@ fn s30_a_wide_fan_in_is_done_and_one_that_is_too_wide_is_refused() {
     });
     let child = mesh.submit(B, work(1).after([failed, parents[0]]));
     assert_eq!(mesh.outcome_of(C, child), Outcome::Cancelled);
+}
+
+#[test]
+fn s30_a_fan_in_of_a_hundred_thousand_is_done_in_bounded_memory() {
+    const PARENTS: usize = 100_000;
+    let mut config = PoolConfig::default();
+    config.dependencies_max = PARENTS;
+    config.successors = 0;
+    // What is over is forgotten long before the last parent is done.
+    config.retain_max = 1_000;
+    let mut mesh = Mesh::with(1, 4, config);
+    let mut parents: Vec<TaskId> = Vec::new();
+    while parents.len() < PARENTS - 1 {
+        let pool = mesh.pool(A);
+        let some = (PARENTS - 1 - parents.len()).min(4_000);
+        let submitted = try_join_all((0..some).map(|_| pool.submit(work(0))));
+        parents.extend(mesh.wait(submitted).unwrap());
+    }
+    let child = mesh.submit(A, work(1).after(parents));
+    mesh.work_at_all(16);
+    assert!(matches!(mesh.outcome_of(C, child), Outcome::Completed(_)));
+    let sink = mesh.sink.borrow();
+    assert_eq!((sink.begun.len(), sink.begun.last().map(|(token, ..)| token.task)), (PARENTS, Some(child)));
+    drop(sink);
+    for node in mesh.ids() {
+        let status = mesh.pool_status(node);
+        assert!(status.kept <= 1_000 && status.held == 0, "{status:?}");
+    }
 }
