@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test target uses a part of it")]
 
 pub mod liar;
+pub mod stalling;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +14,7 @@ use mesh_gossip::membership::{Membership, MembershipConfig, MembershipEvent, Pro
 use mesh_transport_mem::{Latency, LinkConfig, Sim, SimConfig};
 
 use liar::Liar;
+use stalling::Stalling;
 
 pub const MEMBERS: ProtocolId = ProtocolId(1);
 
@@ -24,6 +26,8 @@ pub struct Seat {
     pub metrics: Metrics,
     /// Of a node that says whatever it is told to say.
     pub liar: Option<Handle<Liar>>,
+    /// Of a node whose packets can be held back.
+    pub stalling: Option<Handle<Stalling>>,
     events: RefCell<Events<MembershipEvent>>,
 }
 
@@ -83,7 +87,11 @@ impl Cluster {
 
     /// So many nodes that start within 100 ms, each with the first three as seeds.
     pub fn boot(seed: u64, nodes: usize) -> Self {
-        let mut cluster = Self::empty(seed, MembershipConfig::lan());
+        Self::boot_with(seed, nodes, MembershipConfig::lan())
+    }
+
+    pub fn boot_with(seed: u64, nodes: usize, config: MembershipConfig) -> Self {
+        let mut cluster = Self::empty(seed, config);
         let seeds: Vec<_> = (0..nodes.min(3)).map(|at| name(seed, at)).collect();
         for _ in 0..nodes {
             cluster.add(&seeds);
@@ -107,6 +115,13 @@ impl Cluster {
         node
     }
 
+    /// Adds so many nodes that join through `seeds`.
+    pub fn add_many(&mut self, count: usize, seeds: &[NodeId]) {
+        for _ in 0..count {
+            self.add(seeds);
+        }
+    }
+
     pub fn add_with(&mut self, node: NodeId, seeds: &[NodeId], profile: Profile) {
         self.add_sealed(node, seeds, profile, None);
     }
@@ -122,7 +137,7 @@ impl Cluster {
             let metrics = builder.metrics().clone();
             let handle = builder.host(MEMBERS, membership.metrics(&metrics));
             let events = RefCell::new(handle.events());
-            Seat { handle, metrics, liar: None, events }
+            Seat { handle, metrics, liar: None, stalling: None, events }
         });
     }
 
@@ -133,13 +148,31 @@ impl Cluster {
             let handle = builder.host(ProtocolId(99), Membership::new(MembershipConfig::lan()).expect("it is valid"));
             let liar = Some(builder.host(MEMBERS, Liar::default()));
             let events = RefCell::new(handle.events());
-            Seat { handle, metrics: builder.metrics().clone(), liar, events }
+            Seat { handle, metrics: builder.metrics().clone(), liar, stalling: None, events }
+        });
+        node
+    }
+
+    /// Adds a member whose packets can be held back. What it is told is of no account.
+    pub fn add_stalling(&mut self, seeds: &[NodeId]) -> NodeId {
+        let (seed, at) = (self.sim.seed(), self.ids.len());
+        let (node, config, seeds) = (name(seed, at), self.config.clone(), seeds.to_vec());
+        self.ids.push(node);
+        self.excused.insert(node);
+        self.sim.add_node(node, move |builder| {
+            let membership = || Membership::new(config.clone()).expect("a valid configuration");
+            let handle = builder.host(ProtocolId(99), membership());
+            let stalling = Stalling::new(membership().seeds(seeds.clone()), seed ^ (at as u64) << 32);
+            let stalling = Some(builder.host(MEMBERS, stalling));
+            let events = RefCell::new(handle.events());
+            Seat { handle, metrics: builder.metrics().clone(), liar: None, stalling, events }
         });
         node
     }
 
     pub fn members(&self, node: NodeId) -> Option<&Membership> {
-        self.sim.protocol(node, MEMBERS)
+        let stalling = || Some(&self.sim.protocol::<Stalling>(node, MEMBERS)?.inner);
+        self.sim.protocol(node, MEMBERS).or_else(stalling)
     }
 
     /// Those that are up.
