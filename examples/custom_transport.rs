@@ -4,15 +4,18 @@
 //! must vouch for is who sent a frame: here the sender says so itself, which is good enough on a
 //! network where every machine is trusted, and nowhere else.
 //!
-//! Three nodes then count to a hundred together, through Raft, while one datagram in ten is dropped.
+//! Three nodes then count to a hundred together, through Raft, while one datagram in ten is dropped. Whether the
+//! transport keeps its contract is asked of the conformance suite, in the test at the end:
+//! `cargo test -p mesh-examples --example custom_transport`.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::channel::mpsc::{Receiver, channel};
+use futures::channel::mpsc::{Receiver, Sender, channel};
 use futures::{FutureExt as _, StreamExt as _, executor::block_on};
 use mesh_consensus::raft::{ProposeError, Raft, RaftConfig, RaftHandle as _};
 use mesh_core::{
@@ -23,18 +26,25 @@ use mesh_core::{
 /// The longest frame: a datagram of this and the sender's name is not split on its way.
 const FRAME_LEN: usize = 1200;
 
+/// How often a socket without traffic looks whether its transport is gone.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// One datagram a frame; the first 16 bytes name the sender.
 #[derive(Clone, Debug)]
 struct Udp {
     me: NodeId,
     socket: Arc<UdpSocket>,
     peers: Arc<BTreeMap<NodeId, SocketAddr>>,
+    inbox: Sender<Inbound>,
     lossy: Rng64,
 }
 
 impl FrameSender for Udp {
     fn try_send(&mut self, to: NodeId, frame: Bytes) -> Result<(), SendError> {
-        let address = self.peers.get(&to).ok_or(SendError::Unreachable)?;
+        if frame.len() > FRAME_LEN {
+            return Err(SendError::TooLong);
+        }
+        let address = self.peers.get(&to).filter(|_| !self.inbox.is_closed()).ok_or(SendError::Unreachable)?;
         if self.lossy.chance(1, 10) {
             return Ok(()); // lost on the way
         }
@@ -50,19 +60,22 @@ struct UdpTransport {
 }
 
 impl UdpTransport {
-    fn new(udp: Udp) -> Self {
-        let (socket, (mut sender, arrived)) = (udp.socket.clone(), channel(1024));
+    fn new(me: NodeId, socket: UdpSocket, peers: Arc<BTreeMap<NodeId, SocketAddr>>) -> io::Result<Self> {
+        socket.set_read_timeout(Some(LOOK))?;
+        let (socket, (inbox, arrived)) = (Arc::new(socket), channel(1024));
+        let udp = Udp { me, socket, peers, inbox, lossy: Rng64::from_seed(me.0 as u64, "loss") };
+        let Udp { socket, mut inbox, .. } = udp.clone();
         std::thread::spawn(move || {
             let mut datagram = [0; FRAME_LEN + 16];
-            while !sender.is_closed() {
+            while !inbox.is_closed() {
                 let Ok(len) = socket.recv(&mut datagram) else { continue };
                 let Some((from, frame)) = datagram[..len].split_first_chunk() else { continue };
                 let from = NodeId(u128::from_le_bytes(*from));
                 // A full queue loses the datagram, as the kernel's would.
-                let _ = sender.try_send(Inbound::Frame { from, frame: Bytes::copy_from_slice(frame) });
+                let _ = inbox.try_send(Inbound::Frame { from, frame: Bytes::copy_from_slice(frame) });
             }
         });
-        Self { udp, arrived }
+        Ok(Self { udp, arrived })
     }
 }
 
@@ -85,6 +98,15 @@ impl Transport for UdpTransport {
     fn frame_len_max(&self) -> usize {
         FRAME_LEN
     }
+}
+
+/// A socket of this machine for each node, and where all of them are.
+fn bind(ids: &[NodeId]) -> io::Result<Vec<(NodeId, UdpTransport)>> {
+    let sockets = ids.iter().map(|_| UdpSocket::bind("127.0.0.1:0")).collect::<io::Result<Vec<_>>>()?;
+    let addresses = sockets.iter().map(UdpSocket::local_addr).collect::<io::Result<Vec<_>>>()?;
+    let peers = Arc::new(ids.iter().copied().zip(addresses).collect::<BTreeMap<_, _>>());
+    let bound = ids.iter().zip(sockets).map(|(me, socket)| Ok((*me, UdpTransport::new(*me, socket, peers.clone())?)));
+    bound.collect()
 }
 
 /// What the three nodes agree on.
@@ -116,19 +138,12 @@ impl StateMachine for Counter {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let ids = [1, 2, 3].map(NodeId);
-    let sockets = ids.map(|_| UdpSocket::bind("127.0.0.1:0"));
-    let mut peers = BTreeMap::new();
-    for (id, socket) in ids.iter().zip(&sockets) {
-        peers.insert(*id, socket.as_ref().map_err(ToString::to_string)?.local_addr()?);
-    }
-    let (peers, clock) = (Arc::new(peers), Arc::new(SystemClock::new()));
+    let clock = Arc::new(SystemClock::new());
     let config = RaftConfig { max_append_bytes: 1000, snapshot_chunk_bytes: 1000, ..RaftConfig::default() };
     let mut rafts = Vec::new();
-    for (me, socket) in ids.into_iter().zip(sockets) {
+    for (me, transport) in bind(&ids)? {
         let mut node = NodeBuilder::new(me);
         rafts.push(node.host(ProtocolId(1), Raft::new(config.clone(), ids, Counter::default())?));
-        let lossy = Rng64::from_seed(me.0 as u64, "loss");
-        let transport = UdpTransport::new(Udp { me, socket: Arc::new(socket?), peers: peers.clone(), lossy });
         let running = run(node.build(), transport, clock.clone(), Box::new(MemWal::new()));
         std::thread::spawn(move || block_on(running));
     }
@@ -146,4 +161,29 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     println!("three nodes counted to {counted} over UDP, with one datagram in ten lost");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::transport_conformance::{BoxError, Conformance, TransportFactory};
+
+    use super::*;
+
+    /// Datagrams promise nothing beyond the contract.
+    struct Datagrams;
+
+    impl TransportFactory for Datagrams {
+        type Transport = UdpTransport;
+
+        fn network(&mut self, count: usize) -> Result<Vec<(NodeId, UdpTransport)>, BoxError> {
+            let ids: Vec<_> = (1..=count as u128).map(NodeId).collect();
+            Ok(bind(&ids)?)
+        }
+    }
+
+    #[test]
+    fn udp_keeps_the_contract_of_transports() {
+        let report = block_on(Conformance::default().run(&mut Datagrams)).into_result();
+        println!("{}", report.unwrap());
+    }
 }

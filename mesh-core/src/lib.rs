@@ -22,6 +22,8 @@ pub mod state_machine;
 pub mod time;
 pub mod timers;
 pub mod transport;
+#[cfg(any(test, feature = "testing"))]
+pub mod transport_conformance;
 pub mod wal;
 pub mod wire;
 
@@ -32,7 +34,7 @@ pub use driver::run;
 pub use harness::Harness;
 pub use id::{LogIndex, Lsn, NodeId, ProtocolId, RequestId, SnapshotId};
 pub use keyring::{ClusterKey, KeyId, Keyring, KeyringError};
-pub use metrics::{Counter, Histogram, HistogramSnapshot, Metrics};
+pub use metrics::{Counter, Gauge, Histogram, HistogramSnapshot, Metrics};
 pub use node::{Call, CallError, Events, Handle, Lagged, NodeBuilder, NodeCore, NodeError, NodeHandle, WalRequest};
 pub use protocol::{
     Context, Held, LogOp, Never, Outbox, Outgoing, Protocol, Recipients, RecoverError, Recovery, SnapshotRead,

@@ -1,5 +1,5 @@
 //! Counters, gauges and histograms that a node exposes. No exporter is forced on anyone: read them
-//! when you like.
+//! when you like, or as the page that Prometheus scrapes ([`Metrics::prometheus`]).
 //!
 //! ```
 //! use std::time::Duration;
@@ -17,8 +17,10 @@
 //! ```
 
 mod histogram;
+mod prometheus;
 
 pub use histogram::{Histogram, HistogramSnapshot};
+pub use prometheus::Exposition;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -33,21 +35,31 @@ pub struct Metrics {
 #[derive(Debug, Default)]
 struct Named {
     counters: BTreeMap<&'static str, Counter>,
+    gauges: BTreeMap<&'static str, Gauge>,
     histograms: BTreeMap<&'static str, Histogram>,
 }
 
-/// A number that anybody may read while a node runs.
+/// A number that only grows. Anybody may read it while a node runs.
 #[derive(Clone, Debug, Default)]
 pub struct Counter(Arc<AtomicU64>);
+
+/// A number that says how something is now. Anybody may read it while a node runs.
+#[derive(Clone, Debug, Default)]
+pub struct Gauge(Arc<AtomicU64>);
 
 impl Metrics {
     fn named(&self) -> MutexGuard<'_, Named> {
         self.named.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The number called `name`, made at zero when it is new.
+    /// The counter called `name`, made at zero when it is new. No gauge should have its name.
     pub fn counter(&self, name: &'static str) -> Counter {
         self.named().counters.entry(name).or_default().clone()
+    }
+
+    /// The gauge called `name`, made at zero when it is new.
+    pub fn gauge(&self, name: &'static str) -> Gauge {
+        self.named().gauges.entry(name).or_default().clone()
     }
 
     /// The histogram called `name`, made empty when it is new.
@@ -59,7 +71,17 @@ impl Metrics {
 
     /// All counters and gauges as they are now.
     pub fn snapshot(&self) -> BTreeMap<&'static str, u64> {
-        self.named().counters.iter().map(|(name, counter)| (*name, counter.get())).collect()
+        let (mut counters, gauges) = self.numbers();
+        counters.extend(gauges);
+        counters
+    }
+
+    /// Counters and gauges apart.
+    fn numbers(&self) -> (BTreeMap<&'static str, u64>, BTreeMap<&'static str, u64>) {
+        let named = self.named();
+        let counters = named.counters.iter().map(|(name, counter)| (*name, counter.get())).collect();
+        let gauges = named.gauges.iter().map(|(name, gauge)| (*name, gauge.get())).collect();
+        (counters, gauges)
     }
 
     /// All histograms as they are now.
@@ -79,7 +101,14 @@ impl Counter {
         self.0.fetch_add(n, Relaxed);
     }
 
-    /// Sets it, as a gauge.
+    /// The number now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+impl Gauge {
+    /// Sets it.
     pub fn set(&self, value: u64) {
         self.0.store(value, Relaxed);
     }

@@ -1,11 +1,14 @@
 //! What carries frames between nodes.
 //!
-//! **The contract.** Frames may be lost, repeated and reordered. A frame that arrives is intact and
-//! from the node it claims to be from. Nothing more is asked, so UDP with a checksum on a trusted
-//! network, TCP, QUIC, channels and the simulator all qualify. Who is not trusted must be kept out
-//! by the transport: `mesh-transport-tcp` does it with TLS and self-certifying node ids.
+//! **The contract.** Frames may be lost, repeated and reordered. A frame that arrives is intact, at the
+//! node that it was for, and from the node it claims to be from. `try_send` never waits, and refuses at
+//! once what is too long, for nobody known, or sent after the transport was dropped. Nothing more is
+//! asked, so UDP with a checksum on a trusted network, TCP, QUIC, channels and the simulator all
+//! qualify. Who is not trusted must be kept out by the transport: `mesh-transport-tcp` does it with TLS
+//! and self-certifying node ids.
 //!
-//! `examples/custom_transport.rs` is a whole one over UDP.
+//! `examples/custom_transport.rs` is a whole one over UDP. Whether yours keeps the contract, and what it
+//! promises beyond it, is checked by the suite in `transport_conformance` (feature `testing`).
 
 use std::fmt::Debug;
 
@@ -41,7 +44,7 @@ pub trait Transport: Send + Debug + 'static {
 /// Sends without waiting: a slow peer costs its own frames, never the node's progress.
 pub trait FrameSender: Send + Debug {
     /// Hands `frame` over for `to`. The frame may still be lost afterwards, and its bytes may be shared
-    /// with frames for others.
+    /// with frames for others. Nodes send no empty frames, and a transport need not carry one.
     ///
     /// # Errors
     /// [`SendError`] when it was dropped at once, and why.

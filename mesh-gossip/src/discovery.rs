@@ -45,7 +45,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mesh_core::identity::SecretKey;
-use mesh_core::{Context, Counter, Instant, Metrics, Never, NodeId, Protocol, RequestId};
+use mesh_core::{Context, Counter, Gauge, Instant, Metrics, Never, NodeId, Protocol, RequestId};
 
 pub use announcement::{Announcement, Claim, LIFETIME_MAX, LINKS_MAX};
 pub use command::{
@@ -95,7 +95,7 @@ pub enum Timer {
 
 #[derive(Clone, Debug, Default)]
 struct Meter {
-    peers: Counter,
+    peers: Gauge,
     accepted: Counter,
     forged: Counter,
     refused: Counter,
@@ -209,7 +209,7 @@ impl Discovery {
     #[must_use]
     pub fn metrics(mut self, metrics: &Metrics) -> Self {
         self.meter = Meter {
-            peers: metrics.counter("discovery_peers"),
+            peers: metrics.gauge("discovery_peers"),
             accepted: metrics.counter("discovery_accepted"),
             forged: metrics.counter("discovery_forged"),
             refused: metrics.counter("discovery_refused"),

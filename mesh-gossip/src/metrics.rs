@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mesh_core::frame::{FRAME_LEN_MAX, FRAME_OVERHEAD};
-use mesh_core::{Context, Counter, Histogram, Instant, Metrics, Never, NodeId, Protocol, RequestId, Wire};
+use mesh_core::{Context, Counter, Gauge, Histogram, Instant, Metrics, Never, NodeId, Protocol, RequestId, Wire};
 
 pub use command::{MonitorCommand, MonitorError, MonitorHandle, MonitorReply, MonitorStatus};
 pub use message::{Message, OPINIONS_MAX, Opinion, Report};
@@ -151,9 +151,9 @@ pub struct Monitor {
     last_recovery: Option<Duration>,
     traffic: Traffic,
     latency: Histogram,
-    connectivity: Counter,
+    connectivity: Gauge,
     suspected: Counter,
-    recovery_ms: Counter,
+    recovery_ms: Gauge,
     strangers: Counter,
 }
 
@@ -180,9 +180,9 @@ impl Monitor {
             last_recovery: None,
             traffic: Traffic { counters, ..Traffic::default() },
             latency: metrics.histogram("network_latency_nanos"),
-            connectivity: metrics.counter("network_connectivity_permille"),
+            connectivity: metrics.gauge("network_connectivity_permille"),
             suspected: metrics.counter("network_suspicions"),
-            recovery_ms: metrics.counter("network_recovery_ms"),
+            recovery_ms: metrics.gauge("network_recovery_ms"),
             strangers: metrics.counter("network_strangers"),
         })
     }

@@ -42,7 +42,7 @@ mod message;
 mod relay;
 mod view;
 
-use mesh_core::{Context, Counter, Instant, Metrics, Never, NodeId, PeerStatus, Protocol, RequestId};
+use mesh_core::{Context, Counter, Gauge, Instant, Metrics, Never, NodeId, PeerStatus, Protocol, RequestId};
 
 pub use command::{LinkDownCause, LinkStatus, OverlayCommand, OverlayError, OverlayEvent, OverlayHandle, OverlayReply};
 pub use config::{OverlayConfig, OverlayConfigError};
@@ -79,7 +79,7 @@ pub enum Timer {
 /// Counts what happens, where anybody wants to know.
 #[derive(Clone, Debug, Default)]
 struct Meter {
-    links: Counter,
+    links: Gauge,
     links_lost: Counter,
     swaps: Counter,
     islands: Counter,
@@ -154,7 +154,7 @@ impl Overlay {
     #[must_use]
     pub fn with_metrics(mut self, metrics: &Metrics) -> Self {
         self.meter = Meter {
-            links: metrics.counter("overlay_links"),
+            links: metrics.gauge("overlay_links"),
             links_lost: metrics.counter("overlay_links_lost"),
             swaps: metrics.counter("overlay_swaps"),
             islands: metrics.counter("overlay_islands"),

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Debug;
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use futures::task::AtomicWaker;
+use mesh_core::frame::FRAME_LEN_MAX;
 use mesh_core::{Bytes, FrameSender, Inbound, NodeId, PeerStatus, SendError, Transport, TransportError};
 
 /// Bytes that may wait at one endpoint: 64 MiB. A sender over it is told [`SendError::Congested`].
@@ -40,6 +42,8 @@ pub struct MemNetwork {
 struct Inbox {
     state: Mutex<InboxState>,
     waker: AtomicWaker,
+    /// Whether its node has left. Beside the state, so that its own senders see it without a lock.
+    closed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -48,7 +52,6 @@ struct InboxState {
     bytes: usize,
     /// Senders that were refused and wait to hear that there is room again.
     refused: Vec<NodeId>,
-    closed: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -63,8 +66,15 @@ impl Inbox {
     }
 
     fn close(&self) {
-        lock(&self.state).closed = true;
+        // Under the lock: nothing is pushed after it.
+        let state = lock(&self.state);
+        self.closed.store(true, SeqCst);
+        drop(state);
         self.waker.wake();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(SeqCst)
     }
 }
 
@@ -106,7 +116,7 @@ impl MemTransport {
         self.inbox.waker.register(cx.waker());
         let mut state = lock(&self.inbox.state);
         if state.waiting.is_empty() {
-            return if state.closed { Poll::Ready(Err(TransportError::Closed)) } else { Poll::Pending };
+            return if self.inbox.is_closed() { Poll::Ready(Err(TransportError::Closed)) } else { Poll::Pending };
         }
         let room = (inbox.capacity() - inbox.len()).max(1);
         let taken = state.waiting.len().min(room);
@@ -151,7 +161,12 @@ impl Transport for MemTransport {
     }
 
     fn sender(&self) -> Box<dyn FrameSender> {
-        Box::new(MemSender { me: self.me, network: self.network.clone(), known: BTreeMap::new() })
+        Box::new(MemSender {
+            me: self.me,
+            own: self.inbox.clone(),
+            network: self.network.clone(),
+            known: BTreeMap::new(),
+        })
     }
 }
 
@@ -159,6 +174,7 @@ impl Transport for MemTransport {
 #[derive(Debug)]
 struct MemSender {
     me: NodeId,
+    own: Arc<Inbox>,
     network: MemNetwork,
     known: BTreeMap<NodeId, Arc<Inbox>>,
 }
@@ -167,7 +183,7 @@ impl MemSender {
     fn try_push(&mut self, to: NodeId, frame: Bytes) -> Result<(), (SendError, Bytes)> {
         let Some(inbox) = self.known.get(&to) else { return Err((SendError::Unreachable, frame)) };
         let mut state = lock(&inbox.state);
-        if state.closed {
+        if inbox.is_closed() {
             return Err((SendError::Unreachable, frame));
         }
         if state.bytes + frame.len() > INBOX_BYTES_MAX {
@@ -189,6 +205,12 @@ impl MemSender {
 
 impl FrameSender for MemSender {
     fn try_send(&mut self, to: NodeId, frame: Bytes) -> Result<(), SendError> {
+        if frame.len() > FRAME_LEN_MAX {
+            return Err(SendError::TooLong);
+        }
+        if self.own.is_closed() {
+            return Err(SendError::Unreachable);
+        }
         match self.try_push(to, frame) {
             Err((SendError::Unreachable, frame)) => {
                 // The peer may have joined, or joined again, since it was looked up.
@@ -246,8 +268,8 @@ mod tests {
         let mut two = network.endpoint(NodeId(2));
         received(&mut one);
         let mut sender = one.sender();
-        let frame = Bytes::from(vec![0; INBOX_BYTES_MAX / 4]);
-        for _ in 0..4 {
+        let frame = Bytes::from(vec![0; FRAME_LEN_MAX]);
+        for _ in 0..INBOX_BYTES_MAX / FRAME_LEN_MAX {
             assert_eq!(sender.try_send(NodeId(2), frame.clone()), Ok(()));
         }
         assert_eq!(sender.try_send(NodeId(2), Bytes::from_static(&[0])), Err(SendError::Congested));

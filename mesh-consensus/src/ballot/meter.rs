@@ -16,7 +16,7 @@
 //! | `ballot_unknown` | count | ballots that were spoken of and not known here |
 //! | `ballot_strangers` | count | messages of nodes that are no peers, or are not listened to |
 
-use mesh_core::{Counter, Histogram, Metrics};
+use mesh_core::{Counter, Gauge, Histogram, Metrics};
 
 /// Counts and times what happens, where anybody wants to know.
 #[derive(Clone, Debug, Default)]
@@ -24,9 +24,9 @@ pub(super) struct Meter {
     pub(super) opened: Counter,
     pub(super) decided: Counter,
     pub(super) given_up: Counter,
-    pub(super) open: Counter,
+    pub(super) open: Gauge,
     pub(super) decision_nanos: Option<Histogram>,
-    pub(super) participation_percent: Counter,
+    pub(super) participation_percent: Gauge,
     pub(super) evidence: Counter,
     pub(super) refused: Counter,
     pub(super) statements: Counter,
@@ -42,9 +42,9 @@ impl Meter {
             opened: metrics.counter("ballots_opened"),
             decided: metrics.counter("ballots_decided"),
             given_up: metrics.counter("ballots_given_up"),
-            open: metrics.counter("ballots_open"),
+            open: metrics.gauge("ballots_open"),
             decision_nanos: Some(metrics.histogram("ballot_decision_nanos")),
-            participation_percent: metrics.counter("ballot_participation_percent"),
+            participation_percent: metrics.gauge("ballot_participation_percent"),
             evidence: metrics.counter("ballot_evidence"),
             refused: metrics.counter("ballot_proposals_refused"),
             statements: metrics.counter("ballot_statements"),

@@ -25,7 +25,7 @@
 
 use std::sync::Arc;
 
-use mesh_core::{Counter, Histogram, Instant, Metrics};
+use mesh_core::{Counter, Gauge, Histogram, Instant, Metrics};
 
 use super::authenticator::AuthCounters;
 
@@ -41,16 +41,16 @@ struct Named {
     requests_executed: Counter,
     decision_nanos: Histogram,
     view_changes: Counter,
-    requests_waiting: Counter,
-    requests_unchecked: Counter,
+    requests_waiting: Gauge,
+    requests_unchecked: Gauge,
     evidence: Counter,
-    bytes_waiting: Counter,
-    batches_open: Counter,
-    votes_unsynced: Counter,
+    bytes_waiting: Gauge,
+    batches_open: Gauge,
+    votes_unsynced: Gauge,
     commits_counted: Counter,
-    others_heard: Counter,
-    fault_margin: Counter,
-    epoch: Counter,
+    others_heard: Gauge,
+    fault_margin: Gauge,
+    epoch: Gauge,
     other_epochs: Counter,
     misbehaved: Counter,
 }
@@ -62,16 +62,16 @@ impl Meter {
             requests_executed: metrics.counter("pbft_requests_executed"),
             decision_nanos: metrics.histogram("pbft_decision_nanos"),
             view_changes: metrics.counter("pbft_view_changes"),
-            requests_waiting: metrics.counter("pbft_requests_waiting"),
-            requests_unchecked: metrics.counter("pbft_requests_unchecked"),
+            requests_waiting: metrics.gauge("pbft_requests_waiting"),
+            requests_unchecked: metrics.gauge("pbft_requests_unchecked"),
             evidence: metrics.counter("pbft_evidence"),
-            bytes_waiting: metrics.counter("pbft_bytes_waiting"),
-            batches_open: metrics.counter("pbft_batches_open"),
-            votes_unsynced: metrics.counter("pbft_votes_unsynced"),
+            bytes_waiting: metrics.gauge("pbft_bytes_waiting"),
+            batches_open: metrics.gauge("pbft_batches_open"),
+            votes_unsynced: metrics.gauge("pbft_votes_unsynced"),
             commits_counted: metrics.counter("pbft_commits_counted"),
-            others_heard: metrics.counter("pbft_others_heard"),
-            fault_margin: metrics.counter("pbft_fault_margin"),
-            epoch: metrics.counter("pbft_epoch"),
+            others_heard: metrics.gauge("pbft_others_heard"),
+            fault_margin: metrics.gauge("pbft_fault_margin"),
+            epoch: metrics.gauge("pbft_epoch"),
             other_epochs: metrics.counter("pbft_other_epochs"),
             misbehaved: metrics.counter("pbft_misbehaved"),
         };

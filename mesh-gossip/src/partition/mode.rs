@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mesh_core::{Context, Counter, Instant, Metrics, NodeId};
+use mesh_core::{Context, Counter, Gauge, Instant, Metrics, NodeId};
 
 use super::command::{Mode, PartitionEvent};
 use super::{Partition, Timer};
@@ -58,8 +58,8 @@ pub(super) struct Meter {
     pub(super) terms: Counter,
     pub(super) strangers: Counter,
     pub(super) refused: Counter,
-    continues: Counter,
-    recovery_ms: Counter,
+    continues: Gauge,
+    recovery_ms: Gauge,
 }
 
 impl Meter {
@@ -70,8 +70,8 @@ impl Meter {
             terms: metrics.counter("partition_terms"),
             strangers: metrics.counter("partition_strangers"),
             refused: metrics.counter("partition_refused"),
-            continues: metrics.counter("partition_continues"),
-            recovery_ms: metrics.counter("partition_recovery_ms"),
+            continues: metrics.gauge("partition_continues"),
+            recovery_ms: metrics.gauge("partition_recovery_ms"),
         }
     }
 }
