@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::executor::block_on;
 use mesh_core::{Handle, NodeId};
 use mesh_gossip::membership::{Membership, MembershipEvent, MembershipHandle as _};
-use mesh_gossip::partition::{Mode, PartitionEvent};
+use mesh_gossip::partition::PartitionEvent;
 use mesh_tasks::pool::PoolCommand;
 use mesh_transport_tcp::TcpControl;
 
@@ -28,7 +28,7 @@ pub fn pool_of_member(event: &MembershipEvent) -> Option<PoolCommand> {
 
 /// What a pool of tasks is told of partitions: a minority grants nothing.
 pub fn pool_of_partition(event: &PartitionEvent) -> Option<PoolCommand> {
-    event.mode().map(|mode| PoolCommand::SetReadOnly(mode == Mode::ReadOnly))
+    event.read_only().map(PoolCommand::SetReadOnly)
 }
 
 /// Joins through whom the transport has found at the seed's address, and tells the transport where members are.
