@@ -128,6 +128,8 @@ pub struct Partition {
     view: View,
     term: u64,
     backing: Backing,
+    /// For how many others it waits, should the one it backs be silent.
+    awaited: u32,
     /// The last claim of a coordinator that had a quorum.
     active: Option<(NodeId, Instant)>,
     configuration: Option<Configuration>,
@@ -165,6 +167,7 @@ impl Partition {
             view,
             term: 0,
             backing: Backing::default(),
+            awaited: 0,
             active: None,
             configuration: None,
             rolls: Rolls::default(),
@@ -273,15 +276,24 @@ impl Partition {
         if let Some(configuration) = &self.configuration {
             self.rolls.name(configuration, &self.view);
         }
+        // Those who come before this node may be out of reach.
+        if self.tenure.is_none() && self.rank() < self.awaited {
+            self.await_coordinator(cx);
+        }
         self.judge(cx);
     }
 
     /// Waits until promises are over, then for those who should claim before this node.
     fn await_coordinator(&mut self, cx: &mut Context<'_, Self>) {
         let half = self.config.beat_interval / 2;
-        let rank = self.view.rank().min(RANK_MAX) as u32;
+        self.awaited = self.rank();
         let at_random = cx.rng().duration_between(Duration::ZERO, half / 2);
-        cx.set_timer(Timer::Election, self.backing.until.since(cx.now()) + rank * half + at_random);
+        cx.set_timer(Timer::Election, self.backing.until.since(cx.now()) + self.awaited * half + at_random);
+    }
+
+    /// For how many others this node waits before it claims.
+    fn rank(&self) -> u32 {
+        self.view.rank().min(RANK_MAX) as u32
     }
 
     fn on_election_due(&mut self, cx: &mut Context<'_, Self>) {

@@ -19,19 +19,50 @@ const SEEDS: u64 = 12;
 
 const MAJORITY: Strategy = Strategy::KeepMajority;
 
+/// How many nodes there are.
+const SIZES: [u128; 3] = [5, 16, 128];
+
+/// Two nodes of five, and the others.
+fn sides(nodes: u128) -> (Vec<u128>, Vec<u128>) {
+    (1..=nodes).partition(|node| *node <= nodes * 2 / 5)
+}
+
+fn most_of(nodes: u128) -> Strategy {
+    Strategy::StaticQuorum { quorum: nodes as usize / 2 + 1 }
+}
+
+fn all_go_on(world: &World) -> bool {
+    world.going_on().len() == world.ids.len()
+}
+
+fn voters(world: &World, node: u128) -> Option<usize> {
+    world.status(NodeId(node)).and_then(|status| status.voters)
+}
+
+fn coordinator(world: &World, node: u128) -> NodeId {
+    world.status(NodeId(node)).and_then(|status| status.coordinator).expect("there is one")
+}
+
+fn is_change(event: &PartitionEvent) -> bool {
+    matches!(event, PartitionEvent::ModeChanged(_))
+}
+
 #[test]
-fn the_majority_goes_on_all_the_time_and_the_minority_stops_within_a_lease() {
-    for (strategy, seed) in [(MAJORITY, 1), (Strategy::StaticQuorum { quorum: 3 }, 2)] {
-        let mut world = World::going(seed, 5, config(strategy));
-        world.split(&[&[1, 2], &[3, 4, 5]]);
-        world.until("the minority stops", SOON, |world| !world.goes_on().iter().any(|node| *node < 3));
-        world.until("the majority goes on", 3 * SECOND, |world| world.goes_on() == [3, 4, 5]);
+fn s9_the_majority_goes_on_all_the_time_and_the_minority_stops_within_a_lease() {
+    for (nodes, seed) in SIZES.into_iter().flat_map(|nodes| [(nodes, 1), (nodes, 2)]) {
+        let strategy = if seed == 1 { MAJORITY } else { most_of(nodes) };
+        let mut world = World::going(seed, nodes, config(strategy));
+        let (few, many) = sides(nodes);
+        world.split(&[&few, &many]);
+        let has_stopped = |world: &World| world.goes_on().iter().all(|node| many.contains(node));
+        world.until("the minority stops", SOON, has_stopped);
+        world.until("the majority goes on", SECOND / 2, |world| world.goes_on() == many);
         world.live(5 * SECOND);
-        assert_eq!(world.goes_on(), [3, 4, 5], "{strategy:?}");
+        assert_eq!(world.goes_on(), many, "{strategy:?}");
         world.heal();
-        world.until("all go on", 5 * SECOND, |world| world.goes_on().len() == 5);
+        world.until("all go on", 5 * SECOND, all_go_on);
         // The coordinator of the majority stays, so nobody there stopped for it.
-        for node in [3, 4, 5] {
+        for node in many {
             let stopped = world.count(node, |event| *event == PartitionEvent::ModeChanged(Mode::ReadOnly));
             assert!(stopped <= 2, "once at the start, once when the coordinator was cut off");
         }
@@ -39,259 +70,310 @@ fn the_majority_goes_on_all_the_time_and_the_minority_stops_within_a_lease() {
 }
 
 #[test]
-fn who_is_not_cut_off_from_the_coordinator_notices_nothing() {
-    let mut world = World::going(3, 5, config(MAJORITY));
-    world.live(2 * SECOND);
-    world.split(&[&[1, 2, 3], &[4, 5]]);
-    world.live(5 * SECOND);
-    world.heal();
-    world.until("all go on", 5 * SECOND, |world| world.goes_on().len() == 5);
-    world.live(2 * SECOND);
-    for node in [1, 2, 3] {
-        let changes = world.count(node, |event| matches!(event, PartitionEvent::ModeChanged(_)));
-        assert_eq!(changes, 2, "node {node}: read-only at the start, then going on");
-    }
-}
-
-#[test]
-fn of_two_halves_the_one_with_the_smallest_id_goes_on_with_a_static_quorum_none() {
-    let mut world = World::going(4, 4, config(MAJORITY));
-    world.split(&[&[1, 3], &[2, 4]]);
-    world.live(5 * SECOND);
-    assert_eq!(world.goes_on(), [1, 3]);
-    world.heal();
-    world.until("all go on", 5 * SECOND, |world| world.goes_on().len() == 4);
-    let mut world = World::going(5, 4, config(Strategy::StaticQuorum { quorum: 3 }));
-    world.split(&[&[1, 3], &[2, 4]]);
-    world.live(5 * SECOND);
-    assert!(world.goes_on().is_empty());
-    world.heal();
-    world.until("all go on", 5 * SECOND, |world| world.goes_on().len() == 4);
-}
-
-#[test]
-fn a_bridge_helps_one_side_only() {
-    for seed in 0..10 {
-        let mut world = World::going(seed, 5, config(MAJORITY));
-        // 5 is in touch with both.
-        world.split(&[&[1, 2], &[3, 4]]);
+fn s9_who_is_not_cut_off_from_the_coordinator_notices_nothing() {
+    for nodes in SIZES {
+        let mut world = World::going(3, nodes, config(MAJORITY));
+        world.live(2 * SECOND);
+        let chief = coordinator(&world, 2).0;
+        let (mut few, mut many) = sides(nodes);
+        if few.contains(&chief) {
+            // The coordinator is of the majority, and another is not.
+            let place = few.iter().position(|node| *node == chief).expect("it is one of them");
+            std::mem::swap(&mut few[place], &mut many[0]);
+        }
+        world.split(&[&few, &many]);
         world.live(5 * SECOND);
-        let (sides, coordinator) = (world.goes_on(), world.going_on()[&NodeId(5)]);
-        let expected: &[u128] = match coordinator.0 {
-            1 | 2 => &[1, 2, 5],
-            3 | 4 => &[3, 4, 5],
-            // It is in touch with all, so all may go on by its leases.
-            _ => &[1, 2, 3, 4, 5],
-        };
-        assert_eq!(sides, expected, "seed {seed}");
         world.heal();
-        world.until("all go on", 5 * SECOND, |world| world.goes_on().len() == 5);
+        world.until("all go on", 5 * SECOND, all_go_on);
+        world.live(2 * SECOND);
+        for node in many {
+            let changes = world.count(node, is_change);
+            assert_eq!(changes, 2, "node {node} of {nodes}: read-only at the start, then going on");
+        }
     }
 }
 
 #[test]
-fn who_hears_but_is_not_heard_stops() {
-    let mut world = World::going(6, 5, config(MAJORITY));
-    for node in 2..6 {
-        world.cut(NodeId(1), NodeId(node));
+fn s9_of_two_halves_the_one_with_the_smallest_id_goes_on_with_a_static_quorum_none() {
+    for nodes in [4, 16, 128] {
+        let (odd, even): (Vec<_>, Vec<_>) = (1..=nodes).partition(|node| node % 2 == 1);
+        for (strategy, seed) in [(MAJORITY, 4), (most_of(nodes), 5)] {
+            let mut world = World::going(seed, nodes, config(strategy));
+            world.split(&[&odd, &even]);
+            world.live(5 * SECOND);
+            let expected = if strategy == MAJORITY { &odd[..] } else { &[] };
+            assert_eq!(world.goes_on(), expected, "{strategy:?}");
+            world.heal();
+            world.until("all go on", 5 * SECOND, all_go_on);
+        }
     }
-    world.live(5 * SECOND);
-    assert_eq!(world.goes_on(), [2, 3, 4, 5]);
-    world.heal();
-    // And who is heard but does not hear.
-    world.until("all go on", 5 * SECOND, |world| world.goes_on().len() == 5);
-    for node in 2..6 {
-        world.cut(NodeId(node), NodeId(1));
-    }
-    world.live(5 * SECOND);
-    assert_eq!(world.goes_on(), [2, 3, 4, 5]);
 }
 
 #[test]
-fn nodes_that_join_a_minority_do_not_make_it_a_majority() {
-    for (strategy, seed) in [(MAJORITY, 7), (Strategy::KeepOldest { unless_alone: true }, 8)] {
-        let mut world = World::going(seed, 5, config(strategy));
-        // The oldest is 1: all started at once.
-        let (stays, cut_off): (&[u128], &[u128]) = (&[1, 2, 3], &[4, 5]);
-        world.split(&[stays, cut_off]);
-        // At once, before anybody can notice, and many more than there are on the other side.
-        let newcomers: Vec<_> = (10..25).collect();
+fn s9_a_bridge_helps_one_side_only() {
+    for (nodes, seed) in (0..10).map(|seed| (5, seed)).chain([(16, 1), (16, 2), (128, 1)]) {
+        let mut world = World::going(seed, nodes, config(MAJORITY));
+        // The last one or two are in touch with both.
+        let half = (nodes - 1) / 2;
+        let (one, other, both) = (1..=half, half + 1..=2 * half, 2 * half + 1..=nodes);
+        world.split(&[one.clone().collect::<Vec<_>>(), other.clone().collect()]);
+        world.live(5 * SECOND);
+        let (sides, chief) = (world.goes_on(), world.going_on()[&NodeId(nodes)].0);
+        // Where the coordinator is in touch with all, all may go on by its leases.
+        let expected: Vec<_> = match chief {
+            _ if one.contains(&chief) => one.chain(both).collect(),
+            _ if other.contains(&chief) => other.chain(both).collect(),
+            _ => (1..=nodes).collect(),
+        };
+        assert_eq!(sides, expected, "{nodes} nodes, seed {seed}");
+        world.heal();
+        world.until("all go on", 5 * SECOND, all_go_on);
+    }
+}
+
+#[test]
+fn s9_who_hears_but_is_not_heard_stops() {
+    for nodes in SIZES {
+        let mut world = World::going(6, nodes, config(MAJORITY));
+        let others: Vec<_> = (2..=nodes).collect();
+        for node in &others {
+            world.cut(NodeId(1), NodeId(*node));
+        }
+        world.live(5 * SECOND);
+        assert_eq!(world.goes_on(), others);
+        world.heal();
+        // And who is heard but does not hear.
+        world.until("all go on", 5 * SECOND, all_go_on);
+        for node in &others {
+            world.cut(NodeId(*node), NodeId(1));
+        }
+        world.live(5 * SECOND);
+        assert_eq!(world.goes_on(), others);
+    }
+}
+
+#[test]
+fn s9_nodes_that_join_a_minority_do_not_make_it_a_majority() {
+    let strategies = [(MAJORITY, 7), (Strategy::KeepOldest { unless_alone: true }, 8)];
+    for (nodes, (strategy, seed)) in SIZES.into_iter().flat_map(|nodes| strategies.map(|strategy| (nodes, strategy))) {
+        let mut world = World::going(seed, nodes, config(strategy));
+        // The oldest is 1.
+        let (stays, cut_off): (Vec<_>, Vec<_>) = (1..=nodes).partition(|node| *node <= nodes * 3 / 5);
+        world.split(&[&stays, &cut_off]);
+        // At once, before anybody can notice, and with the others more than there are on the other side.
+        let newcomers: Vec<_> = (1..=if nodes > 100 { 64 } else { 3 * nodes }).map(|node| nodes + node).collect();
         newcomers.iter().for_each(|node| world.join(*node));
-        world.split(&[stays, &newcomers]);
+        world.split(&[&stays, &newcomers]);
         world.live(10 * SECOND);
         assert_eq!(world.goes_on(), stays, "{strategy:?}");
         // Where they join the side that goes on, they go on.
         world.heal();
-        world.until("all go on", 10 * SECOND, |world| world.goes_on().len() == 20);
-        let voters = |world: &World| world.status(NodeId(1)).and_then(|status| status.voters);
-        world.until("all vote", 5 * SECOND, |world| voters(world) == Some(20));
+        world.until("all go on", 10 * SECOND, all_go_on);
+        world.until("all vote", 5 * SECOND, |world| voters(world, 1) == Some(world.ids.len()));
     }
 }
 
 #[test]
-fn those_who_are_left_vote_on_without_those_who_crashed_one_after_the_other() {
-    let mut world = World::going(9, 5, config(MAJORITY));
-    for (node, left) in [(5, 4), (4, 3), (3, 2)] {
-        world.sim.crash(NodeId(node));
-        world.live(3 * SECOND);
-        let voters = world.status(NodeId(1)).and_then(|status| status.voters);
-        assert_eq!((voters, world.goes_on().len()), (Some(left), left));
+fn s9_those_who_are_left_vote_on_without_those_who_crashed_before() {
+    for nodes in SIZES {
+        let mut world = World::going(9, nodes, config(MAJORITY));
+        let (mut left, at_once) = (nodes, nodes / 5);
+        while left - at_once > left / 2 {
+            (left - at_once + 1..=left).for_each(|node| world.sim.crash(NodeId(node)));
+            left -= at_once;
+            world.live(3 * SECOND);
+            assert_eq!((voters(&world, 1), world.goes_on().len()), (Some(left as usize), left as usize));
+        }
+        assert!(left < nodes * 2 / 3, "{left} of {nodes} are left");
     }
 }
 
 #[test]
-fn a_majority_that_crashes_at_once_stops_the_others_until_it_is_back_or_they_are_reset() {
-    let mut world = World::going(10, 5, config(MAJORITY));
-    [3, 4, 5].iter().for_each(|node| world.sim.crash(NodeId(*node)));
-    world.live(5 * SECOND);
-    assert!(world.goes_on().is_empty());
-    [3, 4, 5].iter().for_each(|node| world.restart(*node));
-    world.until("all go on", 10 * SECOND, |world| world.goes_on().len() == 5);
-    [3, 4].iter().for_each(|node| world.sim.crash(NodeId(*node)));
-    world.until("three go on", 5 * SECOND, |world| world.goes_on().len() == 3);
-    let voters = |world: &World| world.status(NodeId(1)).and_then(|status| status.voters);
-    world.until("three vote", 5 * SECOND, |world| voters(world) == Some(3));
-    [2, 5].iter().for_each(|node| world.sim.crash(NodeId(*node)));
-    world.live(5 * SECOND);
-    assert!(world.goes_on().is_empty());
-}
-
-#[test]
-fn reset_lets_those_who_are_left_begin_anew() {
-    let mut world = World::going(11, 8, config(MAJORITY));
-    (4..9).for_each(|node| world.sim.crash(NodeId(node)));
-    world.live(5 * SECOND);
-    assert!(world.goes_on().is_empty());
-    for node in 1..4 {
-        world.sim.handle(NodeId(node)).handle.cast(PartitionCommand::Reset).unwrap();
-    }
-    world.until("those who are left go on", 5 * SECOND, |world| world.goes_on() == [1, 2, 3]);
-}
-
-#[test]
-fn the_crash_of_the_coordinator_interrupts_for_moments_only() {
-    for seed in 0..5 {
-        let mut world = World::going(20 + seed, 5, config(MAJORITY));
-        let coordinator = world.status(NodeId(3)).and_then(|status| status.coordinator).unwrap();
-        world.sim.crash(coordinator);
-        world.until("a lease ends", SOON, |world| world.goes_on().len() < 4);
-        let gap = world.until("the others go on", 2 * SECOND, |world| world.goes_on().len() == 4);
-        assert!(gap < 500 * MS, "{gap:?} (seed {seed})");
+fn s9_a_majority_that_crashes_at_once_stops_the_others_until_it_is_back() {
+    for nodes in SIZES {
+        let mut world = World::going(10, nodes, config(MAJORITY));
+        let (few, many) = sides(nodes);
+        many.iter().for_each(|node| world.sim.crash(NodeId(*node)));
+        world.live(5 * SECOND);
+        assert!(world.goes_on().is_empty());
+        many.iter().for_each(|node| world.restart(*node));
+        world.until("all go on", 10 * SECOND, all_go_on);
+        few.iter().for_each(|node| world.sim.crash(NodeId(*node)));
+        world.until("the majority goes on", 5 * SECOND, |world| world.goes_on() == many);
+        world.until("it votes", 5 * SECOND, |world| voters(world, nodes) == Some(many.len()));
+        // Of those who are left again the most.
+        many[..many.len() / 2 + 1].iter().for_each(|node| world.sim.crash(NodeId(*node)));
+        world.live(5 * SECOND);
+        assert!(world.goes_on().is_empty());
     }
 }
 
 #[test]
-fn the_side_of_the_oldest_goes_on_unless_it_is_alone() {
-    let oldest = |unless_alone| config(Strategy::KeepOldest { unless_alone });
-    let mut world = World::going(12, 5, oldest(true));
-    world.split(&[&[1, 2], &[3, 4, 5]]);
-    world.live(5 * SECOND);
-    assert_eq!(world.goes_on(), [1, 2]);
-    world.heal();
-    world.until("all go on", 10 * SECOND, |world| world.goes_on().len() == 5);
-    let voters = |world: &World| world.status(NodeId(2)).and_then(|status| status.voters);
-    world.until("all vote", 5 * SECOND, |world| voters(world) == Some(5));
-    world.split(&[&[1], &[2, 3, 4, 5]]);
-    world.live(5 * SECOND);
-    assert_eq!(world.goes_on(), [2, 3, 4, 5]);
-    // Its crash stops all where being alone does not matter.
-    let mut world = World::going(13, 5, oldest(false));
-    world.sim.crash(NodeId(1));
-    world.live(5 * SECOND);
-    assert!(world.goes_on().is_empty());
+fn s9_reset_lets_those_who_are_left_begin_anew() {
+    // It takes three founders to begin anew.
+    for nodes in [8, 16, 128] {
+        let mut world = World::going(11, nodes, config(MAJORITY));
+        let (few, many) = sides(nodes);
+        many.iter().for_each(|node| world.sim.crash(NodeId(*node)));
+        world.live(5 * SECOND);
+        assert!(world.goes_on().is_empty());
+        for node in &few {
+            world.sim.handle(NodeId(*node)).handle.cast(PartitionCommand::Reset).expect("there is room");
+        }
+        world.until("those who are left go on", 5 * SECOND, |world| world.goes_on() == few);
+    }
 }
 
 #[test]
-fn down_all_stops_all_until_all_are_back() {
-    let mut world = World::going(14, 5, config(Strategy::DownAll));
-    world.split(&[&[1], &[2, 3, 4, 5]]);
-    world.live(3 * SECOND);
-    assert!(world.goes_on().is_empty());
-    world.heal();
-    world.until("all go on", 10 * SECOND, |world| world.goes_on().len() == 5);
+fn s9_the_crash_of_the_coordinator_interrupts_for_moments_only() {
+    for (nodes, seed) in (0..5).map(|seed| (5, seed)).chain([(16, 1), (16, 2), (128, 1)]) {
+        let mut world = World::going(20 + seed, nodes, config(MAJORITY));
+        let (chief, left) = (coordinator(&world, 3), nodes as usize - 1);
+        world.sim.crash(chief);
+        world.until("a lease ends", SOON, |world| world.goes_on().len() < left);
+        let gap = world.until("the others go on", 2 * SECOND, |world| world.goes_on().len() == left);
+        assert!(gap < 500 * MS, "{gap:?} ({nodes} nodes, seed {seed})");
+    }
 }
 
 #[test]
-fn the_side_with_the_lease_goes_on_and_the_majority_asks_first() {
-    let mut world = World::going(15, 5, config(Strategy::Lease));
-    world.split(&[&[1, 2], &[3, 4, 5]]);
-    // The service is in reach of the minority only.
-    world.lease_from = [1, 2].map(NodeId).into();
-    world.until("the minority goes on", 10 * SECOND, |world| world.goes_on() == [1, 2]);
-    world.live(5 * SECOND);
-    assert_eq!(world.goes_on(), [1, 2]);
-    world.heal();
-    world.until("all go on", 10 * SECOND, |world| world.goes_on().len() == 5);
-    let mut world = World::going(16, 5, config(Strategy::Lease));
-    let coordinator = world.status(NodeId(3)).and_then(|status| status.coordinator).unwrap();
-    world.sim.crash(coordinator);
-    let others: Vec<_> = (1..6).filter(|node| NodeId(*node) != coordinator).collect();
-    world.split(&[&others[..1], &others[1..]]);
-    world.live(5 * SECOND);
-    assert_eq!(world.goes_on(), others[1..], "three of five ask at once, one waits");
-}
-
-#[test]
-fn more_nodes_than_a_static_quorum_is_safe_for_stop_all() {
-    let mut world = World::going(17, 5, config(Strategy::StaticQuorum { quorum: 3 }));
-    world.join(6);
-    world.until("all stop", 5 * SECOND, |world| world.goes_on().is_empty());
-    world.live(SECOND);
-    let told = |(_, event): &(NodeId, PartitionEvent)| *event == PartitionEvent::QuorumTooSmall { known: 6, quorum: 3 };
-    assert!(world.events.iter().any(told));
-}
-
-#[test]
-fn a_partition_is_noticed_and_its_end_is_told_with_how_long_it_took() {
-    let mut world = World::going(18, 5, config(MAJORITY));
-    world.split(&[&[1, 2], &[3, 4, 5]]);
-    world.live(4 * SECOND);
-    let detected = |event: &PartitionEvent| matches!(event, PartitionEvent::Detected { reachable: 1, known: 4 });
-    assert_eq!((world.count(1, detected), world.count(2, detected)), (1, 1));
-    assert!(world.status(NodeId(1)).is_some_and(|status| status.partitioned));
-    world.heal();
-    let recovered = |world: &World| world.status(NodeId(1)).and_then(|status| status.last_recovery);
-    world.until("it has healed", 5 * SECOND, |world| recovered(world).is_some());
-    let healed = world.events.iter().rev().find_map(|(of, event)| match event {
-        PartitionEvent::Healed { lasted, recovery } if *of == NodeId(1) => Some((*lasted, *recovery)),
-        _ => None,
-    });
-    let (lasted, recovery) = healed.unwrap();
-    assert!(lasted >= 4 * SECOND && lasted < 6 * SECOND, "{lasted:?}");
-    assert!(recovery < SECOND && Some(recovery) == recovered(&world), "{recovery:?}");
-    assert!(!world.status(NodeId(1)).is_some_and(|status| status.partitioned));
-}
-
-#[test]
-fn a_link_that_comes_and_goes_makes_nobody_flap() {
-    let mut world = World::going(19, 5, config(MAJORITY));
-    let coordinator = world.status(NodeId(1)).and_then(|status| status.coordinator).unwrap();
-    let victim = if coordinator == NodeId(5) { 4 } else { 5 };
-    let others: Vec<_> = (1..6).filter(|node| *node != victim).collect();
-    // Cut for a little longer than a lease, healed for a little less than it takes to heal: a minute of it.
-    for _ in 0..30 {
-        world.split(&[&[victim], &others]);
-        world.live(1_300 * MS);
+fn s9_the_side_of_the_oldest_goes_on_unless_it_is_alone() {
+    for nodes in SIZES {
+        let oldest = |unless_alone| config(Strategy::KeepOldest { unless_alone });
+        let mut world = World::going(12, nodes, oldest(true));
+        let (few, many) = sides(nodes);
+        world.split(&[&few, &many]);
+        world.live(5 * SECOND);
+        assert_eq!(world.goes_on(), few);
         world.heal();
-        world.live(700 * MS);
+        world.until("all go on", 10 * SECOND, all_go_on);
+        world.until("all vote", 5 * SECOND, |world| voters(world, 2) == Some(world.ids.len()));
+        let others: Vec<_> = (2..=nodes).collect();
+        world.split(&[&[1][..], &others[..]]);
+        world.live(5 * SECOND);
+        assert_eq!(world.goes_on(), others);
+        // Its crash stops all where being alone does not matter.
+        let mut world = World::going(13, nodes, oldest(false));
+        world.sim.crash(NodeId(1));
+        world.live(5 * SECOND);
+        assert!(world.goes_on().is_empty());
     }
-    let changes = world.count(victim, |event| matches!(event, PartitionEvent::ModeChanged(Mode::Continue)));
-    assert!((1..=5).contains(&changes), "it went on {changes} times in a minute");
-    let count = |node| world.count(node, |event| matches!(event, PartitionEvent::ModeChanged(_)));
-    assert!(others.iter().all(|node| count(*node) == 2), "the others noticed nothing");
-    world.until("all go on in the end", 10 * SECOND, |world| world.goes_on().len() == 5);
 }
 
 #[test]
-fn lost_messages_interrupt_nobody() {
-    let mut world = World::going(30, 5, config(MAJORITY));
-    let mut link = mesh_transport_mem::LinkConfig::default();
-    (link.loss, link.latency) = (0.1, mesh_transport_mem::Latency::between(MS, 20 * MS));
-    world.sim.set_links(link);
-    world.live(60 * SECOND);
-    let changes: usize =
-        (1..6).map(|node| world.count(node, |event| matches!(event, PartitionEvent::ModeChanged(_)))).sum();
-    assert!(changes <= 12, "{changes} changes in 60 leases, 10 of them at the start");
+fn s9_down_all_stops_all_until_all_are_back() {
+    for nodes in SIZES {
+        let mut world = World::going(14, nodes, config(Strategy::DownAll));
+        let others: Vec<_> = (2..=nodes).collect();
+        world.split(&[&[1][..], &others[..]]);
+        world.live(3 * SECOND);
+        assert!(world.goes_on().is_empty());
+        world.heal();
+        world.until("all go on", 10 * SECOND, all_go_on);
+    }
+}
+
+#[test]
+fn s9_the_side_with_the_lease_goes_on_and_the_majority_asks_first() {
+    for nodes in SIZES {
+        let mut world = World::going(15, nodes, config(Strategy::Lease));
+        let (few, many) = sides(nodes);
+        world.split(&[&few, &many]);
+        // The service is in reach of the minority only.
+        world.lease_from = few.iter().copied().map(NodeId).collect();
+        world.until("the minority goes on", 10 * SECOND, |world| world.goes_on() == few);
+        world.live(5 * SECOND);
+        assert_eq!(world.goes_on(), few);
+        world.heal();
+        world.until("all go on", 10 * SECOND, all_go_on);
+        let mut world = World::going(16, nodes, config(Strategy::Lease));
+        let chief = coordinator(&world, 3);
+        world.sim.crash(chief);
+        let others: Vec<_> = (1..=nodes).filter(|node| NodeId(*node) != chief).collect();
+        let (few, many) = others.split_at(nodes as usize / 4);
+        world.split(&[few, many]);
+        world.live(5 * SECOND);
+        assert_eq!(world.goes_on(), many, "most ask at once, and the others wait");
+    }
+}
+
+#[test]
+fn s9_more_nodes_than_a_static_quorum_is_safe_for_stop_all() {
+    for nodes in SIZES {
+        let quorum = nodes as usize / 2 + 1;
+        let known = 2 * quorum;
+        let mut world = World::going(17, nodes, config(most_of(nodes)));
+        (nodes + 1..=known as u128).for_each(|node| world.join(node));
+        world.until("all stop", 5 * SECOND, |world| world.goes_on().is_empty());
+        world.live(SECOND);
+        let told = |(_, event): &(NodeId, PartitionEvent)| *event == PartitionEvent::QuorumTooSmall { known, quorum };
+        assert!(world.events.iter().any(told), "{nodes} nodes");
+    }
+}
+
+#[test]
+fn s9_a_partition_is_noticed_and_its_end_is_told_with_how_long_it_took() {
+    for nodes in SIZES {
+        let mut world = World::going(18, nodes, config(MAJORITY));
+        let (few, many) = sides(nodes);
+        world.split(&[&few, &many]);
+        world.live(4 * SECOND);
+        let (reachable, known) = (few.len() - 1, nodes as usize - 1);
+        // Nodes are told one after the other whom they do not reach any more.
+        let detected = |event: &PartitionEvent| match event {
+            PartitionEvent::Detected { reachable: some, known: all } => {
+                *all == known && (reachable..known / 2 + 1).contains(some)
+            }
+            _ => false,
+        };
+        assert!(few.iter().all(|node| world.count(*node, detected) == 1), "{nodes} nodes");
+        assert!(world.status(NodeId(1)).is_some_and(|status| status.partitioned));
+        world.heal();
+        let recovered = |world: &World| world.status(NodeId(1)).and_then(|status| status.last_recovery);
+        world.until("it has healed", 5 * SECOND, |world| recovered(world).is_some());
+        let healed = world.events.iter().rev().find_map(|(of, event)| match event {
+            PartitionEvent::Healed { lasted, recovery } if *of == NodeId(1) => Some((*lasted, *recovery)),
+            _ => None,
+        });
+        let (lasted, recovery) = healed.expect("it is told");
+        assert!(lasted >= 4 * SECOND && lasted < 6 * SECOND, "{lasted:?}");
+        assert!(recovery < SECOND && Some(recovery) == recovered(&world), "{recovery:?}");
+        assert!(!world.status(NodeId(1)).is_some_and(|status| status.partitioned));
+    }
+}
+
+#[test]
+fn s6_a_link_that_comes_and_goes_makes_nobody_flap() {
+    for nodes in SIZES {
+        let mut world = World::going(19, nodes, config(MAJORITY));
+        let victim = if coordinator(&world, 1) == NodeId(nodes) { nodes - 1 } else { nodes };
+        let others: Vec<_> = (1..=nodes).filter(|node| *node != victim).collect();
+        // Cut for a little longer than a lease, healed for a little less than it takes to heal: a minute of it.
+        for _ in 0..if nodes > 100 { 10 } else { 30 } {
+            world.split(&[&[victim][..], &others[..]]);
+            world.live(1_300 * MS);
+            world.heal();
+            world.live(700 * MS);
+        }
+        let changes = world.count(victim, |event| *event == PartitionEvent::ModeChanged(Mode::Continue));
+        assert!((1..=5).contains(&changes), "it went on {changes} times in a minute");
+        assert!(others.iter().all(|node| world.count(*node, is_change) == 2), "the others noticed nothing");
+        world.until("all go on in the end", 10 * SECOND, all_go_on);
+    }
+}
+
+#[test]
+fn s4_lost_messages_interrupt_nobody() {
+    for nodes in SIZES {
+        let mut world = World::going(30, nodes, config(MAJORITY));
+        let mut link = mesh_transport_mem::LinkConfig::default();
+        (link.loss, link.latency) = (0.1, mesh_transport_mem::Latency::between(MS, 20 * MS));
+        world.sim.set_links(link);
+        world.live(if nodes > 100 { 10 } else { 60 } * SECOND);
+        let changes: usize = (1..=nodes).map(|node| world.count(node, is_change)).sum();
+        let at_first = 2 * nodes as usize;
+        assert!(changes <= at_first + 4, "{changes} changes in 60 leases, {at_first} of them at the start");
+    }
 }
 
 /// Any cuts, in any direction; views that lag, lie and differ; nodes that join, crash and restart one at a time.
@@ -353,7 +435,7 @@ fn chaos(seed: u64, strategy: Strategy) -> usize {
 }
 
 #[test]
-fn whatever_is_cut_no_two_sides_go_on() {
+fn s9_whatever_is_cut_no_two_sides_go_on() {
     let strategies = [
         MAJORITY,
         Strategy::StaticQuorum { quorum: 4 },

@@ -33,6 +33,8 @@ pub struct World {
     pub cuts: BTreeSet<(NodeId, NodeId)>,
     /// What each was told last.
     told: BTreeMap<(NodeId, NodeId), bool>,
+    /// Who was up when all were told of all, if nothing else has changed since.
+    told_all: Option<Vec<NodeId>>,
     pub events: Vec<(NodeId, PartitionEvent)>,
     /// Who holds the lease of the service outside, and until when.
     lease: Option<(NodeId, Duration)>,
@@ -59,6 +61,7 @@ impl World {
             config,
             cuts: BTreeSet::new(),
             told: BTreeMap::new(),
+            told_all: None,
             events: Vec::new(),
             lease: None,
             lease_from: BTreeSet::new(),
@@ -97,17 +100,20 @@ impl World {
 
     pub fn restart(&mut self, node: u128) {
         self.sim.restart(NodeId(node));
+        self.told_all = None;
         self.told.retain(|(of, _), _| *of != NodeId(node));
     }
 
     pub fn cut(&mut self, from: NodeId, to: NodeId) {
         if self.cuts.insert((from, to)) {
+            self.told_all = None;
             self.sim.cut(from, to);
         }
     }
 
     /// Cuts groups off from each other. Who is in none is in touch with all.
-    pub fn split(&mut self, groups: &[&[u128]]) {
+    pub fn split(&mut self, groups: &[impl AsRef<[u128]>]) {
+        let groups: Vec<_> = groups.iter().map(AsRef::as_ref).collect();
         for (at, group) in groups.iter().enumerate() {
             for other in groups.iter().skip(at + 1) {
                 for (a, b) in group.iter().flat_map(|a| other.iter().map(move |b| (NodeId(*a), NodeId(*b)))) {
@@ -120,10 +126,12 @@ impl World {
 
     pub fn heal(&mut self) {
         self.cuts.clear();
+        self.told_all = None;
         self.sim.heal();
     }
 
     pub fn tell(&mut self, of: NodeId, node: NodeId, reachable: bool) {
+        self.told_all = None;
         if self.sim.is_up(of) && self.told.insert((of, node), reachable) != Some(reachable) {
             let command = if reachable { PartitionCommand::AddPeer(node) } else { PartitionCommand::Unreachable(node) };
             self.sim.handle(of).handle.cast(command).expect("there is room");
@@ -132,6 +140,10 @@ impl World {
 
     /// Tells all whom they reach: those with which messages go both ways.
     pub fn tell_all(&mut self) {
+        let up: Vec<_> = self.ids.iter().copied().filter(|node| self.sim.is_up(*node)).collect();
+        if self.told_all.as_ref() == Some(&up) {
+            return;
+        }
         for of in self.ids.clone() {
             for node in self.ids.clone() {
                 let known = self.told.contains_key(&(of, node));
@@ -142,6 +154,7 @@ impl World {
                 }
             }
         }
+        self.told_all = Some(up);
     }
 
     pub fn status(&self, node: NodeId) -> Option<PartitionStatus> {
