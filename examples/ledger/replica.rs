@@ -1,11 +1,8 @@
 //! One replica: pBFT over TCP, its log on disk. It says how things are, a line each time.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -15,7 +12,9 @@ use futures::future::join3;
 use mesh_consensus::pbft::{Evidence, Pbft, PbftConfig, PbftEvent, PbftHandle as _, ReplicaSet, ReplicaSetError};
 use mesh_core::identity::{PublicKey, SecretKey};
 use mesh_core::{FileWal, Handle, NodeBuilder, NodeId, ProtocolId, SystemClock, run, wire};
+use mesh_examples::json_lines;
 use mesh_examples::processes::end_with_the_input;
+use mesh_examples::said::say;
 use mesh_transport_tcp::{Allow, TcpConfig, TcpTransport};
 use serde::{Deserialize, Serialize};
 
@@ -107,19 +106,7 @@ impl Said {
     }
 }
 
-impl fmt::Display for Said {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
-    }
-}
-
-impl FromStr for Said {
-    type Err = serde_json::Error;
-
-    fn from_str(line: &str) -> Result<Self, Self::Err> {
-        serde_json::from_str(line)
-    }
-}
+json_lines!(Said);
 
 /// Bytes, to be printed.
 pub(crate) fn to_hex(bytes: &[u8]) -> String {
@@ -158,7 +145,7 @@ pub(crate) fn serve(options: ReplicaOptions) -> Result<(), Box<dyn std::error::E
 
     end_with_the_input(node.handle());
     println!("{listens_at}");
-    thread::spawn(move || say(&pbft));
+    thread::spawn(move || report(&pbft));
     match options.evil {
         None => block_on(run(node, transport, clock, wal))?,
         Some(evil) => {
@@ -170,7 +157,7 @@ pub(crate) fn serve(options: ReplicaOptions) -> Result<(), Box<dyn std::error::E
 }
 
 /// Says how things are until the node has stopped.
-fn say(pbft: &Handle<Pbft<Books>>) {
+fn report(pbft: &Handle<Pbft<Books>>) {
     let mut events = pbft.events();
     let mut dropped: BTreeMap<(NodeId, &'static str), u64> = BTreeMap::new();
     loop {
@@ -190,10 +177,7 @@ fn say(pbft: &Handle<Pbft<Books>>) {
                 .map(|((peer, what), times)| (peer.to_string(), (*what).to_owned(), *times))
                 .collect(),
         };
-        // Whoever reads may be gone; then the input closes as well.
-        let mut out = io::stdout().lock();
-        let _ = writeln!(out, "{said}").and_then(|()| out.flush());
-        drop(out);
+        say(&said);
         thread::sleep(SAY_INTERVAL);
     }
 }

@@ -1,6 +1,5 @@
 //! One node: membership, overlay, partition handler and monitor over TCP. It says how things are, a line each time.
 
-use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use futures::future::join4;
 use mesh_core::identity::SecretKey;
 use mesh_core::{Handle, MemWal, NodeBuilder, ProtocolId, SystemClock, run};
 use mesh_examples::processes::end_with_the_input;
+use mesh_examples::said::say;
 use mesh_examples::wiring::follow_members;
 use mesh_gossip::membership::{Membership, MembershipConfig, MembershipHandle as _, Profile, Status};
 use mesh_gossip::metrics::{Monitor, MonitorCommand, MonitorConfig, MonitorHandle as _};
@@ -65,12 +65,12 @@ pub(crate) fn serve(
     end_with_the_input(node.handle());
     follow_members(me, members.clone(), transport.control());
     println!("{listens_at}");
-    thread::spawn(move || say(&members, &overlay, &partition, &monitor));
+    thread::spawn(move || report(&members, &overlay, &partition, &monitor));
     Ok(block_on(run(node, transport, Arc::new(SystemClock::new()), Box::new(MemWal::new())))?)
 }
 
 /// Says how things are until the node has stopped.
-fn say(
+fn report(
     members: &Handle<Membership>,
     overlay: &Handle<Overlay>,
     partition: &Handle<Partition>,
@@ -93,10 +93,7 @@ fn say(
             links: links.iter().map(|link| link.node).collect(),
             down_by: reports.into_iter().map(|report| (report.origin, Table::down_of(&report))).collect(),
         };
-        // Whoever reads may be gone; then the input closes as well.
-        let mut out = io::stdout().lock();
-        let _ = writeln!(out, "{table}").and_then(|()| out.flush());
-        drop(out);
+        say(&table);
         thread::sleep(SAY_INTERVAL);
     }
 }

@@ -15,8 +15,11 @@
 
 pub mod client;
 pub mod cluster;
+pub mod index;
+pub mod indexer;
 pub mod node;
 pub mod processes;
+pub mod said;
 pub mod store;
 pub mod wiring;
 

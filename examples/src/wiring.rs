@@ -1,4 +1,4 @@
-//! What modules of different crates tell each other: for [`Handle::link`], a line each.
+//! What members say of where they are, for the transport.
 
 use std::thread;
 use std::time::Duration;
@@ -6,30 +6,10 @@ use std::time::Duration;
 use futures::executor::block_on;
 use mesh_core::{Handle, NodeId};
 use mesh_gossip::membership::{Membership, MembershipEvent, MembershipHandle as _};
-use mesh_gossip::partition::PartitionEvent;
-use mesh_tasks::pool::PoolCommand;
 use mesh_transport_tcp::TcpControl;
 
 /// How often it is looked who is new.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-
-/// What a pool of tasks is told when members come and go.
-pub fn pool_of_member(event: &MembershipEvent) -> Option<PoolCommand> {
-    match event {
-        MembershipEvent::Joined(member) | MembershipEvent::Rejoined(member) | MembershipEvent::Updated(member) => {
-            Some(PoolCommand::AddPeer { node: member.node, zone: u32::from(member.profile.zone) })
-        }
-        MembershipEvent::Down { node, .. }
-        | MembershipEvent::Left { node, .. }
-        | MembershipEvent::Forgotten { node } => Some(PoolCommand::RemovePeer(*node)),
-        _ => None,
-    }
-}
-
-/// What a pool of tasks is told of partitions: a minority grants nothing.
-pub fn pool_of_partition(event: &PartitionEvent) -> Option<PoolCommand> {
-    event.read_only().map(PoolCommand::SetReadOnly)
-}
 
 /// Joins through whom the transport has found at the seed's address, and tells the transport where members are.
 pub fn follow_members(me: NodeId, members: Handle<Membership>, transport: TcpControl) {

@@ -10,7 +10,6 @@
 //! cargo run --release --example task_farm -- --policy dht --kill --input /usr/include
 //! ```
 
-mod index;
 mod view;
 mod worker;
 
@@ -21,8 +20,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
-use index::{Index, Piece};
 use mesh_core::NodeId;
+use mesh_examples::index::{Index, Piece, pieces};
 use mesh_examples::processes::{Processes, State};
 use serde::Serialize;
 use view::{Row, View};
@@ -102,7 +101,7 @@ fn main() -> ExitCode {
             }
         };
     }
-    let pieces = match index::pieces(&arguments.plan.input, arguments.plan.piece_len()) {
+    let pieces = match pieces(&arguments.plan.input, arguments.plan.piece_len()) {
         Ok(pieces) => pieces,
         Err(error) => {
             eprintln!("task_farm: {error}");

@@ -2,33 +2,30 @@
 //! are, a line each time.
 
 use std::fmt;
-use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use futures::channel::oneshot;
 use futures::executor::block_on;
-use futures::{StreamExt as _, TryStreamExt as _, stream};
 use mesh_core::identity::SecretKey;
-use mesh_core::{Bytes, Clock, Handle, MemWal, NodeBuilder, NodeId, ProtocolId, Rng64, SystemClock, run, wire};
+use mesh_core::{Clock, Handle, MemWal, NodeBuilder, NodeId, ProtocolId, Rng64, SystemClock, run};
+use mesh_examples::index::pieces;
+use mesh_examples::indexer::{self, Indexer, Progress, await_last, last, submit_all};
+use mesh_examples::json_lines;
 use mesh_examples::processes::end_with_the_input;
-use mesh_examples::wiring::{follow_members, pool_of_member, pool_of_partition};
+use mesh_examples::said::say;
+use mesh_examples::wiring::follow_members;
 use mesh_gossip::membership::{Membership, MembershipConfig, Profile};
-use mesh_gossip::partition::{Partition, PartitionCommand, PartitionConfig};
+use mesh_gossip::partition::{Mode, Partition, PartitionCommand, PartitionConfig};
 use mesh_tasks::capability::{Capabilities, Requirements};
-use mesh_tasks::executor::{Executor, RunError, RunToken, ServeConfig, serve};
-use mesh_tasks::pool::{FollowError, Job, PoolConfig, PoolHandle as _, SubmitError, TaskPool};
-use mesh_tasks::task::{Failure, Outcome, Policy, State, TaskId, TaskSpec};
+use mesh_tasks::executor::{RunError, ServeConfig, serve};
+use mesh_tasks::pool::{PoolCommand, PoolConfig, PoolHandle as _, TaskPool};
+use mesh_tasks::task::{Failure, Outcome, Policy, State};
 use mesh_transport_tcp::{Allow, TcpConfig, TcpTransport};
 use serde::{Deserialize, Serialize};
-
-use crate::index::{Index, Work, pieces};
 
 const MEMBERS: ProtocolId = ProtocolId(1);
 const PARTITION: ProtocolId = ProtocolId(6);
@@ -36,15 +33,6 @@ const POOL: ProtocolId = ProtocolId(9);
 
 /// How many tasks a node executes at a time.
 const SLOTS: usize = 2;
-
-/// So many results are added up by one task: a tree of them works in parallel, and names its parents in few bytes.
-const FAN_IN: usize = 64;
-
-/// So many submissions may be on their way.
-const SUBMITTED_AT_ONCE: usize = 64;
-
-/// The name of the task that adds up all.
-const LAST: &str = "task_farm: add up all";
 
 /// How long to wait where nothing can be done yet.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -115,7 +103,7 @@ impl Plan {
 
     /// How many tasks there are for so many pieces.
     pub(crate) const fn tasks(pieces: usize) -> usize {
-        pieces + pieces.div_ceil(FAN_IN) + 1
+        indexer::tasks(pieces)
     }
 
     /// The arguments of the process of a node.
@@ -181,109 +169,13 @@ pub(crate) struct Said {
     pub(crate) failed: Option<String>,
 }
 
-impl fmt::Display for Said {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
-    }
-}
+json_lines!(Said);
 
-impl FromStr for Said {
-    type Err = serde_json::Error;
+/// How it turned out.
+type End = Arc<Mutex<Said>>;
 
-    fn from_str(line: &str) -> Result<Self, Self::Err> {
-        serde_json::from_str(line)
-    }
-}
-
-/// What a node has done, and how it turned out.
-#[derive(Debug, Default)]
-struct Progress {
-    running: AtomicU32,
-    done: AtomicU32,
-    stuck: AtomicU32,
-    end: Mutex<Said>,
-}
-
-impl Progress {
-    fn end(&self, change: impl FnOnce(&mut Said)) {
-        change(&mut self.end.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-/// Counts something for as long as it is there.
-struct Counted<'a>(&'a AtomicU32);
-
-impl<'a> Counted<'a> {
-    fn new(count: &'a AtomicU32) -> Self {
-        count.fetch_add(1, Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
-/// What executes the tasks of a node.
-struct Indexer {
-    input: Arc<Path>,
-    pool: Handle<TaskPool>,
-    clock: Arc<dyn Clock>,
-    pace: Duration,
-    gets_stuck: bool,
-    progress: Arc<Progress>,
-}
-
-#[async_trait]
-impl Executor for Indexer {
-    async fn run(&self, job: Job, token: RunToken) -> Result<Bytes, RunError> {
-        let _running = Counted::new(&self.progress.running);
-        let ends_at = self.clock.now() + self.pace;
-        if self.gets_stuck {
-            let _stuck = Counted::new(&self.progress.stuck);
-            token.cancelled().await;
-            return Err("it got stuck".into());
-        }
-        let index = match wire::from_slice(&job.payload)? {
-            Work::Count(piece) => {
-                let input = self.input.clone();
-                on_a_thread(move || {
-                    Index::of_piece(&input, &piece).map_err(|error| format!("{} cannot be read: {error}", piece.path))
-                })
-                .await??
-            }
-            Work::Merge(tasks) => self.add_up(&tasks).await?,
-        };
-        self.clock.sleep_until(ends_at).await;
-        self.progress.done.fetch_add(1, Relaxed);
-        Ok(wire::to_bytes(&index))
-    }
-}
-
-impl Indexer {
-    /// The sum of the results of tasks, wherever they were executed.
-    async fn add_up(&self, tasks: &[u128]) -> Result<Index, RunError> {
-        let mut sum = Index::default();
-        for task in tasks {
-            match self.pool.wait(TaskId(*task)).await? {
-                Outcome::Completed(result) => sum.add(&wire::from_slice(&result)?),
-                other => return Err(format!("one of the tasks to add up came to {other:?}").into()),
-            }
-        }
-        Ok(sum)
-    }
-}
-
-/// Does what takes long, or blocks, beside what is polled.
-async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RunError> {
-    let (done, result) = oneshot::channel();
-    thread::Builder::new().spawn(move || {
-        // Who waited may have gone.
-        let _ = done.send(work());
-    })?;
-    result.await.map_err(|_| "it panicked".into())
+fn end(end: &End, change: impl FnOnce(&mut Said)) {
+    change(&mut end.lock().unwrap_or_else(PoisonError::into_inner));
 }
 
 /// Runs a node until its input closes.
@@ -314,37 +206,39 @@ pub(crate) fn serve_node(options: WorkerOptions) -> Result<(), Box<dyn std::erro
     let partition = node.host(PARTITION, Partition::new(config, [])?);
     let pool = node.host(POOL, pool);
     members.link(&partition, PartitionCommand::of_member);
-    members.link(&pool, pool_of_member);
-    partition.link(&pool, pool_of_partition);
+    members.link(&pool, PoolCommand::of_member);
+    partition.link(&pool, |event| event.mode().map(|mode| PoolCommand::SetReadOnly(mode == Mode::ReadOnly)));
     let node = node.build();
 
     end_with_the_input(node.handle());
     follow_members(me, members, transport.control());
     println!("{listens_at}");
 
-    let (clock, progress) = (Arc::new(SystemClock::new()), Arc::<Progress>::default());
+    let (clock, progress, ended) = (Arc::new(SystemClock::new()), Arc::<Progress>::default(), End::default());
+    progress.gets_stuck.store(gets_stuck, Relaxed);
     let executor = Indexer {
         input: plan.input.clone().into(),
         pool: pool.clone(),
         clock: clock.clone(),
         pace: Duration::from_millis(plan.pace),
-        gets_stuck,
         progress: progress.clone(),
     };
     let served =
         serve(pool.clone(), executor, clock.clone(), ServeConfig::default().concurrency(SLOTS), std::future::pending());
     let serving = thread::spawn(move || block_on(served));
-    let asked = (pool.clone(), clock.clone(), progress.clone());
+    let asked = (pool.clone(), clock.clone(), ended.clone());
     thread::spawn(move || {
-        let (pool, clock, progress) = asked;
+        let (pool, clock, ended) = asked;
         if number > 0 {
             // Where that comes to nothing, the first node says why.
-            let _ = block_on(await_last(&pool, &*clock, &progress));
-        } else if let Err(error) = block_on(submit_all(&pool, &*clock, &plan, order, nodes.len(), &progress)) {
-            progress.end(|end| end.failed = Some(error.to_string()));
+            if let Ok(index) = block_on(await_last(&pool, &*clock)) {
+                end(&ended, |said| said.digest = Some(index.digest()));
+            }
+        } else if let Err(error) = block_on(index_all(&pool, &*clock, &plan, order, nodes.len(), &ended)) {
+            end(&ended, |said| said.failed = Some(error.to_string()));
         }
     });
-    thread::spawn(move || say(&pool, &progress));
+    thread::spawn(move || report(&pool, &progress, &ended));
     block_on(run(node, transport, clock, Box::new(MemWal::new())))?;
     serving.join().map_err(|_| "the executor panicked")??;
     Ok(())
@@ -355,38 +249,28 @@ const TEXT: &str = "text";
 const BINARY: &str = "binary";
 
 /// Submits a task for each piece and those that add up, and waits for the last.
-async fn submit_all(
+async fn index_all(
     pool: &Handle<TaskPool>,
     clock: &dyn Clock,
     plan: &Plan,
     order: u64,
     nodes: usize,
-    progress: &Progress,
+    ended: &End,
 ) -> Result<(), RunError> {
     while pool.pool().await?.peers + 1 < nodes {
         clock.sleep_until(clock.now() + PAUSE).await;
     }
     let mut pieces = pieces(&plan.input, plan.piece_len())?;
     Rng64::from_seed(order, "order").shuffle(&mut pieces);
-    let counts = pieces.into_iter().map(|piece| {
-        let kind = if piece.is_text { TEXT } else { BINARY };
-        let mut spec = TaskSpec::new(wire::to_bytes(&Work::Count(piece)));
+    let tasks = submit_all(pool, clock, pieces, |piece, spec| {
         if plan.policy == Placing::Capability {
-            spec.requirements = Requirements::new().requires(kind, 1);
+            spec.requirements = Requirements::new().requires(if piece.is_text { TEXT } else { BINARY }, 1);
         }
-        submit(pool, clock, spec)
     });
-    let counts: Vec<TaskId> = stream::iter(counts).buffered(SUBMITTED_AT_ONCE).try_collect().await?;
-    let merge = |tasks: &[TaskId]| {
-        let names = tasks.iter().map(|task| task.0).collect();
-        TaskSpec::new(wire::to_bytes(&Work::Merge(names))).after(tasks.iter().copied())
-    };
-    let merges = counts.chunks(FAN_IN).map(|tasks| submit(pool, clock, merge(tasks)));
-    let merges: Vec<TaskId> = stream::iter(merges).buffered(SUBMITTED_AT_ONCE).try_collect().await?;
-    submit(pool, clock, merge(&merges).keyed(LAST)).await?;
-    let end = await_last(pool, clock, progress).await;
+    let tasks = tasks.await?;
+    let index = await_last(pool, clock).await;
     let mut failures = 0;
-    for task in counts.into_iter().chain(merges).chain([TaskId::of_key(LAST.as_bytes())]) {
+    for task in tasks.into_iter().chain([last()]) {
         let status = pool.status(task).await?;
         failures += status.failures;
         if let State::Settled(Outcome::Dead(failure)) = status.state {
@@ -397,52 +281,21 @@ async fn submit_all(
             return Err(format!("a task failed {} times, at last so: {why}", status.failures).into());
         }
     }
-    progress.end(|end| end.failures = Some(failures));
-    end
-}
-
-/// Submits a task as soon as its owner takes it.
-async fn submit(pool: &Handle<TaskPool>, clock: &dyn Clock, spec: TaskSpec) -> Result<TaskId, SubmitError> {
-    loop {
-        match pool.submit(spec.clone()).await {
-            // Its queue is full, or it does not know yet whether it may go on.
-            Err(SubmitError::Busy | SubmitError::Refused(_)) => clock.sleep_until(clock.now() + PAUSE).await,
-            answer => return answer,
-        }
-    }
-}
-
-/// Waits until all is added up.
-async fn await_last(pool: &Handle<TaskPool>, clock: &dyn Clock, progress: &Progress) -> Result<(), RunError> {
-    loop {
-        match pool.wait(TaskId::of_key(LAST.as_bytes())).await {
-            Ok(Outcome::Completed(result)) => {
-                let index: Index = wire::from_slice(&result)?;
-                progress.end(|end| end.digest = Some(index.digest()));
-                return Ok(());
-            }
-            Ok(other) => return Err(format!("adding up all came to {other:?}").into()),
-            // It is not submitted yet.
-            Err(FollowError::Unknown(_)) => clock.sleep_until(clock.now() + PAUSE).await,
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let digest = index?.digest();
+    end(ended, |said| (said.digest, said.failures) = (Some(digest), Some(failures)));
+    Ok(())
 }
 
 /// Says how things are until the node has stopped.
-fn say(pool: &Handle<TaskPool>, progress: &Progress) {
+fn report(pool: &Handle<TaskPool>, progress: &Progress, ended: &End) {
     while let Ok(status) = block_on(pool.pool()) {
-        let said = Said {
+        say(&Said {
             queued: status.load.waiting,
             running: progress.running.load(Relaxed),
             done: progress.done.load(Relaxed),
             stuck: progress.stuck.load(Relaxed),
-            ..progress.end.lock().unwrap_or_else(PoisonError::into_inner).clone()
-        };
-        // Whoever reads may be gone; then the input closes as well.
-        let mut out = io::stdout().lock();
-        let _ = writeln!(out, "{said}").and_then(|()| out.flush());
-        drop(out);
+            ..ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        });
         thread::sleep(SAY_INTERVAL);
     }
 }

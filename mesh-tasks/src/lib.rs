@@ -7,6 +7,8 @@
 //! Which node executes it is a policy. Each is pure, and of use alone: [`work_stealing`] lets idle nodes ask, [`auction`]
 //! lets nodes bid, [`capability_router`] sends a task where it fits best, and [`load_balancer`] moves queued tasks from
 //! loaded nodes to idle ones.
+//!
+//! `swarm` (a feature, on by default) wires the modules of all crates into a whole agent.
 
 pub mod auction;
 pub mod capability;
@@ -19,5 +21,7 @@ pub mod load_balancer;
 mod mix;
 pub mod pool;
 pub mod share;
+#[cfg(feature = "swarm")]
+pub mod swarm;
 pub mod task;
 pub mod work_stealing;

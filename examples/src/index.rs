@@ -13,28 +13,46 @@ const LOOK_FOR_NUL: u64 = 8192;
 
 /// A part of a file: the only thing that is told of it, as every node reads the same directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Piece {
+pub struct Piece {
     /// Below the directory.
-    pub(crate) path: String,
+    pub path: String,
     from: u64,
     to: u64,
-    pub(crate) is_text: bool,
+    /// Whether the file is text.
+    pub is_text: bool,
 }
 
 /// Why a directory cannot be indexed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum InputError {
+pub enum InputError {
+    /// A file or directory cannot be read.
     #[error("{path} cannot be read: {source}")]
-    Unreadable { path: String, source: io::Error },
+    Unreadable {
+        /// Which one.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A name is no text.
     #[error("the name {path} is not UTF-8")]
-    Name { path: String },
+    Name {
+        /// As far as it can be told.
+        path: String,
+    },
+    /// There is nothing to do.
     #[error("there is no file below {path}")]
-    Empty { path: String },
+    Empty {
+        /// Below this.
+        path: String,
+    },
 }
 
 /// All pieces of the files below a directory, of so many bytes at most, in order. Names that begin with a dot, and
 /// directories named `target`, are left out; links are not followed.
-pub(crate) fn pieces(input: &Path, piece_len: u64) -> Result<Vec<Piece>, InputError> {
+///
+/// # Errors
+/// [`InputError`].
+pub fn pieces(input: &Path, piece_len: u64) -> Result<Vec<Piece>, InputError> {
     let mut pieces = Vec::new();
     let mut directories = vec![String::new()];
     while let Some(directory) = directories.pop() {
@@ -79,13 +97,17 @@ fn cut(full: &Path, path: String, piece_len: u64) -> io::Result<Vec<Piece>> {
 
 /// What was counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Index {
-    pub(crate) files: u64,
-    pub(crate) bytes: u64,
-    pub(crate) lines: u64,
-    pub(crate) words: u64,
+pub struct Index {
+    /// How many files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Their lines, of those that are text.
+    pub lines: u64,
+    /// Their words.
+    pub words: u64,
     /// How often three letters follow each other, upper or lower case.
-    pub(crate) trigrams: BTreeMap<u16, u64>,
+    pub trigrams: BTreeMap<u16, u64>,
     /// The sum of the digests of all pieces: it shows one that is missing, or counted twice.
     digests: u128,
 }
@@ -94,16 +116,21 @@ mesh_core::wire_bincode!(Index, Work);
 
 /// What a node is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Work {
+pub enum Work {
     /// Count this.
     Count(Piece),
     /// Add up the results of these tasks.
     Merge(Vec<u128>),
+    /// Take some time, and do nothing.
+    Wait,
 }
 
 impl Index {
     /// Reads a piece, and counts.
-    pub(crate) fn of_piece(input: &Path, piece: &Piece) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// What the file system says, or that the file is shorter than it was.
+    pub fn of_piece(input: &Path, piece: &Piece) -> io::Result<Self> {
         // A word or a trigram may begin before the piece: it is counted where it ends, or a word where it begins.
         let begin = piece.from.saturating_sub(2);
         let mut file = File::open(input.join(&piece.path))?;
@@ -135,7 +162,10 @@ impl Index {
     }
 
     /// The same of all files, read whole, one after the other.
-    pub(crate) fn of_all(input: &Path, pieces: &[Piece]) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// As of a piece.
+    pub fn of_all(input: &Path, pieces: &[Piece]) -> io::Result<Self> {
         let mut index = Self::default();
         for file in pieces.chunk_by(|a, b| a.path == b.path) {
             let bytes = fs::read(input.join(&file[0].path))?;
@@ -158,7 +188,7 @@ impl Index {
     }
 
     /// Adds what was counted elsewhere.
-    pub(crate) fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         self.files += other.files;
         self.bytes += other.bytes;
         self.lines += other.lines;
@@ -170,14 +200,14 @@ impl Index {
     }
 
     /// The trigrams that there are most of, and how many.
-    pub(crate) fn most_frequent(&self, count: usize) -> Vec<(String, u64)> {
+    pub fn most_frequent(&self, count: usize) -> Vec<(String, u64)> {
         let mut all: Vec<_> = self.trigrams.iter().collect();
         all.sort_unstable_by_key(|(trigram, count)| (std::cmp::Reverse(**count), **trigram));
         all.into_iter().take(count).map(|(trigram, count)| (letters(*trigram), *count)).collect()
     }
 
     /// A digest of all of it.
-    pub(crate) fn digest(&self) -> String {
+    pub fn digest(&self) -> String {
         blake3::hash(&wire::to_bytes(self)).to_hex()[..16].to_owned()
     }
 }
