@@ -12,6 +12,7 @@ use futures::future::join3;
 use mesh_consensus::pbft::{Evidence, Pbft, PbftConfig, PbftEvent, PbftHandle as _, ReplicaSet, ReplicaSetError};
 use mesh_core::identity::{PublicKey, SecretKey};
 use mesh_core::{FileWal, Handle, NodeBuilder, NodeId, ProtocolId, SystemClock, run, wire};
+use mesh_examples::evil::{EvilTransport, Forger};
 use mesh_examples::json_lines;
 use mesh_examples::processes::end_with_the_input;
 use mesh_examples::said::say;
@@ -19,7 +20,7 @@ use mesh_transport_tcp::{Allow, TcpConfig, TcpTransport};
 use serde::{Deserialize, Serialize};
 
 use crate::books::{Books, Payment, digest};
-use crate::evil::{Evil, EvilTransport};
+use crate::evil::Evil;
 
 /// The number that pBFT has on all nodes.
 pub(crate) const PBFT: ProtocolId = ProtocolId(1);
@@ -149,7 +150,9 @@ pub(crate) fn serve(options: ReplicaOptions) -> Result<(), Box<dyn std::error::E
     match options.evil {
         None => block_on(run(node, transport, clock, wal))?,
         Some(evil) => {
-            let transport = EvilTransport::new(transport, evil, PBFT, &replicas, key).ok_or("this is no replica")?;
+            let forger = Forger::new(PBFT, &replicas, key, None).ok_or("this is no replica")?;
+            let lie = move |forger: &Forger, to, message| evil.lie(forger, to, message);
+            let transport = EvilTransport::new(transport, forger, lie);
             block_on(run(node, transport, clock, wal))?;
         }
     }

@@ -15,6 +15,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod evil;
 pub mod index;
 pub mod indexer;
 pub mod node;

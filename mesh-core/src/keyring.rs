@@ -108,6 +108,17 @@ impl ClusterKey {
         self.id
     }
 
+    /// A frame from one node to another, sealed under this key. Nodes do it by themselves; this is for programs that speak
+    /// to them without being one, as in tests.
+    pub fn seal(&self, from: NodeId, to: NodeId, frame: &[u8]) -> Bytes {
+        let mut sealed = Vec::with_capacity(SEAL_LEN + frame.len());
+        sealed.push(SEALED_VERSION);
+        sealed.extend_from_slice(&self.id.0.to_le_bytes());
+        sealed.extend_from_slice(&self.mac(from, to, frame));
+        sealed.extend_from_slice(frame);
+        sealed.into()
+    }
+
     fn mac(&self, from: NodeId, to: NodeId, frame: &[u8]) -> [u8; MAC_LEN] {
         let mut hasher = blake3::Hasher::new_keyed(&self.secret);
         hasher.update(&from.0.to_le_bytes()).update(&to.0.to_le_bytes()).update(frame);
@@ -203,6 +214,11 @@ impl Keyring {
         Ok(())
     }
 
+    /// The key that frames are sealed under.
+    pub fn in_use(&self) -> ClusterKey {
+        self.lock()[0].clone()
+    }
+
     /// The names of the keys, that in use first.
     pub fn keys(&self) -> Vec<KeyId> {
         self.lock().iter().map(ClusterKey::id).collect()
@@ -256,13 +272,7 @@ impl Seal {
         } else {
             held
         };
-        let key = &keys[at];
-        let mut sealed = Vec::with_capacity(SEAL_LEN + frame.len());
-        sealed.push(SEALED_VERSION);
-        sealed.extend_from_slice(&key.id.0.to_le_bytes());
-        sealed.extend_from_slice(&key.mac(me, to, frame));
-        sealed.extend_from_slice(frame);
-        sealed.into()
+        keys[at].seal(me, to, frame)
     }
 
     /// What was sealed, if it was under a key of the ring.
