@@ -22,13 +22,13 @@
 //! kv transfer --to $D --nodes $NODES
 //! ```
 
-use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use clap::{Parser, Subcommand};
 use mesh_consensus::raft::RaftConfig;
@@ -53,6 +53,20 @@ enum Action {
         /// The node's directory
         #[arg(long)]
         data: PathBuf,
+    },
+    /// Run a node that says where it listens and ends with its input: tests start these
+    #[command(hide = true)]
+    Node {
+        #[arg(long)]
+        data: PathBuf,
+        #[arg(long, value_delimiter = ',')]
+        members: Vec<NodeId>,
+        #[arg(long)]
+        join: Vec<SocketAddr>,
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+        #[arg(long, default_value = "127.0.0.1:0")]
+        clients: SocketAddr,
     },
     /// Run a node
     Serve {
@@ -166,6 +180,7 @@ impl FromStr for Peer {
 fn main() -> ExitCode {
     let done = match Arguments::parse().action {
         Action::Id { data } => id(data),
+        Action::Node { data, members, join, listen, clients } => node(data, members, join, listen, clients),
         Action::Serve { data, id, listen, clients, peers, join, election_timeout_ms, heartbeat_ms } => {
             let raft = RaftConfig {
                 election_timeout: Duration::from_millis(election_timeout_ms),
@@ -226,6 +241,29 @@ fn serve(
         println!("node {me} listens for nodes at {listen} and for clients at {clients}");
     })
     .map_err(problem)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Election timeouts of nodes that are all on one machine.
+const QUICK: Duration = Duration::from_millis(300);
+
+fn node(
+    data: PathBuf,
+    members: Vec<NodeId>,
+    join: Vec<SocketAddr>,
+    listen: SocketAddr,
+    clients: SocketAddr,
+) -> Result<ExitCode, Problem> {
+    let problem = |error: ServeError| (error.to_string(), if error.is_usage() { 2 } else { 1 });
+    let key = SecretKey::load_or_create(data.join("key")).map_err(|error| problem(error.into()))?;
+    let raft = RaftConfig { election_timeout: QUICK, heartbeat_interval: QUICK / 6, ..RaftConfig::default() };
+    let options = NodeOptions { key, members, joins: false, join, listen, clients, log: data.join("log.d"), raft };
+    thread::spawn(|| {
+        // The other end closes when whoever started this is gone; an input that cannot be read is as good as closed.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        std::process::exit(1);
+    });
+    run_node(options, |listen, clients| println!("{listen} {clients}")).map_err(problem)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -35,7 +35,7 @@ struct Member {
 
 /// Several nodes, each a process of its own.
 ///
-/// The program must be one that runs a node when called as `swarm node` is, and ends when its standard
+/// The program must be one that runs a node when called as `kv node` is, and ends when its standard
 /// input closes.
 #[derive(Debug)]
 pub struct Cluster {

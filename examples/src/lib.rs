@@ -13,6 +13,7 @@
 //! assert_eq!(store.query("colour".into()), Some("green".into()));
 //! ```
 
+pub mod agent;
 pub mod client;
 pub mod cluster;
 pub mod evil;
@@ -22,6 +23,7 @@ pub mod node;
 pub mod processes;
 pub mod said;
 pub mod store;
+pub mod trouble;
 pub mod wiring;
 
 /// The programs of the README are compiled and run with the tests.

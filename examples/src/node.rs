@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -15,14 +15,11 @@ use mesh_consensus::raft::{
     TransferError,
 };
 use mesh_core::identity::{KeyError, SecretKey};
-use mesh_core::{
-    FileWal, Handle, LogIndex, NodeBuilder, NodeError, NodeHandle, NodeId, ProtocolId, RestoreError, SnapshotSource,
-    StateMachine, SystemClock, WalError, run,
-};
+use mesh_core::{FileWal, Handle, NodeBuilder, NodeError, NodeHandle, NodeId, ProtocolId, SystemClock, WalError, run};
 use mesh_transport_tcp::{Allow, TcpConfig, TcpControl, TcpError, TcpTransport};
 
 use crate::client::{Answer, NodeStatus, Request, serve};
-use crate::store::{Store, StoreCommand};
+use crate::store::SharedStore;
 
 /// The number under which all nodes of the examples host Raft.
 const RAFT: ProtocolId = ProtocolId(1);
@@ -86,39 +83,6 @@ impl ServeError {
     /// Whether the fault lies in what the node was told: nothing has been written then.
     pub const fn is_usage(&self) -> bool {
         !matches!(self, Self::Node(_))
-    }
-}
-
-/// A store that Raft writes to and clients' status requests look at.
-#[derive(Clone, Debug, Default)]
-struct SharedStore(Arc<Mutex<Store>>);
-
-impl SharedStore {
-    fn lock(&self) -> MutexGuard<'_, Store> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl StateMachine for SharedStore {
-    type Command = StoreCommand;
-    type Output = Option<String>;
-    type Query = String;
-    type Answer = Option<String>;
-
-    fn apply(&mut self, index: LogIndex, command: StoreCommand) -> Option<String> {
-        self.lock().apply(index, command)
-    }
-
-    fn query(&self, key: String) -> Option<String> {
-        self.lock().query(key)
-    }
-
-    fn snapshot(&self) -> SnapshotSource {
-        self.lock().snapshot()
-    }
-
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
-        self.lock().restore(snapshot)
     }
 }
 

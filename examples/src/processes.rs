@@ -4,12 +4,14 @@
 //! each time, and ends when its input closes.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -48,7 +50,11 @@ struct Node<T> {
 
 /// All nodes, each of which says how things are by lines that are a `T`.
 #[derive(Debug)]
-pub struct Processes<T>(Vec<Node<T>>);
+pub struct Processes<T> {
+    nodes: Vec<Node<T>>,
+    /// Where all that is said goes as well.
+    heard: Option<Sender<(NodeId, T)>>,
+}
 
 impl<T: FromStr + Clone + Send + 'static> Processes<T> {
     /// Makes a key and a directory below `data` for each node.
@@ -64,27 +70,61 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
             let (key, id) = (key.public(), key.node_id());
             Ok(Node { key, id, directory, address, process, state: State::Dead, said })
         };
-        (1..=nodes).map(node).collect::<io::Result<_>>().map(Self)
+        let nodes = (1..=nodes).map(node).collect::<io::Result<_>>()?;
+        Ok(Self { nodes, heard: None })
+    }
+
+    /// All that nodes say from now on, in the order in which each says it.
+    pub fn listen(&mut self) -> Receiver<(NodeId, T)> {
+        let (sender, receiver) = channel();
+        self.heard = Some(sender);
+        receiver
+    }
+
+    /// Tells a node something, on a line of its input.
+    ///
+    /// # Errors
+    /// What the operating system says, or that the process does not run.
+    pub fn tell(&mut self, at: usize, line: &impl fmt::Display) -> io::Result<()> {
+        let input = self.nodes[at].process.as_mut().and_then(|process| process.stdin.as_mut());
+        let input = input.ok_or_else(|| io::Error::other("the process does not run"))?;
+        writeln!(input, "{line}").and_then(|()| input.flush())
+    }
+
+    /// Whether the process of a node has ended by itself, and well. Then it is dead.
+    ///
+    /// # Errors
+    /// What the operating system says, or how it ended, where it did not end well.
+    pub fn has_ended(&mut self, at: usize) -> io::Result<bool> {
+        let node = &mut self.nodes[at];
+        let Some(process) = &mut node.process else { return Ok(true) };
+        match process.try_wait()? {
+            None => Ok(false),
+            Some(status) => {
+                (node.process, node.state) = (None, State::Dead);
+                if status.success() { Ok(true) } else { Err(io::Error::other(format!("it ended with {status}"))) }
+            }
+        }
     }
 
     /// How many nodes there are.
     pub const fn len(&self) -> usize {
-        self.0.len()
+        self.nodes.len()
     }
 
     /// Whether there are none.
     pub const fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.nodes.is_empty()
     }
 
     /// The keys of all nodes.
     pub fn keys(&self) -> impl Iterator<Item = PublicKey> {
-        self.0.iter().map(|node| node.key)
+        self.nodes.iter().map(|node| node.key)
     }
 
     /// Where each node that runs listens.
     pub fn addresses(&self) -> impl Iterator<Item = (NodeId, SocketAddr)> {
-        let running = self.0.iter().filter(|node| node.state == State::Runs);
+        let running = self.nodes.iter().filter(|node| node.state == State::Runs);
         running.filter_map(|node| Some((node.id, node.address?)))
     }
 
@@ -95,7 +135,7 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
     /// What the operating system says, or that the node did not say where it listens.
     pub fn start(&mut self, at: usize, arguments: impl IntoIterator<Item = String>) -> io::Result<Option<SocketAddr>> {
         let seed = self.addresses().map(|(_, address)| address).next();
-        let node = &mut self.0[at];
+        let node = &mut self.nodes[at];
         let log = File::options().create(true).append(true).open(node.directory.join("log"))?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("node").arg("--data").arg(&node.directory).args(arguments);
@@ -105,7 +145,7 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
         if let Some(listen) = node.address {
             command.args(["--listen", &listen.to_string()]);
         }
-        // The pipe is never written to: it closes with this process, and the node sees that.
+        // The pipe closes with this process, and the node sees that.
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn()?;
         let mut lines = BufReader::new(process.stdout.take().ok_or_else(|| io::Error::other("no output"))?).lines();
         let first = lines.next().transpose()?.unwrap_or_default();
@@ -117,12 +157,15 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
         (node.address, node.process, node.state) = (Some(address), Some(process), State::Runs);
         // A process that was killed may have left a line that its reader is still to take: it goes nowhere.
         node.said = Said::default();
-        let said = node.said.clone();
+        let (said, heard, id) = (node.said.clone(), self.heard.clone(), node.id);
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                if let Ok(table) = line.parse() {
-                    *said.lock().unwrap_or_else(PoisonError::into_inner) = Some(table);
+                let Ok(line) = line.parse::<T>() else { continue };
+                if let Some(heard) = &heard {
+                    // Nobody may listen any more.
+                    let _ = heard.send((id, line.clone()));
                 }
+                *said.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);
             }
         });
         Ok(seed)
@@ -133,7 +176,7 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
     /// # Errors
     /// What the operating system says.
     pub fn kill(&mut self, at: usize) -> io::Result<()> {
-        let node = &mut self.0[at];
+        let node = &mut self.nodes[at];
         node.state = State::Dead;
         match node.process.take() {
             Some(mut process) => {
@@ -149,7 +192,7 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
     /// # Errors
     /// What the operating system says.
     pub fn pause(&mut self, at: usize) -> io::Result<()> {
-        self.0[at].state = State::Paused;
+        self.nodes[at].state = State::Paused;
         self.signal(at, "STOP")
     }
 
@@ -158,47 +201,47 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
     /// # Errors
     /// What the operating system says.
     pub fn resume(&mut self, at: usize) -> io::Result<()> {
-        self.0[at].state = State::Runs;
-        *self.0[at].said.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.nodes[at].state = State::Runs;
+        *self.nodes[at].said.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.signal(at, "CONT")
     }
 
     fn signal(&self, at: usize, signal: &str) -> io::Result<()> {
-        let Some(process) = &self.0[at].process else { return Err(io::Error::other("the process does not run")) };
+        let Some(process) = &self.nodes[at].process else { return Err(io::Error::other("the process does not run")) };
         let sent = Command::new("kill").arg(format!("-{signal}")).arg(process.id().to_string()).status()?;
         if sent.success() { Ok(()) } else { Err(io::Error::other(format!("kill ended with {sent}"))) }
     }
 
     /// The nodes whose processes are so.
     pub fn ids(&self, wanted: impl Fn(State) -> bool) -> BTreeSet<NodeId> {
-        self.0.iter().filter(|node| wanted(node.state)).map(|node| node.id).collect()
+        self.nodes.iter().filter(|node| wanted(node.state)).map(|node| node.id).collect()
     }
 
     /// What those that run said last.
     pub fn said(&self) -> Vec<(NodeId, T)> {
-        let running = self.0.iter().filter(|node| node.state == State::Runs);
+        let running = self.nodes.iter().filter(|node| node.state == State::Runs);
         let said = |node: &Node<T>| node.said.lock().unwrap_or_else(PoisonError::into_inner).clone();
         running.filter_map(|node| Some((node.id, said(node)?))).collect()
     }
 
     /// Each node, its process and how that is.
     pub fn iter(&self) -> impl Iterator<Item = (NodeId, Option<u32>, State)> {
-        self.0.iter().map(|node| (node.id, node.process.as_ref().map(Child::id), node.state))
+        self.nodes.iter().map(|node| (node.id, node.process.as_ref().map(Child::id), node.state))
     }
 
     /// The number of a node, from 1.
     pub fn number(&self, id: NodeId) -> usize {
-        self.0.iter().position(|node| node.id == id).map_or(0, |at| at + 1)
+        self.nodes.iter().position(|node| node.id == id).map_or(0, |at| at + 1)
     }
 
     /// Asks all to stop in good order, and says which did not.
     pub fn stop(&mut self) -> Vec<String> {
-        for process in self.0.iter_mut().filter_map(|node| node.process.as_mut()) {
+        for process in self.nodes.iter_mut().filter_map(|node| node.process.as_mut()) {
             drop(process.stdin.take());
         }
         let deadline = Instant::now() + STOP_PATIENCE;
         let mut problems = Vec::new();
-        for (at, node) in self.0.iter_mut().enumerate() {
+        for (at, node) in self.nodes.iter_mut().enumerate() {
             let Some(mut process) = node.process.take() else { continue };
             node.state = State::Dead;
             loop {
@@ -225,7 +268,7 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
 impl<T> Drop for Processes<T> {
     fn drop(&mut self) {
         // Whatever went wrong: no process outlives the program. SIGKILL ends a paused one as well.
-        for process in self.0.iter_mut().filter_map(|node| node.process.as_mut()) {
+        for process in self.nodes.iter_mut().filter_map(|node| node.process.as_mut()) {
             let _ = process.kill();
             let _ = process.wait();
         }
@@ -234,9 +277,15 @@ impl<T> Drop for Processes<T> {
 
 /// In a process: stops its node in good order when whoever started it closes its input, or is gone.
 pub fn end_with_the_input(node: NodeHandle) {
+    obey(node, |_| ());
+}
+
+/// In a process: does what it is told by lines of its input, and stops its node in good order when whoever started it
+/// closes that, or is gone.
+pub fn obey(node: NodeHandle, mut told: impl FnMut(String) + Send + 'static) {
     thread::spawn(move || {
-        // Nobody writes to it; an input that cannot be read is as good as closed.
-        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        // An input that cannot be read is as good as closed.
+        io::stdin().lock().lines().map_while(Result::ok).for_each(&mut told);
         node.stop();
     });
 }

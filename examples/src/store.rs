@@ -1,6 +1,7 @@
 //! The replicated state of the examples: keys and values in order.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mesh_core::{LogIndex, RestoreError, SnapshotSource, StateMachine, wire};
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,40 @@ impl StateMachine for Store {
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
         self.values = wire::from_slice(snapshot)?;
         Ok(())
+    }
+}
+
+/// A store that consensus writes to, and others look at.
+#[derive(Clone, Debug, Default)]
+pub struct SharedStore(Arc<Mutex<Store>>);
+
+impl SharedStore {
+    /// What it holds now.
+    pub fn lock(&self) -> MutexGuard<'_, Store> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl StateMachine for SharedStore {
+    type Command = StoreCommand;
+    type Output = Option<String>;
+    type Query = String;
+    type Answer = Option<String>;
+
+    fn apply(&mut self, index: LogIndex, command: StoreCommand) -> Option<String> {
+        self.lock().apply(index, command)
+    }
+
+    fn query(&self, key: String) -> Option<String> {
+        self.lock().query(key)
+    }
+
+    fn snapshot(&self) -> SnapshotSource {
+        self.lock().snapshot()
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), RestoreError> {
+        self.lock().restore(snapshot)
     }
 }
 

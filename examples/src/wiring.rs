@@ -13,6 +13,17 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Joins through whom the transport has found at the seed's address, and tells the transport where members are.
 pub fn follow_members(me: NodeId, members: Handle<Membership>, transport: TcpControl) {
+    let events = members.clone();
+    follow(me, &events, transport, move |found| block_on(members.join(found)).is_ok());
+}
+
+/// The same, where `join` is told who was found, until it comes to nothing.
+pub fn follow(
+    me: NodeId,
+    members: &Handle<Membership>,
+    transport: TcpControl,
+    join: impl Fn(Vec<NodeId>) -> bool + Send + 'static,
+) {
     let mut events = members.events();
     thread::spawn(move || {
         let book = transport.address_book();
@@ -32,7 +43,7 @@ pub fn follow_members(me: NodeId, members: Handle<Membership>, transport: TcpCon
             }
             if known.replace(book.version()) != Some(book.version()) {
                 let found: Vec<_> = book.peers().into_keys().filter(|peer| *peer != me).collect();
-                if block_on(members.join(found)).is_err() {
+                if !join(found) {
                     return;
                 }
             }

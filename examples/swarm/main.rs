@@ -1,73 +1,75 @@
-//! A swarm of processes that replicates a directory tree while its leader is killed.
+//! The whole mesh at work: agents as processes index a directory, keep a catalogue of it, decide and vote, while they live
+//! through a script of trouble.
 //!
-//! Each node is an operating-system process with its own key, directory and listener, told only who
-//! the members are and the address of one of them. One record a file of the tree is written through
-//! Raft; half-way the leader is killed, later it is restarted from its directory. In the end all
-//! stores must be equal, and every acknowledged record must be there and be what the file says.
+//! Each agent is an operating-system process with its own key, directory and listener, told one address, over TCP with TLS
+//! and under a cluster key. They discover each other, watch each other by heartbeats, gossip, agree by Raft, pBFT and
+//! ballots, and share the tasks. Leaders and workers are killed, the network is split, a replica lies, an agent gets too much
+//! to do, one is added, one leaves, keys are rotated. In the end every file is counted once in effect, all that was
+//! acknowledged is there on every agent, and all agree.
 //!
 //! ```sh
 //! cargo run --release --example swarm
-//! cargo run --release --example swarm -- --input ~/src --nodes 7 --json
+//! cargo run --release --example swarm -- --input ~/src --nodes 9 --json
+//! cargo run --release --example swarm -- --script none
 //! ```
 
-mod records;
+mod agent;
+mod line;
+mod mesh;
 mod report;
+mod script;
 mod view;
-mod writers;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
-use mesh_consensus::raft::RaftConfig;
-use mesh_core::identity::SecretKey;
-use mesh_core::{NodeId, Rng64, StateMachine as _};
-use mesh_examples::client::{NodeStatus, Request};
-use mesh_examples::cluster::{Cluster, Router, hold_the_same};
-use mesh_examples::node::{NodeOptions, ServeError, run_node};
+use mesh_core::{ClusterKey, LogIndex, Rng64, StateMachine as _};
+use mesh_examples::index::{Index, Piece, pieces};
+use mesh_examples::indexer;
+use mesh_examples::processes::Processes;
 use mesh_examples::store::{Store, StoreCommand};
-use records::Record;
+
+use agent::{AgentOptions, PIECE_LEN, Plan};
+use line::Order;
+use mesh::{Mesh, Problem, Record};
 use report::Report;
+use script::{Step, live_through, whole};
 use view::View;
-use writers::{CLIENTS, Progress, ask_until_done};
 
-/// How often the nodes are asked how they are.
-const LOOK_INTERVAL: Duration = Duration::from_millis(25);
+/// So many agents order decisions by pBFT: one of them may lie.
+const REPLICAS: usize = 4;
 
-/// Short, because all nodes are on one machine.
-const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
+/// So many decisions are made before any trouble.
+const DECISIONS: usize = 3;
 
-/// How long anything may take that waits for the swarm: a leader, the last write, equal stores.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Starts a swarm of processes, replicates one record a file through it, kills its leader on the way,
-/// and checks that nothing acknowledged is lost.
+/// Starts a swarm of processes that index a directory and live through trouble, and checks what comes out.
 #[derive(Debug, Parser)]
-#[command(name = "swarm")]
+#[command(name = "swarm", subcommand_negates_reqs = true)]
 struct Arguments {
     #[command(subcommand)]
     role: Option<Role>,
-    /// The directory tree to replicate [default: the source tree of mesh]
+    /// The directory tree to index [default: the source tree of mesh]
     #[arg(long, value_name = "DIR")]
     input: Option<PathBuf>,
-    /// How many nodes
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=15))]
+    /// How many agents
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u8).range(4..=11))]
     nodes: u8,
-    /// The seed of the order in which the records are written
+    /// The seed of the order of tasks and writes
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Keep the nodes' directories, in DIR where it is given; it must be new or empty
+    /// The trouble to live through: none, or a file with a step a line [default: all of it]
+    #[arg(long, value_name = "none|FILE")]
+    script: Option<PathBuf>,
+    /// Keep the agents' directories, in DIR where it is given; it must be new or empty
     #[arg(long, value_name = "DIR", num_args = 0..=1)]
     keep: Option<Option<PathBuf>>,
-    /// Kill no leader
-    #[arg(long)]
-    no_chaos: bool,
+    /// How long a task takes at least, in ms, as if the disk were slow
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=1000))]
+    pace: u64,
     /// Print the report as one JSON object
     #[arg(long)]
     json: bool,
@@ -75,100 +77,65 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Role {
-    /// One node; the swarm starts these itself.
+    /// One agent; the swarm starts these itself.
     #[command(hide = true)]
-    Node {
-        #[arg(long)]
-        data: PathBuf,
-        #[arg(long, value_delimiter = ',')]
-        members: Vec<NodeId>,
-        #[arg(long)]
-        join: Vec<SocketAddr>,
-        #[arg(long, default_value = "127.0.0.1:0")]
-        listen: SocketAddr,
-        #[arg(long, default_value = "127.0.0.1:0")]
-        clients: SocketAddr,
-    },
+    Node(AgentOptions),
+}
+
+/// What is known before anything is started.
+struct Prepared {
+    pieces: Vec<Piece>,
+    steps: Vec<Step>,
+    data: PathBuf,
+    input: PathBuf,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Role::Node { data, members, join, listen, clients }) = arguments.role {
-        return match node(data, members, join, listen, clients) {
+    if let Some(Role::Node(options)) = arguments.role {
+        return match agent::serve_agent(options) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{error}");
-                ExitCode::from(if error.is_usage() { 2 } else { 1 })
+                ExitCode::FAILURE
             }
         };
     }
-    let input = arguments.input.clone().unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
-    let prepared = prepare(&arguments, &input);
-    let (records, data) = match prepared {
+    let prepared = match prepare(&arguments) {
         Ok(prepared) => prepared,
         Err(problem) => {
             eprintln!("swarm: {problem}");
             return ExitCode::from(2);
         }
     };
-    let outcome = swarm(&arguments, records, &data);
-    let well = outcome.as_ref().is_ok_and(|report| report.ok);
-    if arguments.keep.is_none() && !well {
-        eprintln!("swarm: the nodes' data is left in {}", data.display());
+    let report = swarm(&arguments, &prepared);
+    let data = &prepared.data;
+    if arguments.keep.is_none() && !report.ok {
+        eprintln!("swarm: the agents' logs are left in {}", data.display());
     } else if arguments.keep.is_none()
-        && let Err(error) = fs::remove_dir_all(&data)
+        && let Err(error) = fs::remove_dir_all(data)
     {
         eprintln!("swarm: {} is left behind: {error}", data.display());
     }
-    match outcome {
-        Ok(report) => {
-            match serde_json::to_string(&report) {
-                Ok(json) if arguments.json => println!("{json}"),
-                _ => println!("{report}"),
-            }
-            ExitCode::from(u8::from(!report.ok))
-        }
-        Err(error) => {
-            eprintln!("swarm: {error}");
-            ExitCode::FAILURE
-        }
+    match serde_json::to_string(&report) {
+        Ok(json) if arguments.json => println!("{json}"),
+        _ => println!("{report}"),
     }
+    ExitCode::from(u8::from(!report.ok))
 }
 
-/// The other side of this program: one node.
-fn node(
-    data: PathBuf,
-    members: Vec<NodeId>,
-    join: Vec<SocketAddr>,
-    listen: SocketAddr,
-    clients: SocketAddr,
-) -> Result<(), ServeError> {
-    let key = SecretKey::load_or_create(data.join("key"))?;
-    let raft = RaftConfig {
-        election_timeout: ELECTION_TIMEOUT,
-        heartbeat_interval: ELECTION_TIMEOUT / 6,
-        ..RaftConfig::default()
+/// Reads the input and the script, and makes the directory for the agents; what is wrong with the arguments shows here.
+fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
+    let input = arguments.input.clone().unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    let pieces = pieces(&input, PIECE_LEN).map_err(|error| error.to_string())?;
+    let steps = match &arguments.script {
+        None => Step::ALL.to_vec(),
+        Some(none) if none.as_os_str() == "none" => Vec::new(),
+        Some(file) => {
+            let text = fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+            script::parse(&text).map_err(|error| format!("{}: {error}", file.display()))?
+        }
     };
-    let options = NodeOptions { key, members, joins: false, join, listen, clients, log: data.join("log.d"), raft };
-    thread::spawn(end_with_the_swarm);
-    run_node(options, |listen, clients| println!("{listen} {clients}"))
-}
-
-/// Ends the process when the swarm is gone, however it went: the other end of the input closes then.
-fn end_with_the_swarm() {
-    let mut input = std::io::stdin().lock();
-    // Nobody writes to it; an input that cannot be read is as good as closed.
-    let _ = std::io::copy(&mut input, &mut std::io::sink());
-    std::process::exit(1);
-}
-
-/// Reads the input and makes the directory for the nodes; what is wrong with the arguments shows here.
-fn prepare(arguments: &Arguments, input: &Path) -> Result<(Vec<Record>, PathBuf), String> {
-    let mut records = records::walk(input).map_err(|error| format!("cannot read {}: {error}", input.display()))?;
-    if records.is_empty() {
-        return Err(format!("{} holds no files: give another directory to --input", input.display()));
-    }
-    Rng64::from_seed(arguments.seed, "order of records").shuffle(&mut records);
     let data = match &arguments.keep {
         Some(Some(directory)) => directory.clone(),
         _ => std::env::temp_dir().join(format!("mesh-swarm-{}", std::process::id())),
@@ -178,201 +145,144 @@ fn prepare(arguments: &Arguments, input: &Path) -> Result<(Vec<Record>, PathBuf)
     if holds.next().is_some() {
         return Err(format!("{} is not empty: give --keep a new directory", data.display()));
     }
-    Ok((records, data))
+    Ok(Prepared { pieces, steps, data, input })
 }
 
 /// Runs the swarm from the first process to the report.
-fn swarm(arguments: &Arguments, records: Vec<Record>, data: &Path) -> std::io::Result<Report> {
-    let nodes = usize::from(arguments.nodes);
-    let total = records.len() as u64;
-    let mut view = View::new(total, nodes, arguments.json);
-    let cluster = Arc::new(Cluster::create(std::env::current_exe()?, data, nodes)?);
-    for at in 0..nodes {
-        cluster.start(at)?;
+fn swarm(arguments: &Arguments, prepared: &Prepared) -> Report {
+    let begin = Instant::now();
+    let founders = usize::from(arguments.nodes);
+    let mut report = Report { agents: founders, seed: arguments.seed, ..Report::default() };
+    if let Err(problem) = run(arguments, prepared, &mut report) {
+        report.problems.push(problem);
     }
-    let first = wait_for(&cluster, &mut view, 0, |seen| leader(seen, 0).is_some())
-        .ok_or_else(|| std::io::Error::other("the nodes elected no leader"))?;
-    if let Some(leader) = leader(&first, 0) {
-        view.say(&format!("{nodes} nodes run, {:?} leads in term {}", NodeId(leader.node), leader.term));
-    }
-
-    let progress = Arc::new(Progress::new(records));
-    let started = Instant::now();
-    let writers = writers::start(&cluster, &progress);
-    let mut chaos = if arguments.no_chaos || nodes < 3 { Chaos::Over } else { Chaos::Waits };
-    let (half, most) = (total.div_ceil(2), (total * 3).div_ceil(4));
-    progress.open_gate(if matches!(chaos, Chaos::Waits) { half } else { total });
-    let mut leaderless = Duration::ZERO;
-    let deadline = started + PATIENCE + Duration::from_millis(10 * total);
-    while writers.iter().any(|writer| !writer.is_finished()) || !matches!(chaos, Chaos::Over) {
-        if Instant::now() > deadline {
-            progress.give_up();
-            break;
-        }
-        let statuses = cluster.statuses();
-        view.show(progress.count(), &statuses);
-        chaos = match chaos {
-            Chaos::Waits if progress.count() >= half => match leader(&statuses, 0) {
-                Some(leader) => {
-                    let at = cluster.find(leader.node).ok_or_else(|| std::io::Error::other("a stranger leads"))?;
-                    let (term, name) = (leader.term, NodeId(leader.node));
-                    // It dies with writes on their way.
-                    progress.open_gate(most);
-                    while progress.count() == half && half < most && Instant::now() < deadline {
-                        thread::yield_now();
-                    }
-                    cluster.kill(at)?;
-                    view.say(&format!("killed the leader {name:?} after {} records", progress.count()));
-                    Chaos::Killed { at, term, when: Instant::now() }
-                }
-                None => Chaos::Waits,
-            },
-            Chaos::Killed { at, term, when } => match leader(&statuses, term) {
-                Some(leader) => {
-                    leaderless = when.elapsed();
-                    view.say(&format!("{:?} leads in term {}", NodeId(leader.node), leader.term));
-                    Chaos::Survived { at }
-                }
-                None => Chaos::Killed { at, term, when },
-            },
-            Chaos::Survived { at } if progress.count() >= most => {
-                cluster.start(at)?;
-                progress.open_gate(total);
-                view.say(&format!("restarted node {} from its directory", at + 1));
-                Chaos::Over
-            }
-            other => other,
-        };
-        thread::sleep(LOOK_INTERVAL);
-    }
-    let killed = u64::from(!arguments.no_chaos && nodes >= 3 && matches!(chaos, Chaos::Over));
-    for writer in writers {
-        writer.join().map_err(|_| std::io::Error::other("a writer failed"))?;
-    }
-    let seconds = started.elapsed().as_secs_f64();
-
-    let mut problems = Vec::new();
-    let settled = wait_for(&cluster, &mut view, progress.count(), hold_the_same);
-    let statuses = settled.clone().unwrap_or_else(|| cluster.statuses());
-    view.clear();
-    if settled.is_none() {
-        problems.push("the nodes' stores did not become equal".to_owned());
-    }
-    let verified = verify(&cluster, &progress, &mut problems);
-    if progress.count() < total {
-        problems.push(format!("{} records were not acknowledged", total - progress.count()));
-    } else if let Some(status) = statuses.iter().flatten().next()
-        && status.digest != expected_digest(&progress)
-    {
-        problems.push("the stores hold something else than the records".to_owned());
-    }
-    if !matches!(chaos, Chaos::Over) {
-        problems.push("the swarm did not come through the death of its leader".to_owned());
-    }
-    problems.extend(cluster.stop());
-    Ok(Report {
-        ok: problems.is_empty(),
-        problems,
-        nodes,
-        seed: arguments.seed,
-        records: total,
-        acknowledged: progress.count(),
-        verified,
-        retries: progress.retries(),
-        writes_per_s: progress.count() as f64 / seconds,
-        seconds,
-        leaders_killed: killed,
-        leaderless_ms: leaderless.as_secs_f64() * 1e3,
-        longest_stall_ms: progress.longest_stall().as_secs_f64() * 1e3,
-        term: statuses.iter().flatten().map(|status| status.term).max().unwrap_or(0),
-        digests: statuses.into_iter().flatten().map(|status| status.digest).collect(),
-        kept: arguments.keep.is_some().then(|| data.display().to_string()),
-    })
+    report.kept = arguments.keep.is_some().then(|| prepared.data.display().to_string());
+    report.seconds = begin.elapsed().as_secs_f64();
+    report.ok = report.problems.is_empty();
+    report
 }
 
-/// How far the killing of the leader has come.
-enum Chaos {
-    Waits,
-    Killed { at: usize, term: u64, when: Instant },
-    Survived { at: usize },
-    Over,
+/// One record a file: what the catalogue is to hold.
+fn records(pieces: &[Piece], seed: u64) -> Vec<Record> {
+    let mut records: Vec<Record> = pieces
+        .chunk_by(|a, b| a.path == b.path)
+        .map(|file| (file[0].path.clone(), format!("{} pieces", file.len())))
+        .collect();
+    Rng64::from_seed(seed, "order of records").shuffle(&mut records);
+    records
 }
 
-/// The node that leads in a term after `term`, by its own word.
-fn leader(statuses: &[Option<NodeStatus>], term: u64) -> Option<&NodeStatus> {
-    let leads = |status: &&NodeStatus| status.leader == Some(status.node) && status.term > term;
-    statuses.iter().flatten().filter(leads).max_by_key(|status| status.term)
-}
-
-/// Looks at the nodes until they are as `wanted`; `None` when they do not become so.
-fn wait_for(
-    cluster: &Cluster,
-    view: &mut View,
-    acknowledged: u64,
-    wanted: impl Fn(&[Option<NodeStatus>]) -> bool,
-) -> Option<Vec<Option<NodeStatus>>> {
-    let deadline = Instant::now() + PATIENCE;
-    while Instant::now() < deadline {
-        let statuses = cluster.statuses();
-        view.show(acknowledged, &statuses);
-        if wanted(&statuses) {
-            return Some(statuses);
-        }
-        thread::sleep(LOOK_INTERVAL);
-    }
-    None
-}
-
-/// Reads every acknowledged record back and compares it with its file as it is now; how many are right.
-fn verify(cluster: &Cluster, progress: &Progress, problems: &mut Vec<String>) -> u64 {
-    let acknowledged: Vec<_> = progress.acknowledged().collect();
-    let next = AtomicUsize::new(0);
-    let check = || {
-        let mut router = Router::new(cluster);
-        let mut wrong = Vec::new();
-        while let Some(record) = acknowledged.get(next.fetch_add(1, Relaxed)) {
-            wrong.extend(check(&mut router, progress, record));
-        }
-        wrong
+fn run(arguments: &Arguments, prepared: &Prepared, report: &mut Report) -> Result<(), Problem> {
+    let Prepared { pieces, steps, data, input } = prepared;
+    let founders = usize::from(arguments.nodes);
+    // One more is there to be added.
+    let processes = Processes::create(data, founders + 1).map_err(|error| error.to_string())?;
+    let cluster_key = data.join("cluster.key");
+    let plan = Plan {
+        agents: processes.keys().collect(),
+        founders,
+        replicas: REPLICAS,
+        cluster_key,
+        input: input.clone(),
+        order: arguments.seed,
+        pace: arguments.pace,
     };
-    let wrong: Vec<String> = thread::scope(|scope| {
-        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(check)).collect();
-        let deadline = Instant::now() + PATIENCE + Duration::from_millis(10 * acknowledged.len() as u64);
-        while clients.iter().any(|client| !client.is_finished()) {
-            if Instant::now() > deadline {
-                progress.give_up();
-            }
-            thread::sleep(LOOK_INTERVAL);
-        }
-        let failed = |_| vec!["a client that reads back failed".to_owned()];
-        clients.into_iter().flat_map(|client| client.join().unwrap_or_else(failed)).collect()
+    let mut mesh = Mesh::new(processes, &plan, records(pieces, arguments.seed), View::new(arguments.json));
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(|error| error.to_string())?;
+    mesh.set_cluster_key(&secret.iter().map(|byte| format!("{byte:02x}")).collect::<String>())?;
+    let key = ClusterKey::from_bytes(secret).id();
+    for at in 0..founders {
+        mesh.start(at)?;
+    }
+    let formed = whole(&mut mesh)?;
+    mesh.view.say(&format!(
+        "{founders} agents know each other after {:.1} s, under cluster key {key}",
+        formed.as_secs_f64()
+    ));
+
+    report.tasks = indexer::tasks(pieces.len());
+    mesh.ask(0, Order::Index)?;
+    mesh.view.say(&format!("{} tasks are submitted, {} records are to be written", report.tasks, mesh.records()));
+    for number in 1..=DECISIONS {
+        mesh.ask(number % REPLICAS, Order::Decide(format!("decision {number}")))?;
+    }
+    let parts = steps.len() + 1;
+    for (number, step) in steps.iter().enumerate() {
+        let records = mesh.records();
+        mesh.open_gate(records * (number + 1) / parts);
+        report.script.push(live_through(&mut mesh, *step)?);
+    }
+    let records = mesh.records();
+    mesh.open_gate(records);
+    mesh.until("all records are acknowledged", |mesh| mesh.writing.acknowledged.len() == mesh.records())?;
+    mesh.until("all is counted", |mesh| mesh.all(|status| status.tasks.index.is_some()))?;
+    verify(&mut mesh, prepared, report)?;
+    shut_down(&mut mesh)
+}
+
+/// Compares what all agents have with what there must be.
+fn verify(mesh: &mut Mesh, prepared: &Prepared, report: &mut Report) -> Result<(), Problem> {
+    let index = Index::of_all(&prepared.input, &prepared.pieces).map_err(|error| error.to_string())?;
+    (report.files, report.bytes, report.lines, report.words) = (index.files, index.bytes, index.lines, index.words);
+    report.index = index.digest();
+    let mut expected = Store::default();
+    for (key, value) in &mesh.writing.acknowledged {
+        expected.apply(LogIndex(0), StoreCommand::Put { key: key.clone(), value: value.clone() });
+    }
+    let catalogue = blake3::Hash::from(expected.digest()).to_hex()[..16].to_owned();
+    report.acknowledged = mesh.writing.acknowledged.len();
+    // Followers apply what is committed a moment later; what differs for longer is wrong.
+    let same = mesh.until("all catalogues, decisions and memories are equal", |mesh| {
+        let decisions: BTreeSet<_> =
+            mesh.statuses().filter_map(|(_, status)| Some(status.pbft.as_ref()?.digest.clone())).collect();
+        let memories: BTreeSet<_> = mesh.statuses().map(|(_, status)| status.memory.clone()).collect();
+        mesh.all(|status| status.catalogue == catalogue) && decisions.len() <= 1 && memories.len() == 1
     });
-    let verified = acknowledged.len().saturating_sub(wrong.len()) as u64;
-    problems.extend(wrong);
-    verified
-}
-
-/// What is wrong with one record, if anything.
-fn check(router: &mut Router<'_>, progress: &Progress, record: &Record) -> Option<String> {
-    let get = Request::Get { key: record.key.clone(), stale_ms: None };
-    match (ask_until_done(router, progress, &get), record.read_again()) {
-        (Some(Some(value)), Ok(file)) if value == file.value() => None,
-        (Some(Some(value)), Ok(_)) if value == record.value() => {
-            Some(format!("{} changed while the swarm ran", record.key))
+    report.problems.extend(same.err());
+    report.agents_at_the_end = mesh.running().len();
+    report.executions = mesh.done();
+    (report.retries, report.longest_stall_ms) = (mesh.writing.retries, mesh.writing.longest_stall.as_secs_f64() * 1e3);
+    let mut figures: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for (_, status) in mesh.statuses() {
+        report.index_equal += usize::from(status.tasks.index.as_ref() == Some(&report.index));
+        report.catalogues_equal += usize::from(status.catalogue == catalogue);
+        if let Some(pbft) = &status.pbft {
+            report.decisions = report.decisions.max(pbft.decisions);
+            report.replicas_equal += 1;
         }
-        (Some(Some(_)), Ok(_)) => Some(format!("{} is not what its file says", record.key)),
-        (Some(None), _) => Some(format!("{} was acknowledged and is lost", record.key)),
-        (None, _) => Some(format!("{} could not be read back", record.key)),
-        (_, Err(error)) => Some(format!("{} cannot be read any more: {error}", record.key)),
+        report.performance.push(status.performance.clone());
+        for (name, value) in status.metrics.as_object().into_iter().flatten() {
+            figures.entry(name.clone()).or_default().extend(value.as_f64());
+        }
     }
+    let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len().max(1) as f64;
+    report.metrics = figures.into_iter().map(|(name, values)| (name, mean(values))).collect();
+    if report.index_equal != report.agents_at_the_end {
+        let of = report.agents_at_the_end;
+        report
+            .problems
+            .push(format!("{} of {of} agents have counted what one process counts alone", report.index_equal));
+    }
+    Ok(())
 }
 
-/// The digest of a store that holds all records and nothing else.
-fn expected_digest(progress: &Progress) -> String {
-    let mut store = Store::default();
-    for record in progress.acknowledged() {
-        let put = StoreCommand::Put { key: record.key.clone(), value: record.value() };
-        store.apply(mesh_core::LogIndex(0), put);
+/// Shuts the network down by the word of one agent, and waits until all have ended well.
+fn shut_down(mesh: &mut Mesh) -> Result<(), Problem> {
+    let running = mesh.running();
+    mesh.ask(0, Order::ShutDown("all is done".to_owned()))?;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    for at in running {
+        loop {
+            match mesh.processes.has_ended(at) {
+                Ok(true) => break,
+                Ok(false) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
+                Ok(false) => return Err(format!("{} did not hear that the network is shut down", mesh.name(at))),
+                Err(error) => return Err(format!("{}: {error}", mesh.name(at))),
+            }
+        }
+        mesh.forget(at);
     }
-    blake3::Hash::from(store.digest()).to_hex().to_string()
+    mesh.view.say("the network is shut down, and all processes have ended");
+    Ok(())
 }

@@ -1,43 +1,54 @@
 //! What the swarm found, for people and for programs.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
 
+use crate::script::Told;
+
 /// The outcome of a run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Report {
     /// Whether everything below is as it must be.
     pub(crate) ok: bool,
     /// What is not as it must be.
     pub(crate) problems: Vec<String>,
-    /// How many nodes took part, each a process.
-    pub(crate) nodes: usize,
-    /// The seed of the order of writes.
+    /// How many agents there were at first, each a process, and in the end.
+    pub(crate) agents: usize,
+    pub(crate) agents_at_the_end: usize,
+    /// The seed of the order of tasks and writes.
     pub(crate) seed: u64,
-    /// How many files there were.
-    pub(crate) records: u64,
-    /// How many records were acknowledged.
-    pub(crate) acknowledged: u64,
-    /// How many acknowledged records were read back and are what the files say.
-    pub(crate) verified: u64,
-    /// How often a write had to be sent again: its outcome was unknown or there was no leader.
+    /// How many files were indexed, in how many tasks, and what was counted.
+    pub(crate) files: u64,
+    pub(crate) tasks: usize,
+    pub(crate) bytes: u64,
+    pub(crate) lines: u64,
+    pub(crate) words: u64,
+    /// A digest of the index as one process alone counts, and how many agents have the same.
+    pub(crate) index: String,
+    pub(crate) index_equal: usize,
+    /// How many executions there were: more than tasks where some were executed again.
+    pub(crate) executions: u64,
+    /// Records that were acknowledged, and on how many agents the catalogue holds them all and nothing else.
+    pub(crate) acknowledged: usize,
+    pub(crate) catalogues_equal: usize,
+    /// How often a write had to be sent again: its outcome was unknown, or nobody led.
     pub(crate) retries: u64,
-    /// Acknowledged writes a second, the time without a leader included.
-    pub(crate) writes_per_s: f64,
-    /// Seconds from the first write to the last acknowledgement.
-    pub(crate) seconds: f64,
-    /// How many leaders were killed.
-    pub(crate) leaders_killed: u64,
-    /// Milliseconds from the kill until another node led.
-    pub(crate) leaderless_ms: f64,
-    /// Milliseconds in which no write was acknowledged, at the longest.
+    /// The longest time without an acknowledged write, in ms.
     pub(crate) longest_stall_ms: f64,
-    /// The Raft term at the end.
-    pub(crate) term: u64,
-    /// The digest of each node's store at the end.
-    pub(crate) digests: Vec<String>,
-    /// Where the nodes' data is, when it was kept.
+    /// Decisions by pBFT, and how many replicas have made the same.
+    pub(crate) decisions: usize,
+    pub(crate) replicas_equal: usize,
+    /// The troubles, and how long it took to recover from each.
+    pub(crate) script: Vec<Told>,
+    /// The twelve figures: the mean over all agents that have one.
+    pub(crate) metrics: BTreeMap<String, f64>,
+    /// The report of each agent.
+    pub(crate) performance: Vec<serde_json::Value>,
+    /// From the first process to the last.
+    pub(crate) seconds: f64,
+    /// Where the agents' data is, when it was kept.
     pub(crate) kept: Option<String>,
 }
 
@@ -45,28 +56,22 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "records       {} written, {} acknowledged, {} read back",
-            self.records, self.acknowledged, self.verified
+            "index         {} files, {} bytes, {} lines, {} words in {} tasks and {} executions; {} agents have what one \
+             process counts alone: {}",
+            self.files, self.bytes, self.lines, self.words, self.tasks, self.executions, self.index_equal, self.index
         )?;
         writeln!(
             f,
-            "writes        {:.0}/s over {:.2} s, {} sent again",
-            self.writes_per_s, self.seconds, self.retries
+            "catalogue     {} records acknowledged, {} sent again; {} agents hold all of them; longest time without a write \
+             {:.0} ms",
+            self.acknowledged, self.retries, self.catalogues_equal, self.longest_stall_ms
         )?;
-        if self.leaders_killed > 0 {
-            writeln!(f, "chaos         {} leader killed and restarted", self.leaders_killed)?;
-            writeln!(
-                f,
-                "no leader     {:.0} ms; longest time without a write {:.0} ms",
-                self.leaderless_ms, self.longest_stall_ms
-            )?;
+        writeln!(f, "decisions     {}, the same at {} replicas", self.decisions, self.replicas_equal)?;
+        for told in &self.script {
+            writeln!(f, "{:<13} recovered in {:.0} ms: {}", told.step, told.recovery_ms, told.seen)?;
         }
-        writeln!(f, "term          {} at the end", self.term)?;
-        let mut digests = self.digests.clone();
-        digests.dedup();
-        match &digests[..] {
-            [digest] => writeln!(f, "stores        all {} hold {}", self.nodes, &digest[..digest.len().min(16)])?,
-            _ => writeln!(f, "stores        differ: {}", self.digests.join(", "))?,
+        for (name, value) in &self.metrics {
+            writeln!(f, "{name:<22} {value:.2}")?;
         }
         if let Some(kept) = &self.kept {
             writeln!(f, "data          kept in {kept}")?;
@@ -74,6 +79,6 @@ impl fmt::Display for Report {
         for problem in &self.problems {
             writeln!(f, "PROBLEM       {problem}")?;
         }
-        write!(f, "{}", if self.ok { "all is well" } else { "something is wrong" })
+        write!(f, "{} after {:.0} s", if self.ok { "all is well" } else { "something is wrong" }, self.seconds)
     }
 }

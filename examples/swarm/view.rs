@@ -1,94 +1,104 @@
-//! What the swarm shows while it runs: a live view on a terminal, a line a second elsewhere.
+//! What the swarm shows in a terminal while it runs: a table drawn in its place, or a line each few seconds elsewhere.
 
-use std::io::{IsTerminal, stderr};
+use std::io::{IsTerminal as _, Write as _, stderr};
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use mesh_examples::processes::State;
 
-use mesh_core::NodeId;
-use mesh_examples::client::NodeStatus;
+use crate::line::Status;
 
-/// Shows progress on the standard error output.
+/// How often the table is drawn, and how often a line is written where there is no terminal.
+const DRAW_INTERVAL: Duration = Duration::from_millis(100);
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Shows how things are on the standard error output.
 #[derive(Debug)]
 pub(crate) struct View {
-    live: Option<Live>,
-    total: u64,
-    started: Instant,
-    told: Instant,
-}
-
-#[derive(Debug)]
-struct Live {
-    all: MultiProgress,
-    bar: ProgressBar,
-    leader: ProgressBar,
-    nodes: Vec<ProgressBar>,
+    is_terminal: bool,
+    /// Lines of the table that is on the screen.
+    drawn: usize,
+    shown: Option<Instant>,
+    begin: Instant,
 }
 
 impl View {
-    /// A view of `total` writes through `nodes` nodes; nothing is shown when it is to be `quiet`.
-    pub(crate) fn new(total: u64, nodes: usize, quiet: bool) -> Self {
-        let live = (stderr().is_terminal() && !quiet).then(|| {
-            let all = MultiProgress::new();
-            let bar = ProgressBar::new(total);
-            // Templates are constants: a wrong one shows at the first run.
-            let bar_style = "{bar:40.cyan/blue} {pos}/{len} records  {msg}";
-            let bar = all.add(bar.with_style(ProgressStyle::with_template(bar_style).expect("a template")));
-            let text = || {
-                let line = ProgressBar::new_spinner();
-                all.add(line.with_style(ProgressStyle::with_template("{msg}").expect("a template")))
-            };
-            let leader = text();
-            let nodes = (0..nodes).map(|_| text()).collect();
-            Live { all, bar, leader, nodes }
-        });
-        let now = Instant::now();
-        Self { live, total, started: now, told: now }
+    /// A view that draws where there is a terminal, and says nothing but events where it is to be `quiet`.
+    pub(crate) fn new(quiet: bool) -> Self {
+        Self { is_terminal: stderr().is_terminal() && !quiet, drawn: 0, shown: None, begin: Instant::now() }
     }
 
     /// Says something that stays on the screen.
-    pub(crate) fn say(&self, text: &str) {
-        match &self.live {
-            Some(live) => live.all.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
-        }
+    pub(crate) fn say(&mut self, text: &str) {
+        self.erase();
+        eprintln!("{:6.1} s  {text}", self.begin.elapsed().as_secs_f64());
+        self.shown = Some(Instant::now());
     }
 
-    /// Shows where things are.
-    pub(crate) fn show(&mut self, acknowledged: u64, seen: &[Option<NodeStatus>]) {
-        let rate = acknowledged as f64 / self.started.elapsed().as_secs_f64().max(0.001);
-        let leader = crate::leader(seen, 0);
-        let leader = match leader {
-            Some(leader) => format!("leader {:?} in term {}", NodeId(leader.node), leader.term),
-            None => "no leader".to_owned(),
-        };
-        if let Some(live) = &self.live {
-            live.bar.set_position(acknowledged);
-            live.bar.set_message(format!("{rate:.0} writes/s"));
-            live.leader.set_message(leader);
-            for (at, (line, node)) in live.nodes.iter().zip(seen).enumerate() {
-                line.set_message(match node {
-                    Some(node) => {
-                        let (name, role, commit) = (NodeId(node.node), &node.role, node.commit_index);
-                        format!("  node {} {name:?}  {role:<9} commit {commit}", at + 1)
-                    }
-                    None => format!("  node {} down", at + 1),
-                });
-            }
-        } else if self.told.elapsed() >= Duration::from_secs(1) {
-            self.told = Instant::now();
-            let commits: Vec<_> =
-                seen.iter().map(|n| n.as_ref().map_or_else(|| "-".into(), |n| n.commit_index.to_string())).collect();
-            let total = self.total;
-            eprintln!("{acknowledged}/{total} records, {rate:.0} writes/s, {leader}, commit {}", commits.join(" "));
+    /// Shows where things are: processes, what each says, records that are written of how many, tasks that are done.
+    pub(crate) fn show<'a>(
+        &mut self,
+        processes: &[(usize, Option<u32>, State)],
+        status: impl Fn(usize) -> Option<&'a Status>,
+        records: (usize, usize),
+        done: u64,
+    ) {
+        let interval = if self.is_terminal { DRAW_INTERVAL } else { LINE_INTERVAL };
+        if self.shown.is_some_and(|shown| shown.elapsed() < interval) {
+            return;
         }
+        self.shown = Some(Instant::now());
+        if !self.is_terminal {
+            let going = processes.iter().filter(|(at, ..)| status(*at).is_some_and(|status| status.goes_on)).count();
+            return eprintln!(
+                "{:6.1} s  {} of {} records, {done} tasks done, {going} agents go on",
+                self.begin.elapsed().as_secs_f64(),
+                records.0,
+                records.1
+            );
+        }
+        self.erase();
+        let mut out = stderr().lock();
+        let mut lines = vec![format!(
+            "  {:>5} {:>7}  {:<9} {:>5} {:>5}  {:<10} {:>5} {:>5}  {:>6} {:>4} {:>6}",
+            "agent", "pid", "role", "term", "view", "mode", "alive", "links", "queued", "runs", "done"
+        )];
+        lines.extend(processes.iter().map(|(at, pid, state)| row(*at, *pid, *state, status(*at))));
+        lines.push(format!("  {} of {} records written, {done} tasks done", records.0, records.1));
+        for line in &lines {
+            // A terminal that has gone away needs no table.
+            let _ = writeln!(out, "{line}");
+        }
+        self.drawn = lines.len();
     }
 
-    /// Takes the live view off the screen.
-    pub(crate) fn clear(&self) {
-        if let Some(live) = &self.live {
-            // A terminal that has gone away needs no clearing.
-            let _ = live.all.clear();
+    /// Takes the table off the screen.
+    pub(crate) fn erase(&mut self) {
+        if self.drawn > 0 {
+            // Up to where it began, and clear from there.
+            eprint!("\x1b[{}A\x1b[J", self.drawn);
+            self.drawn = 0;
         }
     }
+}
+
+fn row(at: usize, pid: Option<u32>, state: State, status: Option<&Status>) -> String {
+    let number = at + 1;
+    let Some(status) = status.filter(|_| state == State::Runs) else {
+        let state = if state == State::Runs { "starts" } else { "-" };
+        return format!("  {number:>5} {:>7}  {state}", pid.map(|pid| pid.to_string()).unwrap_or_default());
+    };
+    let view = status.pbft.as_ref().map(|pbft| pbft.view.to_string()).unwrap_or_default();
+    let mode = if status.goes_on { "goes on" } else { "read-only" };
+    let tasks = &status.tasks;
+    format!(
+        "  {number:>5} {:>7}  {:<9} {:>5} {view:>5}  {mode:<10} {:>5} {:>5}  {:>6} {:>4} {:>6}",
+        pid.map(|pid| pid.to_string()).unwrap_or_default(),
+        status.role,
+        status.term,
+        status.alive.len(),
+        status.links.len(),
+        tasks.queued,
+        tasks.running,
+        tasks.done
+    )
 }

@@ -47,7 +47,7 @@ fn ask_until_done(router: &mut Router<'_>, request: &Request) -> Option<String> 
 #[test]
 fn no_acknowledged_write_is_lost_to_fifty_kills() {
     let data = tempfile::tempdir().unwrap();
-    let cluster = Cluster::create(example("swarm"), data.path(), NODES).unwrap();
+    let cluster = Cluster::create(example("kv"), data.path(), NODES).unwrap();
     (0..NODES).for_each(|at| cluster.start(at).unwrap());
     let done = AtomicBool::new(false);
     let acknowledged = AtomicU64::new(0);

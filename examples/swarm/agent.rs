@@ -1,0 +1,453 @@
+//! One agent as a process: all modules over TCP, its log on disk. It does what it is told by lines, and says how it is.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use futures::executor::block_on;
+use futures::future::{join_all, join3, join4};
+use mesh_consensus::ballot::{BallotHandle as _, Choice, Draft, Verdict};
+use mesh_consensus::pbft::{PbftHandle as _, ReplicaSet};
+use mesh_consensus::raft::{Membership as Voters, RaftHandle as _};
+use mesh_core::identity::{PublicKey, SecretKey};
+use mesh_core::{ClusterKey, FileWal, KeyId, Keyring, NodeBuilder, NodeHandle, NodeId, Rng64, SystemClock, run, wire};
+use mesh_examples::agent::{Agent, AgentConfig, DECISIONS, Decisions};
+use mesh_examples::evil::{EvilTransport, Forger};
+use mesh_examples::index::{Work, pieces};
+use mesh_examples::indexer::{Indexer, Progress, await_last, submit, submit_all};
+use mesh_examples::processes::obey;
+use mesh_examples::said::say;
+use mesh_examples::trouble::{Cuts, TroubledTransport};
+use mesh_examples::wiring::follow;
+use mesh_gossip::aggregation::AggregationHandle as _;
+use mesh_gossip::heartbeat::{HeartbeatHandle as _, Level};
+use mesh_gossip::membership::MembershipHandle as _;
+use mesh_gossip::overlay::OverlayHandle as _;
+use mesh_gossip::partition::{Mode, PartitionHandle as _};
+use mesh_gossip::store::StoreHandle as _;
+use mesh_tasks::executor::{ServeConfig, serve};
+use mesh_tasks::pool::PoolHandle as _;
+use mesh_tasks::swarm::{History, LOAD, Metric, Preset, SwarmConfig};
+use mesh_tasks::task::{Policy, TaskSpec};
+use mesh_transport_tcp::{Allow, TcpConfig, TcpTransport};
+
+use crate::line::{Line, Numbered, Order, Replica, Status, Tasks};
+
+/// How many tasks an agent executes at a time.
+const SLOTS: usize = 2;
+
+/// How often an agent says how it is.
+const SAY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often it takes down how the swarm is.
+const READ_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Of which timeframe its figures are.
+const TIMEFRAME: Duration = Duration::from_secs(600);
+
+/// How long an agent that leaves may take to hand over its tasks.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What an agent is told by its command line.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct AgentOptions {
+    /// Its directory: its key and its log
+    #[arg(long)]
+    data: PathBuf,
+    /// Where it listens
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Where an agent listens that runs
+    #[arg(long)]
+    seed: Option<SocketAddr>,
+    #[command(flatten)]
+    plan: Plan,
+}
+
+/// What is the same for all agents.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Plan {
+    /// All agents that may take part
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) agents: Vec<PublicKey>,
+    /// How many of them there are at first: they vote
+    #[arg(long)]
+    pub(crate) founders: usize,
+    /// How many of those order decisions by pBFT
+    #[arg(long)]
+    pub(crate) replicas: usize,
+    /// The file with the cluster key
+    #[arg(long)]
+    pub(crate) cluster_key: PathBuf,
+    /// The directory to index
+    #[arg(long)]
+    pub(crate) input: PathBuf,
+    /// The seed of the order in which tasks are submitted
+    #[arg(long)]
+    pub(crate) order: u64,
+    /// How long a task takes at least, in ms
+    #[arg(long)]
+    pub(crate) pace: u64,
+}
+
+impl Plan {
+    /// The arguments that say all this.
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        let agents: Vec<_> = self.agents.iter().map(ToString::to_string).collect();
+        vec![
+            format!("--agents={}", agents.join(",")),
+            format!("--founders={}", self.founders),
+            format!("--replicas={}", self.replicas),
+            format!("--cluster-key={}", self.cluster_key.display()),
+            format!("--input={}", self.input.display()),
+            format!("--order={}", self.order),
+            format!("--pace={}", self.pace),
+        ]
+    }
+}
+
+/// The longest piece of a file that is one task, in bytes.
+pub(crate) const PIECE_LEN: u64 = 256 << 10;
+
+type AnyError = Box<dyn std::error::Error>;
+
+/// What the threads of a process share.
+#[derive(Clone)]
+struct Process {
+    agent: Agent,
+    node: NodeHandle,
+    plan: Plan,
+    clock: Arc<SystemClock>,
+    keyring: Keyring,
+    cuts: Cuts,
+    lies: Arc<AtomicBool>,
+    progress: Arc<Progress>,
+    index: Arc<Mutex<Option<String>>>,
+    history: Arc<Mutex<History>>,
+}
+
+/// Runs an agent until its input closes, it is told to leave, or the network is shut down.
+pub(crate) fn serve_agent(options: AgentOptions) -> Result<(), AnyError> {
+    let AgentOptions { data, listen, seed, plan } = options;
+    let key = SecretKey::load_or_create(data.join("key"))?;
+    let me = key.node_id();
+    let ids: Vec<_> = plan.agents.iter().map(PublicKey::node_id).collect();
+    let number = ids.iter().position(|id| *id == me).ok_or("this agent is none of --agents")?;
+
+    let mut tcp = TcpConfig::new(key.clone(), listen);
+    tcp.allow = Allow::Listed(ids.iter().copied().collect());
+    seed.into_iter().for_each(|seed| tcp.address_book.add_seed(seed));
+    let transport = TcpTransport::bind(tcp)?;
+    let (listens_at, control) = (transport.local_addr(), transport.control());
+
+    let founders = &plan.agents[..plan.founders.min(plan.agents.len())];
+    let replicas = &founders[..plan.replicas.min(founders.len())];
+    let replicas = ReplicaSet::new("swarm", replicas.iter().map(|key| (key.node_id(), *key)))?;
+    let swarm = SwarmConfig {
+        preset: Preset::Local,
+        zone: (number % 3) as u16,
+        address: listens_at.to_string().into(),
+        founders: founders.len() / 2 + 1,
+        voters: founders.to_vec(),
+        ..SwarmConfig::default()
+    };
+    let voters = founders.iter().map(PublicKey::node_id).collect();
+    let config = AgentConfig { swarm, voters, replicas: Some(replicas.clone()) };
+    let keyring = Keyring::new(std::fs::read_to_string(&plan.cluster_key)?.trim().parse()?);
+    let mut builder = NodeBuilder::new(me);
+    builder.seal(keyring.clone());
+    let agent = Agent::host(&mut builder, &config, &key)?;
+    let node = builder.build();
+    let wal = Box::new(FileWal::open(data.join("wal"), me)?);
+
+    let process = Process {
+        agent: agent.clone(),
+        node: node.handle(),
+        plan,
+        clock: Arc::new(SystemClock::new()),
+        keyring: keyring.clone(),
+        cuts: Cuts::default(),
+        lies: Arc::default(),
+        progress: Arc::default(),
+        index: Arc::default(),
+        history: Arc::default(),
+    };
+    let told = process.clone();
+    obey(node.handle(), move |line| told.tell(&line));
+    let swarm = agent.swarm.clone();
+    follow(me, &agent.swarm.members, control, move |found| block_on(swarm.join(found)).is_ok());
+    println!("{listens_at}");
+    process.start();
+
+    let (clock, lies) = (process.clock.clone(), process.lies.clone());
+    let transport = TroubledTransport::new(transport, process.cuts.clone());
+    match Forger::new(DECISIONS, &replicas, key, Some(keyring)) {
+        Some(forger) => {
+            let lie = move |forger: &Forger, to, message| {
+                if lies.load(Relaxed) { forger.equivocate(to, message) } else { vec![message] }
+            };
+            block_on(run(node, EvilTransport::new(transport, forger, lie), clock, wal))?;
+        }
+        None => block_on(run(node, transport, clock, wal))?,
+    }
+    Ok(())
+}
+
+impl Process {
+    /// Starts the executor, and what looks and tells.
+    fn start(&self) {
+        let executor = Indexer {
+            input: self.plan.input.clone().into(),
+            pool: self.agent.swarm.pool.clone(),
+            clock: self.clock.clone(),
+            pace: Duration::from_millis(self.plan.pace),
+            progress: self.progress.clone(),
+        };
+        let (pool, clock) = (self.agent.swarm.pool.clone(), self.clock.clone());
+        let config = ServeConfig::default().concurrency(SLOTS);
+        thread::spawn(move || {
+            if let Err(error) = block_on(serve(pool, executor, clock, config, std::future::pending())) {
+                eprintln!("no tasks are executed: {error}");
+            }
+        });
+        let process = self.clone();
+        thread::spawn(move || {
+            // Where it comes to nothing, the node that submitted it says so.
+            if let Ok(index) = block_on(await_last(&process.agent.swarm.pool, &*process.clock)) {
+                *process.index.lock().unwrap_or_else(PoisonError::into_inner) = Some(index.digest());
+            }
+        });
+        let process = self.clone();
+        thread::spawn(move || process.read());
+        let process = self.clone();
+        thread::spawn(move || process.look());
+    }
+
+    /// Takes down how the swarm is, until the node has stopped.
+    fn read(&self) {
+        use mesh_core::Clock as _;
+        while let Ok(reading) = block_on(self.agent.swarm.read(self.clock.now())) {
+            self.history.lock().unwrap_or_else(PoisonError::into_inner).record(reading);
+            thread::sleep(READ_INTERVAL);
+        }
+    }
+
+    /// Votes, and says how things are, until the node has stopped or the network is shut down.
+    fn look(&self) {
+        while let Ok(status) = block_on(self.status()) {
+            say(&Line::Status(Box::new(status)));
+            if let Ok(Some(reason)) = block_on(self.agent.swarm.shutdown_reason()) {
+                eprintln!("the network is shut down: {reason}");
+                thread::sleep(READ_INTERVAL);
+                if let Err(error) = block_on(self.agent.swarm.members.leave()) {
+                    eprintln!("it cannot say good-bye: {error}");
+                }
+                return self.node.stop();
+            }
+            thread::sleep(SAY_INTERVAL);
+        }
+    }
+
+    async fn status(&self) -> Result<Status, AnyError> {
+        let Agent { swarm, raft, catalogue, pbft } = &self.agent;
+        let asked =
+            join4(swarm.members.members(), swarm.overlay.links(), swarm.partition.status(), swarm.heartbeat.health());
+        let (members, links, partition, health) = asked.await;
+        let (raft, pool, store) = join3(raft.status(), swarm.pool.pool(), swarm.store.status()).await;
+        let (members, links, partition, health, raft, pool) = (members?, links?, partition?, health?, raft?, pool?);
+        let estimate = swarm.aggregation.estimate().await?;
+        let with = |live: bool| {
+            members
+                .iter()
+                .filter(move |member| member.status.is_live() == live)
+                .map(|member| member.node.to_string())
+                .collect()
+        };
+        // What this agent has to do, in shares of what it can do at a time.
+        let load = f64::from(pool.load.waiting + pool.load.running) / SLOTS as f64;
+        // It is clamped; a node that is too busy to take it takes the next one.
+        let _ = swarm.aggregation.set(LOAD, load.min(1.0)).await;
+        let pbft = match pbft {
+            Some(pbft) => {
+                let (status, decided, evidence) = join3(pbft.status(), pbft.query(()), pbft.evidence()).await;
+                let decided = decided?.unwrap_or_default();
+                status?.map(|status| Replica {
+                    view: status.view,
+                    primary: status.primary.to_string(),
+                    active: status.active,
+                    decisions: decided.len(),
+                    digest: Decisions::digest(&decided),
+                    evidence: evidence.map_or(0, |evidence| evidence.len()),
+                    lies: self.lies.load(Relaxed),
+                })
+            }
+            None => None,
+        };
+        let counts = swarm.metrics().snapshot();
+        let count = |name: &str| counts.get(name).copied().unwrap_or_default();
+        let (records, digest) = {
+            let catalogue = catalogue.lock();
+            (catalogue.len(), blake3::Hash::from(catalogue.digest()).to_hex()[..16].to_owned())
+        };
+        let performance = self.history.lock().unwrap_or_else(PoisonError::into_inner).report(TIMEFRAME);
+        Ok(Status {
+            goes_on: partition.mode == Mode::Continue,
+            zone: members.first().map_or(0, |own| own.profile.zone),
+            alive: with(true),
+            gone: with(false),
+            failed: health
+                .iter()
+                .filter(|peer| peer.level == Level::Failed)
+                .map(|peer| peer.node.to_string())
+                .collect(),
+            links: links.iter().map(|link| link.node.to_string()).collect(),
+            role: format!("{:?}", raft.role).to_lowercase(),
+            term: raft.term,
+            leader: raft.leader.map(|leader| leader.to_string()),
+            voters: Voters::of(&raft.configuration).voters.len(),
+            records,
+            catalogue: digest,
+            pbft,
+            keys: self.keyring.keys().iter().map(ToString::to_string).collect(),
+            ballots: self.vote().await?,
+            memory: format!("{:016x}", store?.digest),
+            size: estimate.nodes.unwrap_or_default(),
+            load: estimate.of(LOAD).map_or(0.0, |load| load.average),
+            tasks: Tasks {
+                queued: pool.load.waiting,
+                running: self.progress.running.load(Relaxed),
+                done: self.progress.done.load(Relaxed),
+                stuck: self.progress.stuck.load(Relaxed),
+                taken_over: count("tasks_taken_over"),
+                moved: count("tasks_moved") + count("tasks_balanced"),
+                fenced: pool.fenced,
+                index: self.index.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            },
+            performance: serde_json::to_value(&performance)?,
+            metrics: serde_json::to_value(performance.values(&Metric::ALL))?,
+        })
+    }
+
+    /// Approves whatever is put to the vote, and says what came of it all.
+    async fn vote(&self) -> Result<Vec<(String, String)>, AnyError> {
+        let Some((ballots, _)) = &self.agent.swarm.ballots else { return Ok(Vec::new()) };
+        let all = ballots.list().await?;
+        let open = all.iter().filter(|status| status.verdict.is_none() && status.own_vote.is_none());
+        // A ballot that has closed meanwhile takes no vote, and needs none.
+        drop(join_all(open.map(|status| ballots.vote(status.ballot, Choice::Approve))).await);
+        let text = |payload: &[u8]| String::from_utf8_lossy(payload).into_owned();
+        Ok(all.iter().map(|status| (text(&status.proposal.payload), verdict(status.verdict))).collect())
+    }
+
+    /// Does what a line says, on a thread of its own, and answers.
+    fn tell(&self, line: &str) {
+        let Numbered { number, order } = match line.parse() {
+            Ok(numbered) => numbered,
+            Err(error) => return eprintln!("{line:?} is no order: {error}"),
+        };
+        let process = self.clone();
+        thread::spawn(move || {
+            let result = block_on(process.carry_out(order)).map_err(|error| error.to_string());
+            say(&Line::Answer { number, result });
+        });
+    }
+
+    async fn carry_out(&self, order: Order) -> Result<String, AnyError> {
+        use mesh_examples::store::StoreCommand;
+        let Agent { swarm, raft, pbft, .. } = &self.agent;
+        let done = || Ok(String::new());
+        match order {
+            Order::Index => {
+                let mut pieces = pieces(&self.plan.input, PIECE_LEN)?;
+                Rng64::from_seed(self.plan.order, "order").shuffle(&mut pieces);
+                let tasks = submit_all(&swarm.pool, &*self.clock, pieces, |_, _| ()).await?;
+                Ok(tasks.len().to_string())
+            }
+            Order::Put { key, value } => {
+                raft.propose(StoreCommand::Put { key, value }).await?;
+                done()
+            }
+            Order::Decide(decision) => {
+                let pbft = pbft.as_ref().ok_or("this agent is no replica")?;
+                Ok(pbft.propose(decision).await?.output.to_string())
+            }
+            Order::Propose(payload) => {
+                let (ballots, electorate) = swarm.ballots.as_ref().ok_or("there are no voters")?;
+                ballots.propose(Draft::new(electorate, payload)).await?;
+                done()
+            }
+            Order::Cut(nodes) => {
+                let nodes: Result<Vec<NodeId>, _> = nodes.iter().map(|node| node.parse()).collect();
+                self.cuts.set(nodes?);
+                done()
+            }
+            Order::Lie(lies) => {
+                self.lies.store(lies, Relaxed);
+                done()
+            }
+            Order::Stick => {
+                self.progress.gets_stuck.store(true, Relaxed);
+                done()
+            }
+            Order::Burst(tasks) => {
+                let mut spec = TaskSpec::new(wire::to_bytes(&Work::Wait));
+                spec.policy = Some(Policy::Balance);
+                for _ in 0..tasks {
+                    submit(&swarm.pool, &*self.clock, spec.clone()).await?;
+                }
+                done()
+            }
+            Order::Vote { node, votes } => {
+                let node: NodeId = node.parse()?;
+                let mut members = Voters::of(&raft.status().await?.configuration);
+                if votes {
+                    members.voters.insert(node)
+                } else {
+                    members.voters.remove(&node)
+                };
+                raft.change_membership(members).await?;
+                done()
+            }
+            Order::Leave => {
+                let receipt = swarm.leave(DRAIN).await?;
+                let node = self.node.clone();
+                thread::spawn(move || {
+                    // The answer goes first.
+                    thread::sleep(SAY_INTERVAL);
+                    node.stop();
+                });
+                Ok(receipt.left.to_string())
+            }
+            Order::InstallKey(key) => {
+                self.keyring.install(key.parse::<ClusterKey>()?)?;
+                done()
+            }
+            Order::UseKey(id) => {
+                self.keyring.use_key(self.key(&id)?)?;
+                done()
+            }
+            Order::RemoveKey(id) => {
+                self.keyring.remove(self.key(&id)?)?;
+                done()
+            }
+            Order::ShutDown(reason) => {
+                swarm.shut_down_network(&reason).await?;
+                done()
+            }
+        }
+    }
+
+    /// The key of the ring with this name.
+    fn key(&self, id: &str) -> Result<KeyId, AnyError> {
+        let known = self.keyring.keys().into_iter().find(|key| key.to_string() == id);
+        known.ok_or_else(|| format!("there is no key {id}").into())
+    }
+}
+
+/// A verdict, for people.
+fn verdict(verdict: Option<Verdict>) -> String {
+    verdict.map_or_else(|| "open".to_owned(), |verdict| format!("{verdict:?}").to_lowercase())
+}

@@ -1,0 +1,299 @@
+//! The swarm as this process sees it: who runs, what each says, what was asked and acknowledged.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::mpsc::Receiver;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mesh_core::NodeId;
+use mesh_examples::processes::{Processes, State};
+
+use crate::agent::Plan;
+use crate::line::{Line, Numbered, Order, Status};
+use crate::view::View;
+
+/// How often what agents say is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long anything may take that is waited for; far more than it needs, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// How long an agent may take to write a record before another is asked.
+const WRITE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// So many writes are on their way at a time.
+const WRITES: usize = 8;
+
+/// What went wrong, for people.
+pub(crate) type Problem = String;
+
+/// A record of the catalogue.
+pub(crate) type Record = (String, String);
+
+/// What is to be written to the catalogue, and what was.
+#[derive(Debug, Default)]
+pub(crate) struct Writing {
+    waiting: VecDeque<Record>,
+    on_their_way: BTreeMap<u64, (Record, Instant)>,
+    pub(crate) acknowledged: BTreeMap<String, String>,
+    /// No more are acknowledged than this, so that there is something to write in each trouble.
+    gate: usize,
+    pub(crate) retries: u64,
+    /// The longest time between two acknowledgements, while there was something to write.
+    pub(crate) longest_stall: Duration,
+    last: Option<Instant>,
+}
+
+/// The swarm.
+#[derive(Debug)]
+pub(crate) struct Mesh {
+    pub(crate) processes: Processes<Line>,
+    heard: Receiver<(NodeId, Line)>,
+    pub(crate) ids: Vec<NodeId>,
+    arguments: Vec<String>,
+    cluster_key: PathBuf,
+    /// What each agent that runs said last, and when.
+    statuses: BTreeMap<usize, (Instant, Status)>,
+    answers: BTreeMap<u64, Option<Result<String, String>>>,
+    next: u64,
+    /// The next to be asked to write.
+    turn: usize,
+    pub(crate) writing: Writing,
+    pub(crate) view: View,
+    /// Tasks that processes executed that are gone.
+    done_before: u64,
+}
+
+impl Mesh {
+    /// The swarm, of which nobody runs yet.
+    pub(crate) fn new(mut processes: Processes<Line>, plan: &Plan, records: Vec<Record>, view: View) -> Self {
+        let heard = processes.listen();
+        let ids = processes.iter().map(|(id, ..)| id).collect();
+        let writing = Writing { waiting: records.into(), ..Writing::default() };
+        Self {
+            processes,
+            heard,
+            ids,
+            arguments: plan.arguments(),
+            cluster_key: plan.cluster_key.clone(),
+            statuses: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            next: 0,
+            turn: 0,
+            writing,
+            view,
+            done_before: 0,
+        }
+    }
+
+    /// The name of an agent, for people.
+    pub(crate) fn name(&self, at: usize) -> String {
+        format!("agent {}", at + 1)
+    }
+
+    /// Starts the process of an agent.
+    pub(crate) fn start(&mut self, at: usize) -> Result<(), Problem> {
+        self.statuses.remove(&at);
+        self.processes.start(at, self.arguments.clone()).map_err(|error| error.to_string())?;
+        Ok(())
+    }
+
+    /// Kills the process of an agent.
+    pub(crate) fn kill(&mut self, at: usize) -> Result<(), Problem> {
+        self.forget(at);
+        self.processes.kill(at).map_err(|error| error.to_string())
+    }
+
+    /// What agents that start from now on seal frames under.
+    pub(crate) fn set_cluster_key(&self, hex: &str) -> Result<(), Problem> {
+        std::fs::write(&self.cluster_key, hex).map_err(|error| format!("{}: {error}", self.cluster_key.display()))
+    }
+
+    /// An agent runs no more.
+    pub(crate) fn forget(&mut self, at: usize) {
+        if let Some((_, status)) = self.statuses.remove(&at) {
+            self.done_before += u64::from(status.tasks.done);
+        }
+    }
+
+    /// Which agents run.
+    pub(crate) fn running(&self) -> BTreeSet<usize> {
+        let running = self.processes.iter().enumerate().filter(|(_, (_, _, state))| *state == State::Runs);
+        running.map(|(at, _)| at).collect()
+    }
+
+    /// What an agent said last.
+    pub(crate) fn status(&self, at: usize) -> Option<&Status> {
+        self.statuses.get(&at).map(|(_, status)| status)
+    }
+
+    /// What all that run said last; none of those that have not spoken yet.
+    pub(crate) fn statuses(&self) -> impl Iterator<Item = (usize, &Status)> {
+        self.statuses.iter().map(|(at, (_, status))| (*at, status))
+    }
+
+    /// Whether all that run have spoken, and are so.
+    pub(crate) fn all(&self, wanted: impl Fn(&Status) -> bool) -> bool {
+        self.running().iter().all(|at| self.status(*at).is_some_and(&wanted))
+    }
+
+    /// Whether these have spoken, and are so.
+    pub(crate) fn each(&self, agents: &BTreeSet<usize>, wanted: impl Fn(&Status) -> bool) -> bool {
+        agents.iter().all(|at| self.status(*at).is_some_and(&wanted))
+    }
+
+    /// The agent that leads by its own word, in the newest term.
+    pub(crate) fn leader(&self) -> Option<(usize, u64)> {
+        let leaders = self.statuses().filter(|(_, status)| status.role == "leader");
+        leaders.max_by_key(|(_, status)| status.term).map(|(at, status)| (at, status.term))
+    }
+
+    /// How many tasks were executed, by all.
+    pub(crate) fn done(&self) -> u64 {
+        self.done_before + self.statuses().map(|(_, status)| u64::from(status.tasks.done)).sum::<u64>()
+    }
+
+    /// Tells an agent something, without waiting for the answer. Its number.
+    pub(crate) fn order(&mut self, at: usize, order: Order) -> Result<u64, Problem> {
+        self.next += 1;
+        let numbered = Numbered { number: self.next, order };
+        self.processes.tell(at, &numbered).map_err(|error| format!("{} cannot be told: {error}", self.name(at)))?;
+        self.answers.insert(self.next, None);
+        Ok(self.next)
+    }
+
+    /// Tells an agent something, and waits for the answer.
+    pub(crate) fn ask(&mut self, at: usize, order: Order) -> Result<String, Problem> {
+        let what = format!("{} answers to {order:?}", self.name(at));
+        let number = self.order(at, order)?;
+        self.answer(number, &what)?.map_err(|why| format!("{}: {why}", self.name(at)))
+    }
+
+    /// Waits for an answer.
+    pub(crate) fn answer(&mut self, number: u64, what: &str) -> Result<Result<String, String>, Problem> {
+        self.until(what, |mesh| mesh.answers.get(&number).is_some_and(Option::is_some))?;
+        Ok(self.answers.remove(&number).flatten().unwrap_or_else(|| Err("there is no answer".to_owned())))
+    }
+
+    /// Asks one agent after the other until one has done it.
+    pub(crate) fn ask_until_done(&mut self, agents: &[usize], order: &Order) -> Result<String, Problem> {
+        let begin = Instant::now();
+        loop {
+            let mut last = "nobody can be asked".to_owned();
+            for at in agents {
+                match self.ask(*at, order.clone()) {
+                    Ok(answer) => return Ok(answer),
+                    Err(why) => last = why,
+                }
+            }
+            if begin.elapsed() > PATIENCE {
+                return Err(format!("{order:?} came to nothing: {last}"));
+            }
+        }
+    }
+
+    /// Waits until all is as wanted. How long that took.
+    pub(crate) fn until(&mut self, what: &str, mut wanted: impl FnMut(&Self) -> bool) -> Result<Duration, Problem> {
+        let begin = Instant::now();
+        loop {
+            self.pump()?;
+            if wanted(self) {
+                return Ok(begin.elapsed());
+            }
+            if begin.elapsed() > PATIENCE {
+                return Err(format!("after {PATIENCE:?} it has not come about that {what}"));
+            }
+            thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    /// Lets the clients write until so many records are acknowledged, of all that there are.
+    pub(crate) fn open_gate(&mut self, records: usize) {
+        self.writing.gate = records;
+        self.writing.last = None;
+    }
+
+    /// How many records there are, written or not.
+    pub(crate) fn records(&self) -> usize {
+        self.writing.waiting.len() + self.writing.on_their_way.len() + self.writing.acknowledged.len()
+    }
+
+    /// Takes in what agents say, and goes on writing.
+    fn pump(&mut self) -> Result<(), Problem> {
+        while let Ok((id, line)) = self.heard.try_recv() {
+            let Some(at) = self.ids.iter().position(|known| *known == id) else { continue };
+            match line {
+                Line::Answer { number, result } => self.answered(number, result),
+                Line::Status(status)
+                    if self.processes.iter().nth(at).is_some_and(|(_, _, state)| state == State::Runs) =>
+                {
+                    self.statuses.insert(at, (Instant::now(), *status));
+                }
+                Line::Status(_) => {}
+            }
+        }
+        self.write();
+        let rows: Vec<_> = self.processes.iter().enumerate().map(|(at, (_, pid, state))| (at, pid, state)).collect();
+        let (written, records, done) = (self.writing.acknowledged.len(), self.records(), self.done());
+        let statuses = &self.statuses;
+        self.view.show(&rows, |at| statuses.get(&at).map(|(_, status)| status), (written, records), done);
+        Ok(())
+    }
+
+    fn answered(&mut self, number: u64, result: Result<String, String>) {
+        let Some((record, _)) = self.writing.on_their_way.remove(&number) else {
+            // Nobody waits any more for one that was given up.
+            if let Some(answer) = self.answers.get_mut(&number) {
+                *answer = Some(result);
+            }
+            return;
+        };
+        self.answers.remove(&number);
+        if result.is_ok() {
+            let writing = &mut self.writing;
+            let stall = writing.last.map_or(Duration::ZERO, |last| last.elapsed());
+            writing.longest_stall = writing.longest_stall.max(stall);
+            writing.last = Some(Instant::now());
+            writing.acknowledged.insert(record.0, record.1);
+        } else {
+            self.again(record);
+        }
+    }
+
+    /// A record is the same however often it is written, so it is safe to write it again where the outcome is unknown.
+    fn again(&mut self, record: Record) {
+        self.writing.retries += 1;
+        self.writing.waiting.push_back(record);
+    }
+
+    fn write(&mut self) {
+        let late: Vec<_> = self
+            .writing
+            .on_their_way
+            .iter()
+            .filter(|(_, (_, at))| at.elapsed() > WRITE_PATIENCE)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in late {
+            self.answers.remove(&number);
+            if let Some((record, _)) = self.writing.on_their_way.remove(&number) {
+                self.again(record);
+            }
+        }
+        let running: Vec<_> = self.running().into_iter().collect();
+        while self.writing.on_their_way.len() < WRITES
+            && self.writing.acknowledged.len() + self.writing.on_their_way.len() < self.writing.gate
+            && !running.is_empty()
+        {
+            let Some(record) = self.writing.waiting.pop_front() else { break };
+            self.turn += 1;
+            let at = running[self.turn % running.len()];
+            match self.order(at, Order::Put { key: record.0.clone(), value: record.1.clone() }) {
+                Ok(number) => drop(self.writing.on_their_way.insert(number, (record, Instant::now()))),
+                // It has just ended.
+                Err(_) => return self.again(record),
+            }
+        }
+    }
+}

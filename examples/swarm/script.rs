@@ -1,0 +1,411 @@
+//! The trouble that the swarm lives through, step by step: each is announced, done, and its end verified.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use mesh_core::{ClusterKey, KeyId};
+use serde::Serialize;
+
+use crate::line::{Order, Status};
+use crate::mesh::{Mesh, Problem};
+
+/// So many tasks make an agent hot.
+const BURST: u32 = 120;
+
+/// One kind of trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Step {
+    KillLeader,
+    KillWorker,
+    Split,
+    Lie,
+    Heat,
+    Add,
+    Drain,
+    Rotate,
+    Vote,
+}
+
+impl Step {
+    /// All of it, in this order.
+    pub(crate) const ALL: [Self; 9] = [
+        Self::KillLeader,
+        Self::KillWorker,
+        Self::Split,
+        Self::Lie,
+        Self::Heat,
+        Self::Add,
+        Self::Drain,
+        Self::Rotate,
+        Self::Vote,
+    ];
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::KillLeader => "kill-leader",
+            Self::KillWorker => "kill-worker",
+            Self::Split => "split",
+            Self::Lie => "lie",
+            Self::Heat => "heat",
+            Self::Add => "add",
+            Self::Drain => "drain",
+            Self::Rotate => "rotate",
+            Self::Vote => "vote",
+        })
+    }
+}
+
+impl FromStr for Step {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|step| step.to_string() == text).ok_or_else(|| {
+            let known: Vec<_> = Self::ALL.iter().map(ToString::to_string).collect();
+            format!("there is no step {text:?}: choose from {}", known.join(", "))
+        })
+    }
+}
+
+/// Reads a script: a step a line; empty lines and those that begin with `#` are left out.
+pub(crate) fn parse(text: &str) -> Result<Vec<Step>, String> {
+    let lines = text.lines().enumerate().map(|(at, line)| (at + 1, line.trim()));
+    let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    let steps: Vec<Step> = lines
+        .map(|(at, line)| line.parse().map_err(|error: String| format!("line {at}: {error}")))
+        .collect::<Result<_, _>>()?;
+    for step in [Step::Add, Step::Drain] {
+        if steps.iter().filter(|other| **other == step).count() > 1 {
+            return Err(format!("{step} can be done once only"));
+        }
+    }
+    Ok(steps)
+}
+
+/// What came of a step.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Told {
+    pub(crate) step: String,
+    /// From the beginning of the trouble until its consequences were over, in ms.
+    pub(crate) recovery_ms: f64,
+    /// What was seen.
+    pub(crate) seen: String,
+}
+
+/// Lives through a step.
+pub(crate) fn live_through(mesh: &mut Mesh, step: Step) -> Result<Told, Problem> {
+    let begin = Instant::now();
+    let (recovery, seen) = match step {
+        Step::KillLeader => kill_leader(mesh),
+        Step::KillWorker => kill_worker(mesh),
+        Step::Split => split(mesh),
+        Step::Lie => lie(mesh),
+        Step::Heat => heat(mesh),
+        Step::Add => add(mesh),
+        Step::Drain => drain(mesh),
+        Step::Rotate => rotate(mesh),
+        Step::Vote => vote(mesh),
+    }
+    .map_err(|problem| format!("{step}: {problem}"))?;
+    let told = Told { step: step.to_string(), recovery_ms: recovery.as_secs_f64() * 1e3, seen };
+    mesh.view.say(&format!("{:<12}{} ({:.1} s)", format!("{step}:"), told.seen, begin.elapsed().as_secs_f64()));
+    Ok(told)
+}
+
+/// Waits until all that run know each other, may go on, and hear of one leader.
+pub(crate) fn whole(mesh: &mut Mesh) -> Result<Duration, Problem> {
+    mesh.until("all agents know each other, have one leader, and go on", is_whole)
+}
+
+fn is_whole(mesh: &Mesh) -> bool {
+    let running = mesh.running();
+    let ids: BTreeSet<_> = running.iter().map(|at| mesh.ids[*at].to_string()).collect();
+    let leaders: BTreeSet<_> = mesh.statuses().map(|(_, status)| status.leader.clone()).collect();
+    mesh.all(|status| {
+        let alive: BTreeSet<_> = status.alive.iter().cloned().collect();
+        status.goes_on && alive == ids && !status.links.is_empty() && status.leader.is_some()
+    }) && leaders.len() == 1
+}
+
+/// The agents that order decisions.
+fn replicas(mesh: &Mesh) -> Vec<usize> {
+    mesh.statuses().filter(|(_, status)| status.pbft.is_some()).map(|(at, _)| at).collect()
+}
+
+/// An agent that executes tasks and that the rest can spare: no leader, and no replica where there is another.
+fn spare(mesh: &Mesh) -> Option<usize> {
+    let leader = mesh.leader().map(|(at, _)| at);
+    let spare = |(at, _): &(usize, &Status)| Some(*at) != leader && *at != 0;
+    mesh.statuses().filter(spare).max_by_key(|(at, status)| (status.pbft.is_none(), *at)).map(|(at, _)| at)
+}
+
+fn id(mesh: &Mesh, at: usize) -> String {
+    mesh.ids[at].to_string()
+}
+
+fn kill_leader(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
+    mesh.until("somebody leads", |mesh| mesh.leader().is_some())?;
+    let (leader, term) = mesh.leader().ok_or("nobody leads")?;
+    let name = mesh.name(leader);
+    mesh.view.say(&format!("{:<12}{name} leads in term {term}: SIGKILL", "kill-leader:"));
+    mesh.kill(leader)?;
+    let leaderless = mesh.until("another leads", |mesh| mesh.leader().is_some_and(|(_, newer)| newer > term))?;
+    let (next, newer) = mesh.leader().ok_or("nobody leads")?;
+    let before = mesh.writing.acknowledged.len();
+    let gate = mesh.records();
+    if before < gate {
+        mesh.open_gate(before + 1);
+        mesh.until("the next write is acknowledged", |mesh| mesh.writing.acknowledged.len() > before)?;
+    }
+    mesh.start(leader)?;
+    let whole = whole(mesh)?;
+    let next = mesh.name(next);
+    let seen = format!(
+        "{next} leads in term {newer} after {:.0} ms; {name} was back with all {:.1} s after its start",
+        leaderless.as_secs_f64() * 1e3,
+        whole.as_secs_f64()
+    );
+    Ok((leaderless, seen))
+}
+
+fn kill_worker(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
+    let victim = spare(mesh).ok_or("nobody can be spared")?;
+    let name = mesh.name(victim);
+    mesh.ask(victim, Order::Stick)?;
+    // Where all tasks of the input are done, others keep it busy.
+    let busy = mesh.order(victim, Order::Burst(4))?;
+    mesh.until("it is in the middle of tasks", |mesh| {
+        mesh.status(victim).is_some_and(|status| status.tasks.stuck > 0)
+    })?;
+    let stuck = mesh.status(victim).map_or(0, |status| status.tasks.stuck);
+    mesh.answer(busy, "its tasks are taken")?.map_err(|why| format!("its tasks are not taken: {why}"))?;
+    mesh.view.say(&format!("{:<12}{name} is in the middle of {stuck} tasks: SIGKILL", "kill-worker:"));
+    mesh.kill(victim)?;
+    let (gone, id) = (mesh.running(), id(mesh, victim));
+    let noticed =
+        mesh.until("all know that it is gone", |mesh| mesh.each(&gone, |status| status.gone.contains(&id)))?;
+    let failed =
+        mesh.until("a quorum confirms that it failed", |mesh| mesh.each(&gone, |status| status.failed.contains(&id)))?;
+    mesh.start(victim)?;
+    let whole = whole(mesh)?;
+    let seen = format!(
+        "all knew after {:.1} s, a quorum had confirmed it after {:.1} s; it was back {:.1} s after its start",
+        noticed.as_secs_f64(),
+        (noticed + failed).as_secs_f64(),
+        whole.as_secs_f64()
+    );
+    Ok((noticed, seen))
+}
+
+fn split(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
+    let all: Vec<_> = mesh.running().into_iter().collect();
+    // The smaller side has the leader, so that the larger one needs another.
+    let leader = mesh.leader().map_or(0, |(at, _)| at);
+    let mut minority: BTreeSet<_> =
+        all.iter().copied().filter(|at| *at != leader && *at != 0).rev().take((all.len() - 1) / 2 - 1).collect();
+    minority.insert(leader);
+    let majority: BTreeSet<_> = all.iter().copied().filter(|at| !minority.contains(at)).collect();
+    mesh.view.say(&format!("{:<12}{} and {} agents hear each other no more", "split:", minority.len(), majority.len()));
+    for (side, other) in [(&minority, &majority), (&majority, &minority)] {
+        let others: Vec<_> = other.iter().map(|at| id(mesh, *at)).collect();
+        for at in side {
+            mesh.ask(*at, Order::Cut(others.clone()))?;
+        }
+    }
+    let read_only = mesh.until("the minority only reads", |mesh| mesh.each(&minority, |status| !status.goes_on))?;
+    mesh.until("the majority goes on", |mesh| {
+        mesh.each(&majority, |status| status.goes_on && status.leader.is_some())
+            && mesh.statuses().any(|(at, status)| majority.contains(&at) && status.role == "leader")
+    })?;
+    let put = |side: &str| Order::Put { key: format!("written by the {side} of a split"), value: side.to_owned() };
+    let cut_off = minority.iter().next().copied().ok_or("there is no minority")?;
+    match mesh.ask(cut_off, put("minority")) {
+        Ok(_) => return Err("a minority has acknowledged a write".to_owned()),
+        Err(why) if why.contains("may only read") || why.contains("read-only") || why.contains("read only") => {}
+        Err(why) => return Err(format!("a minority must refuse to write because it may only read, but says: {why}")),
+    }
+    let others: Vec<_> = majority.iter().copied().collect();
+    mesh.ask_until_done(&others, &put("majority"))?;
+    mesh.writing.acknowledged.insert("written by the majority of a split".to_owned(), "majority".to_owned());
+    for at in all {
+        mesh.ask(at, Order::Cut(Vec::new()))?;
+    }
+    let healed = whole(mesh)?;
+    let seen = format!(
+        "the minority only read after {:.1} s and refused to write, the majority went on; all were one again {:.1} s after it healed",
+        read_only.as_secs_f64(),
+        healed.as_secs_f64()
+    );
+    Ok((healed, seen))
+}
+
+fn lie(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
+    let all = replicas(mesh);
+    let primary = mesh
+        .statuses()
+        .find_map(|(_, status)| status.pbft.as_ref().filter(|pbft| pbft.active).map(|pbft| pbft.primary.clone()));
+    let liar = all.iter().copied().find(|at| Some(id(mesh, *at)) == primary).ok_or("there is no primary")?;
+    let honest: Vec<_> = all.iter().copied().filter(|at| *at != liar).collect();
+    let view =
+        |mesh: &Mesh| mesh.statuses().filter_map(|(_, status)| Some(status.pbft.as_ref()?.view)).max().unwrap_or(0);
+    let before = view(mesh);
+    let evidence =
+        |mesh: &Mesh| mesh.statuses().filter_map(|(_, status)| Some(status.pbft.as_ref()?.evidence)).max().unwrap_or(0);
+    let name = mesh.name(liar);
+    mesh.view.say(&format!("{:<12}{name}, the primary, tells the others of different batches", "lie:"));
+    mesh.ask(liar, Order::Lie(true))?;
+    let begin = Instant::now();
+    for number in 1..=3 {
+        mesh.ask_until_done(&honest, &Order::Decide(format!("decision {number} in spite of a liar")))?;
+    }
+    let decided = begin.elapsed();
+    mesh.until("its lies are proved", |mesh| evidence(mesh) > 0)?;
+    mesh.ask(liar, Order::Lie(false))?;
+    mesh.until("all replicas have decided the same", |mesh| {
+        let replicas: Vec<_> = all.iter().filter_map(|at| mesh.status(*at)?.pbft.as_ref()).collect();
+        replicas.len() == all.len() && replicas.windows(2).all(|pair| pair[0].digest == pair[1].digest)
+    })?;
+    let seen = format!(
+        "three decisions were made in {:.1} s, in view {} after {before}; {} proofs of its lies",
+        decided.as_secs_f64(),
+        view(mesh),
+        evidence(mesh)
+    );
+    Ok((decided, seen))
+}
+
+fn heat(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
+    let hot = spare(mesh).ok_or("nobody can be spared")?;
+    let done = |mesh: &Mesh, of: &dyn Fn(usize) -> bool| {
+        mesh.statuses().filter(|(at, _)| of(*at)).map(|(_, status)| u64::from(status.tasks.done)).sum::<u64>()
+    };
+    let (before, own) = (done(mesh, &|_| true), done(mesh, &|at| at == hot));
+    let name = mesh.name(hot);
+    mesh.view.say(&format!("{:<12}{name} is given {BURST} tasks at once", "heat:"));
+    let begin = Instant::now();
+    mesh.ask(hot, Order::Burst(BURST))?;
+    mesh.until("all of them are done", |mesh| {
+        mesh.all(|status| status.tasks.queued == 0 && status.tasks.running == 0)
+            && done(mesh, &|_| true) >= before + u64::from(BURST)
+    })?;
+    let (relieved, own) = (begin.elapsed(), done(mesh, &|at| at == hot) - own);
+    let others = u64::from(BURST).saturating_sub(own);
+    if others == 0 {
+        return Err("no other agent has done any of them".to_owned());
+    }
+    Ok((relieved, format!("{others} of them were done by others, after {:.1} s all", relieved.as_secs_f64())))
+}
+
+fn add(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
+    let dead: Vec<_> = (0..mesh.ids.len()).filter(|at| !mesh.running().contains(at)).collect();
+    let new = *dead.last().ok_or("all agents run already")?;
+    let name = mesh.name(new);
+    mesh.view.say(&format!("{:<12}{name} starts, and is told one address", "add:"));
+    let begin = Instant::now();
+    mesh.start(new)?;
+    mesh.until("all know it", |mesh| {
+        let ids: BTreeSet<_> = mesh.running().iter().map(|at| id(mesh, *at)).collect();
+        mesh.all(|status| status.goes_on && status.alive.iter().cloned().collect::<BTreeSet<_>>() == ids)
+    })?;
+    let known = begin.elapsed();
+    let order = Order::Vote { node: id(mesh, new), votes: true };
+    let agents: Vec<_> =
+        mesh.leader().map(|(at, _)| at).into_iter().chain(mesh.running()).filter(|at| *at != new).collect();
+    mesh.ask_until_done(&agents, &order)?;
+    let records = mesh.statuses().map(|(_, status)| status.records).max().unwrap_or(0);
+    mesh.until("it has the whole catalogue", |mesh| {
+        mesh.status(new).is_some_and(|status| status.records >= records && status.leader.is_some())
+    })?;
+    let voters = mesh.status(new).map_or(0, |status| status.voters);
+    Ok((
+        begin.elapsed(),
+        format!(
+            "all knew it after {:.1} s; it has all {records} records, and votes as one of {voters}",
+            known.as_secs_f64()
+        ),
+    ))
+}
+
+fn drain(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
+    let leaver = spare(mesh).ok_or("nobody can be spared")?;
+    let (name, leaver_id) = (mesh.name(leaver), id(mesh, leaver));
+    mesh.view.say(&format!("{:<12}{name} hands over its tasks, and leaves", "drain:"));
+    let begin = Instant::now();
+    let agents: Vec<_> =
+        mesh.leader().map(|(at, _)| at).into_iter().chain(mesh.running()).filter(|at| *at != leaver).collect();
+    mesh.ask_until_done(&agents, &Order::Vote { node: leaver_id.clone(), votes: false })?;
+    let left = mesh.ask(leaver, Order::Leave)?;
+    if left != "0" {
+        return Err(format!("{left} tasks found no other owner"));
+    }
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !mesh.processes.has_ended(leaver).map_err(|error| error.to_string())? {
+        if Instant::now() > deadline {
+            return Err(format!("{name} does not end"));
+        }
+        mesh.until("time passes", |_| true)?;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    mesh.forget(leaver);
+    let rest = mesh.running();
+    mesh.until("all know that it left", |mesh| {
+        mesh.each(&rest, |status| status.gone.contains(&leaver_id) && !status.alive.contains(&leaver_id))
+    })?;
+    whole(mesh)?;
+    let voters = mesh.statuses().map(|(_, status)| status.voters).max().unwrap_or(0);
+    Ok((begin.elapsed(), format!("none of its tasks was left, all know that it is gone, {voters} vote")))
+}
+
+fn rotate(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| error.to_string())?;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let new: KeyId = ClusterKey::from_bytes(bytes).id();
+    let agents: Vec<_> = mesh.running().into_iter().collect();
+    let old: Vec<_> =
+        mesh.statuses().flat_map(|(_, status)| status.keys.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+    mesh.view.say(&format!("{:<12}a new cluster key is installed, used, and the old one removed", "rotate:"));
+    let begin = Instant::now();
+    // Each step on all agents before the next, so that everybody can read everybody all the while.
+    agents.iter().try_for_each(|at| mesh.ask(*at, Order::InstallKey(hex.clone())).map(drop))?;
+    agents.iter().try_for_each(|at| mesh.ask(*at, Order::UseKey(new.to_string())).map(drop))?;
+    for key in old {
+        agents.iter().try_for_each(|at| mesh.ask(*at, Order::RemoveKey(key.clone())).map(drop))?;
+    }
+    // Who starts later has to know it, too.
+    mesh.set_cluster_key(&hex)?;
+    mesh.until("all hold the new key only", |mesh| mesh.all(|status| status.keys == [new.to_string()]))?;
+    let rotated = begin.elapsed();
+    whole(mesh)?;
+    mesh.ask_until_done(&agents, &Order::Put { key: "written under a new key".to_owned(), value: new.to_string() })?;
+    mesh.writing.acknowledged.insert("written under a new key".to_owned(), new.to_string());
+    Ok((rotated, format!("all seal under {new} only, and nobody was lost")))
+}
+
+fn vote(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
+    let proposal = "auth-service is assigned to agent 3".to_owned();
+    mesh.view.say(&format!("{:<12}\"{proposal}\": two thirds must approve", "vote:"));
+    let begin = Instant::now();
+    mesh.ask(0, Order::Propose(proposal.clone()))?;
+    let approved = (proposal, "approved".to_owned());
+    mesh.until("all have the same verdict", |mesh| mesh.all(|status| status.ballots.contains(&approved)))?;
+    Ok((begin.elapsed(), format!("approved, by the word of all {}", mesh.running().len())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_are_read_and_wrong_steps_are_named() {
+        assert_eq!(parse("# trouble\nsplit\n\n  lie  \n").unwrap(), [Step::Split, Step::Lie]);
+        let all: Vec<_> = Step::ALL.iter().map(ToString::to_string).collect();
+        assert_eq!(parse(&all.join("\n")).unwrap(), Step::ALL);
+        let wrong = parse("split\nexplode").unwrap_err();
+        assert!(wrong.starts_with("line 2: there is no step \"explode\": choose from kill-leader"), "{wrong}");
+        assert_eq!(parse("add\nadd").unwrap_err(), "add can be done once only");
+    }
+}

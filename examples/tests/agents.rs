@@ -1,0 +1,375 @@
+//! Whole agents in the simulator, by the wiring of the `swarm` example: crashes, partitions, losses, by seed. In the end all
+//! tasks are done, once each in effect; all that was acknowledged is there, on every node; and everybody agrees.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use mesh_consensus::ballot::{Ballot, BallotHandle as _, BallotId, Choice, Draft, Verdict};
+use mesh_consensus::pbft::{Pbft, PbftHandle as _, ReplicaSet};
+use mesh_consensus::raft::{Raft, RaftHandle as _};
+use mesh_core::identity::SecretKey;
+use mesh_core::{Bytes, Instant, NodeId, Rng64};
+use mesh_examples::agent::{Agent, AgentConfig, CATALOGUE, DECISIONS, Decisions};
+use mesh_examples::store::{SharedStore, StoreCommand};
+use mesh_gossip::membership::Membership;
+use mesh_gossip::partition::{Mode, Partition};
+use mesh_tasks::pool::{FinishError, Job, PoolHandle as _, TakeError};
+use mesh_tasks::swarm::{History, Metric, Preset, SwarmConfig, ids};
+use mesh_tasks::task::{Outcome, TaskId, TaskSpec};
+use mesh_transport_mem::{Latency, Sim, SimConfig};
+
+const AGENTS: u8 = 7;
+const REPLICAS: u8 = 4;
+const TASKS: u64 = 40;
+const STEP: Duration = Duration::from_millis(50);
+const SECOND: Duration = Duration::from_secs(1);
+/// How long a task takes.
+const WORK: Duration = Duration::from_millis(150);
+const PATIENCE: Duration = Duration::from_secs(240);
+
+fn key(agent: u8) -> SecretKey {
+    SecretKey::from_seed([agent + 1; 32])
+}
+
+fn node(agent: u8) -> NodeId {
+    key(agent).node_id()
+}
+
+fn mesh(seed: u64) -> Sim<Agent> {
+    let mut config = SimConfig::default();
+    config.link.latency = Latency::between(Duration::from_millis(1), Duration::from_millis(10));
+    config.link.loss = if seed % 3 == 0 { 0.02 } else { 0.0 };
+    let mut sim = Sim::with_config(seed, config);
+    let replicas = (0..REPLICAS).map(|agent| (node(agent), key(agent).public()));
+    let replicas = ReplicaSet::new("agents", replicas).unwrap();
+    for agent in 0..AGENTS {
+        let replicas = replicas.clone();
+        sim.add_node(node(agent), move |builder| {
+            let swarm = SwarmConfig {
+                preset: Preset::Local,
+                zone: u16::from(agent % 3),
+                founders: usize::from(AGENTS) / 2 + 1,
+                voters: (0..AGENTS).map(|agent| key(agent).public()).collect(),
+                ..SwarmConfig::default()
+            };
+            let voters = (0..AGENTS).map(node).collect();
+            let config = AgentConfig { swarm, voters, replicas: Some(replicas.clone()) };
+            let hosted = Agent::host(builder, &config, &key(agent)).unwrap();
+            // As a process does that is told the address of one.
+            let joined = hosted.swarm.join([node((agent + 1) % AGENTS)]);
+            assert!(joined.now_or_never().is_none(), "it is answered once the node runs");
+            hosted
+        });
+    }
+    sim
+}
+
+type Taken = BoxFuture<'static, Result<Job, TakeError>>;
+type Finished = BoxFuture<'static, Result<(), FinishError>>;
+
+/// What executes the tasks of an agent.
+#[derive(Default)]
+struct Worker {
+    taking: Option<Taken>,
+    running: Option<(Instant, Job)>,
+    finishing: Vec<Finished>,
+}
+
+impl Worker {
+    fn turn(&mut self, agent: &Agent, now: Instant) {
+        let pool = &agent.swarm.pool;
+        if let Some((ends_at, job)) = self.running.take() {
+            if now < ends_at {
+                self.running = Some((ends_at, job));
+            } else {
+                self.finishing.push(pool.finish(job.token, Ok(job.payload)).boxed());
+            }
+        }
+        self.finishing.retain_mut(|finishing| Pin::new(finishing).now_or_never().is_none());
+        if self.running.is_none() {
+            let mut taking = self.taking.take().unwrap_or_else(|| pool.take().boxed());
+            match Pin::new(&mut taking).now_or_never() {
+                Some(Ok(job)) => self.running = Some((now + WORK, job)),
+                Some(Err(_)) => {}
+                None => self.taking = Some(taking),
+            }
+        }
+    }
+}
+
+/// What the application does, and what was acknowledged to it.
+struct World {
+    sim: Sim<Agent>,
+    rng: Rng64,
+    workers: BTreeMap<NodeId, Worker>,
+    submitting: BTreeMap<u64, BoxFuture<'static, Option<TaskId>>>,
+    submitted: BTreeMap<u64, TaskId>,
+    writing: Vec<(u64, BoxFuture<'static, bool>)>,
+    written: BTreeSet<u64>,
+    deciding: Vec<(u64, BoxFuture<'static, bool>)>,
+    decided: BTreeSet<u64>,
+    asked: u64,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        Self {
+            sim: mesh(seed),
+            rng: Rng64::from_seed(seed, "agents"),
+            workers: BTreeMap::new(),
+            submitting: BTreeMap::new(),
+            submitted: BTreeMap::new(),
+            writing: Vec::new(),
+            written: BTreeSet::new(),
+            deciding: Vec::new(),
+            decided: BTreeSet::new(),
+            asked: 0,
+        }
+    }
+
+    fn up(&self) -> Vec<NodeId> {
+        (0..AGENTS).map(node).filter(|node| self.sim.is_up(*node)).collect()
+    }
+
+    fn crash(&mut self, node: NodeId) {
+        if self.sim.is_up(node) {
+            self.workers.remove(&node);
+            self.sim.crash(node);
+        }
+    }
+
+    /// One step of time, of all workers, and of whoever asks.
+    fn turn(&mut self) {
+        let up = self.up();
+        for node in &up {
+            let now = self.sim.clock(*node);
+            self.workers.entry(*node).or_default().turn(self.sim.handle(*node), now);
+        }
+        for number in 0..TASKS {
+            if !self.submitted.contains_key(&number) && !self.submitting.contains_key(&number) && !up.is_empty() {
+                let at = up[self.rng.below(up.len() as u64) as usize];
+                let spec =
+                    TaskSpec::new(Bytes::copy_from_slice(&number.to_le_bytes())).keyed(number.to_le_bytes().to_vec());
+                let submitted = self.sim.handle(at).swarm.pool.submit(spec);
+                self.submitting.insert(number, submitted.map(Result::ok).boxed());
+            }
+        }
+        let done: Vec<_> = self
+            .submitting
+            .iter_mut()
+            .filter_map(|(number, submitting)| Some((*number, submitting.now_or_never()?)))
+            .collect();
+        for (number, answer) in done {
+            self.submitting.remove(&number);
+            self.submitted.extend(answer.map(|task| (number, task)));
+        }
+        if self.writing.len() < 4 && !up.is_empty() {
+            self.asked += 1;
+            let at = self.sim.handle(up[self.rng.below(up.len() as u64) as usize]);
+            let put = StoreCommand::Put { key: self.asked.to_string(), value: format!("value {}", self.asked) };
+            self.writing.push((self.asked, at.raft.propose(put).map(|answer| answer.is_ok()).boxed()));
+            if let Some(pbft) = at.pbft.as_ref().filter(|_| self.deciding.len() < 4) {
+                self.deciding
+                    .push((self.asked, pbft.propose(self.asked.to_string()).map(|answer| answer.is_ok()).boxed()));
+            }
+        }
+        for (asked, acknowledged) in [(&mut self.writing, &mut self.written), (&mut self.deciding, &mut self.decided)] {
+            asked.retain_mut(|(number, future)| match Pin::new(future).now_or_never() {
+                Some(answer) => {
+                    acknowledged.extend(answer.then_some(*number));
+                    false
+                }
+                None => true,
+            });
+        }
+        self.sim.run_for(STEP);
+    }
+
+    fn turns(&mut self, time: Duration) {
+        let end = self.sim.now() + time;
+        while self.sim.now() < end {
+            self.turn();
+        }
+    }
+
+    fn until(&mut self, what: &str, wanted: impl Fn(&Self) -> bool) {
+        let end = self.sim.now() + PATIENCE;
+        while !wanted(self) {
+            assert!(self.sim.now() < end, "it did not come about that {what}");
+            self.turn();
+        }
+    }
+
+    fn all_go_on(&self) -> bool {
+        self.up().iter().all(|node| {
+            let partition = self.sim.protocol::<Partition>(*node, ids::PARTITION);
+            let members = self.sim.protocol::<Membership>(*node, ids::MEMBERS);
+            partition.is_some_and(|partition| partition.mode_at(self.sim.clock(*node)) == Mode::Continue)
+                && members.is_some_and(|members| members.live() + 1 == usize::from(AGENTS))
+        })
+    }
+
+    fn catalogues(&self) -> BTreeSet<[u8; 32]> {
+        self.up().iter().map(|node| self.sim.handle(*node).catalogue.lock().digest()).collect()
+    }
+
+    fn decisions(&self) -> BTreeSet<Vec<String>> {
+        let state = |agent| self.sim.protocol::<Pbft<Decisions>>(node(agent), DECISIONS).map(Pbft::state);
+        (0..REPLICAS).filter_map(state).map(|decisions| mesh_core::StateMachine::query(decisions, ())).collect()
+    }
+}
+
+/// Some trouble, drawn from the seed, each followed by its end.
+fn trouble(world: &mut World) {
+    let victim = node(world.rng.below(AGENTS.into()) as u8);
+    match world.rng.below(4) {
+        0 => {
+            world.crash(victim);
+            world.turns(4 * SECOND);
+            world.sim.restart(victim);
+        }
+        1 => {
+            let leader = (0..AGENTS).map(node).find(|node| {
+                world
+                    .sim
+                    .protocol::<Raft<SharedStore>>(*node, CATALOGUE)
+                    .is_some_and(|raft| raft.role() == mesh_consensus::raft::Role::Leader)
+            });
+            let leader = leader.unwrap_or(victim);
+            world.crash(leader);
+            world.turns(3 * SECOND);
+            world.sim.restart(leader);
+        }
+        2 => {
+            let mut nodes: Vec<_> = (0..AGENTS).map(node).collect();
+            world.rng.shuffle(&mut nodes);
+            let (minority, majority) = nodes.split_at(3);
+            world.sim.partition(&[minority, majority]);
+            world.turns(6 * SECOND);
+            let read_only = |node: &NodeId| {
+                let partition = world.sim.protocol::<Partition>(*node, ids::PARTITION);
+                partition.is_some_and(|partition| partition.mode_at(world.sim.clock(*node)) == Mode::ReadOnly)
+            };
+            assert!(minority.iter().all(read_only), "a minority does not go on");
+            world.sim.heal();
+        }
+        _ => {
+            world.sim.pause(victim);
+            world.turns(2 * SECOND);
+            world.sim.resume(victim);
+        }
+    }
+    world.turns(2 * SECOND);
+}
+
+fn vote(world: &mut World) {
+    let electorate = world.sim.handle(node(0)).swarm.ballots.clone().expect("there are voters").1;
+    let ballots =
+        |world: &World, agent| world.sim.handle(node(agent)).swarm.ballots.clone().expect("there are voters").0;
+    let proposing = ballots(world, 0).propose(Draft::new(&electorate, "auth-service to node-3"));
+    let ballot: BallotId = world.sim.wait(10 * SECOND, proposing).expect("it answers").expect("it opens");
+    for agent in 0..AGENTS {
+        let known = world.sim.run_until(30 * SECOND, |sim| {
+            sim.protocol::<Ballot>(node(agent), ids::BALLOTS)
+                .is_some_and(|ballots| ballots.ballots().any(|known| known == ballot))
+        });
+        assert!(known, "all hear of it");
+        let choice = if agent == 6 { Choice::Reject } else { Choice::Approve };
+        let voting = ballots(world, agent).vote(ballot, choice);
+        assert_eq!(world.sim.wait(10 * SECOND, voting), Some(Ok(())));
+    }
+    world.until("all agree on the ballot", |world| {
+        (0..AGENTS).all(|agent| {
+            let known = world.sim.protocol::<Ballot>(node(agent), ids::BALLOTS);
+            known.is_some_and(|ballots| ballots.verdict(ballot) == Some(Verdict::Approved))
+        })
+    });
+}
+
+fn run(seed: u64) {
+    let mut world = World::new(seed);
+    world.until("all know each other and go on", World::all_go_on);
+    for _ in 0..3 {
+        trouble(&mut world);
+    }
+    world.until("all know each other and go on again", World::all_go_on);
+    world.until("all tasks are taken", |world| world.submitted.len() == TASKS as usize);
+    let tasks = world.submitted.clone();
+    for (number, task) in tasks {
+        let mut waiting = world.sim.handle(node((number % u64::from(AGENTS)) as u8)).swarm.pool.wait(task).boxed();
+        let end = world.sim.now() + PATIENCE;
+        let outcome = loop {
+            match Pin::new(&mut waiting).now_or_never() {
+                Some(outcome) => break outcome,
+                None => assert!(world.sim.now() < end, "task {number} is never done"),
+            }
+            world.turn();
+        };
+        let result = Bytes::copy_from_slice(&number.to_le_bytes());
+        assert_eq!(outcome, Ok(Outcome::Completed(result)), "task {number}");
+    }
+    vote(&mut world);
+    world.asked = u64::MAX - 1;
+    let (written, decided) = (world.written.clone(), world.decided.clone());
+    assert!(written.len() > 20 && decided.len() > 10, "{} writes, {} decisions", written.len(), decided.len());
+    // Nobody asks any more; what is on its way ends.
+    world.writing.clear();
+    world.deciding.clear();
+    let same = world.sim.run_until(PATIENCE, |sim| {
+        let catalogues: BTreeSet<_> =
+            (0..AGENTS).map(|agent| sim.handle(node(agent)).catalogue.lock().digest()).collect();
+        let state = |agent| sim.protocol::<Pbft<Decisions>>(node(agent), DECISIONS).map(Pbft::state);
+        let decisions: BTreeSet<_> =
+            (0..REPLICAS).filter_map(state).map(|decisions| mesh_core::StateMachine::query(decisions, ())).collect();
+        catalogues.len() == 1 && decisions.len() == 1
+    });
+    assert!(same, "{} catalogues, {} lists of decisions", world.catalogues().len(), world.decisions().len());
+    for agent in 0..AGENTS {
+        let catalogue = world.sim.handle(node(agent)).catalogue.clone();
+        for number in &written {
+            let value = mesh_core::StateMachine::query(&*catalogue.lock(), number.to_string());
+            assert_eq!(value, Some(format!("value {number}")), "agent {agent} lost an acknowledged write");
+        }
+    }
+    let decisions = world.decisions().into_iter().next().unwrap_or_default();
+    for number in &decided {
+        let times = decisions.iter().filter(|decision| **decision == number.to_string()).count();
+        assert_eq!(times, 1, "decision {number}");
+    }
+    figures(&mut world);
+}
+
+/// All twelve figures can be had.
+fn figures(world: &mut World) {
+    let mut history = History::default();
+    for _ in 0..3 {
+        world.sim.run_for(SECOND);
+        let (agent, now) = (world.sim.handle(node(0)).swarm.clone(), world.sim.clock(node(0)));
+        let reading = world.sim.wait(10 * SECOND, async move { agent.read(now).await }).expect("it answers").unwrap();
+        history.record(reading);
+    }
+    let report = history.report(Duration::MAX);
+    assert_eq!(report.value(Metric::Connectivity), Some(100.0), "{report:?}");
+    let expected = [Metric::Latency, Metric::Throughput, Metric::VoteParticipation, Metric::ByzantineTolerance];
+    for metric in expected {
+        assert!(report.value(metric) > Some(0.0), "{metric:?}: {report:?}");
+    }
+}
+
+#[test]
+fn agents_get_through_all_trouble() {
+    let seeds = std::env::var("SEEDS").ok().and_then(|seeds| {
+        let (from, to) = seeds.split_once("..")?;
+        Some(from.parse().ok()?..to.parse().ok()?)
+    });
+    for seed in seeds.unwrap_or(0..12) {
+        let ended = std::panic::catch_unwind(|| run(seed));
+        if let Err(panic) = ended {
+            eprintln!("to replay it: SEEDS={seed}..{} cargo test -p mesh-examples --test agents", seed + 1);
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
