@@ -145,7 +145,10 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
         if let Some(listen) = node.address {
             command.args(["--listen", &listen.to_string()]);
         }
-        // The pipe closes with this process, and the node sees that.
+        // In a group of its own, so that who interrupts this program in a terminal does not interrupt the node as well: it
+        // stops in good order when the pipe closes, as it does with this process.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn()?;
         let mut lines = BufReader::new(process.stdout.take().ok_or_else(|| io::Error::other("no output"))?).lines();
         let first = lines.next().transpose()?.unwrap_or_default();

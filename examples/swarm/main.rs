@@ -24,6 +24,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
@@ -42,6 +44,9 @@ use view::View;
 
 /// So many agents order decisions by pBFT: one of them may lie.
 const REPLICAS: usize = 4;
+
+/// The exit code of a program that was interrupted: 128 and the number of the signal.
+const INTERRUPTED: u8 = 130;
 
 /// So many decisions are made before any trouble.
 const DECISIONS: usize = 3;
@@ -108,8 +113,21 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let report = swarm(&arguments, &prepared);
+    let interrupted = Arc::<AtomicBool>::default();
+    let asked = interrupted.clone();
+    if let Err(error) = ctrlc::set_handler(move || asked.store(true, Relaxed)) {
+        eprintln!("swarm: an interruption cannot be noticed: {error}");
+    }
+    let report = swarm(&arguments, &prepared, &interrupted);
     let data = &prepared.data;
+    if interrupted.load(Relaxed) {
+        eprintln!("swarm: interrupted; all agents have stopped");
+        if arguments.keep.is_none() {
+            // What is left of them does no harm.
+            let _ = fs::remove_dir_all(data);
+        }
+        return ExitCode::from(INTERRUPTED);
+    }
     if arguments.keep.is_none() && !report.ok {
         eprintln!("swarm: the agents' logs are left in {}", data.display());
     } else if arguments.keep.is_none()
@@ -149,11 +167,11 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
 }
 
 /// Runs the swarm from the first process to the report.
-fn swarm(arguments: &Arguments, prepared: &Prepared) -> Report {
+fn swarm(arguments: &Arguments, prepared: &Prepared, interrupted: &Arc<AtomicBool>) -> Report {
     let begin = Instant::now();
     let founders = usize::from(arguments.nodes);
     let mut report = Report { agents: founders, seed: arguments.seed, ..Report::default() };
-    if let Err(problem) = run(arguments, prepared, &mut report) {
+    if let Err(problem) = run(arguments, prepared, interrupted, &mut report) {
         report.problems.push(problem);
     }
     report.kept = arguments.keep.is_some().then(|| prepared.data.display().to_string());
@@ -172,8 +190,13 @@ fn records(pieces: &[Piece], seed: u64) -> Vec<Record> {
     records
 }
 
-fn run(arguments: &Arguments, prepared: &Prepared, report: &mut Report) -> Result<(), Problem> {
-    let Prepared { pieces, steps, data, input } = prepared;
+fn run(
+    arguments: &Arguments,
+    prepared: &Prepared,
+    interrupted: &Arc<AtomicBool>,
+    report: &mut Report,
+) -> Result<(), Problem> {
+    let Prepared { pieces, data, input, .. } = prepared;
     let founders = usize::from(arguments.nodes);
     // One more is there to be added.
     let processes = Processes::create(data, founders + 1).map_err(|error| error.to_string())?;
@@ -187,7 +210,8 @@ fn run(arguments: &Arguments, prepared: &Prepared, report: &mut Report) -> Resul
         order: arguments.seed,
         pace: arguments.pace,
     };
-    let mut mesh = Mesh::new(processes, &plan, records(pieces, arguments.seed), View::new(arguments.json));
+    let mut mesh =
+        Mesh::new(processes, &plan, records(pieces, arguments.seed), View::new(arguments.json), interrupted.clone());
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(|error| error.to_string())?;
     mesh.set_cluster_key(&secret.iter().map(|byte| format!("{byte:02x}")).collect::<String>())?;
@@ -195,7 +219,25 @@ fn run(arguments: &Arguments, prepared: &Prepared, report: &mut Report) -> Resul
     for at in 0..founders {
         mesh.start(at)?;
     }
-    let formed = whole(&mut mesh)?;
+    let lived = live(&mut mesh, arguments, prepared, key.to_string(), report);
+    if lived.is_err() {
+        // Each sees that its input closes.
+        report.problems.extend(mesh.processes.stop());
+    }
+    lived
+}
+
+/// All that the agents live through, from their first words to the end.
+fn live(
+    mesh: &mut Mesh,
+    arguments: &Arguments,
+    prepared: &Prepared,
+    key: String,
+    report: &mut Report,
+) -> Result<(), Problem> {
+    let Prepared { pieces, steps, .. } = prepared;
+    let founders = usize::from(arguments.nodes);
+    let formed = whole(mesh)?;
     mesh.view.say(&format!(
         "{founders} agents know each other after {:.1} s, under cluster key {key}",
         formed.as_secs_f64()
@@ -211,14 +253,14 @@ fn run(arguments: &Arguments, prepared: &Prepared, report: &mut Report) -> Resul
     for (number, step) in steps.iter().enumerate() {
         let records = mesh.records();
         mesh.open_gate(records * (number + 1) / parts);
-        report.script.push(live_through(&mut mesh, *step)?);
+        report.script.push(live_through(mesh, *step)?);
     }
     let records = mesh.records();
     mesh.open_gate(records);
     mesh.until("all records are acknowledged", |mesh| mesh.writing.acknowledged.len() == mesh.records())?;
     mesh.until("all is counted", |mesh| mesh.all(|status| status.tasks.index.is_some()))?;
-    verify(&mut mesh, prepared, report)?;
-    shut_down(&mut mesh)
+    verify(mesh, prepared, report)?;
+    shut_down(mesh)
 }
 
 /// Compares what all agents have with what there must be.

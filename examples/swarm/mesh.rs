@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -63,11 +65,19 @@ pub(crate) struct Mesh {
     pub(crate) view: View,
     /// Tasks that processes executed that are gone.
     done_before: u64,
+    /// Whether all is to end at once, and well.
+    interrupted: Arc<AtomicBool>,
 }
 
 impl Mesh {
     /// The swarm, of which nobody runs yet.
-    pub(crate) fn new(mut processes: Processes<Line>, plan: &Plan, records: Vec<Record>, view: View) -> Self {
+    pub(crate) fn new(
+        mut processes: Processes<Line>,
+        plan: &Plan,
+        records: Vec<Record>,
+        view: View,
+        interrupted: Arc<AtomicBool>,
+    ) -> Self {
         let heard = processes.listen();
         let ids = processes.iter().map(|(id, ..)| id).collect();
         let writing = Writing { waiting: records.into(), ..Writing::default() };
@@ -84,6 +94,7 @@ impl Mesh {
             writing,
             view,
             done_before: 0,
+            interrupted,
         }
     }
 
@@ -221,6 +232,9 @@ impl Mesh {
 
     /// Takes in what agents say, and goes on writing.
     fn pump(&mut self) -> Result<(), Problem> {
+        if self.interrupted.load(Relaxed) {
+            return Err("interrupted".to_owned());
+        }
         while let Ok((id, line)) = self.heard.try_recv() {
             let Some(at) = self.ids.iter().position(|known| *known == id) else { continue };
             match line {

@@ -216,6 +216,9 @@ fn split(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
         }
     }
     let read_only = mesh.until("the minority only reads", |mesh| mesh.each(&minority, |status| !status.goes_on))?;
+    mesh.until("each side thinks the other gone", |mesh| {
+        [&minority, &majority].iter().all(|side| mesh.each(side, |status| status.alive.len() == side.len()))
+    })?;
     mesh.until("the majority goes on", |mesh| {
         mesh.each(&majority, |status| status.goes_on && status.leader.is_some())
             && mesh.statuses().any(|(at, status)| majority.contains(&at) && status.role == "leader")

@@ -41,7 +41,7 @@ fn node(agent: u8) -> NodeId {
 fn mesh(seed: u64) -> Sim<Agent> {
     let mut config = SimConfig::default();
     config.link.latency = Latency::between(Duration::from_millis(1), Duration::from_millis(10));
-    config.link.loss = if seed % 3 == 0 { 0.02 } else { 0.0 };
+    config.link.loss = if seed.is_multiple_of(3) { 0.02 } else { 0.0 };
     let mut sim = Sim::with_config(seed, config);
     let replicas = (0..REPLICAS).map(|agent| (node(agent), key(agent).public()));
     let replicas = ReplicaSet::new("agents", replicas).unwrap();
