@@ -183,7 +183,7 @@ pub(crate) fn serve_agent(options: AgentOptions) -> Result<(), AnyError> {
     process.start();
 
     let (clock, lies) = (process.clock.clone(), process.lies.clone());
-    let transport = TroubledTransport::new(transport, process.cuts.clone());
+    let transport = TroubledTransport::new(transport, process.cuts);
     match Forger::new(DECISIONS, &replicas, key, Some(keyring)) {
         Some(forger) => {
             let lie = move |forger: &Forger, to, message| {
@@ -295,6 +295,7 @@ impl Process {
         let performance = self.history.lock().unwrap_or_else(PoisonError::into_inner).report(TIMEFRAME);
         Ok(Status {
             goes_on: partition.mode == Mode::Continue,
+            partitioned: partition.partitioned,
             zone: members.first().map_or(0, |own| own.profile.zone),
             alive: with(true),
             gone: with(false),

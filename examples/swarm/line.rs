@@ -57,6 +57,8 @@ pub(crate) enum Line {
 pub(crate) struct Status {
     /// Whether it may go on, or only read.
     pub(crate) goes_on: bool,
+    /// Whether there is a partition, as far as it can tell.
+    pub(crate) partitioned: bool,
     pub(crate) zone: u16,
     /// Whom it thinks alive, itself included.
     pub(crate) alive: Vec<String>,

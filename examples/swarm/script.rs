@@ -216,8 +216,9 @@ fn split(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
         }
     }
     let read_only = mesh.until("the minority only reads", |mesh| mesh.each(&minority, |status| !status.goes_on))?;
-    mesh.until("each side thinks the other gone", |mesh| {
-        [&minority, &majority].iter().all(|side| mesh.each(side, |status| status.alive.len() == side.len()))
+    mesh.until("each side thinks the other gone, and the minority knows that there is a partition", |mesh| {
+        let apart = |side: &BTreeSet<usize>| mesh.each(side, |status| status.alive.len() == side.len());
+        apart(&minority) && apart(&majority) && mesh.each(&minority, |status| status.partitioned)
     })?;
     mesh.until("the majority goes on", |mesh| {
         mesh.each(&majority, |status| status.goes_on && status.leader.is_some())
