@@ -9,7 +9,6 @@ use mesh_consensus::pbft::{Pbft, PbftCommand, PbftConfig, ReplicaSet};
 use mesh_consensus::raft::{Raft, RaftCommand, RaftConfig};
 use mesh_core::identity::SecretKey;
 use mesh_core::{Handle, LogIndex, NodeBuilder, NodeId, ProtocolId, RestoreError, SnapshotSource, StateMachine, wire};
-use mesh_gossip::partition::Mode;
 use mesh_tasks::swarm::{Preset, Swarm, SwarmConfig, ids};
 
 use crate::store::SharedStore;
@@ -102,17 +101,14 @@ impl Agent {
             false => Raft::join(settings, catalogue.clone())?,
         };
         let raft = node.host(CATALOGUE, raft.with_metrics(&metrics));
-        let refuse = |mode: Mode| mode == Mode::ReadOnly;
-        swarm.partition.link(&raft, move |event| event.mode().map(|mode| RaftCommand::SetReadOnly(refuse(mode))));
+        swarm.partition.link(&raft, |event| event.read_only().map(RaftCommand::SetReadOnly));
         let pbft = match config.replicas.clone().filter(|replicas| replicas.index_of(me).is_some()) {
             Some(replicas) => {
                 let pbft = Pbft::new(pbft(config.swarm.preset), replicas, Arc::new(key.clone()), Decisions::default())?
                     .with_validator(|decision| decision.len() <= DECISION_LEN_MAX)
                     .with_metrics(&metrics);
                 let pbft = node.host(DECISIONS, pbft);
-                swarm
-                    .partition
-                    .link(&pbft, move |event| event.mode().map(|mode| PbftCommand::SetReadOnly(refuse(mode))));
+                swarm.partition.link(&pbft, |event| event.read_only().map(PbftCommand::SetReadOnly));
                 Some(pbft)
             }
             None => None,

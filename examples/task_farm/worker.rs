@@ -19,7 +19,7 @@ use mesh_examples::processes::end_with_the_input;
 use mesh_examples::said::say;
 use mesh_examples::wiring::follow_members;
 use mesh_gossip::membership::{Membership, MembershipConfig, Profile};
-use mesh_gossip::partition::{Mode, Partition, PartitionCommand, PartitionConfig};
+use mesh_gossip::partition::{Partition, PartitionCommand, PartitionConfig};
 use mesh_tasks::capability::{Capabilities, Requirements};
 use mesh_tasks::executor::{RunError, ServeConfig, serve};
 use mesh_tasks::pool::{PoolCommand, PoolConfig, PoolHandle as _, TaskPool};
@@ -207,7 +207,7 @@ pub(crate) fn serve_node(options: WorkerOptions) -> Result<(), Box<dyn std::erro
     let pool = node.host(POOL, pool);
     members.link(&partition, PartitionCommand::of_member);
     members.link(&pool, PoolCommand::of_member);
-    partition.link(&pool, |event| event.mode().map(|mode| PoolCommand::SetReadOnly(mode == Mode::ReadOnly)));
+    partition.link(&pool, |event| event.read_only().map(PoolCommand::SetReadOnly));
     let node = node.build();
 
     end_with_the_input(node.handle());

@@ -20,7 +20,7 @@
 //! };
 //! let agent = Swarm::host(&mut node, &config, &keys[0])?;
 //! // let raft = node.host(ProtocolId(64), Raft::new(..)?);
-//! // agent.partition.link(&raft, |event| event.mode().map(|mode| RaftCommand::SetReadOnly(mode == Mode::ReadOnly)));
+//! // agent.partition.link(&raft, |event| event.read_only().map(RaftCommand::SetReadOnly));
 //! // Hand `node.build()` to `mesh_core::run`, then: agent.join([..]).await, agent.pool.submit(..).await
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -45,7 +45,7 @@ use mesh_gossip::membership::{
 };
 use mesh_gossip::metrics::{Monitor, MonitorCommand, MonitorConfig, MonitorError, MonitorHandle as _};
 use mesh_gossip::overlay::{Overlay, OverlayCommand, OverlayConfig, OverlayError};
-use mesh_gossip::partition::{Mode, Partition, PartitionCommand, PartitionConfig, PartitionError};
+use mesh_gossip::partition::{Partition, PartitionCommand, PartitionConfig, PartitionError};
 use mesh_gossip::store::{Store, StoreCommand, StoreConfig, StoreHandle as _, WriteError};
 
 pub use config::{Preset, Strategy, SwarmConfig, SwarmConfigError};
@@ -257,7 +257,7 @@ impl Swarm {
             members.link(ballots, ballot_of_member);
         }
         partition.link(&monitor, MonitorCommand::of_partition);
-        partition.link(&pool, |event| event.mode().map(|mode| PoolCommand::SetReadOnly(mode == Mode::ReadOnly)));
+        partition.link(&pool, |event| event.read_only().map(PoolCommand::SetReadOnly));
 
         let me = node.me();
         Ok(Self {
