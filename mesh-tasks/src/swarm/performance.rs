@@ -382,9 +382,9 @@ mod tests {
             Metric::ALL.into_iter().filter(|metric| history.report(Duration::MAX).value(*metric).is_none()).collect();
         use Metric::{ByzantineTolerance, DecisionLatency, PartitionResilience, VoteParticipation};
         assert_eq!(absent, [PartitionResilience, DecisionLatency, VoteParticipation, ByzantineTolerance]);
-        metrics.counter("ballot_participation_percent").set(75);
-        metrics.counter("ballots_decided").set(1);
-        metrics.counter("pbft_fault_margin").set(1);
+        metrics.gauge("ballot_participation_percent").set(75);
+        metrics.counter("ballots_decided").increment();
+        metrics.gauge("pbft_fault_margin").set(1);
         metrics.histogram("raft_commit_nanos").record(4_000_000);
         let network = MonitorStatus::default();
         history.record(Reading { network, ..reading(2, &metrics) });
