@@ -159,9 +159,9 @@ fn s2_nodes_that_each_name_another_seed_do_not_split_and_a_seed_may_come_last() 
 
 #[test]
 fn s2_two_groups_with_a_common_seed_that_was_down_find_each_other() {
-    for (nodes, seed) in [(5, 1), (16, 2)] {
+    for (nodes, seed) in SIZES {
         let mut cluster = Cluster::boot(seed, nodes, |at| vec![at % 2, nodes], None);
-        cluster.sim.run_for(60 * SECOND);
+        cluster.sim.run_for(if nodes > 100 { 20 } else { 60 } * SECOND);
         let (even, odd): (Vec<_>, Vec<_>) = (0..nodes)
             .map(|at| name(seed, at))
             .partition(|node| cluster.ids.iter().position(|id| id == node).is_some_and(|at| at % 2 == 0));
@@ -195,11 +195,13 @@ fn s8_a_cluster_that_split_forgets_the_others_and_finds_them_again() {
 
 #[test]
 fn s3_who_crashes_is_lost_then_expires_and_is_not_told_again() {
-    for (nodes, seed) in [(5, 1), (16, 2)] {
+    for (nodes, seed) in SIZES {
         let mut cluster = Cluster::joined(seed, nodes);
         let gone = cluster.ids[nodes - 1];
         cluster.sim.crash(gone);
-        cluster.sim.run_for(200 * SECOND);
+        // In the largest cluster announcements live for too long to wait for their end.
+        let waits = nodes < 100;
+        cluster.sim.run_for(if waits { 200 } else { 100 } * SECOND);
         for node in cluster.up() {
             let about: Vec<_> = (cluster.events(node).into_iter())
                 .filter(|event| match event {
@@ -208,10 +210,13 @@ fn s3_who_crashes_is_lost_then_expires_and_is_not_told_again() {
                     _ => false,
                 })
                 .collect();
-            let ends = [DiscoveryEvent::Lost { node: gone }, DiscoveryEvent::Expired { node: gone }];
-            assert!(about.len() == 3 && about[1..] == ends || about[1..] == ends[1..], "{about:?}");
+            let (lost, expired) = (DiscoveryEvent::Lost { node: gone }, DiscoveryEvent::Expired { node: gone });
+            assert!(matches!(about[0], DiscoveryEvent::Discovered(_)), "{about:?}");
+            let tells = |events: &[_]| about[1..] == *events;
+            let (may_be, is) = if waits { (vec![expired.clone()], vec![lost, expired]) } else { (vec![], vec![lost]) };
+            assert!(tells(&is) || tells(&may_be), "{nodes} nodes: {about:?}");
         }
-        assert!(cluster.all_know_all());
+        assert!(!waits || cluster.all_know_all());
     }
 }
 
@@ -255,10 +260,10 @@ fn s26_who_stops_in_good_order_has_left() {
 
 #[test]
 fn s4_lost_packets_make_nobody_expire() {
-    for (nodes, seed) in [(5, 1), (16, 2)] {
+    for (nodes, seed) in SIZES {
         let mut cluster = Cluster::joined(seed, nodes);
         cluster.sim.set_links(link(0.2));
-        cluster.sim.run_for(300 * SECOND);
+        cluster.sim.run_for(if nodes > 100 { 60 } else { 300 } * SECOND);
         assert!(cluster.all_know_all());
         assert_eq!(cluster.count("discovery_expired"), 0);
     }
@@ -266,15 +271,15 @@ fn s4_lost_packets_make_nobody_expire() {
 
 #[test]
 fn s13_a_clock_that_jumps_makes_nobody_expire() {
-    for (nodes, seed) in [(5, 1), (16, 2)] {
+    for (nodes, seed) in SIZES {
         let mut cluster = Cluster::joined(seed, nodes);
         for node in cluster.ids.clone() {
             cluster.sim.jump_clock(node, 3600 * SECOND);
-            cluster.sim.run_for(SECOND);
+            cluster.sim.run_for(SECOND * 16 / nodes as u32);
         }
         let sleeper = cluster.ids[1];
         cluster.sim.pause(sleeper);
-        cluster.sim.run_for(300 * SECOND);
+        cluster.sim.run_for(if nodes > 100 { 60 } else { 300 } * SECOND);
         cluster.sim.resume(sleeper);
         cluster.until("all know all again", 30 * SECOND, Cluster::all_know_all);
         let expired = DiscoveryEvent::Expired { node: cluster.ids[0] };
@@ -355,7 +360,7 @@ fn s24_who_has_no_key_or_another_joins_nothing_and_learns_nothing() {
 
 #[test]
 fn s24_keys_change_while_nodes_run_and_nobody_is_lost() {
-    for (nodes, seed) in [(5, 1), (16, 2)] {
+    for (nodes, seed) in SIZES {
         let rings: Vec<_> = (0..nodes).map(|_| Keyring::new(cluster_key(1))).collect();
         let mut cluster = Cluster::empty(seed);
         let seeds: Vec<_> = (0..3).map(|at| name(seed, at)).collect();
@@ -366,16 +371,22 @@ fn s24_keys_change_while_nodes_run_and_nobody_is_lost() {
         let each = |cluster: &mut Cluster, change: &dyn Fn(&Keyring)| {
             for ring in &rings {
                 change(ring);
-                cluster.sim.run_for(SECOND / 2);
+                cluster.sim.run_for(8 * SECOND / nodes as u32);
             }
-            cluster.sim.run_for(30 * SECOND);
+            cluster.sim.run_for(if nodes > 100 { 10 } else { 30 } * SECOND);
         };
         each(&mut cluster, &|ring| ring.install(cluster_key(2)).expect("there is room"));
         each(&mut cluster, &|ring| ring.use_key(cluster_key(2).id()).expect("it is installed"));
         each(&mut cluster, &|ring| ring.remove(cluster_key(1).id()).expect("it is not in use"));
         assert!(cluster.all_know_all());
         assert!(rings.iter().all(|ring| ring.keys() == [cluster_key(2).id()]));
-        assert_eq!((cluster.count("discovery_lost"), cluster.count("discovery_expired")), (0, 0));
+        assert_eq!(cluster.count("discovery_expired"), 0);
+        // Of 128 nodes some have not heard of each other since before the change, and call under the old key at first.
+        assert!(nodes > 100 || cluster.count("discovery_lost") == 0, "{nodes} nodes");
+        let nobody_is_lost = |cluster: &Cluster| {
+            cluster.ids.iter().all(|of| cluster.ids.iter().all(|node| !cluster.of(*of).is_lost(*node)))
+        };
+        cluster.until("nobody is lost", 60 * SECOND, nobody_is_lost);
     }
 }
 
@@ -419,25 +430,26 @@ fn s24_both_sides_of_a_split_change_their_keys_and_find_each_other_by_the_old_on
 
 #[test]
 fn s27_tables_and_traffic_are_flat_under_churn() {
-    let (nodes, seed) = (16, 4);
-    let mut cluster = Cluster::joined(seed, nodes);
-    let mut bytes = BTreeMap::new();
-    for part in 0..4 {
-        let before = cluster.count("bytes_out");
-        for round in 0..20 {
-            let node = cluster.ids[round % nodes];
-            if round % 4 == 0 {
-                cluster.sim.crash(node);
+    for (nodes, seed) in [(5, 4), (16, 4)] {
+        let mut cluster = Cluster::joined(seed, nodes);
+        let mut frames = BTreeMap::new();
+        for part in 0..4 {
+            let before = cluster.sim.stats().frames_sent;
+            for round in 0..20 {
+                let node = cluster.ids[round % nodes];
+                if round % 4 == 0 {
+                    cluster.sim.crash(node);
+                }
+                cluster.sim.run_for(60 * SECOND);
+                if round % 4 == 0 {
+                    cluster.sim.restart(node);
+                }
             }
-            cluster.sim.run_for(60 * SECOND);
-            if round % 4 == 0 {
-                cluster.sim.restart(node);
-            }
+            frames.insert(part, cluster.sim.stats().frames_sent - before);
         }
-        bytes.insert(part, cluster.count("bytes_out") - before);
+        assert!(frames[&3] < frames[&1] * 12 / 10, "{nodes} nodes: {frames:?}");
+        cluster.until("all know all", 30 * SECOND, Cluster::all_know_all);
     }
-    assert!(bytes[&3] < bytes[&1] * 12 / 10, "{bytes:?}");
-    cluster.until("all know all", 30 * SECOND, Cluster::all_know_all);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use mesh_core::{Bytes, NodeId};
 use mesh_gossip::crdt::Stamp;
 use mesh_gossip::store::{Expect, Op, StoreConfig, StoreEvent, StoreHandle, Value, Write, WriteError};
 use mesh_transport_mem::ClockConfig;
-use support_store::{Cluster, bad_links, config, ms, s};
+use support_store::{Cluster, bad_links, config, ms, s, sizes};
 
 fn bytes(text: &str) -> Bytes {
     Bytes::from(text.to_owned())
@@ -32,14 +32,15 @@ fn an_update_reaches_everybody_within_three_seconds() {
 
 #[test]
 fn every_type_merges_what_was_written_apart() {
-    for seed in 0..5 {
-        let mut cluster = Cluster::new(seed, 4, config());
+    for (seed, nodes) in sizes() {
+        let mut cluster = Cluster::new(seed, nodes, config());
         let ids = cluster.ids.clone();
+        let (one, other) = ids.split_at(ids.len() / 2);
         for op in [Op::Insert(bytes("x")), Op::Insert(bytes("y"))] {
             cluster.update(ids[0], "set", op).unwrap();
         }
         cluster.settle(s(10));
-        cluster.sim.partition(&[&ids[..2], &ids[2..]]);
+        cluster.sim.partition(&[one, other]);
         let written = [
             ("count", Op::Add(5), Op::Add(-2)),
             ("set", Op::Remove(bytes("x")), Op::Insert(bytes("x"))),
@@ -49,7 +50,7 @@ fn every_type_merges_what_was_written_apart() {
         ];
         for (key, here, there) in written {
             cluster.update(ids[0], key, here).unwrap();
-            cluster.update(ids[3], key, there).unwrap();
+            cluster.update(other[1], key, there).unwrap();
         }
         cluster.run(s(5));
         cluster.sim.heal();
@@ -93,27 +94,30 @@ fn replicas_become_equal_whatever_the_network_does_to_messages() {
 
 #[test]
 fn a_later_write_wins_over_a_deletion_and_an_earlier_one_does_not() {
-    let mut cluster = Cluster::new(1, 4, config());
-    let ids = cluster.ids.clone();
-    for key in ["early", "late", "count"] {
-        cluster.put(ids[0], key, "old");
-    }
-    cluster.delete(ids[0], "count");
-    cluster.settle(s(10));
-    cluster.sim.partition(&[&ids[..2], &ids[2..]]);
-    cluster.put(ids[0], "early", "new");
-    cluster.run(s(1));
-    cluster.delete(ids[3], "early");
-    cluster.delete(ids[3], "late");
-    cluster.run(s(1));
-    cluster.put(ids[0], "late", "new");
-    cluster.update(ids[1], "count", Op::Add(1)).unwrap();
-    cluster.sim.heal();
-    cluster.settle(s(10));
-    for node in ids {
-        assert_eq!(cluster.text(node, "early"), None);
-        assert_eq!(cluster.text(node, "late").as_deref(), Some("new"));
-        assert_eq!(cluster.value(node, "count"), Some(Value::Counter(1)), "deleted, a key may have another type");
+    for (seed, nodes) in sizes() {
+        let mut cluster = Cluster::new(seed, nodes, config());
+        let ids = cluster.ids.clone();
+        let (one, other) = ids.split_at(ids.len() / 2);
+        for key in ["early", "late", "count"] {
+            cluster.put(one[0], key, "old");
+        }
+        cluster.delete(one[0], "count");
+        cluster.settle(s(10));
+        cluster.sim.partition(&[one, other]);
+        cluster.put(one[0], "early", "new");
+        cluster.run(s(1));
+        cluster.delete(other[1], "early");
+        cluster.delete(other[1], "late");
+        cluster.run(s(1));
+        cluster.put(one[0], "late", "new");
+        cluster.update(one[1], "count", Op::Add(1)).unwrap();
+        cluster.sim.heal();
+        cluster.settle(s(10));
+        for node in ids {
+            assert_eq!(cluster.text(node, "early"), None);
+            assert_eq!(cluster.text(node, "late").as_deref(), Some("new"));
+            assert_eq!(cluster.value(node, "count"), Some(Value::Counter(1)), "deleted, a key may have another type");
+        }
     }
 }
 
@@ -204,37 +208,41 @@ fn what_is_watched_is_told_and_nothing_else() {
 
 #[test]
 fn a_key_expires_everywhere_at_its_time() {
-    let skewed = |number: u128| (config(), ClockConfig { offset: ms(100 * number as u64), drift_ppb: 0 });
-    let mut cluster = Cluster::with(1, 5, skewed);
-    let put = |value: &str| Write::new("test", "lease", Op::Put(bytes(value))).with_ttl(s(10));
-    cluster.write(NodeId(1), vec![put("one")]).unwrap();
-    cluster.run(s(8));
-    assert_eq!(cluster.text(NodeId(5), "lease").as_deref(), Some("one"));
-    cluster.write(NodeId(2), vec![put("two")]).unwrap();
-    cluster.run(s(8));
-    for node in 1..=5 {
-        assert_eq!(cluster.text(NodeId(node), "lease").as_deref(), Some("two"), "renewed");
+    for (seed, nodes) in sizes() {
+        let skewed = |number: u128| (config(), ClockConfig { offset: ms(100 * (number % 5) as u64), drift_ppb: 0 });
+        let mut cluster = Cluster::with(seed, nodes, skewed);
+        let put = |value: &str| Write::new("test", "lease", Op::Put(bytes(value))).with_ttl(s(10));
+        cluster.write(NodeId(1), vec![put("one")]).unwrap();
+        cluster.run(s(8));
+        assert_eq!(cluster.text(NodeId(nodes), "lease").as_deref(), Some("one"));
+        cluster.write(NodeId(2), vec![put("two")]).unwrap();
+        cluster.run(s(8));
+        for node in 1..=nodes {
+            assert_eq!(cluster.text(NodeId(node), "lease").as_deref(), Some("two"), "renewed");
+        }
+        cluster.run(s(3));
+        for node in 1..=nodes {
+            assert_eq!(cluster.text(NodeId(node), "lease"), None);
+        }
+        cluster.settle(s(5));
+        cluster.put(NodeId(3), "lease", "for ever");
+        cluster.settle(s(5));
+        cluster.run(s(30));
+        assert_eq!(cluster.text(NodeId(1), "lease").as_deref(), Some("for ever"));
     }
-    cluster.run(s(3));
-    for node in 1..=5 {
-        assert_eq!(cluster.text(NodeId(node), "lease"), None);
-    }
-    cluster.settle(s(5));
-    cluster.put(NodeId(3), "lease", "for ever");
-    cluster.settle(s(5));
-    cluster.run(s(300));
-    assert_eq!(cluster.text(NodeId(1), "lease").as_deref(), Some("for ever"));
 }
 
 #[test]
 fn a_run_is_repeated_by_its_seed() {
-    let digest = |seed| {
-        let mut cluster = Cluster::new(seed, 16, config());
-        cluster.sim.set_links(bad_links());
-        cluster.put(NodeId(3), "key", "value");
-        cluster.run(s(20));
-        cluster.sim.digest()
-    };
-    assert_eq!(digest(7), digest(7));
-    assert_ne!(digest(7), digest(8));
+    for (seed, nodes) in [(7, 5), (7, 16), (7, 128)] {
+        let digest = |seed| {
+            let mut cluster = Cluster::new(seed, nodes, config());
+            cluster.sim.set_links(bad_links());
+            cluster.put(NodeId(3), "key", "value");
+            cluster.run(s(20));
+            cluster.sim.digest()
+        };
+        assert_eq!(digest(seed), digest(seed));
+        assert_ne!(digest(seed), digest(seed + 1));
+    }
 }

@@ -5,9 +5,7 @@ mod support_store;
 use mesh_core::{Bytes, NodeId};
 use mesh_gossip::store::{Op, StoreCommand, StoreConfig, Value};
 use mesh_transport_mem::ClockConfig;
-use support_store::{Cluster, config, ms, s};
-
-const MEMBERS: [u128; 2] = [5, 16];
+use support_store::{Cluster, config, ms, s, sizes};
 
 /// A cluster in which everybody has `old`, and the last node nothing else to do.
 fn cluster(seed: u64, nodes: u128, config: StoreConfig) -> (Cluster, NodeId) {
@@ -59,7 +57,7 @@ fn tombstones_are_collected_everywhere_once_everybody_has_them() {
 
 #[test]
 fn a_node_that_is_away_holds_tombstones_back_until_their_time_is_up() {
-    for (seed, nodes) in [(1, 5), (2, 16)] {
+    for (seed, nodes) in sizes() {
         let (mut cluster, away) = cluster(seed, nodes, config());
         cut_off(&mut cluster, away);
         cluster.delete(NodeId(1), "old");
@@ -68,14 +66,14 @@ fn a_node_that_is_away_holds_tombstones_back_until_their_time_is_up() {
         cluster.sim.heal();
         cluster.settle(s(10));
         assert_eq!(cluster.text(away, "old"), None);
-        run_until_collected(&mut cluster, NodeId(1), 60);
+        run_until_collected(&mut cluster, NodeId(1), if nodes > 100 { 300 } else { 60 });
     }
 }
 
 /// The same for a node that was cut off, that was paused, and that was down with a disk.
 #[test]
 fn who_was_away_for_longer_brings_nothing_back_and_loses_nothing_of_its_own() {
-    for (seed, nodes) in MEMBERS.iter().flat_map(|nodes| (0..4).map(move |seed| (seed, *nodes))) {
+    for (seed, nodes) in sizes() {
         for way in 0..3 {
             let durable = way == 2;
             let (mut cluster, away) = cluster(seed, nodes, StoreConfig { durable, ..config() });
@@ -119,7 +117,7 @@ fn who_was_away_for_longer_brings_nothing_back_and_loses_nothing_of_its_own() {
 
 #[test]
 fn halves_that_were_apart_for_longer_keep_what_each_wrote_and_bring_nothing_back() {
-    for (seed, nodes) in MEMBERS.iter().flat_map(|nodes| (0..4).map(move |seed| (seed, *nodes))) {
+    for (seed, nodes) in sizes() {
         let (mut cluster, last) = cluster(seed, nodes, config());
         let ids = cluster.ids.clone();
         let (one, other) = ids.split_at(ids.len() / 2);
@@ -146,25 +144,25 @@ fn halves_that_were_apart_for_longer_keep_what_each_wrote_and_bring_nothing_back
 
 #[test]
 fn nodes_that_collect_at_different_times_stay_equal() {
-    for seed in 0..4 {
+    for (seed, nodes) in sizes() {
         let each = |number: u128| {
             let (grace, ttl) = [(20, 60), (40, 120), (80, 300)][number as usize % 3];
             let config = StoreConfig { tombstone_grace: s(grace), tombstone_ttl: s(ttl), ..config() };
             (config, ClockConfig { offset: ms(300 * number as u64), drift_ppb: 0 })
         };
-        let mut cluster = Cluster::with(seed, 9, each);
+        let mut cluster = Cluster::with(seed, nodes, each);
         for round in 0..10 {
-            cluster.put(NodeId(1 + round % 9), &format!("key{round}"), "x");
+            cluster.put(NodeId(1 + round % nodes), &format!("key{round}"), "x");
         }
         cluster.settle(s(10));
         for round in 0..10 {
-            cluster.delete(NodeId(1 + (round + 4) % 9), &format!("key{round}"));
+            cluster.delete(NodeId(1 + (round + 3) % nodes), &format!("key{round}"));
             cluster.run(s(7));
             let keys: Vec<_> = cluster.ids.clone().into_iter().map(|id| cluster.status(id).keys).collect();
             assert!(keys.iter().all(|keys| *keys == 9 - round as usize), "seed {seed}: {keys:?}");
         }
         for node in cluster.ids.clone() {
-            run_until_collected(&mut cluster, node, 200);
+            run_until_collected(&mut cluster, node, 300);
         }
         cluster.settle(s(10));
         assert_eq!(cluster.status(NodeId(1)).digest, 0);
@@ -173,15 +171,15 @@ fn nodes_that_collect_at_different_times_stay_equal() {
 
 #[test]
 fn a_peer_that_is_removed_holds_nothing_back_and_brings_nothing_back() {
-    for seed in 0..4 {
-        let (mut cluster, away) = cluster(seed, 5, config());
+    for (seed, nodes) in sizes() {
+        let (mut cluster, away) = cluster(seed, nodes, config());
         cut_off(&mut cluster, away);
-        for node in 1..5 {
+        for node in 1..nodes {
             cluster.handle(NodeId(node)).cast(StoreCommand::RemovePeer(away)).unwrap();
         }
         cluster.delete(NodeId(1), "old");
         cluster.run(s(5));
-        run_until_collected(&mut cluster, NodeId(1), 60);
+        run_until_collected(&mut cluster, NodeId(1), if nodes > 100 { 300 } else { 60 });
         cluster.sim.heal();
         cluster.settle(s(20));
         for node in cluster.ids.clone() {
@@ -194,37 +192,42 @@ fn a_peer_that_is_removed_holds_nothing_back_and_brings_nothing_back() {
 
 #[test]
 fn meshes_that_grew_apart_keep_what_both_have_when_they_meet() {
-    let mut cluster = Cluster::with(1, 6, |_| (config(), ClockConfig::default()));
-    let ids = cluster.ids.clone();
-    // They know each other, but never met.
-    cluster.sim.partition(&[&ids[..3], &ids[3..]]);
-    for node in [NodeId(1), NodeId(6)] {
-        cluster.put(node, &format!("of {node}"), "x");
-        cluster.put(node, &format!("deleted {node}"), "x");
-        cluster.run(s(5));
-        cluster.delete(node, &format!("deleted {node}"));
-    }
-    cluster.run(s(300));
-    assert_eq!(cluster.status(NodeId(1)).tombstones, 0);
-    cluster.sim.heal();
-    cluster.settle(s(20));
-    for node in ids {
-        let status = cluster.status(node);
-        assert_eq!(status.keys, 2);
+    for (seed, nodes) in sizes() {
+        let mut cluster = Cluster::with(seed, nodes, |_| (config(), ClockConfig::default()));
+        let ids = cluster.ids.clone();
+        let (one, other) = ids.split_at(ids.len() / 2);
+        // They know each other, but never met.
+        cluster.sim.partition(&[one, other]);
+        for node in [NodeId(1), NodeId(nodes)] {
+            cluster.put(node, &format!("of {node}"), "x");
+            cluster.put(node, &format!("deleted {node}"), "x");
+            cluster.run(s(5));
+            cluster.delete(node, &format!("deleted {node}"));
+        }
+        cluster.run(s(300));
+        assert_eq!(cluster.status(NodeId(1)).tombstones, 0);
+        cluster.sim.heal();
+        cluster.settle(s(20));
+        for node in ids {
+            assert_eq!(cluster.status(node).keys, 2, "{nodes} nodes");
+        }
     }
 }
 
 #[test]
 fn an_update_by_one_who_has_not_heard_of_the_deletion_survives_it() {
-    let (mut cluster, away) = cluster(1, 5, config());
-    cluster.update(NodeId(1), "set", Op::Insert(Bytes::from_static(b"a"))).unwrap();
-    cluster.settle(s(5));
-    cluster.run(s(20));
-    cut_off(&mut cluster, away);
-    cluster.delete(NodeId(1), "set");
-    cluster.run(s(5));
-    cluster.update(away, "set", Op::Insert(Bytes::from_static(b"b"))).unwrap();
-    cluster.sim.heal();
-    cluster.settle(s(10));
-    assert_eq!(cluster.value(NodeId(1), "set"), Some(Value::Set(vec![Bytes::from_static(b"b")])));
+    for (seed, nodes) in sizes() {
+        let (mut cluster, away) = cluster(seed, nodes, config());
+        cluster.update(NodeId(1), "set", Op::Insert(Bytes::from_static(b"a"))).unwrap();
+        cluster.settle(s(5));
+        cluster.run(s(20));
+        cut_off(&mut cluster, away);
+        cluster.delete(NodeId(1), "set");
+        cluster.run(s(5));
+        cluster.update(away, "set", Op::Insert(Bytes::from_static(b"b"))).unwrap();
+        cluster.sim.heal();
+        cluster.settle(s(10));
+        let is_left = Value::Set(vec![Bytes::from_static(b"b")]);
+        assert_eq!(cluster.value(NodeId(1), "set"), Some(is_left), "{nodes} nodes");
+    }
 }

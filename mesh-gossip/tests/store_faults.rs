@@ -5,7 +5,7 @@ mod support_store;
 use mesh_core::{Bytes, NodeId};
 use mesh_gossip::store::{Op, Store, StoreConfig, Value};
 use mesh_transport_mem::{ClockConfig, FaultKind, FaultSchedule, LinkConfig, SwarmConfig};
-use support_store::{Cluster, STORE, bad_links, config, links, ms, s};
+use support_store::{Cluster, STORE, bad_links, config, links, ms, s, sizes};
 
 fn durable() -> StoreConfig {
     StoreConfig { durable: true, checkpoint_bytes: 4_000, value_len_max: 4_000, ..config() }
@@ -40,7 +40,7 @@ fn write_at_random(cluster: &mut Cluster, writes: u64) -> (i64, Vec<Bytes>) {
 
 #[test]
 fn what_was_acknowledged_survives_crashes_where_it_is_durable() {
-    for (seed, nodes) in (0..6).map(|seed| (seed, 5)).chain([(6, 16), (7, 16)]) {
+    for (seed, nodes) in (0..6).map(|seed| (seed, 5)).chain([(6, 16), (7, 16), (8, 128)]) {
         let mut cluster = Cluster::new(seed, nodes, durable());
         cluster.sim.set_links(bad_links());
         let kinds =
@@ -64,8 +64,8 @@ fn what_was_acknowledged_survives_crashes_where_it_is_durable() {
 
 #[test]
 fn a_counter_counts_on_after_its_node_lost_its_memory() {
-    for (seed, config) in [(1, config()), (2, config()), (3, durable())] {
-        let mut cluster = Cluster::new(seed, 5, config);
+    for ((seed, nodes), is_durable) in sizes().flat_map(|size| [(size, false), (size, true)]) {
+        let mut cluster = Cluster::new(seed, nodes, if is_durable { durable() } else { config() });
         cluster.update(NodeId(1), "count", Op::Add(5)).unwrap();
         cluster.settle(s(5));
         cluster.sim.wipe(NodeId(1));
@@ -116,26 +116,30 @@ fn the_log_does_not_grow_for_ever_and_reads_back() {
 
 #[test]
 fn small_entries_come_before_ten_megabytes_of_large_ones() {
-    let mut cluster = Cluster::new(1, 3, config());
-    let large = Bytes::from(vec![7; 60_000]);
-    for number in 0..170 {
-        cluster.update(NodeId(1), &format!("large{number}"), Op::Put(large.clone())).unwrap();
+    // As many as there is memory for: each node has a copy.
+    for nodes in [5, 16] {
+        let mut cluster = Cluster::new(1, nodes, config());
+        let large = Bytes::from(vec![7; 60_000]);
+        for number in 0..170 {
+            cluster.update(NodeId(1), &format!("large{number}"), Op::Put(large.clone())).unwrap();
+        }
+        cluster.put(NodeId(1), "small", "needed first");
+        cluster.settle(s(60));
+        let late = cluster.join(config());
+        let began = cluster.sim.now();
+        let has =
+            |cluster: &Cluster| cluster.sim.protocol::<Store>(late, STORE).is_some_and(|store| store.digest() != 0);
+        while !has(&cluster) {
+            cluster.run(ms(1));
+        }
+        cluster.run(ms(60));
+        assert_eq!(cluster.text(late, "small").as_deref(), Some("needed first"));
+        let bytes = cluster.status(late).bytes;
+        assert!(bytes < 2_500_000, "{nodes} nodes: {bytes}");
+        cluster.settle(s(20));
+        assert!(cluster.sim.now() - began < s(20));
+        assert!(cluster.status(late).bytes > 10_000_000);
     }
-    cluster.put(NodeId(1), "small", "needed first");
-    cluster.settle(s(60));
-    let late = cluster.join(config());
-    let began = cluster.sim.now();
-    let has = |cluster: &Cluster| cluster.sim.protocol::<Store>(late, STORE).is_some_and(|store| store.digest() != 0);
-    while !has(&cluster) {
-        cluster.run(ms(1));
-    }
-    cluster.run(ms(60));
-    assert_eq!(cluster.text(late, "small").as_deref(), Some("needed first"));
-    let bytes = cluster.status(late).bytes;
-    assert!(bytes < 2_500_000, "{bytes}");
-    cluster.settle(s(20));
-    assert!(cluster.sim.now() - began < s(20));
-    assert!(cluster.status(late).bytes > 10_000_000);
 }
 
 #[test]
@@ -168,20 +172,20 @@ fn a_link_that_is_narrow_is_not_flooded() {
 
 #[test]
 fn a_clock_that_runs_ahead_spoils_nothing() {
-    for seed in 0..3 {
+    for (seed, nodes) in sizes() {
         // Ten minutes ahead; right; ahead within the bound.
         let each = |number: u128| {
             let offset = [s(600), s(0), s(8)][number as usize % 3];
             (config(), ClockConfig { offset, drift_ppb: 0 })
         };
-        let mut cluster = Cluster::with(seed, 9, each);
+        let mut cluster = Cluster::with(seed, nodes, each);
         cluster.put(NodeId(3), "key", "ahead");
         cluster.put(NodeId(1), "key", "right");
         cluster.run(s(20));
         let refused: u64 = cluster.ids.iter().map(|id| cluster.counted(*id, "store_refused_ahead")).sum();
         assert!(refused > 0);
         // Meanwhile those whose clocks agree are of one mind.
-        for node in [1, 2, 4, 5, 7, 8] {
+        for node in (1..=nodes).filter(|node| node % 3 != 0) {
             assert_eq!(cluster.text(NodeId(node), "key").as_deref(), Some("right"), "seed {seed}");
         }
         cluster.run(s(650));
@@ -191,18 +195,20 @@ fn a_clock_that_runs_ahead_spoils_nothing() {
 
 #[test]
 fn a_clock_that_is_set_back_makes_no_write_older() {
-    let mut cluster = Cluster::new(1, 3, durable());
-    cluster.sim.jump_clock(NodeId(1), s(8));
-    cluster.put(NodeId(1), "key", "first");
-    cluster.settle(s(5));
-    let handle = cluster.handle(NodeId(1));
-    handle.cast(mesh_gossip::store::StoreCommand::SetTime(s(1))).unwrap();
-    cluster.put(NodeId(1), "key", "second");
-    cluster.settle(s(5));
-    assert_eq!(cluster.text(NodeId(2), "key").as_deref(), Some("second"));
-    cluster.put(NodeId(2), "key", "third");
-    cluster.settle(s(5));
-    assert_eq!(cluster.text(NodeId(1), "key").as_deref(), Some("third"));
+    for (seed, nodes) in sizes() {
+        let mut cluster = Cluster::new(seed, nodes, durable());
+        cluster.sim.jump_clock(NodeId(1), s(8));
+        cluster.put(NodeId(1), "key", "first");
+        cluster.settle(s(5));
+        let handle = cluster.handle(NodeId(1));
+        handle.cast(mesh_gossip::store::StoreCommand::SetTime(s(1))).unwrap();
+        cluster.put(NodeId(1), "key", "second");
+        cluster.settle(s(5));
+        assert_eq!(cluster.text(NodeId(2), "key").as_deref(), Some("second"));
+        cluster.put(NodeId(2), "key", "third");
+        cluster.settle(s(5));
+        assert_eq!(cluster.text(NodeId(1), "key").as_deref(), Some("third"));
+    }
 }
 
 #[test]

@@ -14,6 +14,14 @@ use mesh_transport_mem::{ClockConfig, Latency, LinkConfig, Sim, SimConfig};
 
 pub const STORE: ProtocolId = ProtocolId(9);
 
+/// Sizes, and how many seeds there are of each.
+const SIZES: [(u128, u64); 3] = [(5, 4), (16, 2), (128, 1)];
+
+/// Each seed with its size.
+pub fn sizes() -> impl Iterator<Item = (u64, u128)> {
+    SIZES.into_iter().flat_map(|(nodes, seeds)| (0..seeds).map(move |seed| (seed, nodes)))
+}
+
 /// Seconds.
 pub const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
