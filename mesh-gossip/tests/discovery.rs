@@ -288,7 +288,7 @@ fn s13_a_clock_that_jumps_makes_nobody_expire() {
 }
 
 #[test]
-fn s20_the_map_has_the_links_that_both_ends_tell_of() {
+fn the_map_has_the_links_that_both_ends_tell_of() {
     let mut cluster = Cluster::joined(1, 16);
     let (a, b, c) = (cluster.ids[3], cluster.ids[4], cluster.ids[5]);
     let link = |cluster: &Cluster, from: NodeId, to| {

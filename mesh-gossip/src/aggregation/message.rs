@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_come_back_as_they_were_and_cut_ones_do_not() {
+    fn s25_messages_come_back_as_they_were_and_what_a_later_version_adds_is_skipped() {
         let share = Share {
             epoch: 300,
             life: u64::MAX,

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_come_back_as_they_were_and_any_damage_is_an_error_or_another_message() {
+    fn s25_messages_come_back_as_they_were_and_what_a_later_version_adds_is_skipped() {
         for message in [
             Message::Reports { sent: u64::MAX, reports: vec![report(0), report(OPINIONS_MAX)] },
             Message::Echo { sent: 300 },

@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_a_later_version_adds_are_skipped() {
+    fn s25_fields_that_a_later_version_adds_are_skipped() {
         for message in messages() {
             let bytes = wire::to_bytes(&message);
             assert_eq!(wire::from_bytes(&bytes), Ok(message.clone()));

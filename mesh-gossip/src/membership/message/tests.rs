@@ -119,7 +119,7 @@ fn a_ping_without_news_takes_13_bytes() {
 }
 
 #[test]
-fn fields_and_claims_of_a_later_version_are_skipped() {
+fn s25_fields_and_claims_of_a_later_version_are_skipped() {
     let known = Update { node: NodeId(1), incarnation: 2, claim: Claim::Down(3) };
     let mut bytes = vec![VERSION + 1, 0, 7, 0, 9, 0, 0, 0, 0, 0, 0, 0];
     bytes.push(2);
