@@ -283,6 +283,35 @@ fn blocks_that_reach_the_disk_out_of_order_are_a_torn_end_until_they_were_durabl
     assert!(matches!(open(&disk), Err(WalError::Corrupt { offset: 1024, .. })));
 }
 
+/// Where a segment is sealed by the opening itself, the next segment has the only groups of that process.
+#[test]
+fn groups_that_were_cut_do_not_pass_for_those_of_the_next_process() {
+    let disk = ModelDisk::new(0);
+    let is_full = |disk: &ModelDisk| disk.bytes(&newest_segment(disk))[7 * 512] != 0;
+    drop(open(&disk).unwrap());
+    while !is_full(&disk) {
+        drop(open(&disk).unwrap());
+    }
+    let (mut log, _) = open(&disk).unwrap();
+    let first = newest_segment(&disk);
+    for (after, bytes) in [(0, b"1 of a"), (1, b"2 of a"), (2, b"3 of a")] {
+        log.write(&[record(after, bytes)]).unwrap();
+    }
+    let second = newest_segment(&disk);
+    assert_ne!(first, second);
+    drop(log);
+    // The first of these groups is lost: what is behind it is a torn end.
+    disk.damage(&second, |bytes| bytes[..512].fill(0));
+
+    assert!(open(&disk).unwrap().1.logs.is_empty());
+    let (mut log, recovered) = open(&disk).unwrap();
+    assert!(recovered.logs.is_empty());
+    log.write(&[record(0, b"1 of b"), record(1, b"2 of b")]).unwrap();
+    log.sync().unwrap();
+    drop(log);
+    assert_eq!(open(&disk).unwrap().1.logs[&P].records, ["1 of b", "2 of b"]);
+}
+
 #[test]
 fn an_unfinished_checkpoint_counts_for_nothing_also_later() {
     let disk = ModelDisk::new(0);

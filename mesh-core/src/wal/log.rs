@@ -231,7 +231,7 @@ impl<D: Disk> Log<D> {
             files,
             config,
             poisoned: false,
-            incarnation: replay.incarnation.saturating_add(1),
+            incarnation: replay.newest.saturating_add(1),
             protocols: protocols.collect(),
             current,
             end: end.offset,

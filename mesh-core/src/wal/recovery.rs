@@ -31,8 +31,11 @@ pub(super) struct Segment {
 /// Puts the logs of all protocols together from the segments, read oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
-    /// The newest incarnation met.
-    pub(super) incarnation: u64,
+    /// The newest incarnation that what was recovered is of.
+    incarnation: u64,
+    /// The newest incarnation met, also in groups that were cut: the next must be newer than these, or they would
+    /// pass for its own.
+    pub(super) newest: u64,
     pub(super) logs: BTreeMap<ProtocolId, Replayed>,
 }
 
@@ -107,9 +110,11 @@ impl Replay {
             for offset in (segment.end..bytes.len()).step_by(BLOCK) {
                 if let Some((header, _)) = header_at(&bytes[offset..], number, offset) {
                     segment.vouched = segment.vouched.max(header.durable as usize);
+                    self.newest = self.newest.max(header.incarnation);
                 }
             }
         }
+        self.newest = self.newest.max(self.incarnation);
         if segment.vouched > segment.end || !(segment.sealed || newest) {
             let reason = "a group of records that was durable is broken";
             return Err(Damage { segment: number, offset: segment.end as u64, reason });
