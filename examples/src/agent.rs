@@ -74,7 +74,7 @@ pub struct AgentConfig {
 #[derive(Clone, Debug)]
 pub struct Agent {
     /// All but those with a state of their own.
-    pub swarm: Swarm,
+    pub swarm: Swarm<String>,
     /// The catalogue.
     pub raft: Handle<Raft<SharedStore>>,
     /// What the catalogue holds here.

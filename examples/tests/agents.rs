@@ -15,6 +15,7 @@ use mesh_core::{Bytes, Instant, NodeId, Rng64};
 use mesh_examples::agent::{Agent, AgentConfig, CATALOGUE, DECISIONS, Decisions};
 use mesh_examples::store::{SharedStore, StoreCommand};
 use mesh_gossip::membership::Membership;
+use mesh_gossip::messenger::{MessengerEvent, MessengerHandle as _};
 use mesh_gossip::partition::{Mode, Partition};
 use mesh_tasks::pool::{FinishError, Job, PoolHandle as _, TakeError};
 use mesh_tasks::swarm::{History, Metric, Preset, SwarmConfig, ids};
@@ -312,6 +313,7 @@ fn run(seed: u64) {
         assert_eq!(outcome, Ok(Outcome::Completed(result)), "task {number}");
     }
     vote(&mut world);
+    ask(&mut world);
     world.asked = u64::MAX - 1;
     let (written, decided) = (world.written.clone(), world.decided.clone());
     assert!(written.len() > 20 && decided.len() > 10, "{} writes, {} decisions", written.len(), decided.len());
@@ -340,6 +342,31 @@ fn run(seed: u64) {
         assert_eq!(times, 1, "decision {number}");
     }
     figures(&mut world);
+}
+
+/// Each agent asks the next one something, and is answered that.
+fn ask(world: &mut World) {
+    for agent in 0..AGENTS {
+        let (asker, asked) = (node(agent), node((agent + 1) % AGENTS));
+        let messenger = world.sim.handle(asked).swarm.messenger.clone();
+        let mut events = messenger.events();
+        let question = format!("how far is agent {agent}?");
+        let mut answer = world.sim.handle(asker).swarm.messenger.request(asked, question.clone(), 10 * SECOND).boxed();
+        let end = world.sim.now() + 20 * SECOND;
+        let answer = loop {
+            while let Some(Ok(event)) = events.try_next() {
+                if let MessengerEvent::Requested { ticket, message, .. } = event {
+                    messenger.answer(ticket, format!("{message} Far.")).expect("the node runs");
+                }
+            }
+            if let Some(answer) = Pin::new(&mut answer).now_or_never() {
+                break answer;
+            }
+            assert!(world.sim.now() < end, "there is no answer");
+            world.sim.run_for(STEP);
+        };
+        assert_eq!(answer, Ok(format!("{question} Far.")));
+    }
 }
 
 /// All twelve figures can be had.

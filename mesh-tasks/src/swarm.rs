@@ -18,10 +18,12 @@
 //!     voters: keys.iter().map(SecretKey::public).collect(),
 //!     ..SwarmConfig::default()
 //! };
-//! let agent = Swarm::host(&mut node, &config, &keys[0])?;
+//! // What agents say to each other is a type of the application's own.
+//! let agent: Swarm<String> = Swarm::host(&mut node, &config, &keys[0])?;
 //! // let raft = node.host(ProtocolId(64), Raft::new(..)?);
 //! // agent.partition.link(&raft, |event| event.read_only().map(RaftCommand::SetReadOnly));
-//! // Hand `node.build()` to `mesh_core::run`, then: agent.join([..]).await, agent.pool.submit(..).await
+//! // Hand `node.build()` to `mesh_core::run`, then: agent.join([..]).await, agent.pool.submit(..).await,
+//! // agent.messenger.request(other, "how far are you?".to_owned(), time).await
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -30,12 +32,13 @@
 mod config;
 mod performance;
 
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_consensus::ballot::{Ballot, BallotCommand, BallotConfig, BallotError, Electorate, ElectorateError};
 use mesh_core::identity::{Ed25519, SecretKey};
-use mesh_core::{CallError, Handle, Instant, Metrics, NodeBuilder, NodeId};
+use mesh_core::{Bytes, CallError, Handle, Instant, Metrics, NodeBuilder, NodeId, Wire};
 use mesh_gossip::aggregation::{Aggregation, AggregationCommand, AggregationConfig, AggregationError, Variable};
 use mesh_gossip::broadcast::{Broadcast, BroadcastCommand, BroadcastConfig, BroadcastError};
 use mesh_gossip::discovery::{Discovery, DiscoveryCommand, DiscoveryConfig, DiscoveryError, DiscoveryHandle as _};
@@ -43,6 +46,7 @@ use mesh_gossip::heartbeat::{Heartbeat, HeartbeatCommand, HeartbeatError};
 use mesh_gossip::membership::{
     LeaveError, Membership, MembershipCommand, MembershipEvent, MembershipHandle as _, Profile, ProfileTooLong,
 };
+use mesh_gossip::messenger::{Messenger, MessengerCommand, MessengerConfig, MessengerError};
 use mesh_gossip::metrics::{Monitor, MonitorCommand, MonitorConfig, MonitorError, MonitorHandle as _};
 use mesh_gossip::overlay::{Overlay, OverlayCommand, OverlayConfig, OverlayError};
 use mesh_gossip::partition::{Partition, PartitionCommand, PartitionConfig, PartitionError};
@@ -81,6 +85,8 @@ pub mod ids {
     pub const DISCOVERY: ProtocolId = ProtocolId(10);
     /// Of the [`Ballot`](super::Ballot)s.
     pub const BALLOTS: ProtocolId = ProtocolId(11);
+    /// Of the [`Messenger`](super::Messenger).
+    pub const MESSENGER: ProtocolId = ProtocolId(12);
     /// No module of an agent has this number or a higher one.
     pub const FIRST_FREE: ProtocolId = ProtocolId(64);
 }
@@ -116,6 +122,9 @@ pub enum SwarmError {
     /// So does the overlay.
     #[error(transparent)]
     Overlay(#[from] OverlayError),
+    /// So does the messenger.
+    #[error(transparent)]
+    Messenger(#[from] MessengerError),
     /// So does the broadcast.
     #[error(transparent)]
     Broadcast(#[from] BroadcastError),
@@ -145,10 +154,17 @@ pub enum SwarmError {
     Capabilities(#[from] crate::capability::CapabilityError),
 }
 
+/// What agents may say to each other: anything that has bytes.
+pub trait Says: Wire + Clone + Debug + Send + 'static {}
+
+impl<M: Wire + Clone + Debug + Send + 'static> Says for M {}
+
 /// The modules of an agent, all linked. Clones are of the same agent.
+///
+/// `M` is what agents say to each other: requests, answers and notices.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Swarm {
+pub struct Swarm<M: Says = Bytes> {
     /// Which agent.
     pub me: NodeId,
     /// Who is there.
@@ -159,6 +175,8 @@ pub struct Swarm {
     pub heartbeat: Handle<Heartbeat>,
     /// Links, and ways to those without one.
     pub overlay: Handle<Overlay>,
+    /// Messages to one agent: requests, answers and notices.
+    pub messenger: Handle<Messenger<M>>,
     /// What is told to all, once to each.
     pub broadcast: Handle<Broadcast>,
     /// The shared memory.
@@ -189,7 +207,7 @@ fn ballot_of_member(event: &MembershipEvent) -> Option<BallotCommand> {
     }
 }
 
-impl Swarm {
+impl<M: Says> Swarm<M> {
     /// Hosts all modules of an agent in a node, and links them. `key` is the node's: it signs what it announces and votes.
     ///
     /// # Errors
@@ -214,6 +232,9 @@ impl Swarm {
         let aggregation = node.host(ids::AGGREGATION, Aggregation::new(aggregation, [])?.with_metrics(&metrics));
         let overlay = Overlay::new(OverlayConfig { zone, ..OverlayConfig::default() })?.with_metrics(&metrics);
         let overlay = node.host(ids::OVERLAY, overlay);
+        let messenger =
+            Messenger::new(MessengerConfig::default(), Arc::new(key.clone()), Arc::new(Ed25519::default()))?;
+        let messenger = node.host(ids::MESSENGER, messenger.with_metrics(&metrics));
         let broadcast = Broadcast::new(BroadcastConfig::default())?.with_metrics(&metrics);
         let broadcast = node.host(ids::BROADCAST, broadcast);
         let partition = PartitionConfig { founders: config.founders, ..preset.partition() };
@@ -247,6 +268,9 @@ impl Swarm {
         members.link(&heartbeat, HeartbeatCommand::of_member);
         members.link(&aggregation, AggregationCommand::of_member);
         members.link(&overlay, OverlayCommand::of_member);
+        members.link(&messenger, MessengerCommand::of_member);
+        messenger.link(&overlay, OverlayCommand::of_relay);
+        overlay.link(&messenger, MessengerCommand::of_delivered);
         overlay.link(&broadcast, BroadcastCommand::of_link);
         overlay.link(&discovery, DiscoveryCommand::of_link);
         members.link(&store, StoreCommand::of_member);
@@ -266,6 +290,7 @@ impl Swarm {
             discovery,
             heartbeat,
             overlay,
+            messenger,
             broadcast,
             store,
             aggregation,

@@ -40,6 +40,9 @@ pub struct PoolConfig {
     pub queue_max: usize,
     /// How many bytes they may take. Default: 256 MiB.
     pub queue_bytes_max: usize,
+    /// From this share of the queue on, tasks of the lowest priority are refused, and those of higher ones later: the highest
+    /// only where the queue is full. From 0 to 1. Default: 0.9.
+    pub shed_from: f64,
     /// The longest payload, in bytes. A task goes to those who keep it in one message, with its result and the names of
     /// those that it waits for: these three together take [`BYTES_MAX`] at most. Default: 256 KiB.
     pub payload_max: usize,
@@ -83,6 +86,7 @@ impl Default for PoolConfig {
             home_for: Duration::from_secs(600),
             queue_max: 100_000,
             queue_bytes_max: 256 << 20,
+            shed_from: 0.9,
             payload_max: 256 << 10,
             result_max: 256 << 10,
             dependencies_max: 4096,
@@ -165,6 +169,9 @@ impl PoolConfig {
         if self.queue_max == 0 || self.queue_bytes_max == 0 {
             return refuse("queue_max and queue_bytes_max must be more than zero".to_owned());
         }
+        if !(0.0..=1.0).contains(&self.shed_from) {
+            return refuse(format!("shed_from is {}: it must be from 0 to 1", self.shed_from));
+        }
         if self.retain_for.is_zero() || self.retain_max == 0 {
             return refuse("retain_for and retain_max must be more than zero".to_owned());
         }
@@ -201,6 +208,7 @@ mod tests {
         assert!(refused(|c| c.dependencies_max = usize::MAX).contains("do not fit"));
         assert!(refused(|c| c.steal.batch_bytes_max = BYTES_MAX + 1).contains("do not fit"));
         assert!(refused(|c| c.queue_max = 0).contains("queue_max"));
+        assert!(refused(|c| c.shed_from = f64::NAN).contains("shed_from"));
         assert!(refused(|c| c.steal.batch_max = 0).contains("batch_max"));
         assert!(refused(|c| c.auction.bid_window = Duration::ZERO).contains("bid_window"));
         assert!(refused(|c| c.router.threshold = f64::NAN).contains("threshold"));

@@ -244,9 +244,17 @@ pub enum Refusal {
         /// Which node.
         node: NodeId,
     },
+    /// So much waits that tasks of this priority are refused, to have room for those of higher ones. Try later.
+    #[error("{node} has so much to do that it takes no tasks of priority {priority}: try later")]
+    Shed {
+        /// Which node.
+        node: NodeId,
+        /// The priority of the task.
+        priority: u8,
+    },
 }
 
-wire_enum!(Refusal { 0 => Full { node }, 1 => ReadOnly { node }, 2 => Limit { node } });
+wire_enum!(Refusal { 0 => Full { node }, 1 => ReadOnly { node }, 2 => Limit { node }, 3 => Shed { node, priority } });
 
 /// What a node says to another.
 #[derive(Clone, Debug, PartialEq)]

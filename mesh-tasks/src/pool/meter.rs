@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `tasks_submitted` | tasks taken into ownership here |
 //! | `tasks_refused` | tasks refused because of a limit |
+//! | `tasks_shed` | tasks refused to have room for those of higher priorities |
 //! | `tasks_completed`, `tasks_dead`, `tasks_cancelled`, `tasks_expired` | what became of tasks owned here |
 //! | `tasks_started` | attempts begun here |
 //! | `tasks_retried` | attempts that failed and are made again |
@@ -56,7 +57,7 @@ macro_rules! meter {
 }
 
 meter! {
-    submitted, refused, completed, dead, cancelled, expired, started, retried, leases_lost, fenced, moved, declined,
+    submitted, refused, shed, completed, dead, cancelled, expired, started, retried, leases_lost, fenced, moved, declined,
     steals, steals_empty, pushed, auctions, unsold, awards, bids_refused, routed, balanced, taken_over, regrouped, copied,
     copied_bytes, strangers, stale, peers_refused, invalid,
 }

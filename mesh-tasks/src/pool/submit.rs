@@ -9,7 +9,7 @@ use super::entry::Effect;
 use super::lookup::Submitter;
 use super::message::{Message, Refusal};
 use super::{Context, TaskPool};
-use crate::task::{Policy, SpecError, TaskId, TaskSpec};
+use crate::task::{PRIORITY_MAX, Policy, SpecError, TaskId, TaskSpec};
 
 /// A task is passed on so often: whoever has it then keeps it, until the views of the ring agree.
 const HOPS_MAX: u8 = 8;
@@ -78,12 +78,20 @@ impl TaskPool {
         if self.read_only || self.drain.is_some() {
             return Some(Refusal::ReadOnly { node });
         }
-        let is_full = self.unsettled >= self.config.queue_max
-            || self.unsettled_bytes + spec.size() > self.config.queue_bytes_max
-            || self.submissions.len() + self.lookups.len() >= self.config.queue_max;
-        is_full.then(|| {
+        let is_over = |share: f64| {
+            let of = |limit: usize| (limit as f64 * share).ceil() as usize;
+            self.unsettled >= of(self.config.queue_max)
+                || self.unsettled_bytes + spec.size() > of(self.config.queue_bytes_max)
+        };
+        if is_over(1.0) || self.submissions.len() + self.lookups.len() >= self.config.queue_max {
             self.meter.refused.increment();
-            Refusal::Full { node }
+            return Some(Refusal::Full { node });
+        }
+        // What is accepted is kept, so load is shed where it comes in, and what matters least first.
+        let left_out = 1.0 - f64::from(spec.priority) / f64::from(PRIORITY_MAX);
+        is_over(1.0 - (1.0 - self.config.shed_from) * left_out).then(|| {
+            self.meter.shed.increment();
+            Refusal::Shed { node, priority: spec.priority }
         })
     }
 

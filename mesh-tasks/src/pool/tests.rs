@@ -113,6 +113,30 @@ fn a_full_queue_refuses_and_nothing_is_owned_by_one_that_may_only_read() {
 }
 
 #[test]
+fn under_load_what_matters_least_is_refused_first_and_what_matters_most_only_when_all_is_full() {
+    let mut pool = pool(PoolConfig { queue_max: 20, shed_from: 0.5, ..PoolConfig::default() });
+    let mut taken = [0; 8];
+    let mut refused = Vec::new();
+    for round in 0..4 {
+        for priority in 0..=7 {
+            let spec = TaskSpec { priority, ..TaskSpec::new("x") };
+            let request = submit(&mut pool, spec);
+            match reply(&mut pool, request) {
+                PoolReply::Submitted(Ok(_)) => taken[usize::from(priority)] += 1,
+                PoolReply::Submitted(Err(SubmitError::Refused(refusal))) => refused.push((round, priority, refusal)),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(taken.is_sorted() && taken[0] < taken[7], "{taken:?}");
+    assert_eq!(taken.iter().sum::<u32>(), 20, "the whole queue is used: {taken:?}");
+    let (_, least, refusal) = refused[0].clone();
+    assert_eq!((least, refusal), (0, Refusal::Shed { node: A, priority: 0 }));
+    let of_the_highest: Vec<_> = refused.iter().filter(|(_, priority, _)| *priority == 7).collect();
+    assert!(of_the_highest.iter().all(|(_, _, refusal)| *refusal == Refusal::Full { node: A }), "{of_the_highest:?}");
+}
+
+#[test]
 fn a_task_that_is_too_late_or_cancelled_is_not_executed() {
     let mut pool = pool(PoolConfig::default());
     submit(&mut pool, TaskSpec::new("late").expires_in(Duration::from_secs(1)).keyed("late"));
@@ -233,7 +257,7 @@ fn a_million_tiny_tasks_pass_through_a_small_pool_in_bounded_memory() {
             let answers = pool.replies();
             match &answers[0].1 {
                 PoolReply::Submitted(Ok(_)) => submitted += 1,
-                PoolReply::Submitted(Err(SubmitError::Refused(Refusal::Full { .. }))) => {
+                PoolReply::Submitted(Err(SubmitError::Refused(Refusal::Full { .. } | Refusal::Shed { .. }))) => {
                     refused += 1;
                     break;
                 }

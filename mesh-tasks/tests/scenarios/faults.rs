@@ -123,7 +123,8 @@ fn s22_full_queues_refuse_and_what_was_taken_is_done() {
             let status = mesh.pool_status(node);
             assert!(status.owned <= 10 && status.kept <= 40, "seed {seed}: {status:?}");
         }
-        let is_full = |error: &SubmitError| matches!(error, SubmitError::Refused(Refusal::Full { .. }));
+        let is_full =
+            |error: &SubmitError| matches!(error, SubmitError::Refused(Refusal::Full { .. } | Refusal::Shed { .. }));
         assert!(mesh.refusals.iter().all(is_full), "seed {seed}: {:?}", mesh.refusals);
         let taken = mesh.submitted().len();
         assert_eq!(taken + mesh.refusals.len(), 300, "seed {seed}");

@@ -196,6 +196,8 @@ fn s30_a_fan_in_of_a_hundred_thousand_is_done_in_bounded_memory() {
     let mut config = PoolConfig::default();
     config.dependencies_max = PARENTS;
     config.successors = 0;
+    // All of them wait at once.
+    config.shed_from = 1.0;
     // What is over is forgotten long before the last parent is done.
     config.retain_max = 1_000;
     let mut mesh = Mesh::with(1, 4, config);
