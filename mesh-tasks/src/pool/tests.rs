@@ -130,7 +130,7 @@ fn under_load_what_matters_least_is_refused_first_and_what_matters_most_only_whe
     }
     assert!(taken.is_sorted() && taken[0] < taken[7], "{taken:?}");
     assert_eq!(taken.iter().sum::<u32>(), 20, "the whole queue is used: {taken:?}");
-    let (_, least, refusal) = refused[0].clone();
+    let (_, least, refusal) = refused[0];
     assert_eq!((least, refusal), (0, Refusal::Shed { node: A, priority: 0 }));
     let of_the_highest: Vec<_> = refused.iter().filter(|(_, priority, _)| *priority == 7).collect();
     assert!(of_the_highest.iter().all(|(_, _, refusal)| *refusal == Refusal::Full { node: A }), "{of_the_highest:?}");

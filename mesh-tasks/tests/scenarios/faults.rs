@@ -115,7 +115,8 @@ fn s22_full_queues_refuse_and_what_was_taken_is_done() {
         config.policy = if seed % 2 == 0 { Policy::Steal } else { Policy::Dht };
         let mut mesh = Mesh::with(seed, 3, config);
         // Of the highest priority: they may fill the queues.
-        let spec = TaskSpec { priority: PRIORITY_MAX, ..work(1) };
+        let mut spec = work(1);
+        spec.priority = PRIORITY_MAX;
         for at in 0..300 {
             mesh.submit_soon(NodeId(1 + at % 3), spec.clone());
         }
