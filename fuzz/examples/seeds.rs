@@ -1,0 +1,104 @@
+//! Writes the corpus that fuzzing begins with: `cargo run --example seeds`, in this directory.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use mesh_core::Bytes;
+use mesh_fuzz::decode::DECODERS;
+use mesh_fuzz::input::put_piece;
+use mesh_fuzz::play::{Recording, Subject, record};
+use mesh_fuzz::subjects::*;
+use mesh_fuzz::{each_subject, frame};
+
+/// How long scripts are, in bytes, and of how many rounds.
+const SCRIPTS: [(&str, usize); 2] = [("short", 1024), ("long", 8192)];
+const ROUNDS: u16 = 400;
+
+/// Of each type, so many of different kinds, each at most so long.
+const EACH: usize = 8;
+const LEN_MAX: usize = 600;
+
+fn write(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let dir: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    fs::create_dir_all(&dir)?;
+    fs::write(dir.join(name), bytes)
+}
+
+fn decoders(name: &str, encoded: &[Bytes]) -> io::Result<()> {
+    let Some(place) = DECODERS.iter().position(|(known, _)| *known == name) else { return Ok(()) };
+    // The first bytes are the version and, mostly, the kind.
+    let (mut kinds, mut count) = (BTreeSet::new(), 0);
+    for bytes in encoded.iter().filter(|bytes| bytes.len() <= LEN_MAX) {
+        if count < EACH && kinds.insert((bytes.get(..bytes.len().min(2)), bytes.len() / 16)) {
+            write("decode", &format!("{name}-{count}"), &[&[place as u8], &bytes[..]].concat())?;
+            count += 1;
+        }
+    }
+    Ok(println!("{name}: {count} of {} encoded", encoded.len()))
+}
+
+fn of<S: Subject>() -> io::Result<()> {
+    let (mut all_messages, mut all_records) = (Vec::new(), Vec::new());
+    for (role, first) in [("first", true), ("last", false)] {
+        let Recording { script, ends, messages, records } = record::<S>(ROUNDS, first);
+        for (name, len) in SCRIPTS {
+            let end = ends.iter().rfind(|end| **end <= len).copied().unwrap_or_default();
+            write(S::NAME, &format!("{role}-{name}"), &script[..end])?;
+        }
+        all_messages.extend(messages);
+        all_records.extend(records);
+    }
+    decoders(&format!("{}-message", S::NAME), &all_messages)?;
+    decoders(&format!("{}-record", S::NAME), &all_records)
+}
+
+fn main() -> io::Result<()> {
+    macro_rules! all {
+        ($($subject:ident),*) => { $(of::<$subject>()?;)* };
+    }
+    each_subject!(all);
+    let mut frames = Vec::new();
+    for (number, bytes) in frame::seeds().into_iter().enumerate() {
+        let mut alone = Vec::new();
+        put_piece(&mut alone, &bytes);
+        frames.extend_from_slice(&alone);
+        if number < EACH {
+            write("frame", &format!("frame-{number}"), &alone)?;
+        }
+    }
+    write("frame", "frames", &frames)?;
+    // A write, a sync, a crash; a checkpoint, a snapshot, damage.
+    let mut log = Vec::new();
+    for kind in [0, 3, 1, 6] {
+        log.push(kind);
+        match kind {
+            0 | 1 => put_piece(&mut log, b"a record"),
+            6 => log.push(1),
+            _ => {}
+        }
+    }
+    write("log", "crash", &log)?;
+    log.push(2);
+    put_piece(&mut log, b"a checkpoint");
+    log.extend([3, 4, 1]);
+    put_piece(&mut log, &[5; 300]);
+    log.extend([6, 2]);
+    write("log", "checkpoint", &log)?;
+    log.extend([7, 1, 0, 20, 0]);
+    put_piece(&mut log, &[0xff; 4]);
+    write("log", "damage", &log)?;
+    // An end that has a link, with and without TLS: frames, a change, time, a goodbye.
+    for (name, kind) in [("accepts", 0), ("dials", 8), ("tls", 7), ("tls-dials", 15)] {
+        let mut link = vec![kind];
+        for step in [2, 5] {
+            link.push(step);
+            put_piece(&mut link, b"hello");
+        }
+        link.extend([4, 0xd0, 7, 3, 1, 0, 1, 6, 7]);
+        write("link", name, &link)?;
+    }
+    let mut raw = vec![16, 0];
+    put_piece(&mut raw, &[&b"mesh\x01"[..], &[9; 16], &[2, 0, 0, 0x80, 0, 0]].concat());
+    write("link", "raw", &raw)
+}
