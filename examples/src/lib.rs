@@ -30,3 +30,8 @@ pub mod wiring;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// So is that of the guide for services.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/service.md")]
+struct Service;

@@ -33,7 +33,7 @@
 //! let mut node = NodeBuilder::new(NodeId(1));
 //! let peers = [2, 3].map(NodeId);
 //! let heartbeat = node.host(ProtocolId(2), Heartbeat::new(HeartbeatConfig::default(), peers)?);
-//! // Hand `node.build()` to `mesh_core::run`, then: heartbeat.events(), heartbeat.status().await
+//! // Hand `node.build()` to `mesh_core::run`, then: heartbeat.events(), heartbeat.health().await
 //! # drop(heartbeat);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

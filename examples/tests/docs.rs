@@ -1,0 +1,84 @@
+//! What the documents point to is there: files, headings, and the tests that they name.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn documents() -> Vec<PathBuf> {
+    let pages = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let pages = pages.filter(|page| page.extension().is_some_and(|extension| extension == "md"));
+    let own = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(|page| root().join(page));
+    pages.chain(own).collect()
+}
+
+/// The lines of a page that are no program.
+fn prose(page: &str) -> impl Iterator<Item = &str> {
+    let mut is_program = false;
+    page.lines().filter(move |line| {
+        let is_fence = line.starts_with("```");
+        is_program ^= is_fence;
+        !is_program && !is_fence
+    })
+}
+
+/// The links of a page: what is written, and where it leads.
+fn links(page: &str) -> Vec<(&str, &str)> {
+    let mut found = Vec::new();
+    for line in prose(page) {
+        let mut rest = line;
+        while let Some((before, after)) = rest.split_once("](") {
+            let Some((target, after)) = after.split_once(')') else { break };
+            found.push((before.rsplit_once('[').map_or("", |(_, text)| text), target));
+            rest = after;
+        }
+    }
+    found
+}
+
+/// The names of the headings of a page, as links have them.
+fn headings(page: &str) -> BTreeSet<String> {
+    let titles = prose(page).filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let kept = |letter: &char| letter.is_alphanumeric() || ['-', '_', ' '].contains(letter);
+    titles.map(|title| title.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")).collect()
+}
+
+/// What is wrong with a link, if anything.
+fn problem(page: &Path, text: &str, target: &str) -> Option<String> {
+    if target.starts_with("http") {
+        return None;
+    }
+    let (path, heading) = target.split_once('#').unwrap_or((target, ""));
+    let file = if path.is_empty() { page.to_owned() } else { page.with_file_name(path) };
+    if !file.exists() {
+        return Some(format!("{target} is not there"));
+    }
+    let is = |extension: &str| file.extension().is_some_and(|found| found == extension);
+    if is("md") && !heading.is_empty() && !headings(&fs::read_to_string(&file).unwrap()).contains(heading) {
+        return Some(format!("{target} has no such heading"));
+    }
+    // A name in quotes that leads to a program is that of a test in it.
+    let name = text.strip_prefix('`')?.strip_suffix('`')?;
+    let is_test = is("rs")
+        && !name.is_empty()
+        && name.chars().all(|letter| letter.is_ascii_lowercase() || "_0123456789".contains(letter));
+    (is_test && !fs::read_to_string(&file).unwrap().contains(&format!("fn {name}(")))
+        .then(|| format!("{target} has no test {name}"))
+}
+
+#[test]
+fn all_links_and_tests_that_documents_name_are_there() {
+    let (mut checked, mut problems) = (0, Vec::new());
+    for page in documents() {
+        let text = fs::read_to_string(&page).unwrap();
+        for (written, target) in links(&text) {
+            checked += 1;
+            problems.extend(problem(&page, written, target).map(|problem| format!("{}: {problem}", page.display())));
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+    assert!(checked > 200, "only {checked} links were found");
+}
