@@ -95,6 +95,28 @@ fn established(peer: u8) -> LinkEvent {
     LinkEvent::Established { peer: id(peer), addresses: vec![at(1000 + u16::from(peer))] }
 }
 
+/// A stranger may change any byte of its first words: that ends the link, or makes it wait, and nothing else.
+#[test]
+fn a_hello_of_tls_with_any_byte_changed_panics_nowhere() {
+    let (dialing, listening) = (secure(1, listed(&[2])), secure(2, listed(&[1])));
+    let hello = || drain(&mut Link::dial(&dialing, Some(id(2)), ms(0)).unwrap(), ms(0));
+    let mut failed = 0;
+    for place in 0..hello().len() {
+        for bits in [0x01, 0x04, 0x10, 0x80, 0xff] {
+            let mut bytes = hello();
+            bytes[place] ^= bits;
+            let mut listener = Link::accept(&listening, ms(0)).unwrap();
+            let first = feed(&mut listener, ms(0), &bytes, usize::MAX);
+            failed += usize::from(first.is_err());
+            drain(&mut listener, ms(0));
+            let more = feed(&mut listener, ms(0), &bytes, 100);
+            assert!(first.is_ok() || more.is_err(), "a link that failed works again");
+            drain(&mut listener, ms(0));
+        }
+    }
+    assert!(failed > 100, "only {failed} of these changes were found");
+}
+
 #[test]
 fn both_ends_learn_who_the_other_is_and_where_it_listens() {
     for configs in

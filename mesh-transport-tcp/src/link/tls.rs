@@ -25,7 +25,11 @@ enum End {
 }
 
 /// One TLS session.
-pub(super) struct Tls(End);
+pub(super) struct Tls {
+    end: End,
+    /// Whether reading failed. The session is not asked again then: it holds places in an input that is gone.
+    failed: bool,
+}
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,16 +52,16 @@ impl Tls {
         // Never sent: who answers is checked by key.
         let name = ServerName::try_from("mesh").map_err(|error| LinkError::Tls(error.to_string()))?;
         let session = UnbufferedClientConnection::new(configs.client(expected), name).map_err(link_error)?;
-        Ok(Self(End::Client(Box::new(session))))
+        Ok(Self { end: End::Client(Box::new(session)), failed: false })
     }
 
     pub(super) fn server(configs: &TlsConfigs) -> Result<Self, LinkError> {
         let session = UnbufferedServerConnection::new(configs.server()).map_err(link_error)?;
-        Ok(Self(End::Server(Box::new(session))))
+        Ok(Self { end: End::Server(Box::new(session)), failed: false })
     }
 
     fn common(&self) -> &CommonState {
-        match &self.0 {
+        match &self.end {
             End::Client(session) => session,
             End::Server(session) => session,
         }
@@ -85,6 +89,9 @@ impl Tls {
         output: &mut Output,
         deliver: &mut impl FnMut(&[u8]) -> Result<(), LinkError>,
     ) -> Result<(usize, bool), LinkError> {
+        if self.failed {
+            return Err(LinkError::Closed);
+        }
         let (mut used, mut closed) = (0, false);
         loop {
             match self.step(&mut input[used..], &mut used, output, deliver) {
@@ -92,8 +99,9 @@ impl Tls {
                 Ok(Step::PeerClosed) => closed = true,
                 Ok(Step::Blocked) => return Ok((used, closed)),
                 Err(error) => {
-                    // The alert that tells the peer why, if there is one.
-                    let _ = self.step(&mut [], &mut 0, output, deliver);
+                    self.failed = true;
+                    // The alert that tells the peer why. Only if there is one: the session would read on.
+                    while self.common().wants_write() && self.step(&mut [], &mut 0, output, &mut |_| Ok(())).is_ok() {}
                     return Err(error);
                 }
             }
@@ -107,7 +115,7 @@ impl Tls {
         output: &mut Output,
         deliver: &mut impl FnMut(&[u8]) -> Result<(), LinkError>,
     ) -> Result<Step, LinkError> {
-        match &mut self.0 {
+        match &mut self.end {
             End::Client(session) => advance(session.process_tls_records(input), used, output, deliver),
             End::Server(session) => advance(session.process_tls_records(input), used, output, deliver),
         }
@@ -125,13 +133,16 @@ impl Tls {
     }
 
     fn write(&mut self, word: Word<'_>, unread: &mut Vec<u8>, output: &mut Output) -> Result<(), LinkError> {
+        if self.failed {
+            return Err(LinkError::Closed);
+        }
         let mut room = match word {
             Word::Data(plain) => plain.len() + (plain.len() / RECORD_LEN_MAX + 1) * RECORD_OVERHEAD,
             Word::Close => RECORD_OVERHEAD + 2,
         };
         loop {
             let mut used = 0;
-            let written = match &mut self.0 {
+            let written = match &mut self.end {
                 End::Client(session) => speak(session.process_tls_records(unread), &mut used, word, &mut room, output),
                 End::Server(session) => speak(session.process_tls_records(unread), &mut used, word, &mut room, output),
             };
