@@ -306,6 +306,12 @@ impl Entry {
     const fn is_settled(&self) -> bool {
         self.answer.is_some() || !self.is_in
     }
+
+    /// What it may be awarded the item for.
+    fn offer(&self) -> Option<Offer> {
+        let Bidder { node, performance, .. } = self.bidder;
+        self.answer.flatten().filter(|_| self.is_in).map(|bid| Offer { node, bid, performance })
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -334,6 +340,7 @@ pub struct Auction {
     entries: BTreeMap<NodeId, Entry>,
     phase: Phase,
     awards: u32,
+    preferred: Option<NodeId>,
 }
 
 impl Auction {
@@ -355,7 +362,7 @@ impl Auction {
         }
         let entries = entries(&config, bidders)?;
         let phase = Phase::Open { until: now + config.bid_window };
-        Ok(Self { config, id, items, entries, phase, awards: 0 })
+        Ok(Self { config, id, items, entries, phase, awards: 0, preferred: None })
     }
 
     /// Opens another round, when nobody has won, or the winner has failed since.
@@ -370,6 +377,7 @@ impl Auction {
             return Err(OpenError::RoundsSpent { rounds: self.id.round });
         }
         self.entries = entries(&self.config, bidders)?;
+        self.preferred = None;
         self.id.round += 1;
         self.phase = Phase::Open { until: now + self.config.bid_window };
         Ok(self.id)
@@ -401,6 +409,26 @@ impl Auction {
             Phase::Open { until } | Phase::Awarded { until, .. } => Some(until),
             Phase::Closed | Phase::Over { .. } => None,
         }
+    }
+
+    /// Whether all have answered, or had time to, and nothing is awarded yet.
+    pub fn is_decidable(&self, now: Instant) -> bool {
+        match self.phase {
+            Phase::Open { until } => now >= until || self.entries.values().all(Entry::is_settled),
+            Phase::Closed | Phase::Awarded { .. } | Phase::Over { .. } => false,
+        }
+    }
+
+    /// Who may be awarded it, and how good their bids are.
+    pub fn scores(&self) -> impl Iterator<Item = (NodeId, f64)> {
+        let offers = self.entries.values().filter_map(Entry::offer).filter(|offer| self.admits(offer.node));
+        offers.map(|offer| (offer.node, self.config.weights.score(&offer.bid, offer.performance)))
+    }
+
+    /// The next award is for this node, as long as it may be awarded the item at all, whoever's bid is the best: for an
+    /// auctioneer that [assigns](batch) the items of many auctions together.
+    pub const fn prefer(&mut self, node: NodeId) {
+        self.preferred = Some(node);
     }
 
     /// Somebody bids. The same again is no error.
@@ -485,9 +513,7 @@ impl Auction {
     /// nothing.
     pub fn poll(&mut self, now: Instant) -> Option<Step> {
         match self.phase {
-            Phase::Open { until } if now >= until || self.entries.values().all(Entry::is_settled) => {
-                self.phase = Phase::Closed;
-            }
+            Phase::Open { .. } if self.is_decidable(now) => self.phase = Phase::Closed,
             Phase::Awarded { to, until } if now >= until => self.rule_out(to),
             Phase::Over { outcome, is_told: false } => {
                 self.phase = Phase::Over { outcome, is_told: true };
@@ -514,11 +540,11 @@ impl Auction {
     }
 
     fn best(&self) -> Option<NodeId> {
-        let offer = |entry: &Entry| {
-            let Bidder { node, performance, .. } = entry.bidder;
-            entry.answer.flatten().filter(|_| entry.is_in).map(|bid| Offer { node, bid, performance })
-        };
-        let offers: Vec<Offer> = self.entries.values().filter_map(offer).collect();
+        let offers: Vec<Offer> = self.entries.values().filter_map(Entry::offer).collect();
+        let may_have_it = |node: &NodeId| self.admits(*node) && offers.iter().any(|offer| offer.node == *node);
+        if let Some(preferred) = self.preferred.filter(may_have_it) {
+            return Some(preferred);
+        }
         best_bid(&self.config.weights, self.config.tie_epsilon, self.id, &offers, |node| self.admits(node))
     }
 

@@ -402,6 +402,7 @@ impl TaskPool {
         self.resend_offers(cx);
         self.resend_reports(cx);
         self.ask_again(cx);
+        self.send_announcements(cx, true);
         self.claim_orphans(cx);
         self.repair(cx);
         self.go_on_draining(cx);
@@ -532,7 +533,7 @@ impl Protocol for TaskPool {
         self.feed_lifelines(cx);
         self.look_for_work(cx);
         self.send_placed(cx);
-        self.send_announcements(cx);
+        self.send_announcements(cx, false);
         self.send_claims(cx);
         self.send_streams(cx);
         self.say_lazy(cx);

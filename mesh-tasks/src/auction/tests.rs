@@ -68,6 +68,27 @@ fn it_closes_when_all_have_answered_and_else_at_the_end_of_the_window() {
 }
 
 #[test]
+fn who_is_preferred_has_it_as_long_as_it_may() {
+    for (preferred, declines, expected) in [(A, false, A), (A, true, B), (C, false, B), (NodeId(9), false, B)] {
+        let mut auction = open(&[A, B, C]);
+        bid(&mut auction, A, 50);
+        bid(&mut auction, B, 20);
+        assert!(!auction.is_decidable(T0) && auction.is_decidable(closing()));
+        let scores: Vec<_> = auction.scores().collect();
+        assert!(scores.len() == 2 && scores[0].0 == A && scores[0].1 < scores[1].1, "{scores:?}");
+        auction.prefer(preferred);
+        let (to, award) = awarded(&mut auction, closing());
+        assert!(!auction.is_decidable(closing()));
+        if declines {
+            assert_eq!(auction.on_declined(to, award), Ok(()));
+            assert_eq!(awarded(&mut auction, closing()).0, expected);
+        } else {
+            assert_eq!(to, expected);
+        }
+    }
+}
+
+#[test]
 fn who_acknowledges_has_it() {
     let mut auction = open(&[A, B]);
     bid(&mut auction, A, 10);

@@ -58,7 +58,7 @@ pub struct PoolConfig {
     pub durable: bool,
     /// How nodes steal from each other.
     pub steal: StealConfig,
-    /// How auctions of single tasks are held. Each is one round: a task that nobody wants is auctioned again.
+    /// How auctions are held. A task that nobody wants, or has room for, is auctioned again.
     pub auction: AuctionConfig,
     /// How many auctions a node holds at a time. Default: 1,024.
     pub auctions_max: usize,

@@ -1,9 +1,14 @@
 //! Auctions of tasks: who would execute this, and who of them best?
 //!
-//! A task with the policy [`Policy::Auction`] waits until an auction of it is opened. Those who can execute it are asked,
-//! many tasks in a message, and answer with sealed bids. With them each says for how many more it would bid, and is not
-//! asked for more at a time; whoever has no room passes, and is not asked for a moment. The award is the offer of a lease, and its acknowledgement that the lease was taken. A winner that says
-//! nothing in time loses the award: the next best is granted another lease, and only that one counts.
+//! A task with the policy [`Policy::Auction`] waits until an auction of it is opened. Auctions are opened in *rounds*: of
+//! as many tasks as those who are asked have room for, and not before the last round is decided. Those who can execute a
+//! task are asked, many tasks in a message, and answer in one with sealed bids and the room that they have; whoever has
+//! none passes, and is not asked for a moment. When all have answered, or had time to, the tasks of the round are
+//! [assigned](crate::auction::batch) together, so that no bidder gets more than it has room for while others have some. A
+//! round of one task goes to the best bid.
+//!
+//! The award is the offer of a lease, and its acknowledgement that the lease was taken. A winner that says nothing in time
+//! loses the award: the next best is granted another lease, and only that one counts.
 //!
 //! Bids come from whom the transport says, and in the life that was asked; they are not passed on. So nobody can bid in
 //! the name of another, and a signature would add nothing.
@@ -16,21 +21,26 @@ use mesh_core::{Instant, NodeId};
 use super::command::PoolEvent;
 use super::message::{Announced, Message, NAMES_MAX};
 use super::{Context, TaskPool};
+use crate::auction::batch::{Batch, BatchConfig};
 use crate::auction::score::{Bid, Performance};
 use crate::auction::{
     Auction, AuctionConfig, AuctionId, Award, BidRefused, Bidder, OpenBids, Outcome, SealedBid, Step, Unsold,
 };
+use crate::capability::Requirements;
 use crate::share::Share;
 #[cfg(doc)]
 use crate::task::Policy;
 use crate::task::State;
 use crate::task::TaskId;
 
-/// A node bids for so many times what it has room for: others bid, too, and it will not win all.
-const BIDS_FOR_ROOM: usize = 8;
+/// So many bids that a node has made and knows nothing of yet make it as busy as one task.
+const BIDS_OF_TASK: usize = 8;
 
-/// Who passed is not asked for so long, and twice as long each further time in a row.
+/// Who passed is not asked for so long. Who said nothing, for which a round waited, for as long as that did.
 const PASS: Duration = Duration::from_millis(5);
+
+/// And no longer than this, however often that was.
+const PASS_MAX: Duration = Duration::from_secs(1);
 
 /// How often that time is doubled.
 const DOUBLINGS_MAX: u32 = 5;
@@ -56,8 +66,8 @@ struct Sale {
 /// How much a node may be asked.
 #[derive(Clone, Copy, Debug)]
 struct Asked {
-    /// For so many more tasks it would bid.
-    credit: u32,
+    /// It has room for so many, as far as it said and was not given some since.
+    room: u32,
     /// It is not asked before, as it passed.
     until: Instant,
     /// How often it passed in a row.
@@ -66,7 +76,7 @@ struct Asked {
 
 impl Default for Asked {
     fn default() -> Self {
-        Self { credit: 1, until: Instant::ZERO, times: 0 }
+        Self { room: 1, until: Instant::ZERO, times: 0 }
     }
 }
 
@@ -75,6 +85,10 @@ impl Default for Asked {
 pub(super) struct Market {
     sales: BTreeMap<TaskId, Sale>,
     due: BTreeSet<(Instant, TaskId)>,
+    /// Auctions that were opened together, none of which is decided.
+    round: BTreeSet<TaskId>,
+    /// So many more may be opened with them.
+    opens: usize,
     /// What is yet to be announced, and which auctions are decided, by bidder.
     announcements: BTreeMap<NodeId, (Vec<Announced>, Vec<AuctionId>)>,
     bids: OpenBids,
@@ -88,6 +102,8 @@ impl Default for Market {
         Self {
             sales: BTreeMap::new(),
             due: BTreeSet::new(),
+            round: BTreeSet::new(),
+            opens: 0,
             announcements: BTreeMap::new(),
             bids: OpenBids::new(BIDS_MAX),
             asked: BTreeMap::new(),
@@ -106,21 +122,21 @@ impl Market {
         self.performance.entry(node).or_default().record(is_delivered);
     }
 
-    /// Its bids are awaited no more.
-    fn pass(&mut self, node: NodeId, now: Instant) {
+    /// A node passed, or said nothing: it is not asked for this time, and twice as long each further time in a row.
+    fn pass(&mut self, node: NodeId, now: Instant, time: Duration) {
         let asked = self.asked.entry(node).or_default();
         if asked.until <= now {
-            asked.until = now + PASS * (1 << asked.times.min(DOUBLINGS_MAX));
+            asked.until = now + (time * (1 << asked.times.min(DOUBLINGS_MAX))).min(PASS_MAX);
             asked.times = asked.times.saturating_add(1);
         }
         // It will be asked about one task then.
-        asked.credit = 1;
+        asked.room = 1;
     }
 
     /// A node has room again, or may have.
     pub(super) fn ask_again(&mut self, node: NodeId) {
         if let Some(asked) = self.asked.get_mut(&node) {
-            (asked.until, asked.times, asked.credit) = (Instant::ZERO, 0, asked.credit.max(1));
+            (asked.until, asked.times, asked.room) = (Instant::ZERO, 0, asked.room.max(1));
         }
     }
 
@@ -131,7 +147,7 @@ impl Market {
     }
 
     fn may_ask(&self, node: NodeId, now: Instant) -> bool {
-        self.asked.get(&node).is_none_or(|asked| asked.credit > 0 && asked.until <= now)
+        self.asked.get(&node).is_none_or(|asked| asked.until <= now)
     }
 
     /// How a node has done what it was given.
@@ -149,7 +165,17 @@ impl Market {
         self.sales.get(&task).and_then(|sale| sale.award).is_some_and(|(to, _)| to == node)
     }
 
+    /// Those who were asked are to hear, with what they are told next, that they need not count with it any more.
+    fn note_decided(&mut self, task: TaskId, me: NodeId) {
+        let Some(Sale { auction, .. }) = self.sales.get(&task) else { return };
+        self.bids.close(auction.id());
+        for node in auction.bidders().filter(|node| *node != me) {
+            self.announcements.entry(node).or_default().1.push(auction.id());
+        }
+    }
+
     fn remove(&mut self, task: TaskId) -> Option<Sale> {
+        self.round.remove(&task);
         let sale = self.sales.remove(&task)?;
         if let Some(at) = sale.deadline {
             self.due.remove(&(at, task));
@@ -179,7 +205,7 @@ impl TaskPool {
     /// Asks for bids for a task; `false` where there is nobody to ask now.
     pub(super) fn open_auction(&mut self, cx: &mut Context<'_>, task: TaskId) -> bool {
         let now = cx.now();
-        if self.market.sales.len() >= self.config.auctions_max {
+        if self.market.opens == 0 || self.market.sales.len() >= self.config.auctions_max {
             return false;
         }
         let Some(entry) = self.tasks.get(&task).filter(|entry| entry.state == State::Queued) else { return false };
@@ -194,7 +220,7 @@ impl TaskPool {
             })
         };
         let mut bidders: Vec<Bidder> = self.peers.iter().filter_map(bids).collect();
-        let mine = self.bid(&requirements);
+        let mine = self.bid(&requirements, self.bids_elsewhere());
         if mine.is_some() {
             let performance = self.market.performance(self.me);
             bidders.push(Bidder { node: self.me, incarnation: u64::from(self.boot), performance });
@@ -209,7 +235,6 @@ impl TaskPool {
         let Some(owned) = self.tasks.get_mut(&task).and_then(|entry| entry.owned.as_mut()) else { return false };
         owned.auctions = owned.auctions.saturating_add(1);
         let id = AuctionId { item: task.0, round: owned.auctions };
-        // Its own bids count like those that it makes elsewhere: it must not win all that it asks for at once.
         let until = now + self.config.auction.bid_window + self.config.auction.award_timeout;
         let mine = mine.filter(|_| self.market.bids.place(id, until, now));
         let performance_min = if owned.takes_any { 0.0 } else { self.config.auction.performance_min };
@@ -226,28 +251,38 @@ impl TaskPool {
         for bidder in bidders.into_iter().filter(|bidder| bidder.node != self.me) {
             let (announced, _) = self.market.announcements.entry(bidder.node).or_default();
             announced.push(Announced { auction: id, requirements: requirements.clone() });
-            let asked = self.market.asked.entry(bidder.node).or_default();
-            asked.credit = asked.credit.saturating_sub(1);
         }
         self.meter.auctions.increment();
-        self.market.sales.insert(task, Sale { auction, opened_at: now, award: None, deadline: None });
-        self.poll_auction(cx, task);
+        let deadline = auction.deadline();
+        deadline.map(|at| self.market.due.insert((at, task)));
+        self.market.sales.insert(task, Sale { auction, opened_at: now, award: None, deadline });
+        self.market.round.insert(task);
+        self.market.opens -= 1;
         true
     }
 
-    /// What this node bids for a task now, beside what it has bid for; `None` where it passes.
-    fn bid(&self, requirements: &crate::capability::Requirements) -> Option<Bid> {
-        if self.more_bids() == 0 {
+    /// How many tasks this node may have won with the bids that it has made and knows nothing of: others bid, too.
+    fn bids_elsewhere(&self) -> usize {
+        self.market.bids.len() / BIDS_OF_TASK
+    }
+
+    /// What this node bids for a task when it may have won so many others; `None` where it passes.
+    fn bid(&self, requirements: &Requirements, elsewhere: usize) -> Option<Bid> {
+        if self.room() <= elsewhere {
             return None;
         }
         let capacity = self.capacity(self.load().slots);
-        let in_hand = self.in_hand() as f64 + self.market.bids.len() as f64 / BIDS_FOR_ROOM as f64;
-        Bid::of(requirements, &self.capabilities, &self.free, Share::clamped(in_hand / capacity as f64))
+        let load = Share::clamped((self.in_hand() + elsewhere) as f64 / capacity as f64);
+        Bid::of(requirements, &self.capabilities, &self.free, load)
     }
 
-    /// For how many more tasks this node would bid.
-    fn more_bids(&self) -> usize {
-        (self.room() * BIDS_FOR_ROOM).saturating_sub(self.market.bids.len())
+    /// Auctions may be opened, unless those that were opened together before are undecided: as many as those who are
+    /// asked have room for.
+    pub(super) fn open_round(&mut self, now: Instant) {
+        let asked = self.ready.iter().filter(|node| self.market.may_ask(**node, now));
+        let room = |node: &NodeId| self.market.asked.get(node).map_or(1, |asked| asked.room.max(1) as usize);
+        let rooms: usize = asked.map(room).sum();
+        self.market.opens = if self.market.round.is_empty() { rooms + self.room() } else { 0 };
     }
 
     /// Somebody asks for bids.
@@ -262,26 +297,27 @@ impl TaskPool {
         decided.iter().for_each(|auction| self.market.bids.close(*auction));
         // An auction of which nothing more is heard was lost.
         let until = now + self.config.auction.bid_window + self.config.auction.award_timeout;
+        // Of the bids that are made with it a bid says nothing: who asks for them knows.
+        let elsewhere = self.bids_elsewhere();
+        let room = self.room().saturating_sub(elsewhere);
         let mut bids = Vec::new();
         for Announced { auction, requirements } in announced.iter().take(NAMES_MAX) {
-            let bid = self.bid(requirements).filter(|_| self.market.bids.place(*auction, until, now));
+            let bid = self.bid(requirements, elsewhere).filter(|_| self.market.bids.place(*auction, until, now));
             bids.push(SealedBid { auction: *auction, incarnation: u64::from(self.boot), bid });
         }
         if !bids.is_empty() {
-            let more = u32::try_from(self.more_bids()).unwrap_or(u32::MAX);
-            self.say(cx, from, Message::Bids(bids, more));
+            self.say(cx, from, Message::Bids(bids, u32::try_from(room).unwrap_or(u32::MAX)));
         }
     }
 
-    pub(super) fn on_bids(&mut self, cx: &mut Context<'_>, from: NodeId, bids: &[SealedBid], more: u32) {
+    pub(super) fn on_bids(&mut self, cx: &mut Context<'_>, from: NodeId, bids: &[SealedBid], room: u32) {
         let now = cx.now();
         self.place_again = true;
         let has_passed = bids.iter().all(|sealed| sealed.bid.is_none());
         if has_passed {
-            self.market.pass(from, now);
+            self.market.pass(from, now, PASS);
         } else {
-            let asked = self.market.asked.entry(from).or_default();
-            *asked = Asked { credit: more.max(1), ..Asked::default() };
+            self.market.asked.insert(from, Asked { room: room.min(BIDS_MAX as u32), ..Asked::default() });
         }
         for sealed in bids.iter().take(NAMES_MAX) {
             let task = TaskId(sealed.auction.item);
@@ -297,12 +333,81 @@ impl TaskPool {
                 }
                 Err(_) => self.meter.bids_refused.increment(),
             }
+        }
+        self.decide(cx);
+    }
+
+    /// No more auctions are opened before those that are open are decided.
+    pub(super) fn close_round(&mut self, cx: &mut Context<'_>) {
+        self.market.opens = 0;
+        self.decide(cx);
+    }
+
+    /// Awards what was auctioned together, as soon as all have bid or had time to.
+    fn decide(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now();
+        let auctions = || self.market.round.iter().filter_map(|task| Some(&self.market.sales.get(task)?.auction));
+        if self.market.opens > 0 || !auctions().all(|auction| auction.is_decidable(now)) {
+            return;
+        }
+        let silent: BTreeSet<NodeId> = auctions().flat_map(Auction::silent).collect();
+        for node in silent {
+            self.market.pass(node, now, self.config.auction.bid_window);
+        }
+        let mut round = std::mem::take(&mut self.market.round);
+        for task in self.assign(cx, &round) {
+            round.remove(&task);
+            self.end_auction(task);
+            self.push_unplaced(task);
+        }
+        for task in round {
             self.poll_auction(cx, task);
         }
     }
 
+    /// Finds out which bidder should have which task, for the highest sum of scores. Which tasks there is no room for.
+    fn assign(&mut self, cx: &mut Context<'_>, round: &BTreeSet<TaskId>) -> Vec<TaskId> {
+        if round.len() < 2 {
+            return Vec::new();
+        }
+        let scores = |task| {
+            let sale = self.market.sales.get(task);
+            sale.into_iter().flat_map(|sale| sale.auction.scores()).collect::<Vec<_>>()
+        };
+        let scores: Vec<(TaskId, Vec<(NodeId, f64)>)> = round.iter().map(|task| (*task, scores(task))).collect();
+        let mut nodes: Vec<NodeId> = scores.iter().flat_map(|(_, scores)| scores).map(|(node, _)| *node).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        // Of equals the first has it.
+        cx.rng().shuffle(&mut nodes);
+        let places: BTreeMap<NodeId, usize> = nodes.iter().enumerate().map(|(at, node)| (*node, at)).collect();
+        let mine = u32::try_from(self.room()).unwrap_or(u32::MAX);
+        let room = |node: &NodeId| {
+            if *node == self.me { mine } else { self.market.asked.get(node).map_or(1, |asked| asked.room) }
+        };
+        let Ok(mut batch) = Batch::new(BatchConfig::default(), nodes.iter().map(room)) else { return Vec::new() };
+        for (_, scores) in &scores {
+            let scores = scores.iter().filter_map(|(node, score)| Some((*places.get(node)?, *score)));
+            if batch.add(scores).is_err() {
+                return Vec::new();
+            }
+        }
+        let mut homeless = Vec::new();
+        for ((task, scores), place) in scores.into_iter().zip(batch.assign().bidders) {
+            match (self.market.sales.get_mut(&task), place.and_then(|place| nodes.get(place))) {
+                (Some(sale), Some(node)) => sale.auction.prefer(*node),
+                (Some(_), None) if !scores.is_empty() => homeless.push(task),
+                _ => {}
+            }
+        }
+        homeless
+    }
+
     /// Goes on with an auction as far as it goes.
     fn poll_auction(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        if self.market.round.contains(&task) {
+            return self.decide(cx);
+        }
         let now = cx.now();
         loop {
             let Some(sale) = self.market.sales.get_mut(&task) else { return };
@@ -316,13 +421,18 @@ impl TaskPool {
                 None => return,
                 Some(Step::Award { to, award }) => {
                     self.meter.awards.increment();
-                    sale.award = Some((to, award));
+                    if sale.award.replace((to, award)).is_none() {
+                        self.market.note_decided(task, self.me);
+                    }
                     // An earlier award may have come to nothing after its lease was granted.
                     self.take_back(cx, task);
                     if to == self.me {
                         self.push_here(task);
                         self.on_award_answered(cx, to, task, false);
                         return;
+                    }
+                    if let Some(asked) = self.market.asked.get_mut(&to) {
+                        asked.room = asked.room.saturating_sub(1);
                     }
                     self.place_at(to, task);
                 }
@@ -355,29 +465,24 @@ impl TaskPool {
         }
     }
 
-    /// The auction of a task is over, or of no use any more. Its bidders hear of that.
+    /// The auction of a task is over, or of no use any more.
     pub(super) fn end_auction(&mut self, task: TaskId) {
-        let Some(sale) = self.market.remove(task) else { return };
-        self.market.bids.close(sale.auction.id());
-        for node in sale.auction.bidders().filter(|node| *node != self.me) {
-            self.market.announcements.entry(node).or_default().1.push(sale.auction.id());
-            if let Some(asked) = self.market.asked.get_mut(&node) {
-                asked.credit = asked.credit.saturating_add(1);
-            }
+        if self.market.sales.get(&task).is_some_and(|sale| sale.award.is_none()) {
+            self.market.note_decided(task, self.me);
         }
-        self.place_again = true;
+        self.place_again |= self.market.remove(task).is_some();
     }
 
     /// Auctions whose time has come.
     pub(super) fn close_auctions(&mut self, cx: &mut Context<'_>) {
         let now = cx.now();
-        while let Some((at, task)) = self.market.due.first().copied().filter(|(at, _)| *at <= now) {
-            self.market.due.remove(&(at, task));
-            let Some(sale) = self.market.sales.get_mut(&task) else { continue };
-            sale.deadline = None;
-            let (silent, award): (Vec<NodeId>, _) = (sale.auction.silent().collect(), sale.award);
-            silent.into_iter().for_each(|node| self.market.pass(node, now));
-            if let Some((to, _)) = award
+        let is_due = |(at, task): &(Instant, TaskId)| (*at <= now).then_some(*task);
+        let due: Vec<TaskId> = self.market.due.iter().map_while(is_due).collect();
+        for task in due {
+            // It may have been decided with another of its round.
+            let is_over = |sale: &&Sale| sale.deadline.is_some_and(|at| at <= now);
+            let Some(sale) = self.market.sales.get(&task).filter(is_over) else { continue };
+            if let Some((to, _)) = sale.award
                 && self.tasks.get(&task).is_some_and(|entry| entry.state == State::Leased { holder: to })
             {
                 self.market.record(to, false);
@@ -414,9 +519,13 @@ impl TaskPool {
         }
     }
 
-    /// Announces auctions, and tells of those that are decided.
-    pub(super) fn send_announcements(&mut self, cx: &mut Context<'_>) {
+    /// Announces auctions, and with them tells of those that are decided; or of these alone, where it `is_time`.
+    pub(super) fn send_announcements(&mut self, cx: &mut Context<'_>, is_time: bool) {
         for (node, (announced, decided)) in std::mem::take(&mut self.market.announcements) {
+            if announced.is_empty() && !is_time && decided.len() < NAMES_MAX {
+                self.market.announcements.insert(node, (announced, decided));
+                continue;
+            }
             let (mut announced, mut decided) = (announced.chunks(NAMES_MAX), decided.chunks(NAMES_MAX));
             loop {
                 let (some, done) = (announced.next(), decided.next());

@@ -309,7 +309,7 @@ pub enum Message {
     AskLoad,
     /// Who bids for these? Those others are decided.
     Announce(Vec<Announced>, Vec<AuctionId>),
-    /// Bids, for the receiver alone. For so many more tasks the sender would bid now.
+    /// Bids, for the receiver alone. The sender has room for so many of these tasks.
     Bids(Vec<SealedBid>, u32),
 }
 
@@ -339,7 +339,7 @@ wire_message!(Message: version VERSION {
     22 => Renewed(tokens),
     23 => AskLoad,
     24 => Announce(auctions, decided),
-    25 => Bids(bids, more),
+    25 => Bids(bids, room),
 });
 
 #[cfg(test)]

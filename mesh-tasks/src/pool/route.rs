@@ -127,7 +127,9 @@ impl TaskPool {
         if std::mem::take(&mut self.place_again) {
             let (capabilities, room) = (self.capabilities.clone(), self.room());
             self.routes.router.report(self.me, &capabilities, &self.free, u32::try_from(room).unwrap_or(u32::MAX));
+            self.open_round(cx.now());
             while self.place_some(cx) {}
+            self.close_round(cx);
         }
         if !self.routes.unplaced.is_empty() {
             let ask_at = self.routes.asked_at.map_or(Instant::ZERO, |at| at + self.config.ask_every);
