@@ -60,6 +60,12 @@ impl Report {
         self.tables.push(Table { title: text.into(), rows: Vec::new() });
     }
 
+    /// Adds all of another report.
+    pub fn append(&mut self, mut other: Self) {
+        self.figures.append(&mut other.figures);
+        self.tables.append(&mut other.tables);
+    }
+
     /// The figures, in the order they were found.
     pub fn figures(&self) -> &[(String, f64)] {
         &self.figures
@@ -76,6 +82,13 @@ impl Report {
         let figures = self.figures.iter().map(|(name, value)| (name.clone(), round(*value).into()));
         let object: serde_json::Map<String, serde_json::Value> = figures.collect();
         serde_json::Value::from(object).to_string()
+    }
+}
+
+impl Report {
+    /// All tables in Markdown.
+    pub fn markdown(&self) -> String {
+        self.tables.iter().map(Table::markdown).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -107,6 +120,20 @@ impl Table {
     /// Adds a row.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().collect());
+    }
+}
+
+impl Table {
+    /// The title as a heading, and the rows as a table; a note is a paragraph.
+    fn markdown(&self) -> String {
+        let Some((head, rows)) = self.rows.split_first() else { return format!("{}\n", self.title) };
+        let line = |cells: &[String]| {
+            let cells = (0..head.len()).map(|at| cells.get(at).map_or(String::new(), |cell| cell.replace('|', "\\|")));
+            format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
+        };
+        let rule: String = head.iter().enumerate().map(|(at, _)| if at == 0 { "| --- " } else { "| ---: " }).collect();
+        let rows: String = rows.iter().map(|row| line(row)).collect();
+        format!("### {}\n\n{}{rule}|\n{rows}", self.title, line(head))
     }
 }
 
@@ -152,6 +179,18 @@ mod tests {
     fn numbers_are_short() {
         let texts = [0.5, 12.34, 123.4, 5_000.0, 12_345.0, 999_600.0, 2_345_678.0].map(short);
         assert_eq!(texts, ["0.50", "12.3", "123", "5000", "12.3 k", "1.00 M", "2.35 M"]);
+    }
+
+    #[test]
+    fn tables_are_written_in_markdown() {
+        let mut report = Report::default();
+        let mut table = Table::new("Speed", ["what", "of"]);
+        table.row(["a|b".to_owned(), "1".to_owned()]);
+        table.row(["short".to_owned()]);
+        report.table(table);
+        report.note("As it is.");
+        let expected = "### Speed\n\n| what | of |\n| --- | ---: |\n| a\\|b | 1 |\n| short |  |\n\nAs it is.\n";
+        assert_eq!(report.markdown(), expected);
     }
 
     #[test]

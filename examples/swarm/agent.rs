@@ -1,6 +1,7 @@
 //! One agent as a process: all modules over TCP, its log on disk. It does what it is told by lines, and says how it is.
 
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -228,11 +229,12 @@ impl Process {
 
     /// Takes down how the swarm is, until the node has stopped.
     fn read(&self) {
-        use mesh_core::Clock as _;
-        while let Ok(reading) = block_on(self.agent.swarm.read(self.clock.now())) {
+        let watched = self.agent.swarm.watch(&*self.clock, READ_INTERVAL, |reading| {
             self.history.lock().unwrap_or_else(PoisonError::into_inner).record(reading);
-            thread::sleep(READ_INTERVAL);
-        }
+            ControlFlow::Continue(())
+        });
+        // It ends when the node does.
+        drop(block_on(watched));
     }
 
     /// Votes, and says how things are, until the node has stopped or the network is shut down.

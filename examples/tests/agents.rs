@@ -8,17 +8,19 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use mesh_consensus::ballot::{Ballot, BallotHandle as _, BallotId, Choice, Draft, Verdict};
-use mesh_consensus::pbft::{Pbft, PbftHandle as _, ReplicaSet};
+use mesh_consensus::pbft::{Pbft, PbftHandle as _, ProposeError, ReplicaSet};
 use mesh_consensus::raft::{Raft, RaftHandle as _};
 use mesh_core::identity::SecretKey;
 use mesh_core::{Bytes, Instant, NodeId, Rng64};
-use mesh_examples::agent::{Agent, AgentConfig, CATALOGUE, DECISIONS, Decisions};
+use mesh_examples::agent::{Agent, AgentConfig, CATALOGUE, DECISION_LEN_MAX, DECISIONS, Decisions};
 use mesh_examples::store::{SharedStore, StoreCommand};
 use mesh_gossip::membership::Membership;
 use mesh_gossip::messenger::{MessengerEvent, MessengerHandle as _};
+use mesh_gossip::overlay::OverlayHandle as _;
 use mesh_gossip::partition::{Mode, Partition};
+use mesh_gossip::store::StoreHandle as _;
 use mesh_tasks::pool::{FinishError, Job, PoolHandle as _, TakeError};
-use mesh_tasks::swarm::{History, Metric, Preset, SwarmConfig, ids};
+use mesh_tasks::swarm::{History, Metric, NAMESPACE, Preset, SwarmConfig, ids};
 use mesh_tasks::task::{Outcome, TaskId, TaskSpec};
 use mesh_transport_mem::{Latency, Sim, SimConfig};
 
@@ -314,6 +316,8 @@ fn run(seed: u64) {
     }
     vote(&mut world);
     ask(&mut world);
+    share(&mut world);
+    validate(&mut world);
     world.asked = u64::MAX - 1;
     let (written, decided) = (world.written.clone(), world.decided.clone());
     assert!(written.len() > 20 && decided.len() > 10, "{} writes, {} decisions", written.len(), decided.len());
@@ -367,6 +371,31 @@ fn ask(world: &mut World) {
         };
         assert_eq!(answer, Ok(format!("{question} Far.")));
     }
+}
+
+/// What agents share of themselves is seen by all, and their links are looked at when that is asked for.
+fn share(world: &mut World) {
+    for agent in 0..AGENTS {
+        let swarm = world.sim.handle(node(agent)).swarm.clone();
+        let sharing = async move { (swarm.share().await, swarm.overlay.optimise().await) };
+        assert_eq!(world.sim.wait(10 * SECOND, sharing), Some((Ok(()), Ok(()))));
+    }
+    world.sim.run_for(5 * SECOND);
+    for (seer, seen) in [(0, 6), (6, 0), (3, 4)] {
+        for (name, expected) in [("peers", node(seer).to_string()), ("partition", "continue 7/7".to_owned())] {
+            let got = world.sim.handle(node(seer)).swarm.store.get(NAMESPACE, format!("{name}/{}", node(seen)));
+            let found = world.sim.wait(SECOND, got).expect("it answers").unwrap().expect("it is shared");
+            let text = String::from_utf8(found.value.as_bytes().expect("it is text").to_vec()).unwrap();
+            assert!(text.contains(&expected), "{name}: {text}");
+        }
+    }
+}
+
+/// What the validator refuses is never decided.
+fn validate(world: &mut World) {
+    let pbft = world.sim.handle(node(1)).pbft.clone().expect("it is a replica");
+    let refused = world.sim.wait(10 * SECOND, pbft.propose("x".repeat(DECISION_LEN_MAX + 1)));
+    assert_eq!(refused, Some(Err(ProposeError::Invalid)));
 }
 
 /// All twelve figures can be had.

@@ -334,6 +334,10 @@ impl Protocol for Overlay {
                 OverlayReply::Done(Ok(()))
             }
             OverlayCommand::Send { to, payload } => return self.send(cx, request, to, payload),
+            OverlayCommand::Optimise => {
+                self.improve(cx);
+                OverlayReply::Done(Ok(()))
+            }
             OverlayCommand::Links => OverlayReply::Links(self.links().collect()),
         };
         cx.reply(request, reply);

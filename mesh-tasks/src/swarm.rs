@@ -33,12 +33,13 @@ mod config;
 mod performance;
 
 use std::fmt::Debug;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_consensus::ballot::{Ballot, BallotCommand, BallotConfig, BallotError, Electorate, ElectorateError};
 use mesh_core::identity::{Ed25519, SecretKey};
-use mesh_core::{Bytes, CallError, Handle, Instant, Metrics, NodeBuilder, NodeId, Wire};
+use mesh_core::{Bytes, CallError, Clock, Handle, Instant, Metrics, NodeBuilder, NodeId, Wire};
 use mesh_gossip::aggregation::{Aggregation, AggregationCommand, AggregationConfig, AggregationError, Variable};
 use mesh_gossip::broadcast::{Broadcast, BroadcastCommand, BroadcastConfig, BroadcastError};
 use mesh_gossip::discovery::{Discovery, DiscoveryCommand, DiscoveryConfig, DiscoveryError, DiscoveryHandle as _};
@@ -48,9 +49,11 @@ use mesh_gossip::membership::{
 };
 use mesh_gossip::messenger::{Messenger, MessengerCommand, MessengerConfig, MessengerError};
 use mesh_gossip::metrics::{Monitor, MonitorCommand, MonitorConfig, MonitorError, MonitorHandle as _};
-use mesh_gossip::overlay::{Overlay, OverlayCommand, OverlayConfig, OverlayError};
-use mesh_gossip::partition::{Partition, PartitionCommand, PartitionConfig, PartitionError};
-use mesh_gossip::store::{Store, StoreCommand, StoreConfig, StoreHandle as _, WriteError};
+use mesh_gossip::overlay::{Overlay, OverlayCommand, OverlayConfig, OverlayError, OverlayHandle as _};
+use mesh_gossip::partition::{
+    Mode, Partition, PartitionCommand, PartitionConfig, PartitionError, PartitionHandle as _,
+};
+use mesh_gossip::store::{Op, Store, StoreCommand, StoreConfig, StoreHandle as _, Write, WriteError};
 
 pub use config::{Preset, Strategy, SwarmConfig, SwarmConfigError};
 pub use performance::{
@@ -99,6 +102,9 @@ pub const NAMESPACE: &str = "swarm";
 
 /// Under this key of [`NAMESPACE`] is why the network is shut down, from the moment it is.
 pub const SHUTDOWN: &[u8] = b"shutdown";
+
+/// For how long what an agent [shares](Swarm::share) of itself is kept.
+pub const SHARED_FOR: Duration = Duration::from_secs(60);
 
 /// Why an agent cannot be.
 #[derive(Debug, thiserror::Error)]
@@ -342,6 +348,56 @@ impl<M: Says> Swarm<M> {
         let text =
             |found: mesh_gossip::store::Found| Some(String::from_utf8_lossy(found.value.as_bytes()?).into_owned());
         Ok(found.and_then(text))
+    }
+
+    /// Puts into the shared memory what this agent knows of the swarm: under `topology/ID` its links, under `peers/ID` who is
+    /// alive, under `partition/ID` whether it goes on, and under `consensus/ID` how many vote and take part; `ID` is its own,
+    /// and each value a line of text. Called now and then; what is not renewed for [`SHARED_FOR`] is gone.
+    ///
+    /// # Errors
+    /// [`WriteError`] when the node does not take it.
+    pub async fn share(&self) -> Result<(), WriteError> {
+        let (links, members) = futures::future::join(self.overlay.links(), self.members.members()).await;
+        let partition = self.partition.status().await?;
+        let join = |nodes: Vec<NodeId>| nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let live = members?.iter().filter(|member| member.status.is_live()).map(|member| member.node).collect();
+        let mode = match partition.mode {
+            Mode::Continue => "continue",
+            Mode::ReadOnly => "read-only",
+        };
+        let voters = self.ballots.as_ref().map_or(0, |(_, electorate)| electorate.members().len());
+        let participation = self.metrics.snapshot().get("ballot_participation_percent").copied().unwrap_or_default();
+        let values = [
+            ("topology", join(links?.iter().map(|link| link.node).collect())),
+            ("peers", join(live)),
+            ("partition", format!("{mode} {}/{}", partition.reachable + 1, partition.known + 1)),
+            ("consensus", format!("{voters} voters, {participation} % took part in the last ballot")),
+        ];
+        let me = self.me;
+        let write = |(name, value): (&str, String)| {
+            Write::new(NAMESPACE, format!("{name}/{me}"), Op::Put(value.into())).with_ttl(SHARED_FOR)
+        };
+        self.store.write(values.map(write).into()).await.map(drop)
+    }
+
+    /// Takes a reading each `interval`, and hands it to `told` until that says to stop: for a
+    /// [record](History::record), or to look at [chosen](Performance::values) figures.
+    ///
+    /// # Errors
+    /// [`CallError`] when the node does not answer any more.
+    pub async fn watch(
+        &self,
+        clock: &dyn Clock,
+        interval: Duration,
+        mut told: impl FnMut(Reading) -> ControlFlow<()>,
+    ) -> Result<(), CallError> {
+        loop {
+            let next = clock.now() + interval;
+            if told(self.read(clock.now()).await?).is_break() {
+                return Ok(());
+            }
+            clock.sleep_until(next).await;
+        }
     }
 
     /// How the swarm is now, to be [recorded](History::record).

@@ -27,6 +27,8 @@ pub enum OverlayCommand {
         /// What.
         payload: Bytes,
     },
+    /// Look for a nearer node to be linked with, now rather than when it is [due](super::OverlayConfig::improve).
+    Optimise,
     /// Tell the links.
     Links,
 }
@@ -156,6 +158,10 @@ pub trait OverlayHandle {
     /// Brings a payload to a node, over others where there is no link to it. Ends when it was delivered.
     fn send(&self, to: NodeId, payload: Bytes) -> impl Future<Output = Result<(), OverlayError>> + Send + 'static;
 
+    /// Looks for a nearer node to be linked with in place of the farthest neighbour, as it does by itself now and then:
+    /// `topology_optimize` of the seed design. Whether there is one shows by the links, some round trips later.
+    fn optimise(&self) -> impl Future<Output = Result<(), OverlayError>> + Send + 'static;
+
     /// The links.
     fn links(&self) -> impl Future<Output = Result<Vec<LinkStatus>, CallError>> + Send + 'static;
 }
@@ -174,6 +180,11 @@ impl OverlayHandle for Handle<Overlay> {
     fn send(&self, to: NodeId, payload: Bytes) -> impl Future<Output = Result<(), OverlayError>> + Send + 'static {
         let call = self.call(OverlayCommand::Send { to, payload });
         async move { reply!(call, OverlayReply::Sent) }
+    }
+
+    fn optimise(&self) -> impl Future<Output = Result<(), OverlayError>> + Send + 'static {
+        let call = self.call(OverlayCommand::Optimise);
+        async move { reply!(call, OverlayReply::Done) }
     }
 
     fn links(&self) -> impl Future<Output = Result<Vec<LinkStatus>, CallError>> + Send + 'static {

@@ -50,6 +50,11 @@ impl Overlay {
         let Some(period) = self.config.improve else { return };
         let delay = cx.rng().duration_between(period / 2, period * 3 / 2);
         cx.set_timer(Timer::ImproveDue, delay);
+        self.improve(cx);
+    }
+
+    /// Begins to measure somebody who may be nearer than the farthest neighbour.
+    pub(super) fn improve(&mut self, cx: &mut Context<'_, Self>) {
         self.measuring = None;
         // In a full mesh all are linked, and who lacks links has other worries.
         if self.view.links.len() < self.config.degree || !self.view.asking.is_empty() || self.farthest(false).is_none()

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{Instant, NodeId};
 
+use super::command::PoolEvent;
 use super::config::GROUP_MAX;
 use super::entry::{Entry, Owned, Version};
 use super::message::{Change, Claim, MESSAGE_BYTES, Message, NAMES_MAX, Promise};
@@ -284,6 +285,7 @@ impl TaskPool {
         self.claims.remove(&task);
         self.orphans.remove(&task);
         self.meter.taken_over.increment();
+        cx.emit(PoolEvent::TakenOver { task });
         self.replicate(cx, task, false);
         self.begin_to_own(cx, task);
         self.finish_regrouping(cx, task);

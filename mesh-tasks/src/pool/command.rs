@@ -253,6 +253,11 @@ pub enum PoolEvent {
         /// What became of it.
         outcome: Outcome,
     },
+    /// This node owns a task from now on that another one owned, which failed: it sees to it that it is done.
+    TakenOver {
+        /// Which one.
+        task: TaskId,
+    },
     /// A task that is executed here is not to be: its result will not count.
     LeaseLost(Token),
     /// A task that is executed here runs for too long: its attempt counts as failed.
