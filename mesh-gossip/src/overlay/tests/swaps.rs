@@ -482,3 +482,11 @@ fn the_guests_link_is_swapped_for_one_who_is_nearer_by_a_third() {
     assert!(gets(&mut node, 10, ask_of(0, Need::Spare)));
     assert!(node.sent().iter().any(|(_, message)| matches!(message, Message::Beacon(_))));
 }
+
+#[test]
+fn who_is_asked_to_looks_for_a_nearer_link_at_once() {
+    let mut node = measured();
+    node.sent();
+    node.command(OverlayCommand::Optimise);
+    assert!(matches!(&node.sent()[..], [(NodeId(9), Message::Ping { .. })]));
+}
