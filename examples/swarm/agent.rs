@@ -234,7 +234,7 @@ impl Process {
             ControlFlow::Continue(())
         });
         // It ends when the node does.
-        drop(block_on(watched));
+        let _ = block_on(watched);
     }
 
     /// Votes, and says how things are, until the node has stopped or the network is shut down.
