@@ -16,6 +16,7 @@
 pub mod agent;
 pub mod client;
 pub mod cluster;
+pub mod dashboard;
 pub mod evil;
 pub mod index;
 pub mod indexer;

@@ -239,6 +239,11 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
 
     /// Asks all to stop in good order, and says which did not.
     pub fn stop(&mut self) -> Vec<String> {
+        // Who is paused would not notice.
+        for at in (0..self.len()).filter(|at| self.nodes[*at].state == State::Paused).collect::<Vec<_>>() {
+            // Where that fails it does not stop, which is told below.
+            let _ = self.resume(at);
+        }
         for process in self.nodes.iter_mut().filter_map(|node| node.process.as_mut()) {
             drop(process.stdin.take());
         }

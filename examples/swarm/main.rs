@@ -11,6 +11,7 @@
 //! cargo run --release --example swarm
 //! cargo run --release --example swarm -- --input ~/src --nodes 9 --json
 //! cargo run --release --example swarm -- --script none
+//! cargo run --release --example swarm -- --dashboard 127.0.0.1:8080
 //! ```
 
 mod agent;
@@ -18,10 +19,12 @@ mod line;
 mod mesh;
 mod report;
 mod script;
+mod stage;
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -30,6 +33,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use mesh_core::{ClusterKey, LogIndex, Rng64, StateMachine as _};
+use mesh_examples::dashboard::Dashboard;
 use mesh_examples::index::{Index, Piece, pieces};
 use mesh_examples::indexer;
 use mesh_examples::processes::Processes;
@@ -40,6 +44,7 @@ use line::Order;
 use mesh::{Mesh, Problem, Record};
 use report::Report;
 use script::{Step, live_through, whole};
+use stage::{FIGURES, Stage};
 use view::View;
 
 /// So many agents order decisions by pBFT: one of them may lie.
@@ -75,6 +80,10 @@ struct Arguments {
     /// How long a task takes at least, in ms, as if the disk were slow
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=1000))]
     pace: u64,
+    /// Show the swarm on a page at ADDR, such as 127.0.0.1:8080, with buttons to trouble it once the script is over (all the
+    /// while with --script none); the agents run on after the report until Ctrl-C. Whoever can reach ADDR can press them
+    #[arg(long, value_name = "ADDR")]
+    dashboard: Option<SocketAddr>,
     /// Print the report as one JSON object
     #[arg(long)]
     json: bool,
@@ -106,7 +115,7 @@ fn main() -> ExitCode {
             }
         };
     }
-    let prepared = match prepare(&arguments) {
+    let (prepared, dashboard) = match prepare(&arguments) {
         Ok(prepared) => prepared,
         Err(problem) => {
             eprintln!("swarm: {problem}");
@@ -118,9 +127,9 @@ fn main() -> ExitCode {
     if let Err(error) = ctrlc::set_handler(move || asked.store(true, Relaxed)) {
         eprintln!("swarm: an interruption cannot be noticed: {error}");
     }
-    let report = swarm(&arguments, &prepared, &interrupted);
+    let (report, is_told) = swarm(&arguments, &prepared, dashboard, &interrupted);
     let data = &prepared.data;
-    if interrupted.load(Relaxed) {
+    if interrupted.load(Relaxed) && !is_told {
         eprintln!("swarm: interrupted; all agents have stopped");
         if arguments.keep.is_none() {
             // What is left of them does no harm.
@@ -135,15 +144,22 @@ fn main() -> ExitCode {
     {
         eprintln!("swarm: {} is left behind: {error}", data.display());
     }
-    match serde_json::to_string(&report) {
-        Ok(json) if arguments.json => println!("{json}"),
-        _ => println!("{report}"),
+    if !is_told {
+        tell(&report, arguments.json);
     }
     ExitCode::from(u8::from(!report.ok))
 }
 
-/// Reads the input and the script, and makes the directory for the agents; what is wrong with the arguments shows here.
-fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
+fn tell(report: &Report, json: bool) {
+    match serde_json::to_string(report) {
+        Ok(text) if json => println!("{text}"),
+        _ => println!("{report}"),
+    }
+}
+
+/// Reads the input and the script, listens for the dashboard, and makes the directory for the agents; what is wrong with the
+/// arguments shows here.
+fn prepare(arguments: &Arguments) -> Result<(Prepared, Option<Dashboard>), String> {
     let input = arguments.input.clone().unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     let pieces = pieces(&input, PIECE_LEN).map_err(|error| error.to_string())?;
     let steps = match &arguments.script {
@@ -154,6 +170,11 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
             script::parse(&text).map_err(|error| format!("{}: {error}", file.display()))?
         }
     };
+    let serve = |address| {
+        let served = Dashboard::serve(address, &FIGURES);
+        served.map_err(|error| format!("no dashboard can be served at {address}: {error}"))
+    };
+    let dashboard = arguments.dashboard.map(serve).transpose()?;
     let data = match &arguments.keep {
         Some(Some(directory)) => directory.clone(),
         _ => std::env::temp_dir().join(format!("mesh-swarm-{}", std::process::id())),
@@ -163,21 +184,53 @@ fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
     if holds.next().is_some() {
         return Err(format!("{} is not empty: give --keep a new directory", data.display()));
     }
-    Ok(Prepared { pieces, steps, data, input })
+    Ok((Prepared { pieces, steps, data, input }, dashboard))
 }
 
-/// Runs the swarm from the first process to the report.
-fn swarm(arguments: &Arguments, prepared: &Prepared, interrupted: &Arc<AtomicBool>) -> Report {
+/// Runs the swarm from the first process to the last; the report, and whether it was told already, as it is where people play
+/// with the agents afterwards.
+fn swarm(
+    arguments: &Arguments,
+    prepared: &Prepared,
+    dashboard: Option<Dashboard>,
+    interrupted: &Arc<AtomicBool>,
+) -> (Report, bool) {
     let begin = Instant::now();
     let founders = usize::from(arguments.nodes);
     let mut report = Report { agents: founders, seed: arguments.seed, ..Report::default() };
-    if let Err(problem) = run(arguments, prepared, interrupted, &mut report) {
-        report.problems.push(problem);
-    }
     report.kept = arguments.keep.is_some().then(|| prepared.data.display().to_string());
-    report.seconds = begin.elapsed().as_secs_f64();
-    report.ok = report.problems.is_empty();
-    report
+    let finish = |report: &mut Report, problem: Option<Problem>| {
+        report.problems.extend(problem);
+        report.seconds = begin.elapsed().as_secs_f64();
+        report.ok = report.problems.is_empty();
+    };
+    let plays = dashboard.is_some();
+    let (mut mesh, key) = match gather(arguments, prepared, dashboard, interrupted) {
+        Ok(gathered) => gathered,
+        Err(problem) => {
+            finish(&mut report, Some(problem));
+            return (report, false);
+        }
+    };
+    let lived = live(&mut mesh, arguments, prepared, &key, &mut report);
+    let lived = if plays { lived } else { lived.and_then(|()| shut_down(&mut mesh)) };
+    finish(&mut report, lived.err());
+    let is_told = plays && !interrupted.load(Relaxed);
+    if is_told {
+        mesh.view.erase();
+        tell(&report, arguments.json);
+        let end = if report.ok { "all is well" } else { "something is wrong" };
+        mesh.view.say(&format!("{end}; the agents run on for the dashboard, until Ctrl-C"));
+        mesh.doing(&format!("{end}, the script is over; do what you like, until Ctrl-C in the terminal"), None);
+        mesh.play();
+        mesh.view.erase();
+    }
+    // Each sees that its input closes.
+    for problem in mesh.processes.stop() {
+        eprintln!("swarm: {problem}");
+        finish(&mut report, Some(problem));
+    }
+    (report, is_told)
 }
 
 /// One record a file: what the catalogue is to hold.
@@ -190,12 +243,13 @@ fn records(pieces: &[Piece], seed: u64) -> Vec<Record> {
     records
 }
 
-fn run(
+/// Starts the agents; the mesh of them, and the name of its cluster key.
+fn gather(
     arguments: &Arguments,
     prepared: &Prepared,
+    dashboard: Option<Dashboard>,
     interrupted: &Arc<AtomicBool>,
-    report: &mut Report,
-) -> Result<(), Problem> {
+) -> Result<(Mesh, String), Problem> {
     let Prepared { pieces, data, input, .. } = prepared;
     let founders = usize::from(arguments.nodes);
     // One more is there to be added.
@@ -210,21 +264,20 @@ fn run(
         order: arguments.seed,
         pace: arguments.pace,
     };
-    let mut mesh =
-        Mesh::new(processes, &plan, records(pieces, arguments.seed), View::new(arguments.json), interrupted.clone());
+    let mut view = View::new(arguments.json, dashboard.as_ref().map(Dashboard::log));
+    if let Some(dashboard) = &dashboard {
+        view.say(&format!("the dashboard is at http://{}/", dashboard.address()));
+    }
+    let records = records(pieces, arguments.seed);
+    let mut mesh = Mesh::new(processes, &plan, records, view, dashboard.map(Stage::new), interrupted.clone());
+    mesh.doing("the agents start, and find each other", Some("the agents start"));
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(|error| error.to_string())?;
     mesh.set_cluster_key(&secret.iter().map(|byte| format!("{byte:02x}")).collect::<String>())?;
-    let key = ClusterKey::from_bytes(secret).id();
     for at in 0..founders {
         mesh.start(at)?;
     }
-    let lived = live(&mut mesh, arguments, prepared, key.to_string(), report);
-    if lived.is_err() {
-        // Each sees that its input closes.
-        report.problems.extend(mesh.processes.stop());
-    }
-    lived
+    Ok((mesh, ClusterKey::from_bytes(secret).id().to_string()))
 }
 
 /// All that the agents live through, from their first words to the end.
@@ -232,7 +285,7 @@ fn live(
     mesh: &mut Mesh,
     arguments: &Arguments,
     prepared: &Prepared,
-    key: String,
+    key: &str,
     report: &mut Report,
 ) -> Result<(), Problem> {
     let Prepared { pieces, steps, .. } = prepared;
@@ -251,16 +304,20 @@ fn live(
     }
     let parts = steps.len() + 1;
     for (number, step) in steps.iter().enumerate() {
+        mesh.doing(&format!("step {} of {} of the script, {step}", number + 1, steps.len()), Some("the script runs"));
         let records = mesh.records();
         mesh.open_gate(records * (number + 1) / parts);
         report.script.push(live_through(mesh, *step)?);
     }
+    // Who has no script may make trouble by hand meanwhile.
+    let refusal = (!steps.is_empty()).then_some("what the script left is compared");
+    mesh.doing("the rest is written and counted", refusal);
     let records = mesh.records();
     mesh.open_gate(records);
     mesh.until("all records are acknowledged", |mesh| mesh.writing.acknowledged.len() == mesh.records())?;
     mesh.until("all is counted", |mesh| mesh.all(|status| status.tasks.index.is_some()))?;
-    verify(mesh, prepared, report)?;
-    shut_down(mesh)
+    mesh.doing("what all agents have is compared with what there must be", refusal);
+    verify(mesh, prepared, report)
 }
 
 /// Compares what all agents have with what there must be.
@@ -285,7 +342,6 @@ fn verify(mesh: &mut Mesh, prepared: &Prepared, report: &mut Report) -> Result<(
     report.agents_at_the_end = mesh.running().len();
     report.executions = mesh.done();
     (report.retries, report.longest_stall_ms) = (mesh.writing.retries, mesh.writing.longest_stall.as_secs_f64() * 1e3);
-    let mut figures: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for (_, status) in mesh.statuses() {
         report.index_equal += usize::from(status.tasks.index.as_ref() == Some(&report.index));
         report.catalogues_equal += usize::from(status.catalogue == catalogue);
@@ -294,12 +350,8 @@ fn verify(mesh: &mut Mesh, prepared: &Prepared, report: &mut Report) -> Result<(
             report.replicas_equal += 1;
         }
         report.performance.push(status.performance.clone());
-        for (name, value) in status.metrics.as_object().into_iter().flatten() {
-            figures.entry(name.clone()).or_default().extend(value.as_f64());
-        }
     }
-    let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len().max(1) as f64;
-    report.metrics = figures.into_iter().map(|(name, values)| (name, mean(values))).collect();
+    report.metrics = mesh.figures();
     if report.index_equal != report.agents_at_the_end {
         let of = report.agents_at_the_end;
         report

@@ -13,6 +13,7 @@ use mesh_examples::processes::{Processes, State};
 
 use crate::agent::Plan;
 use crate::line::{Line, Numbered, Order, Status};
+use crate::stage::Stage;
 use crate::view::View;
 
 /// How often what agents say is looked at.
@@ -63,8 +64,11 @@ pub(crate) struct Mesh {
     turn: usize,
     pub(crate) writing: Writing,
     pub(crate) view: View,
-    /// Tasks that processes executed that are gone.
+    /// The dashboard, where there is one.
+    stage: Option<Stage>,
+    /// Tasks that processes executed that are gone, and those that are paused.
     done_before: u64,
+    done_paused: BTreeMap<usize, u64>,
     /// Whether all is to end at once, and well.
     interrupted: Arc<AtomicBool>,
 }
@@ -76,6 +80,7 @@ impl Mesh {
         plan: &Plan,
         records: Vec<Record>,
         view: View,
+        stage: Option<Stage>,
         interrupted: Arc<AtomicBool>,
     ) -> Self {
         let heard = processes.listen();
@@ -93,7 +98,9 @@ impl Mesh {
             turn: 0,
             writing,
             view,
+            stage,
             done_before: 0,
+            done_paused: BTreeMap::new(),
             interrupted,
         }
     }
@@ -116,6 +123,15 @@ impl Mesh {
         self.processes.kill(at).map_err(|error| error.to_string())
     }
 
+    /// Pauses the process of an agent. What it said does not count until it is resumed.
+    pub(crate) fn pause(&mut self, at: usize) -> Result<(), Problem> {
+        self.processes.pause(at).map_err(|error| error.to_string())?;
+        if let Some((_, status)) = self.statuses.remove(&at) {
+            self.done_paused.insert(at, status.tasks.done.into());
+        }
+        Ok(())
+    }
+
     /// What agents that start from now on seal frames under.
     pub(crate) fn set_cluster_key(&self, hex: &str) -> Result<(), Problem> {
         std::fs::write(&self.cluster_key, hex).map_err(|error| format!("{}: {error}", self.cluster_key.display()))
@@ -126,6 +142,7 @@ impl Mesh {
         if let Some((_, status)) = self.statuses.remove(&at) {
             self.done_before += u64::from(status.tasks.done);
         }
+        self.done_before += self.done_paused.remove(&at).unwrap_or_default();
     }
 
     /// Which agents run.
@@ -162,7 +179,8 @@ impl Mesh {
 
     /// How many tasks were executed, by all.
     pub(crate) fn done(&self) -> u64 {
-        self.done_before + self.statuses().map(|(_, status)| u64::from(status.tasks.done)).sum::<u64>()
+        let gone = self.done_before + self.done_paused.values().sum::<u64>();
+        gone + self.statuses().map(|(_, status)| u64::from(status.tasks.done)).sum::<u64>()
     }
 
     /// Tells an agent something, without waiting for the answer. Its number.
@@ -172,6 +190,11 @@ impl Mesh {
         self.processes.tell(at, &numbered).map_err(|error| format!("{} cannot be told: {error}", self.name(at)))?;
         self.answers.insert(self.next, None);
         Ok(self.next)
+    }
+
+    /// Does not wait for an answer any more.
+    pub(crate) fn give_up(&mut self, number: u64) {
+        self.answers.remove(&number);
     }
 
     /// Tells an agent something, and waits for the answer.
@@ -207,12 +230,17 @@ impl Mesh {
     /// Waits until all is as wanted. How long that took.
     pub(crate) fn until(&mut self, what: &str, mut wanted: impl FnMut(&Self) -> bool) -> Result<Duration, Problem> {
         let begin = Instant::now();
+        let mut deadline = begin + PATIENCE;
         loop {
             self.pump()?;
             if wanted(self) {
                 return Ok(begin.elapsed());
             }
-            if begin.elapsed() > PATIENCE {
+            if self.stage.as_ref().is_some_and(Stage::is_troubled) {
+                // It cannot come about while people keep it from that.
+                deadline = Instant::now() + PATIENCE;
+            }
+            if Instant::now() > deadline {
                 return Err(format!("after {PATIENCE:?} it has not come about that {what}"));
             }
             thread::sleep(LOOK_INTERVAL);
@@ -242,6 +270,7 @@ impl Mesh {
                 Line::Status(status)
                     if self.processes.iter().nth(at).is_some_and(|(_, _, state)| state == State::Runs) =>
                 {
+                    self.done_paused.remove(&at);
                     self.statuses.insert(at, (Instant::now(), *status));
                 }
                 Line::Status(_) => {}
@@ -252,7 +281,36 @@ impl Mesh {
         let (written, records, done) = (self.writing.acknowledged.len(), self.records(), self.done());
         let statuses = &self.statuses;
         self.view.show(&rows, |at| statuses.get(&at).map(|(_, status)| status), (written, records), done);
+        if let Some(mut stage) = self.stage.take() {
+            stage.turn(self);
+            self.stage = Some(stage);
+        }
         Ok(())
+    }
+
+    /// Says on the dashboard what is done now, and why it takes no controls meanwhile, if so.
+    pub(crate) fn doing(&mut self, what: &str, refusal: Option<&'static str>) {
+        if let Some(stage) = &mut self.stage {
+            (stage.doing, stage.refusal) = (what.to_owned(), refusal);
+        }
+    }
+
+    /// Lets people do what they like to the agents, until that is interrupted.
+    pub(crate) fn play(&mut self) {
+        while self.pump().is_ok() {
+            thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    /// The figures: the mean over all agents that have one.
+    pub(crate) fn figures(&self) -> BTreeMap<String, f64> {
+        let mut figures: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for (name, value) in self.statuses().flat_map(|(_, status)| status.metrics.as_object().into_iter().flatten()) {
+            figures.entry(name.clone()).or_default().extend(value.as_f64());
+        }
+        figures.retain(|_, values| !values.is_empty());
+        let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+        figures.into_iter().map(|(name, values)| (name, mean(values))).collect()
     }
 
     fn answered(&mut self, number: u64, result: Result<String, String>) {

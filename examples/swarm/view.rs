@@ -3,6 +3,7 @@
 use std::io::{IsTerminal as _, Write as _, stderr};
 use std::time::{Duration, Instant};
 
+use mesh_examples::dashboard::Log;
 use mesh_examples::processes::State;
 
 use crate::line::Status;
@@ -19,12 +20,14 @@ pub(crate) struct View {
     drawn: usize,
     shown: Option<Instant>,
     begin: Instant,
+    /// Where all that is said goes as well.
+    log: Option<Log>,
 }
 
 impl View {
     /// A view that draws where there is a terminal, and says nothing but events where it is to be `quiet`.
-    pub(crate) fn new(quiet: bool) -> Self {
-        Self { is_terminal: stderr().is_terminal() && !quiet, drawn: 0, shown: None, begin: Instant::now() }
+    pub(crate) fn new(quiet: bool, log: Option<Log>) -> Self {
+        Self { is_terminal: stderr().is_terminal() && !quiet, drawn: 0, shown: None, begin: Instant::now(), log }
     }
 
     /// Says something that stays on the screen.
@@ -32,6 +35,9 @@ impl View {
         self.erase();
         eprintln!("{:6.1} s  {text}", self.begin.elapsed().as_secs_f64());
         self.shown = Some(Instant::now());
+        if let Some(log) = &self.log {
+            log.say(text);
+        }
     }
 
     /// Shows where things are: processes, what each says, records that are written of how many, tasks that are done.

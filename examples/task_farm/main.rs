@@ -8,14 +8,19 @@
 //! ```sh
 //! cargo run --release --example task_farm
 //! cargo run --release --example task_farm -- --policy dht --kill --input /usr/include
+//! cargo run --release --example task_farm -- --pace 200 --dashboard 127.0.0.1:8080
 //! ```
 
+mod stage;
 mod view;
 mod worker;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +29,7 @@ use mesh_core::NodeId;
 use mesh_examples::index::{Index, Piece, pieces};
 use mesh_examples::processes::{Processes, State};
 use serde::Serialize;
+use stage::Stage;
 use view::{Row, View};
 use worker::{Plan, Said, WorkerOptions};
 
@@ -32,6 +38,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long nothing may come of it; far more than anything needs, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Why it came to nothing, where somebody wanted that.
+const INTERRUPTED: &str = "interrupted";
 
 /// So many trigrams are shown.
 const SHOWN: usize = 8;
@@ -53,6 +62,10 @@ struct Arguments {
     /// The seed of the order in which tasks are submitted
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Show the nodes on a page at ADDR, such as 127.0.0.1:8080, with buttons to kill and pause them; it stays up after the
+    /// report until Ctrl-C. Whoever can reach ADDR can press them
+    #[arg(long, value_name = "ADDR")]
+    dashboard: Option<SocketAddr>,
     /// Print the report as one JSON object
     #[arg(long)]
     json: bool,
@@ -109,15 +122,26 @@ fn main() -> ExitCode {
         }
     };
     let data = std::env::temp_dir().join(format!("mesh-task-farm-{}", std::process::id()));
-    match run(&arguments, &pieces, &data) {
+    let stage = match arguments.dashboard.map(Stage::serve).transpose() {
+        Ok(stage) => stage,
+        Err(problem) => {
+            eprintln!("task_farm: {problem}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&arguments, &pieces, &data, stage) {
         Ok(report) => {
             // Keys and logs of nodes that are no more; what is left of them does no harm.
             let _ = std::fs::remove_dir_all(&data);
-            match serde_json::to_string(&report) {
-                Ok(json) if arguments.json => println!("{json}"),
-                _ => println!("ok: {} nodes have counted what one process counts alone", report.nodes_equal),
+            if let Some(report) = report {
+                tell(&report, arguments.json);
             }
             ExitCode::SUCCESS
+        }
+        Err(problem) if problem == INTERRUPTED => {
+            eprintln!("task_farm: {problem}; all nodes have ended");
+            let _ = std::fs::remove_dir_all(&data);
+            ExitCode::from(130)
         }
         Err(problem) => {
             eprintln!("task_farm: {problem}; the nodes' logs are in {}", data.display());
@@ -126,11 +150,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments, pieces: &[Piece], data: &Path) -> Result<Report, String> {
+fn tell(report: &Report, json: bool) {
+    match serde_json::to_string(report) {
+        Ok(text) if json => println!("{text}"),
+        _ => println!("ok: {} nodes have counted what one process counts alone", report.nodes_equal),
+    }
+}
+
+/// Runs the nodes until all is counted, or until Ctrl-C where there is a dashboard. The report, unless it was told already.
+fn run(arguments: &Arguments, pieces: &[Piece], data: &Path, stage: Option<Stage>) -> Result<Option<Report>, String> {
+    let interrupted = Arc::<AtomicBool>::default();
+    if stage.is_some() {
+        let asked = interrupted.clone();
+        ctrlc::set_handler(move || asked.store(true, Relaxed)).map_err(|error| error.to_string())?;
+    }
     let nodes = usize::from(arguments.nodes);
     let processes = Processes::create(data, nodes).map_err(|error| error.to_string())?;
-    let view = View::new(arguments.json);
-    let mut farm = Farm { processes, view, said: BTreeMap::new(), tasks: Plan::tasks(pieces.len()) };
+    let view = View::new(arguments.json, stage.as_ref().map(Stage::log));
+    let tasks = Plan::tasks(pieces.len());
+    let mut farm = Farm { processes, view, said: BTreeMap::new(), tasks, stage, interrupted };
     // The last with an even place reads texts, of which there are most, and does not submit.
     let victim = arguments.kill.then_some((nodes - 1) & !1);
     farm.start_all(arguments, victim)?;
@@ -169,8 +207,13 @@ fn run(arguments: &Arguments, pieces: &[Piece], data: &Path) -> Result<Report, S
         seconds,
     };
     farm.tell(&report);
+    let is_told = farm.stage.is_some();
+    if is_told {
+        tell(&report, arguments.json);
+        farm.play();
+    }
     let problems = farm.processes.stop();
-    if problems.is_empty() { Ok(report) } else { Err(problems.join("; ")) }
+    if problems.is_empty() { Ok((!is_told).then_some(report)) } else { Err(problems.join("; ")) }
 }
 
 fn files(pieces: &[Piece]) -> usize {
@@ -183,6 +226,9 @@ struct Farm {
     view: View,
     said: BTreeMap<NodeId, Said>,
     tasks: usize,
+    stage: Option<Stage>,
+    /// Whether all is to end at once.
+    interrupted: Arc<AtomicBool>,
 }
 
 impl Farm {
@@ -222,9 +268,7 @@ impl Farm {
     fn until_all<T>(&mut self, what: &str, wanted: impl Fn(&Self) -> Option<T>) -> Result<T, String> {
         let (mut moved_at, mut done) = (Instant::now(), 0);
         loop {
-            self.said.extend(self.processes.said());
-            let rows = self.rows();
-            self.view.show(&rows, self.tasks);
+            let rows = self.look()?;
             if let Some(failed) = self.said.values().find_map(|said| said.failed.as_ref()) {
                 return Err(failed.clone());
             }
@@ -245,6 +289,31 @@ impl Farm {
                     by.join(" ")
                 ));
             }
+            thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    /// Takes in what nodes say, shows it, and does what people ask for.
+    fn look(&mut self) -> Result<Vec<Row>, String> {
+        if self.interrupted.load(Relaxed) {
+            return Err(INTERRUPTED.to_owned());
+        }
+        self.said.extend(self.processes.said());
+        let rows = self.rows();
+        self.view.show(&rows, self.tasks);
+        if let Some(stage) = &mut self.stage {
+            stage.turn(&mut self.processes, &mut self.view, &rows);
+        }
+        Ok(rows)
+    }
+
+    /// Goes on until that is interrupted.
+    fn play(&mut self) {
+        self.view.say("the nodes run on for the dashboard, until Ctrl-C");
+        if let Some(stage) = &mut self.stage {
+            stage.doing = "all is counted; the nodes run on until Ctrl-C in the terminal".to_owned();
+        }
+        while self.look().is_ok() {
             thread::sleep(LOOK_INTERVAL);
         }
     }

@@ -2,6 +2,8 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
+use mesh_examples::dashboard::Log;
+
 /// How one node is.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Row {
@@ -20,15 +22,20 @@ pub(crate) struct View {
     drawn: usize,
     /// How many tenths were told.
     tenths: usize,
+    /// Where all that is said goes as well.
+    log: Option<Log>,
 }
 
 impl View {
-    pub(crate) const fn new(is_quiet: bool) -> Self {
-        Self { is_quiet, drawn: 0, tenths: 0 }
+    pub(crate) const fn new(is_quiet: bool, log: Option<Log>) -> Self {
+        Self { is_quiet, drawn: 0, tenths: 0, log }
     }
 
     /// Says something, above the table.
     pub(crate) fn say(&mut self, text: &str) {
+        if let Some(log) = &self.log {
+            log.say(text);
+        }
         if !self.is_quiet {
             self.erase();
             println!("{text}");

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "not every test uses all of it")]
 
+pub(crate) mod browser;
+pub(crate) mod http;
+
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
