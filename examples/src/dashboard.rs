@@ -22,7 +22,7 @@
 //!     }
 //! }
 //! println!("look at http://{}/", dashboard.address());
-//! # Ok::<(), std::io::Error>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod http;
