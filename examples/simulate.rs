@@ -1,12 +1,41 @@
 //! Your own state machine in the simulator, through a partition: three Raft nodes, a cut-off leader.
 //!
-//! `cargo run --example simulate [SEED]`: the same seed gives the same run, byte for byte.
+//! `cargo run --example simulate [SEED]`: the same seed gives the same run, byte for byte. With `--trace DIR` it is written
+//! there as lines of JSON, and what happened around the partition as a picture.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::Parser;
 use mesh_consensus::raft::{ProposeError, Raft, RaftConfig, RaftHandle, Role};
 use mesh_core::{Bytes, LogIndex, NodeId, ProtocolId, RestoreError, SnapshotSource, StateMachine};
-use mesh_transport_mem::Sim;
+use mesh_transport_mem::{Sim, Traced, json_lines, space_time};
+
+/// Three Raft nodes in the simulator, the leader cut off.
+#[derive(Debug, Parser)]
+#[command(name = "simulate")]
+struct Arguments {
+    /// The seed of the run
+    #[arg(default_value_t = 42)]
+    seed: u64,
+    /// Write the run into this directory: trace.jsonl, and what happened around the partition as trace.svg
+    #[arg(long, value_name = "DIR")]
+    trace: Option<PathBuf>,
+}
+
+/// Of the run, what happened in a second from this moment on.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// Writes a run down, and draws what happened after `from`.
+fn write_trace(dir: &Path, seed: u64, events: &[Traced], from: mesh_core::Instant) -> std::io::Result<()> {
+    fs::create_dir_all(dir)?;
+    fs::write(dir.join("trace.jsonl"), json_lines(events))?;
+    let window: Vec<_> = events.iter().filter(|event| event.at >= from && event.at <= from + WINDOW).cloned().collect();
+    fs::write(dir.join("trace.svg"), space_time(&format!("simulate, seed {seed}: the leader is cut off"), &window))?;
+    println!("{} events are in {}", events.len(), dir.display());
+    Ok(())
+}
 
 /// The state machine: a sum.
 #[derive(Debug, Default)]
@@ -37,7 +66,10 @@ impl StateMachine for Sum {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     const RAFT: ProtocolId = ProtocolId(1);
     let (ids, second) = ([1, 2, 3].map(NodeId), Duration::from_secs(1));
-    let mut sim = Sim::new(std::env::args().nth(1).map_or(Ok(42), |seed| seed.parse())?);
+    let Arguments { seed, trace } = Arguments::parse();
+    let mut sim = Sim::new(seed);
+    sim.keep_trace(if trace.is_some() { usize::MAX } else { 0 });
+    sim.describe::<Raft<Sum>>(RAFT);
     for id in ids {
         let raft = move || Raft::new(RaftConfig::default(), ids, Sum::default()).expect("the defaults work");
         sim.add_node(id, move |node| node.host(RAFT, raft()));
@@ -47,6 +79,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (old, rest): (Vec<_>, Vec<_>) = ids.iter().partition(|id| leads(&sim, **id));
     let sum = sim.wait(second, sim.handle(old[0]).propose(5));
     println!("{:?} {} leads; it adds 5: {sum:?}", sim.now(), old[0]);
+    let before = sim.now();
+    sim.note("the leader is cut off");
     sim.partition(&[&old, &rest]);
     let alone = sim.wait(second * 5, sim.handle(old[0]).propose(100));
     println!("{:?} {} is cut off; it tries to add 100: {alone:?}", sim.now(), old[0]);
@@ -59,5 +93,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sum_of = |sim: &Sim<_>, id| sim.protocol::<Raft<Sum>>(id, RAFT).map(|raft| raft.state().0);
     assert!(sim.run_until(second * 5, |sim| ids.iter().all(|id| sum_of(sim, *id) == Some(12))), "not equal");
     println!("{:?} healed: all have 12; digest of the run {:016x}", sim.now(), sim.digest());
+    if let Some(dir) = trace {
+        write_trace(&dir, seed, &sim.traced(), before)?;
+    }
     Ok(())
 }

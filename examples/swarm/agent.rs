@@ -46,6 +46,9 @@ const SAY_INTERVAL: Duration = Duration::from_millis(100);
 /// How often it takes down how the swarm is.
 const READ_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How long an agent goes on after it heard that the network is shut down.
+const SHUTDOWN_LINGER: Duration = Duration::from_secs(2);
+
 /// Of which timeframe its figures are.
 const TIMEFRAME: Duration = Duration::from_secs(600);
 
@@ -243,7 +246,8 @@ impl Process {
             say(&Line::Status(Box::new(status)));
             if let Ok(Some(reason)) = block_on(self.agent.swarm.shutdown_reason()) {
                 eprintln!("the network is shut down: {reason}");
-                thread::sleep(READ_INTERVAL);
+                // As long as others may still have to hear of it from this one.
+                thread::sleep(SHUTDOWN_LINGER);
                 if let Err(error) = block_on(self.agent.swarm.members.leave()) {
                     eprintln!("it cannot say good-bye: {error}");
                 }

@@ -15,5 +15,5 @@ pub mod sim;
 pub use network::{INBOX_BYTES_MAX, MemNetwork, MemTransport};
 pub use sim::{
     ClockConfig, DiskConfig, Fault, FaultKind, FaultSchedule, Latency, LinkConfig, Loss, Sim, SimConfig, SimDisk,
-    SimStats, SwarmConfig, TraceEvent, Transcript, Uplink,
+    SimStats, SwarmConfig, TraceEvent, Traced, Transcript, Uplink, json_lines, space_time,
 };

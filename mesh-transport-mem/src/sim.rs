@@ -58,6 +58,7 @@
 //! ```
 
 mod clock;
+mod diagram;
 mod disk;
 mod events;
 mod fault;
@@ -68,6 +69,7 @@ mod queue;
 mod trace;
 
 pub use clock::ClockConfig;
+pub use diagram::{Traced, json_lines, space_time};
 pub use disk::{DiskConfig, SimDisk};
 pub use fault::{Fault, FaultKind, FaultSchedule, SwarmConfig};
 pub use latency::Latency;
@@ -568,6 +570,11 @@ impl<H: 'static> Sim<H> {
     /// The events that were kept.
     pub fn transcript(&self) -> Transcript {
         self.trace.transcript()
+    }
+
+    /// The same for programs and pictures: see [`json_lines`](super::json_lines) and [`space_time`](super::space_time).
+    pub fn traced(&self) -> Vec<Traced> {
+        self.trace.traced()
     }
 
     // How things happen.

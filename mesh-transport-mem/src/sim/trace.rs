@@ -12,6 +12,8 @@ use std::time::Duration;
 use mesh_core::frame::sections;
 use mesh_core::{Bytes, Instant, NodeId, PeerStatus, Protocol, ProtocolId, Reader, Wire};
 
+use super::diagram::Traced;
+
 /// Something that happened in a simulation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -254,6 +256,12 @@ impl Trace {
 
     pub(super) const fn digest(&self) -> u64 {
         self.digest.get()
+    }
+
+    pub(super) fn traced(&self) -> Vec<Traced> {
+        let first = self.count - self.kept.len() as u64;
+        let traced = |(number, entry): (u64, &Entry)| Traced::new(number, entry.at, entry.event, entry.text.as_deref());
+        (first..).zip(&self.kept).map(traced).collect()
     }
 
     pub(super) fn transcript(&self) -> Transcript {
