@@ -24,8 +24,8 @@ struct Arguments {
     trace: Option<PathBuf>,
 }
 
-/// Of the run, what happened in a second from this moment on.
-const WINDOW: Duration = Duration::from_secs(1);
+/// How much of the run is drawn, from the moment in question on.
+const WINDOW: Duration = Duration::from_secs(2);
 
 /// Writes a run down, and draws what happened after `from`.
 fn write_trace(dir: &Path, seed: u64, events: &[Traced], from: mesh_core::Instant) -> std::io::Result<()> {
@@ -89,6 +89,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let new = if leads(&sim, rest[0]) { rest[0] } else { rest[1] };
     let sum = sim.wait(second, sim.handle(new).propose(7));
     println!("{:?} {new} leads the others; it adds 7: {sum:?}", sim.now());
+    sim.note(&format!("{new:?} leads the others"));
     sim.heal();
     let sum_of = |sim: &Sim<_>, id| sim.protocol::<Raft<Sum>>(id, RAFT).map(|raft| raft.state().0);
     assert!(sim.run_until(second * 5, |sim| ids.iter().all(|id| sum_of(sim, *id) == Some(12))), "not equal");
