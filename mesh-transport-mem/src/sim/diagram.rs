@@ -204,6 +204,7 @@ pub fn space_time(title: &str, events: &[Traced]) -> String {
                 let bottom = height - 30.0;
                 let label = traced.text.as_deref().filter(|_| matches!(traced.event, TraceEvent::Note { .. }));
                 let label = label.map_or_else(|| traced.event.to_string(), ToOwned::to_owned);
+                let anchor = if x > WIDTH * 0.7 { "end" } else { "start" };
                 let _ = writeln!(
                     svg,
                     "<g><title>{0}</title><line x1=\"{x:.1}\" y1=\"{TOP}\" x2=\"{x:.1}\" y2=\"{bottom}\" stroke=\"#06c\" \
@@ -212,7 +213,11 @@ pub fn space_time(title: &str, events: &[Traced]) -> String {
                     if matches!(traced.event, TraceEvent::Cut { .. }) {
                         String::new()
                     } else {
-                        format!("<text x=\"{x:.1}\" y=\"{}\" fill=\"#06c\">{}</text>", TOP - 8.0, escaped(&label))
+                        format!(
+                            "<text x=\"{x:.1}\" y=\"{}\" fill=\"#06c\" text-anchor=\"{anchor}\">{}</text>",
+                            TOP - 8.0,
+                            escaped(&label)
+                        )
                     }
                 );
             }
