@@ -238,6 +238,8 @@ fn split(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
         mesh.ask(at, Order::Cut(Vec::new()))?;
     }
     let healed = whole(mesh)?;
+    let is_measured = |status: &Status| status.metrics.get("partition_resilience").is_some();
+    mesh.until("the minority has measured how long that took", |mesh| mesh.each(&minority, is_measured))?;
     let seen = format!(
         "the minority only read after {:.1} s and refused to write, the majority went on; all were one again {:.1} s after it healed",
         read_only.as_secs_f64(),
@@ -396,6 +398,9 @@ fn vote(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
     mesh.ask(0, Order::Propose(proposal.clone()))?;
     let approved = (proposal, "approved".to_owned());
     mesh.until("all have the same verdict", |mesh| mesh.all(|status| status.ballots.contains(&approved)))?;
+    let is_measured =
+        |mesh: &Mesh| mesh.statuses().any(|(_, status)| status.metrics.get("vote_participation").is_some());
+    mesh.until("it is measured how many took part", is_measured)?;
     Ok((begin.elapsed(), format!("approved, by the word of all {}", mesh.running().len())))
 }
 
