@@ -572,7 +572,7 @@ impl<H: 'static> Sim<H> {
         self.trace.transcript()
     }
 
-    /// The same for programs and pictures: see [`json_lines`](super::json_lines) and [`space_time`](super::space_time).
+    /// The same for programs and pictures: see [`json_lines`] and [`space_time`].
     pub fn traced(&self) -> Vec<Traced> {
         self.trace.traced()
     }
