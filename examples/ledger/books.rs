@@ -8,6 +8,7 @@ use std::path::Path;
 
 use mesh_core::identity::{PublicKey, SecretKey, Signature};
 use mesh_core::{LogIndex, NodeId, RestoreError, SnapshotSource, StateMachine, Wire, wire, wire_message, wire_struct};
+use mesh_examples::hex::short_digest;
 
 /// An order to pay, by the owner of an account. An account is named by the id of its owner's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +148,7 @@ impl StateMachine for Books {
 
 /// A digest of balances, to compare them by.
 pub(crate) fn digest(balances: &Balances) -> String {
-    blake3::hash(&wire::to_bytes(balances)).to_hex()[..16].to_owned()
+    short_digest(blake3::hash(&wire::to_bytes(balances)))
 }
 
 /// Cents, for people.

@@ -32,8 +32,9 @@ use evil::Evil;
 use mesh_consensus::pbft::{Evidence, ReplicaSet};
 use mesh_core::identity::{PublicKey, SecretKey};
 use mesh_core::{NodeId, wire};
+use mesh_examples::hex::to_hex;
 use mesh_examples::processes::Processes;
-use replica::{ReplicaOptions, Said, to_hex};
+use replica::{ReplicaOptions, Said};
 use serde::Serialize;
 
 /// Who keeps the ledger.

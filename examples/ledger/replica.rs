@@ -1,7 +1,6 @@
 //! One replica: pBFT over TCP, its log on disk. It says how things are, a line each time.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -13,8 +12,9 @@ use mesh_consensus::pbft::{Evidence, Pbft, PbftConfig, PbftEvent, PbftHandle as 
 use mesh_core::identity::{PublicKey, SecretKey};
 use mesh_core::{FileWal, Handle, NodeBuilder, NodeId, ProtocolId, SystemClock, run, wire};
 use mesh_examples::evil::{EvilTransport, Forger};
+use mesh_examples::hex::{from_hex, to_hex};
 use mesh_examples::json_lines;
-use mesh_examples::processes::end_with_the_input;
+use mesh_examples::processes::{ProcessOptions, end_with_the_input};
 use mesh_examples::said::say;
 use mesh_transport_tcp::{Allow, TcpConfig, TcpTransport};
 use serde::{Deserialize, Serialize};
@@ -31,15 +31,8 @@ const SAY_INTERVAL: Duration = Duration::from_millis(100);
 /// What a replica is told by its command line.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ReplicaOptions {
-    /// Its directory: its key and its log
-    #[arg(long)]
-    data: PathBuf,
-    /// Where it listens
-    #[arg(long, default_value = "127.0.0.1:0")]
-    listen: SocketAddr,
-    /// Where a replica listens that runs
-    #[arg(long)]
-    seed: Option<SocketAddr>,
+    #[command(flatten)]
+    process: ProcessOptions,
     /// What every account holds at first
     #[arg(long)]
     genesis: PathBuf,
@@ -109,27 +102,17 @@ impl Said {
 
 json_lines!(Said);
 
-/// Bytes, to be printed.
-pub(crate) fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |at: usize| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
-    (0..text.len()).step_by(2).map(digit).collect()
-}
-
 /// Runs a replica until its input closes.
 pub(crate) fn serve(options: ReplicaOptions) -> Result<(), Box<dyn std::error::Error>> {
-    let key = SecretKey::load_or_create(options.data.join("key"))?;
+    let key = SecretKey::load_or_create(options.process.data.join("key"))?;
     let me = key.node_id();
     let replicas = group(&options.replicas)?;
     let nodes = replicas.members().iter().map(|(node, _)| *node);
 
-    let mut tcp = TcpConfig::new(key.clone(), options.listen);
+    let mut tcp = TcpConfig::new(key.clone(), options.process.listen);
     tcp.allow = Allow::Listed(nodes.clone().chain(options.clients).collect());
     let book = tcp.address_book.clone();
-    options.seed.into_iter().for_each(|seed| book.add_seed(seed));
+    options.process.seed.into_iter().for_each(|seed| book.add_seed(seed));
     nodes.filter(|node| *node != me).for_each(|node| book.pin(node));
     let transport = TcpTransport::bind(tcp)?;
     let listens_at = transport.local_addr();
@@ -141,7 +124,7 @@ pub(crate) fn serve(options: ReplicaOptions) -> Result<(), Box<dyn std::error::E
     let mut node = NodeBuilder::new(me);
     let pbft = node.host(PBFT, pbft);
     let node = node.build();
-    let wal = Box::new(FileWal::open(options.data.join("wal"), me)?);
+    let wal = Box::new(FileWal::open(options.process.data.join("wal"), me)?);
     let clock = Arc::new(SystemClock::new());
 
     end_with_the_input(node.handle());

@@ -15,15 +15,13 @@ mod table;
 mod view;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use mesh_core::NodeId;
-use mesh_examples::processes::{Processes, State};
+use mesh_examples::processes::{ProcessOptions, Processes, State};
 use mesh_gossip::partition::Mode;
 use table::Table;
 use view::View;
@@ -53,12 +51,8 @@ enum Role {
     /// One node; the program starts these itself.
     #[command(hide = true)]
     Node {
-        #[arg(long)]
-        data: PathBuf,
-        #[arg(long, default_value = "127.0.0.1:0")]
-        listen: SocketAddr,
-        #[arg(long)]
-        seed: Option<SocketAddr>,
+        #[command(flatten)]
+        process: ProcessOptions,
         #[arg(long, default_value_t = 0)]
         zone: u16,
         #[arg(long, default_value_t = 3)]
@@ -68,8 +62,8 @@ enum Role {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Role::Node { data, listen, seed, zone, founders }) = arguments.role {
-        return match node::serve(&data, listen, seed, zone, founders) {
+    if let Some(Role::Node { process, zone, founders }) = arguments.role {
+        return match node::serve(process, zone, founders) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{error}");

@@ -1,7 +1,5 @@
 //! One node: membership, overlay, partition handler and monitor over TCP. It says how things are, a line each time.
 
-use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -10,7 +8,7 @@ use futures::executor::block_on;
 use futures::future::join4;
 use mesh_core::identity::SecretKey;
 use mesh_core::{Handle, MemWal, NodeBuilder, ProtocolId, SystemClock, run};
-use mesh_examples::processes::end_with_the_input;
+use mesh_examples::processes::{ProcessOptions, end_with_the_input};
 use mesh_examples::said::say;
 use mesh_examples::wiring::follow_members;
 use mesh_gossip::membership::{Membership, MembershipConfig, MembershipHandle as _, Profile, Status};
@@ -31,9 +29,7 @@ const SAY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Runs a node until its input closes. `founders` of the nodes there are at first must know each other before any may go on.
 pub(crate) fn serve(
-    data: &Path,
-    listen: SocketAddr,
-    seed: Option<SocketAddr>,
+    ProcessOptions { data, listen, seed }: ProcessOptions,
     zone: u16,
     founders: usize,
 ) -> Result<(), Box<dyn std::error::Error>> {

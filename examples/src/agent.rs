@@ -11,6 +11,7 @@ use mesh_core::identity::SecretKey;
 use mesh_core::{Handle, LogIndex, NodeBuilder, NodeId, ProtocolId, RestoreError, SnapshotSource, StateMachine, wire};
 use mesh_tasks::swarm::{Preset, Swarm, SwarmConfig, ids};
 
+use crate::hex::short_digest;
 use crate::store::SharedStore;
 
 /// The number of Raft.
@@ -29,7 +30,7 @@ pub struct Decisions(Vec<String>);
 impl Decisions {
     /// A digest of all: equal where the decisions are.
     pub fn digest(decided: &[String]) -> String {
-        blake3::hash(&wire::to_bytes(&decided.to_vec())).to_hex()[..16].to_owned()
+        short_digest(blake3::hash(&wire::to_bytes(&decided.to_vec())))
     }
 }
 

@@ -8,6 +8,8 @@ use std::path::Path;
 use mesh_core::wire;
 use serde::{Deserialize, Serialize};
 
+use crate::hex::short_digest;
+
 /// A file without a NUL among its first bytes is text.
 const LOOK_FOR_NUL: u64 = 8192;
 
@@ -208,7 +210,7 @@ impl Index {
 
     /// A digest of all of it.
     pub fn digest(&self) -> String {
-        blake3::hash(&wire::to_bytes(self)).to_hex()[..16].to_owned()
+        short_digest(blake3::hash(&wire::to_bytes(self)))
     }
 }
 

@@ -18,6 +18,7 @@ pub mod client;
 pub mod cluster;
 pub mod dashboard;
 pub mod evil;
+pub mod hex;
 pub mod index;
 pub mod indexer;
 pub mod node;

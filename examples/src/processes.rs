@@ -22,6 +22,20 @@ use mesh_core::{NodeHandle, NodeId};
 /// How long a node may take to stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
+/// What [`Processes::start`] tells every process: flattened into the arguments of its own.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ProcessOptions {
+    /// Its directory: its key, and what it keeps
+    #[arg(long)]
+    pub data: PathBuf,
+    /// Where it listens
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub listen: SocketAddr,
+    /// Where another listens that runs
+    #[arg(long)]
+    pub seed: Option<SocketAddr>,
+}
+
 /// How a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -105,6 +119,21 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
                 if status.success() { Ok(true) } else { Err(io::Error::other(format!("it ended with {status}"))) }
             }
         }
+    }
+
+    /// Waits until the process of a node has ended by itself, and well.
+    ///
+    /// # Errors
+    /// As [`has_ended`](Self::has_ended), and [`TimedOut`](io::ErrorKind::TimedOut) where it takes too long.
+    pub fn await_end(&mut self, at: usize) -> io::Result<()> {
+        let deadline = Instant::now() + STOP_PATIENCE;
+        while !self.has_ended(at)? {
+            if Instant::now() > deadline {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end"));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     /// How many nodes there are.

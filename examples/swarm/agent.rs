@@ -1,6 +1,5 @@
 //! One agent as a process: all modules over TCP, its log on disk. It does what it is told by lines, and says how it is.
 
-use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -17,9 +16,10 @@ use mesh_core::identity::{PublicKey, SecretKey};
 use mesh_core::{ClusterKey, FileWal, KeyId, Keyring, NodeBuilder, NodeHandle, NodeId, Rng64, SystemClock, run, wire};
 use mesh_examples::agent::{Agent, AgentConfig, DECISIONS, Decisions};
 use mesh_examples::evil::{EvilTransport, Forger};
+use mesh_examples::hex::short_digest;
 use mesh_examples::index::{Work, pieces};
 use mesh_examples::indexer::{Indexer, Progress, await_last, submit, submit_all};
-use mesh_examples::processes::obey;
+use mesh_examples::processes::{ProcessOptions, obey};
 use mesh_examples::said::say;
 use mesh_examples::trouble::{Cuts, TroubledTransport};
 use mesh_examples::wiring::follow;
@@ -58,15 +58,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// What an agent is told by its command line.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct AgentOptions {
-    /// Its directory: its key and its log
-    #[arg(long)]
-    data: PathBuf,
-    /// Where it listens
-    #[arg(long, default_value = "127.0.0.1:0")]
-    listen: SocketAddr,
-    /// Where an agent listens that runs
-    #[arg(long)]
-    seed: Option<SocketAddr>,
+    #[command(flatten)]
+    process: ProcessOptions,
     #[command(flatten)]
     plan: Plan,
 }
@@ -135,7 +128,7 @@ struct Process {
 
 /// Runs an agent until its input closes, it is told to leave, or the network is shut down.
 pub(crate) fn serve_agent(options: AgentOptions) -> Result<(), AnyError> {
-    let AgentOptions { data, listen, seed, plan } = options;
+    let AgentOptions { process: ProcessOptions { data, listen, seed }, plan } = options;
     let key = SecretKey::load_or_create(data.join("key"))?;
     let me = key.node_id();
     let ids: Vec<_> = plan.agents.iter().map(PublicKey::node_id).collect();
@@ -296,7 +289,7 @@ impl Process {
         let count = |name: &str| counts.get(name).copied().unwrap_or_default();
         let (records, digest) = {
             let catalogue = catalogue.lock();
-            (catalogue.len(), blake3::Hash::from(catalogue.digest()).to_hex()[..16].to_owned())
+            (catalogue.len(), short_digest(catalogue.digest()))
         };
         let performance = self.history.lock().unwrap_or_else(PoisonError::into_inner).report(TIMEFRAME);
         Ok(Status {

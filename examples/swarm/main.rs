@@ -29,11 +29,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::{Parser, Subcommand};
-use mesh_core::{ClusterKey, LogIndex, Rng64, StateMachine as _};
+use mesh_core::{LogIndex, Rng64, StateMachine as _};
 use mesh_examples::dashboard::Dashboard;
+use mesh_examples::hex::short_digest;
 use mesh_examples::index::{Index, Piece, pieces};
 use mesh_examples::indexer;
 use mesh_examples::processes::Processes;
@@ -43,7 +44,7 @@ use agent::{AgentOptions, PIECE_LEN, Plan};
 use line::Order;
 use mesh::{Mesh, Problem, Record};
 use report::Report;
-use script::{Step, live_through, whole};
+use script::{Step, live_through, new_cluster_key, whole};
 use stage::{FIGURES, Stage};
 use view::View;
 
@@ -271,13 +272,12 @@ fn gather(
     let records = records(pieces, arguments.seed);
     let mut mesh = Mesh::new(processes, &plan, records, view, dashboard.map(Stage::new), interrupted.clone());
     mesh.doing("the agents start, and find each other", Some("the agents start"));
-    let mut secret = [0; 32];
-    getrandom::fill(&mut secret).map_err(|error| error.to_string())?;
-    mesh.set_cluster_key(&secret.iter().map(|byte| format!("{byte:02x}")).collect::<String>())?;
+    let (key, digits) = new_cluster_key()?;
+    mesh.set_cluster_key(&digits)?;
     for at in 0..founders {
         mesh.start(at)?;
     }
-    Ok((mesh, ClusterKey::from_bytes(secret).id().to_string()))
+    Ok((mesh, key.id().to_string()))
 }
 
 /// All that the agents live through, from their first words to the end.
@@ -329,7 +329,7 @@ fn verify(mesh: &mut Mesh, prepared: &Prepared, report: &mut Report) -> Result<(
     for (key, value) in &mesh.writing.acknowledged {
         expected.apply(LogIndex(0), StoreCommand::Put { key: key.clone(), value: value.clone() });
     }
-    let catalogue = blake3::Hash::from(expected.digest()).to_hex()[..16].to_owned();
+    let catalogue = short_digest(expected.digest());
     report.acknowledged = mesh.writing.acknowledged.len();
     // Followers apply what is committed a moment later; what differs for longer is wrong.
     let same = mesh.until("all catalogues, decisions and memories are equal", |mesh| {
@@ -365,18 +365,7 @@ fn verify(mesh: &mut Mesh, prepared: &Prepared, report: &mut Report) -> Result<(
 fn shut_down(mesh: &mut Mesh) -> Result<(), Problem> {
     let running = mesh.running();
     mesh.ask(0, Order::ShutDown("all is done".to_owned()))?;
-    let deadline = Instant::now() + Duration::from_secs(30);
-    for at in running {
-        loop {
-            match mesh.processes.has_ended(at) {
-                Ok(true) => break,
-                Ok(false) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
-                Ok(false) => return Err(format!("{} did not hear that the network is shut down", mesh.name(at))),
-                Err(error) => return Err(format!("{}: {error}", mesh.name(at))),
-            }
-        }
-        mesh.forget(at);
-    }
+    running.into_iter().try_for_each(|at| mesh.await_end(at))?;
     mesh.view.say("the network is shut down, and all processes have ended");
     Ok(())
 }

@@ -56,8 +56,8 @@ pub(crate) struct Mesh {
     pub(crate) ids: Vec<NodeId>,
     arguments: Vec<String>,
     cluster_key: PathBuf,
-    /// What each agent that runs said last, and when.
-    statuses: BTreeMap<usize, (Instant, Status)>,
+    /// What each agent that runs said last.
+    statuses: BTreeMap<usize, Status>,
     answers: BTreeMap<u64, Option<Result<String, String>>>,
     next: u64,
     /// The next to be asked to write.
@@ -126,20 +126,27 @@ impl Mesh {
     /// Pauses the process of an agent. What it said does not count until it is resumed.
     pub(crate) fn pause(&mut self, at: usize) -> Result<(), Problem> {
         self.processes.pause(at).map_err(|error| error.to_string())?;
-        if let Some((_, status)) = self.statuses.remove(&at) {
+        if let Some(status) = self.statuses.remove(&at) {
             self.done_paused.insert(at, status.tasks.done.into());
         }
         Ok(())
     }
 
-    /// What agents that start from now on seal frames under.
-    pub(crate) fn set_cluster_key(&self, hex: &str) -> Result<(), Problem> {
-        std::fs::write(&self.cluster_key, hex).map_err(|error| format!("{}: {error}", self.cluster_key.display()))
+    /// What agents that start from now on seal frames under, in hexadecimal digits.
+    pub(crate) fn set_cluster_key(&self, digits: &str) -> Result<(), Problem> {
+        std::fs::write(&self.cluster_key, digits).map_err(|error| format!("{}: {error}", self.cluster_key.display()))
+    }
+
+    /// Waits until an agent has ended by itself, and well.
+    pub(crate) fn await_end(&mut self, at: usize) -> Result<(), Problem> {
+        self.processes.await_end(at).map_err(|error| format!("{}: {error}", self.name(at)))?;
+        self.forget(at);
+        Ok(())
     }
 
     /// An agent runs no more.
     pub(crate) fn forget(&mut self, at: usize) {
-        if let Some((_, status)) = self.statuses.remove(&at) {
+        if let Some(status) = self.statuses.remove(&at) {
             self.done_before += u64::from(status.tasks.done);
         }
         self.done_before += self.done_paused.remove(&at).unwrap_or_default();
@@ -153,12 +160,12 @@ impl Mesh {
 
     /// What an agent said last.
     pub(crate) fn status(&self, at: usize) -> Option<&Status> {
-        self.statuses.get(&at).map(|(_, status)| status)
+        self.statuses.get(&at)
     }
 
     /// What all that run said last; none of those that have not spoken yet.
     pub(crate) fn statuses(&self) -> impl Iterator<Item = (usize, &Status)> {
-        self.statuses.iter().map(|(at, (_, status))| (*at, status))
+        self.statuses.iter().map(|(at, status)| (*at, status))
     }
 
     /// Whether all that run have spoken, and are so.
@@ -271,7 +278,7 @@ impl Mesh {
                     if self.processes.iter().nth(at).is_some_and(|(_, _, state)| state == State::Runs) =>
                 {
                     self.done_paused.remove(&at);
-                    self.statuses.insert(at, (Instant::now(), *status));
+                    self.statuses.insert(at, *status);
                 }
                 Line::Status(_) => {}
             }
@@ -280,7 +287,7 @@ impl Mesh {
         let rows: Vec<_> = self.processes.iter().enumerate().map(|(at, (_, pid, state))| (at, pid, state)).collect();
         let (written, records, done) = (self.writing.acknowledged.len(), self.records(), self.done());
         let statuses = &self.statuses;
-        self.view.show(&rows, |at| statuses.get(&at).map(|(_, status)| status), (written, records), done);
+        self.view.show(&rows, |at| statuses.get(&at), (written, records), done);
         if let Some(mut stage) = self.stage.take() {
             stage.turn(self);
             self.stage = Some(stage);

@@ -5,7 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use mesh_core::{ClusterKey, KeyId};
+use mesh_core::ClusterKey;
+use mesh_examples::hex::to_hex;
 use serde::Serialize;
 
 use crate::line::{Order, Status};
@@ -347,15 +348,7 @@ fn drain(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
     if left != "0" {
         return Err(format!("{left} tasks found no other owner"));
     }
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !mesh.processes.has_ended(leaver).map_err(|error| error.to_string())? {
-        if Instant::now() > deadline {
-            return Err(format!("{name} does not end"));
-        }
-        mesh.until("time passes", |_| true)?;
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    mesh.forget(leaver);
+    mesh.await_end(leaver)?;
     let rest = mesh.running();
     mesh.until("all know that it left", |mesh| {
         mesh.each(&rest, |status| status.gone.contains(&leaver_id) && !status.alive.contains(&leaver_id))
@@ -365,24 +358,29 @@ fn drain(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
     Ok((begin.elapsed(), format!("none of its tasks was left, all know that it is gone, {voters} vote")))
 }
 
+/// A cluster key that nobody has yet, and its hexadecimal digits.
+pub(crate) fn new_cluster_key() -> Result<(ClusterKey, String), Problem> {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(|error| error.to_string())?;
+    Ok((ClusterKey::from_bytes(secret), to_hex(&secret)))
+}
+
 fn rotate(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| error.to_string())?;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let new: KeyId = ClusterKey::from_bytes(bytes).id();
+    let (key, digits) = new_cluster_key()?;
+    let new = key.id();
     let agents: Vec<_> = mesh.running().into_iter().collect();
     let old: Vec<_> =
         mesh.statuses().flat_map(|(_, status)| status.keys.clone()).collect::<BTreeSet<_>>().into_iter().collect();
     mesh.view.say(&format!("{:<12}a new cluster key is installed, used, and the old one removed", "rotate:"));
     let begin = Instant::now();
     // Each step on all agents before the next, so that everybody can read everybody all the while.
-    agents.iter().try_for_each(|at| mesh.ask(*at, Order::InstallKey(hex.clone())).map(drop))?;
+    agents.iter().try_for_each(|at| mesh.ask(*at, Order::InstallKey(digits.clone())).map(drop))?;
     agents.iter().try_for_each(|at| mesh.ask(*at, Order::UseKey(new.to_string())).map(drop))?;
     for key in old {
         agents.iter().try_for_each(|at| mesh.ask(*at, Order::RemoveKey(key.clone())).map(drop))?;
     }
     // Who starts later has to know it, too.
-    mesh.set_cluster_key(&hex)?;
+    mesh.set_cluster_key(&digits)?;
     mesh.until("all hold the new key only", |mesh| mesh.all(|status| status.keys == [new.to_string()]))?;
     let rotated = begin.elapsed();
     whole(mesh)?;

@@ -2,7 +2,6 @@
 //! are, a line each time.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +14,7 @@ use mesh_core::{Clock, Handle, MemWal, NodeBuilder, NodeId, ProtocolId, Rng64, S
 use mesh_examples::index::pieces;
 use mesh_examples::indexer::{self, Indexer, Progress, await_last, last, submit_all};
 use mesh_examples::json_lines;
-use mesh_examples::processes::end_with_the_input;
+use mesh_examples::processes::{ProcessOptions, end_with_the_input};
 use mesh_examples::said::say;
 use mesh_examples::wiring::follow_members;
 use mesh_gossip::membership::{Membership, MembershipConfig, Profile};
@@ -126,15 +125,8 @@ impl Plan {
 /// What a node is told by its command line.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct WorkerOptions {
-    /// Its directory: its key
-    #[arg(long)]
-    data: PathBuf,
-    /// Where it listens
-    #[arg(long, default_value = "127.0.0.1:0")]
-    listen: SocketAddr,
-    /// Where a node listens that runs
-    #[arg(long)]
-    seed: Option<SocketAddr>,
+    #[command(flatten)]
+    process: ProcessOptions,
     /// All nodes
     #[arg(long, value_delimiter = ',')]
     members: Vec<NodeId>,
@@ -180,7 +172,8 @@ fn end(end: &End, change: impl FnOnce(&mut Said)) {
 
 /// Runs a node until its input closes.
 pub(crate) fn serve_node(options: WorkerOptions) -> Result<(), Box<dyn std::error::Error>> {
-    let WorkerOptions { data, listen, seed, members: nodes, number, order, gets_stuck, plan } = options;
+    let WorkerOptions { process, members: nodes, number, order, gets_stuck, plan } = options;
+    let ProcessOptions { data, listen, seed } = process;
     let key = SecretKey::load_or_create(data.join("key"))?;
     let me = key.node_id();
     let mut tcp = TcpConfig::new(key, listen);

@@ -33,4 +33,6 @@ pub mod overlay;
 pub mod partition;
 pub mod reputation;
 pub mod store;
+#[cfg(test)]
+mod testing;
 mod wiring;

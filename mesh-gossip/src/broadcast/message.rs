@@ -109,9 +109,9 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use mesh_core::wire;
-    use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::{any_bytes_are_the_same_or_an_error, messages_come_back};
 
     fn id(number: u64) -> MessageId {
         MessageId { stream: Stream { origin: NodeId(u128::MAX), life: u32::MAX }, number }
@@ -124,33 +124,15 @@ mod tests {
         let graft = |id| Message::Graft { id };
         let haves = |len| Message::IHave { haves: vec![have; len] };
         let all = Class::ALL.map(push).into_iter().chain([haves(2), graft(None), graft(Some(id(9))), Message::Prune]);
-        for message in all {
-            let bytes = wire::to_bytes(&message);
-            assert_eq!(wire::from_bytes::<Message>(&bytes), Ok(message.clone()));
-            for len in 0..bytes.len() {
-                assert!(wire::from_bytes::<Message>(&bytes.slice(..len)).is_err(), "{message:?} cut to {len}");
-            }
-            let mut newer = bytes.to_vec();
-            newer[0] = VERSION + 1;
-            newer.extend_from_slice(b"later");
-            assert_eq!(wire::from_bytes::<Message>(&newer.into()), Ok(message));
-        }
+        messages_come_back(VERSION, all);
         assert!(wire::from_slice::<Message>(&[VERSION, 4]).is_err() && wire::from_slice::<Message>(&[0, 3]).is_err());
         assert!(wire::from_bytes::<Message>(&wire::to_bytes(&haves(IDS_MAX))).is_ok());
         assert!(wire::from_bytes::<Message>(&wire::to_bytes(&haves(IDS_MAX + 1))).is_err());
         assert!(wire::to_bytes(&haves(IDS_MAX)).len() < 1200);
     }
 
-    proptest! {
-        #[test]
-        fn s15_any_bytes_are_a_message_of_the_same_bytes_or_an_error(
-            kind in 0_u8..5,
-            rest in proptest::collection::vec(any::<u8>(), 0..80),
-        ) {
-            let bytes = Bytes::from([&[VERSION, kind][..], &rest].concat());
-            if let Ok(message) = wire::from_bytes::<Message>(&bytes) {
-                prop_assert_eq!(wire::to_bytes(&message), bytes);
-            }
-        }
+    #[test]
+    fn s15_any_bytes_are_a_message_of_the_same_bytes_or_an_error() {
+        any_bytes_are_the_same_or_an_error::<Message>(VERSION, 0..5);
     }
 }

@@ -139,11 +139,11 @@ impl Message {
 mod tests {
     use mesh_core::identity::SecretKey;
     use mesh_core::wire;
-    use proptest::prelude::*;
 
     use super::super::announcement::Claim;
     use super::*;
     use crate::membership::Profile;
+    use crate::testing::{any_bytes_are_the_same_or_an_error, messages_come_back};
 
     fn announcement() -> Announcement {
         let claim = Claim { sequence: 7, lifetime: 180, profile: Profile::default(), links: vec![NodeId(1)] };
@@ -170,17 +170,10 @@ mod tests {
 
     #[test]
     fn s25_messages_come_back_as_they_were_and_what_a_later_version_adds_is_skipped() {
-        for message in [compare(2, 1, 10), tell(2), Message::Ping { number: 1 << 60 }, Message::Pong { number: 3 }] {
-            let bytes = wire::to_bytes(&message);
-            assert_eq!(wire::from_bytes::<Message>(&bytes), Ok(message.clone()));
-            for len in 0..bytes.len() {
-                assert!(wire::from_bytes::<Message>(&bytes.slice(..len)).is_err(), "{message:?} cut to {len}");
-            }
-            let mut newer = bytes.to_vec();
-            newer[0] = VERSION + 1;
-            newer.extend_from_slice(b"later");
-            assert_eq!(wire::from_bytes::<Message>(&newer.into()), Ok(message));
-        }
+        messages_come_back(
+            VERSION,
+            [compare(2, 1, 10), tell(2), Message::Ping { number: 1 << 60 }, Message::Pong { number: 3 }],
+        );
         assert!(wire::from_slice::<Message>(&[VERSION, 4, 0]).is_err());
         assert!(wire::from_slice::<Message>(&[0, 2, 0]).is_err());
     }
@@ -193,15 +186,8 @@ mod tests {
         assert!(!decodes(compare(0, 0, PADDING_MAX + 1)) && !decodes(tell(TOLD_MAX + 1)));
     }
 
-    proptest! {
-        #[test]
-        fn s15_any_bytes_are_a_message_of_the_same_bytes_or_an_error(
-            kind in 0_u8..5, bytes in proptest::collection::vec(any::<u8>(), 0..64),
-        ) {
-            let bytes = Bytes::from([vec![VERSION, kind], bytes].concat());
-            if let Ok(message) = wire::from_bytes::<Message>(&bytes) {
-                prop_assert_eq!(wire::to_bytes(&message), bytes);
-            }
-        }
+    #[test]
+    fn s15_any_bytes_are_a_message_of_the_same_bytes_or_an_error() {
+        any_bytes_are_the_same_or_an_error::<Message>(VERSION, 0..5);
     }
 }

@@ -118,9 +118,9 @@ wire_message!(Message: version VERSION {
 #[cfg(test)]
 mod tests {
     use mesh_core::wire;
-    use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::{any_bytes_are_the_same_or_an_error, messages_come_back};
 
     fn all() -> Vec<Message> {
         let (call, pass) = (CallId { life: u64::MAX, number: 300 }, Pass { life: 1 << 60, issue: 7 });
@@ -140,17 +140,7 @@ mod tests {
 
     #[test]
     fn s25_messages_come_back_as_they_were_and_what_a_later_version_adds_is_skipped() {
-        for message in all() {
-            let bytes = wire::to_bytes(&message);
-            assert_eq!(wire::from_bytes::<Message>(&bytes), Ok(message.clone()));
-            for len in 0..bytes.len() {
-                assert!(wire::from_bytes::<Message>(&bytes.slice(..len)).is_err(), "{message:?} cut to {len}");
-            }
-            let mut newer = bytes.to_vec();
-            newer[0] = VERSION + 1;
-            newer.extend_from_slice(b"later");
-            assert_eq!(wire::from_bytes::<Message>(&newer.into()), Ok(message));
-        }
+        messages_come_back(VERSION, all());
         assert!(wire::from_slice::<Message>(&[VERSION, 8, 0]).is_err());
         assert!(wire::from_slice::<Message>(&[0, 4, 0]).is_err());
     }
@@ -162,16 +152,8 @@ mod tests {
         assert!(len(Message::Welcome { call, pass }) <= 2 * len(Message::Hello { call }) + 8);
     }
 
-    proptest! {
-        #[test]
-        fn s15_any_bytes_are_a_message_of_the_same_bytes_or_an_error(
-            kind in 0_u8..9,
-            rest in proptest::collection::vec(any::<u8>(), 0..80),
-        ) {
-            let bytes = Bytes::from([&[VERSION, kind][..], &rest].concat());
-            if let Ok(message) = wire::from_bytes::<Message>(&bytes) {
-                prop_assert_eq!(wire::to_bytes(&message), bytes);
-            }
-        }
+    #[test]
+    fn s15_any_bytes_are_a_message_of_the_same_bytes_or_an_error() {
+        any_bytes_are_the_same_or_an_error::<Message>(VERSION, 0..9);
     }
 }

@@ -120,6 +120,7 @@ mod tests {
 
     use super::super::voters::Electorate;
     use super::*;
+    use crate::testing::messages_come_back;
 
     fn all() -> Vec<Message> {
         let electorate = Electorate { digest: u64::MAX, oldest: NodeId(u128::MAX) };
@@ -158,17 +159,10 @@ mod tests {
     #[test]
     fn s25_messages_come_back_as_they_were_and_what_a_later_version_adds_is_skipped() {
         for message in all() {
-            let bytes = wire::to_bytes(&message);
-            assert!(bytes.len() < 1200, "{message:?} has {} bytes", bytes.len());
-            assert_eq!(wire::from_bytes::<Message>(&bytes), Ok(message.clone()));
-            for len in 0..bytes.len() {
-                assert!(wire::from_bytes::<Message>(&bytes.slice(..len)).is_err(), "{message:?} cut to {len}");
-            }
-            let mut newer = bytes.to_vec();
-            newer[0] = VERSION + 1;
-            newer.extend_from_slice(b"later");
-            assert_eq!(wire::from_bytes::<Message>(&newer.into()), Ok(message));
+            let len = wire::to_bytes(&message).len();
+            assert!(len < 1200, "{message:?} has {len} bytes");
         }
+        messages_come_back(VERSION, all());
     }
 
     #[test]
