@@ -8,12 +8,12 @@ use std::thread;
 use std::time::Duration;
 
 use futures::executor::block_on;
-use futures::future::{join_all, join3, join4};
+use futures::future::{join_all, join3};
 use mesh_consensus::ballot::{BallotHandle as _, Choice, Draft, Verdict};
 use mesh_consensus::pbft::{PbftHandle as _, ReplicaSet};
 use mesh_consensus::raft::{Membership as Voters, RaftHandle as _};
 use mesh_core::identity::{PublicKey, SecretKey};
-use mesh_core::{ClusterKey, FileWal, KeyId, Keyring, NodeBuilder, NodeHandle, NodeId, Rng64, SystemClock, run, wire};
+use mesh_core::{ClusterKey, FileWal, KeyId, Keyring, NodeBuilder, NodeHandle, Rng64, SystemClock, run, wire};
 use mesh_examples::agent::{Agent, AgentConfig, DECISIONS, Decisions};
 use mesh_examples::evil::{EvilTransport, Forger};
 use mesh_examples::hex::short_digest;
@@ -24,18 +24,13 @@ use mesh_examples::said::say;
 use mesh_examples::trouble::{Cuts, TroubledTransport};
 use mesh_examples::wiring::follow;
 use mesh_gossip::aggregation::AggregationHandle as _;
-use mesh_gossip::heartbeat::{HeartbeatHandle as _, Level};
 use mesh_gossip::membership::MembershipHandle as _;
-use mesh_gossip::overlay::OverlayHandle as _;
-use mesh_gossip::partition::{Mode, PartitionHandle as _};
-use mesh_gossip::store::StoreHandle as _;
 use mesh_tasks::executor::{ServeConfig, serve};
-use mesh_tasks::pool::PoolHandle as _;
 use mesh_tasks::swarm::{History, LOAD, Metric, Preset, SwarmConfig};
 use mesh_tasks::task::{Policy, TaskSpec};
 use mesh_transport_tcp::{Allow, TcpConfig, TcpTransport};
 
-use crate::line::{Line, Numbered, Order, Replica, Status, Tasks};
+use crate::line::{Decided, Line, Numbered, Order, Status, Tasks};
 
 /// How many tasks an agent executes at a time.
 const SLOTS: usize = 2;
@@ -252,78 +247,39 @@ impl Process {
 
     async fn status(&self) -> Result<Status, AnyError> {
         let Agent { swarm, raft, catalogue, pbft } = &self.agent;
-        let asked =
-            join4(swarm.members.members(), swarm.overlay.links(), swarm.partition.status(), swarm.heartbeat.health());
-        let (members, links, partition, health) = asked.await;
-        let (raft, pool, store) = join3(raft.status(), swarm.pool.pool(), swarm.store.status()).await;
-        let (members, links, partition, health, raft, pool) = (members?, links?, partition?, health?, raft?, pool?);
-        let estimate = swarm.aggregation.estimate().await?;
-        let with = |live: bool| {
-            members
-                .iter()
-                .filter(move |member| member.status.is_live() == live)
-                .map(|member| member.node.to_string())
-                .collect()
-        };
-        // What this agent has to do, in shares of what it can do at a time.
-        let load = f64::from(pool.load.waiting + pool.load.running) / SLOTS as f64;
-        // It is clamped; a node that is too busy to take it takes the next one.
-        let _ = swarm.aggregation.set(LOAD, load.min(1.0)).await;
-        let pbft = match pbft {
-            Some(pbft) => {
-                let (status, decided, evidence) = join3(pbft.status(), pbft.query(()), pbft.evidence()).await;
-                let decided = decided?.unwrap_or_default();
-                status?.map(|status| Replica {
-                    view: status.view,
-                    primary: status.primary.to_string(),
-                    active: status.active,
-                    decisions: decided.len(),
-                    digest: Decisions::digest(&decided),
+        let mut agent = swarm.status().await?.with_raft(&raft.status().await?);
+        // What this agent has to do, in shares of what it can do at a time: it is clamped. A node that is too busy to take
+        // it takes the next one.
+        let _ = swarm.aggregation.set(LOAD, agent.pool.load.unwrap_or_default()).await;
+        let mut decided = None;
+        if let Some(pbft) = pbft {
+            let (status, decisions, evidence) = join3(pbft.status(), pbft.query(()), pbft.evidence()).await;
+            let decisions = decisions?.unwrap_or_default();
+            if let Some(status) = status? {
+                agent = agent.with_pbft(&status);
+                decided = Some(Decided {
+                    decisions: decisions.len(),
+                    digest: Decisions::digest(&decisions),
                     evidence: evidence.map_or(0, |evidence| evidence.len()),
                     lies: self.lies.load(Relaxed),
-                })
+                });
             }
-            None => None,
-        };
-        let counts = swarm.metrics().snapshot();
-        let count = |name: &str| counts.get(name).copied().unwrap_or_default();
+        }
         let (records, digest) = {
             let catalogue = catalogue.lock();
             (catalogue.len(), short_digest(catalogue.digest()))
         };
         let performance = self.history.lock().unwrap_or_else(PoisonError::into_inner).report(TIMEFRAME);
         Ok(Status {
-            goes_on: partition.mode == Mode::Continue,
-            partitioned: partition.partitioned,
-            zone: members.first().map_or(0, |own| own.profile.zone),
-            alive: with(true),
-            gone: with(false),
-            failed: health
-                .iter()
-                .filter(|peer| peer.level == Level::Failed)
-                .map(|peer| peer.node.to_string())
-                .collect(),
-            links: links.iter().map(|link| link.node.to_string()).collect(),
-            role: format!("{:?}", raft.role).to_lowercase(),
-            term: raft.term,
-            leader: raft.leader.map(|leader| leader.to_string()),
-            voters: Voters::of(&raft.configuration).voters.len(),
+            agent,
             records,
             catalogue: digest,
-            pbft,
+            decided,
             keys: self.keyring.keys().iter().map(ToString::to_string).collect(),
             ballots: self.vote().await?,
-            memory: format!("{:016x}", store?.digest),
-            size: estimate.nodes.unwrap_or_default(),
-            load: estimate.of(LOAD).map_or(0.0, |load| load.average),
             tasks: Tasks {
-                queued: pool.load.waiting,
-                running: self.progress.running.load(Relaxed),
                 done: self.progress.done.load(Relaxed),
                 stuck: self.progress.stuck.load(Relaxed),
-                taken_over: count("tasks_taken_over"),
-                moved: count("tasks_moved") + count("tasks_balanced"),
-                fenced: pool.fenced,
                 index: self.index.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             },
             performance: serde_json::to_value(&performance)?,
@@ -380,8 +336,7 @@ impl Process {
                 done()
             }
             Order::Cut(nodes) => {
-                let nodes: Result<Vec<NodeId>, _> = nodes.iter().map(|node| node.parse()).collect();
-                self.cuts.set(nodes?);
+                self.cuts.set(nodes);
                 done()
             }
             Order::Lie(lies) => {
@@ -401,7 +356,6 @@ impl Process {
                 done()
             }
             Order::Vote { node, votes } => {
-                let node: NodeId = node.parse()?;
                 let mut members = Voters::of(&raft.status().await?.configuration);
                 if votes {
                     members.voters.insert(node)

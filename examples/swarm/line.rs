@@ -1,5 +1,9 @@
 //! What the processes of the swarm are told and say: a JSON object a line.
 
+use std::collections::BTreeSet;
+
+use mesh_consensus::raft::Role;
+use mesh_core::NodeId;
 use mesh_examples::json_lines;
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +19,7 @@ pub(crate) enum Order {
     /// Put something to the vote of all.
     Propose(String),
     /// Drop all frames to and from these nodes, and no others.
-    Cut(Vec<String>),
+    Cut(Vec<NodeId>),
     /// Be malicious as a replica of pBFT, or stop being that.
     Lie(bool),
     /// Get stuck in each task from now on.
@@ -23,7 +27,7 @@ pub(crate) enum Order {
     /// Submit so many tasks here, which wait at this node until it gives them to others.
     Burst(u32),
     /// Let this node vote in Raft, or not any more.
-    Vote { node: String, votes: bool },
+    Vote { node: NodeId, votes: bool },
     /// Hand over all tasks, leave, and end.
     Leave,
     /// Take frames under this cluster key, too.
@@ -55,38 +59,17 @@ pub(crate) enum Line {
 /// How a node is.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Status {
-    /// Whether it may go on, or only read.
-    pub(crate) goes_on: bool,
-    /// Whether there is a partition, as far as it can tell.
-    pub(crate) partitioned: bool,
-    pub(crate) zone: u16,
-    /// Whom it thinks alive, itself included.
-    pub(crate) alive: Vec<String>,
-    /// Who is down, or has left.
-    pub(crate) gone: Vec<String>,
-    /// Who has failed, confirmed by a quorum.
-    pub(crate) failed: Vec<String>,
-    /// Its neighbours in the overlay.
-    pub(crate) links: Vec<String>,
-    /// Of Raft.
-    pub(crate) role: String,
-    pub(crate) term: u64,
-    pub(crate) leader: Option<String>,
-    pub(crate) voters: usize,
+    /// All modules.
+    pub(crate) agent: mesh_tasks::swarm::Status,
     /// How many records the catalogue has, and a digest of them.
     pub(crate) records: usize,
     pub(crate) catalogue: String,
     /// Of pBFT, where it is a replica.
-    pub(crate) pbft: Option<Replica>,
+    pub(crate) decided: Option<Decided>,
     /// Which cluster keys it takes, that in use first.
     pub(crate) keys: Vec<String>,
     /// What was put to the vote, and the verdict.
     pub(crate) ballots: Vec<(String, String)>,
-    /// Digest of the shared memory.
-    pub(crate) memory: String,
-    /// By aggregation: how many agents there are, and how busy they are in the mean.
-    pub(crate) size: f64,
-    pub(crate) load: f64,
     pub(crate) tasks: Tasks,
     /// A report of the last ten minutes.
     pub(crate) performance: serde_json::Value,
@@ -94,12 +77,9 @@ pub(crate) struct Status {
     pub(crate) metrics: serde_json::Value,
 }
 
-/// How a replica of pBFT is.
+/// What a replica of pBFT has decided.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Replica {
-    pub(crate) view: u64,
-    pub(crate) primary: String,
-    pub(crate) active: bool,
+pub(crate) struct Decided {
     pub(crate) decisions: usize,
     /// A digest of them.
     pub(crate) digest: String,
@@ -108,21 +88,51 @@ pub(crate) struct Replica {
     pub(crate) lies: bool,
 }
 
-/// How the tasks of a node are.
+/// What the executor of a node has done.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Tasks {
-    pub(crate) queued: u32,
-    pub(crate) running: u32,
     /// How many it has executed since its process began.
     pub(crate) done: u32,
     pub(crate) stuck: u32,
-    /// Ownership of others that it took over, and tasks that it gave to others.
-    pub(crate) taken_over: u64,
-    pub(crate) moved: u64,
-    /// Results that came too late, and were refused.
-    pub(crate) fenced: u64,
     /// A digest of the index of all files, once there is one.
     pub(crate) index: Option<String>,
+}
+
+impl Status {
+    /// Whom the node follows in Raft, if anybody.
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        self.agent.raft.as_ref()?.leader
+    }
+
+    /// Of which term the node leads its Raft group, if it does.
+    pub(crate) fn leads(&self) -> Option<u64> {
+        self.agent.raft.as_ref().filter(|raft| raft.role == Role::Leader).map(|raft| raft.term)
+    }
+
+    /// What it is to that group, and in which term.
+    pub(crate) fn role(&self) -> Option<(String, u64)> {
+        self.agent.raft.as_ref().map(|raft| (format!("{:?}", raft.role).to_lowercase(), raft.term))
+    }
+
+    /// How many vote in Raft.
+    pub(crate) fn voters(&self) -> usize {
+        self.agent.raft.as_ref().map_or(0, |raft| raft.voters.len())
+    }
+
+    /// Whom the node thinks alive, itself included.
+    pub(crate) fn alive(&self) -> BTreeSet<NodeId> {
+        self.agent.members.live().collect()
+    }
+
+    /// Whether the node knows that another is down, or has left.
+    pub(crate) fn is_gone(&self, node: NodeId) -> bool {
+        self.agent.members.gone().any(|gone| gone == node)
+    }
+
+    /// How many tasks it gave to others.
+    pub(crate) fn moved(&self) -> u64 {
+        self.agent.metric("tasks_moved") + self.agent.metric("tasks_balanced")
+    }
 }
 
 json_lines!(Numbered, Line);

@@ -334,8 +334,8 @@ fn verify(mesh: &mut Mesh, prepared: &Prepared, report: &mut Report) -> Result<(
     // Followers apply what is committed a moment later; what differs for longer is wrong.
     let same = mesh.until("all catalogues, decisions and memories are equal", |mesh| {
         let decisions: BTreeSet<_> =
-            mesh.statuses().filter_map(|(_, status)| Some(status.pbft.as_ref()?.digest.clone())).collect();
-        let memories: BTreeSet<_> = mesh.statuses().map(|(_, status)| status.memory.clone()).collect();
+            mesh.statuses().filter_map(|(_, status)| Some(status.decided.as_ref()?.digest.clone())).collect();
+        let memories: BTreeSet<_> = mesh.statuses().map(|(_, status)| status.agent.memory.digest.clone()).collect();
         mesh.all(|status| status.catalogue == catalogue) && decisions.len() <= 1 && memories.len() == 1
     });
     report.problems.extend(same.err());
@@ -345,8 +345,8 @@ fn verify(mesh: &mut Mesh, prepared: &Prepared, report: &mut Report) -> Result<(
     for (_, status) in mesh.statuses() {
         report.index_equal += usize::from(status.tasks.index.as_ref() == Some(&report.index));
         report.catalogues_equal += usize::from(status.catalogue == catalogue);
-        if let Some(pbft) = &status.pbft {
-            report.decisions = report.decisions.max(pbft.decisions);
+        if let Some(decided) = &status.decided {
+            report.decisions = report.decisions.max(decided.decisions);
             report.replicas_equal += 1;
         }
         report.performance.push(status.performance.clone());

@@ -180,8 +180,7 @@ impl Mesh {
 
     /// The agent that leads by its own word, in the newest term.
     pub(crate) fn leader(&self) -> Option<(usize, u64)> {
-        let leaders = self.statuses().filter(|(_, status)| status.role == "leader");
-        leaders.max_by_key(|(_, status)| status.term).map(|(at, status)| (at, status.term))
+        self.statuses().filter_map(|(at, status)| Some((at, status.leads()?))).max_by_key(|(_, term)| *term)
     }
 
     /// How many tasks were executed, by all.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use mesh_core::ClusterKey;
+use mesh_core::{ClusterKey, NodeId};
 use mesh_examples::hex::to_hex;
 use serde::Serialize;
 
@@ -123,28 +123,28 @@ pub(crate) fn whole(mesh: &mut Mesh) -> Result<Duration, Problem> {
 
 fn is_whole(mesh: &Mesh) -> bool {
     let running = mesh.running();
-    let ids: BTreeSet<_> = running.iter().map(|at| mesh.ids[*at].to_string()).collect();
-    let leaders: BTreeSet<_> = mesh.statuses().map(|(_, status)| status.leader.clone()).collect();
+    let ids: BTreeSet<_> = running.iter().map(|at| mesh.ids[*at]).collect();
+    let leaders: BTreeSet<_> = mesh.statuses().map(|(_, status)| status.leader()).collect();
     mesh.all(|status| {
-        let alive: BTreeSet<_> = status.alive.iter().cloned().collect();
-        status.goes_on && alive == ids && !status.links.is_empty() && status.leader.is_some()
+        let has_links = !status.agent.links.is_empty();
+        status.agent.goes_on() && status.alive() == ids && has_links && status.leader().is_some()
     }) && leaders.len() == 1
 }
 
 /// The agents that order decisions.
 fn replicas(mesh: &Mesh) -> Vec<usize> {
-    mesh.statuses().filter(|(_, status)| status.pbft.is_some()).map(|(at, _)| at).collect()
+    mesh.statuses().filter(|(_, status)| status.decided.is_some()).map(|(at, _)| at).collect()
 }
 
 /// An agent that executes tasks and that the rest can spare: no leader, and no replica where there is another.
 fn spare(mesh: &Mesh) -> Option<usize> {
     let leader = mesh.leader().map(|(at, _)| at);
     let spare = |(at, _): &(usize, &Status)| Some(*at) != leader && *at != 0;
-    mesh.statuses().filter(spare).max_by_key(|(at, status)| (status.pbft.is_none(), *at)).map(|(at, _)| at)
+    mesh.statuses().filter(spare).max_by_key(|(at, status)| (status.decided.is_none(), *at)).map(|(at, _)| at)
 }
 
-fn id(mesh: &Mesh, at: usize) -> String {
-    mesh.ids[at].to_string()
+fn id(mesh: &Mesh, at: usize) -> NodeId {
+    mesh.ids[at]
 }
 
 fn kill_leader(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
@@ -186,10 +186,10 @@ fn kill_worker(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
     mesh.view.say(&format!("{:<12}{name} is in the middle of {stuck} tasks: SIGKILL", "kill-worker:"));
     mesh.kill(victim)?;
     let (gone, id) = (mesh.running(), id(mesh, victim));
-    let noticed =
-        mesh.until("all know that it is gone", |mesh| mesh.each(&gone, |status| status.gone.contains(&id)))?;
-    let failed =
-        mesh.until("a quorum confirms that it failed", |mesh| mesh.each(&gone, |status| status.failed.contains(&id)))?;
+    let noticed = mesh.until("all know that it is gone", |mesh| mesh.each(&gone, |status| status.is_gone(id)))?;
+    let failed = mesh.until("a quorum confirms that it failed", |mesh| {
+        mesh.each(&gone, |status| status.agent.members.failed.contains(&id))
+    })?;
     mesh.start(victim)?;
     let whole = whole(mesh)?;
     let seen = format!(
@@ -216,14 +216,15 @@ fn split(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
             mesh.ask(*at, Order::Cut(others.clone()))?;
         }
     }
-    let read_only = mesh.until("the minority only reads", |mesh| mesh.each(&minority, |status| !status.goes_on))?;
+    let read_only =
+        mesh.until("the minority only reads", |mesh| mesh.each(&minority, |status| !status.agent.goes_on()))?;
     mesh.until("each side thinks the other gone, and the minority knows that there is a partition", |mesh| {
-        let apart = |side: &BTreeSet<usize>| mesh.each(side, |status| status.alive.len() == side.len());
-        apart(&minority) && apart(&majority) && mesh.each(&minority, |status| status.partitioned)
+        let apart = |side: &BTreeSet<usize>| mesh.each(side, |status| status.alive().len() == side.len());
+        apart(&minority) && apart(&majority) && mesh.each(&minority, |status| status.agent.partition.partitioned)
     })?;
     mesh.until("the majority goes on", |mesh| {
-        mesh.each(&majority, |status| status.goes_on && status.leader.is_some())
-            && mesh.statuses().any(|(at, status)| majority.contains(&at) && status.role == "leader")
+        mesh.each(&majority, |status| status.agent.goes_on() && status.leader().is_some())
+            && mesh.statuses().any(|(at, status)| majority.contains(&at) && status.leads().is_some())
     })?;
     let put = |side: &str| Order::Put { key: format!("written by the {side} of a split"), value: side.to_owned() };
     let cut_off = minority.iter().next().copied().ok_or("there is no minority")?;
@@ -253,14 +254,16 @@ fn lie(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
     let all = replicas(mesh);
     let primary = mesh
         .statuses()
-        .find_map(|(_, status)| status.pbft.as_ref().filter(|pbft| pbft.active).map(|pbft| pbft.primary.clone()));
+        .find_map(|(_, status)| status.agent.pbft.as_ref().filter(|pbft| pbft.active).map(|pbft| pbft.primary));
     let liar = all.iter().copied().find(|at| Some(id(mesh, *at)) == primary).ok_or("there is no primary")?;
     let honest: Vec<_> = all.iter().copied().filter(|at| *at != liar).collect();
-    let view =
-        |mesh: &Mesh| mesh.statuses().filter_map(|(_, status)| Some(status.pbft.as_ref()?.view)).max().unwrap_or(0);
+    let view = |mesh: &Mesh| {
+        mesh.statuses().filter_map(|(_, status)| Some(status.agent.pbft.as_ref()?.view)).max().unwrap_or(0)
+    };
     let before = view(mesh);
-    let evidence =
-        |mesh: &Mesh| mesh.statuses().filter_map(|(_, status)| Some(status.pbft.as_ref()?.evidence)).max().unwrap_or(0);
+    let evidence = |mesh: &Mesh| {
+        mesh.statuses().filter_map(|(_, status)| Some(status.decided.as_ref()?.evidence)).max().unwrap_or(0)
+    };
     let name = mesh.name(liar);
     mesh.view.say(&format!("{:<12}{name}, the primary, tells the others of different batches", "lie:"));
     mesh.ask(liar, Order::Lie(true))?;
@@ -272,7 +275,7 @@ fn lie(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
     mesh.until("its lies are proved", |mesh| evidence(mesh) > 0)?;
     mesh.ask(liar, Order::Lie(false))?;
     mesh.until("all replicas have decided the same", |mesh| {
-        let replicas: Vec<_> = all.iter().filter_map(|at| mesh.status(*at)?.pbft.as_ref()).collect();
+        let replicas: Vec<_> = all.iter().filter_map(|at| mesh.status(*at)?.decided.as_ref()).collect();
         replicas.len() == all.len() && replicas.windows(2).all(|pair| pair[0].digest == pair[1].digest)
     })?;
     let seen = format!(
@@ -295,7 +298,7 @@ fn heat(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
     let begin = Instant::now();
     mesh.ask(hot, Order::Burst(BURST))?;
     mesh.until("all of them are done", |mesh| {
-        mesh.all(|status| status.tasks.queued == 0 && status.tasks.running == 0)
+        mesh.all(|status| status.agent.pool.queued == 0 && status.agent.pool.running == 0)
             && done(mesh, &|_| true) >= before + u64::from(BURST)
     })?;
     let (relieved, own) = (begin.elapsed(), done(mesh, &|at| at == hot) - own);
@@ -315,7 +318,7 @@ fn add(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
     mesh.start(new)?;
     mesh.until("all know it", |mesh| {
         let ids: BTreeSet<_> = mesh.running().iter().map(|at| id(mesh, *at)).collect();
-        mesh.all(|status| status.goes_on && status.alive.iter().cloned().collect::<BTreeSet<_>>() == ids)
+        mesh.all(|status| status.agent.goes_on() && status.alive() == ids)
     })?;
     let known = begin.elapsed();
     let order = Order::Vote { node: id(mesh, new), votes: true };
@@ -324,9 +327,9 @@ fn add(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
     mesh.ask_until_done(&agents, &order)?;
     let records = mesh.statuses().map(|(_, status)| status.records).max().unwrap_or(0);
     mesh.until("it has the whole catalogue", |mesh| {
-        mesh.status(new).is_some_and(|status| status.records >= records && status.leader.is_some())
+        mesh.status(new).is_some_and(|status| status.records >= records && status.leader().is_some())
     })?;
-    let voters = mesh.status(new).map_or(0, |status| status.voters);
+    let voters = mesh.status(new).map_or(0, Status::voters);
     Ok((
         begin.elapsed(),
         format!(
@@ -343,18 +346,16 @@ fn drain(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
     let begin = Instant::now();
     let agents: Vec<_> =
         mesh.leader().map(|(at, _)| at).into_iter().chain(mesh.running()).filter(|at| *at != leaver).collect();
-    mesh.ask_until_done(&agents, &Order::Vote { node: leaver_id.clone(), votes: false })?;
+    mesh.ask_until_done(&agents, &Order::Vote { node: leaver_id, votes: false })?;
     let left = mesh.ask(leaver, Order::Leave)?;
     if left != "0" {
         return Err(format!("{left} tasks found no other owner"));
     }
     mesh.await_end(leaver)?;
     let rest = mesh.running();
-    mesh.until("all know that it left", |mesh| {
-        mesh.each(&rest, |status| status.gone.contains(&leaver_id) && !status.alive.contains(&leaver_id))
-    })?;
+    mesh.until("all know that it left", |mesh| mesh.each(&rest, |status| status.is_gone(leaver_id)))?;
     whole(mesh)?;
-    let voters = mesh.statuses().map(|(_, status)| status.voters).max().unwrap_or(0);
+    let voters = mesh.statuses().map(|(_, status)| status.voters()).max().unwrap_or(0);
     Ok((begin.elapsed(), format!("none of its tasks was left, all know that it is gone, {voters} vote")))
 }
 

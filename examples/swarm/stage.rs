@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_examples::dashboard::{Agent, Asked, Control, Dashboard, Figure, State as Picture};
 use mesh_examples::processes::State;
+use mesh_tasks::swarm::status::Link;
 
 use crate::line::{Order, Status};
 use crate::mesh::{Mesh, Problem};
@@ -148,18 +149,17 @@ impl Stage {
             return Ok(());
         }
         let is_other = |other: &usize| !cut_off.is_empty() && cut_off.contains(other) != cut_off.contains(&at);
-        let others = (0..mesh.ids.len()).filter(is_other).map(|other| mesh.ids[other].to_string()).collect();
+        let others = (0..mesh.ids.len()).filter(is_other).map(|other| mesh.ids[other]).collect();
         // A paused agent does it when it goes on, so the answer is not waited for.
         mesh.order(at, Order::Cut(others)).map(|number| mesh.give_up(number))
     }
 
     fn picture(&self, mesh: &Mesh) -> Picture {
         let sides = sides(mesh);
-        let replicas = || mesh.statuses().filter_map(|(_, status)| status.pbft.as_ref());
-        let primary = replicas().filter(|pbft| pbft.active).max_by_key(|pbft| pbft.view).map(|pbft| &pbft.primary);
+        let replicas = || mesh.statuses().filter_map(|(_, status)| status.agent.pbft.as_ref());
+        let primary = replicas().filter(|pbft| pbft.active).max_by_key(|pbft| pbft.view).map(|pbft| pbft.primary);
         let agents = mesh.processes.iter().enumerate().map(|(at, (id, pid, state))| {
-            let id = id.to_string();
-            let blank = Agent { number: at + 1, pid, ..Agent::default() };
+            let blank = Agent { id: id.to_string(), number: at + 1, pid, ..Agent::default() };
             let state = match state {
                 State::Runs if mesh.status(at).is_none() => "starts",
                 State::Runs => "runs",
@@ -167,28 +167,28 @@ impl Stage {
                 State::Dead if !self.seen.contains(&at) => "spare",
                 State::Dead => "dead",
             };
-            let is_primary = state == "runs" && primary == Some(&id);
-            let Some(status) = mesh.status(at) else { return Agent { id, state, ..blank } };
-            let number = |link: &String| mesh.ids.iter().position(|id| id.to_string() == *link).map(|at| at + 1);
-            let mut links: Vec<_> = status.links.iter().filter_map(number).collect();
+            let is_primary = state == "runs" && primary == Some(id);
+            let Some(status) = mesh.status(at) else { return Agent { state, ..blank } };
+            let number = |link: &Link| mesh.ids.iter().position(|id| *id == link.node).map(|at| at + 1);
+            let mut links: Vec<_> = status.agent.links.iter().filter_map(number).collect();
+            let (role, term) = status.role().unzip();
             links.sort_unstable();
             Agent {
-                id,
                 state,
-                role: Some(status.role.clone()),
-                term: Some(status.term),
-                view: status.pbft.as_ref().map(|pbft| pbft.view),
+                role,
+                term,
+                view: status.agent.pbft.as_ref().map(|pbft| pbft.view),
                 is_primary,
-                lies: status.pbft.as_ref().is_some_and(|pbft| pbft.lies),
-                goes_on: Some(status.goes_on),
+                lies: status.decided.as_ref().is_some_and(|decided| decided.lies),
+                goes_on: Some(status.agent.goes_on()),
                 side: sides.get(&at).copied().unwrap_or_default(),
                 links,
-                zone: Some(status.zone),
-                queued: status.tasks.queued,
-                running: status.tasks.running,
+                zone: Some(status.agent.zone),
+                queued: status.agent.pool.queued,
+                running: status.agent.pool.running,
                 done: status.tasks.done,
-                moved: Some(status.tasks.moved),
-                taken_over: Some(status.tasks.taken_over),
+                moved: Some(status.moved()),
+                taken_over: Some(status.agent.metric("tasks_taken_over")),
                 records: Some(status.records),
                 ..blank
             }
@@ -209,10 +209,8 @@ impl Stage {
 /// Which side each agent is on, by what agents say: those that think each other alive are on one.
 fn sides(mesh: &Mesh) -> BTreeMap<usize, usize> {
     let statuses: BTreeMap<usize, &Status> = mesh.statuses().collect();
-    let hears = |at: usize, other: usize| {
-        let id = mesh.ids[other].to_string();
-        statuses.get(&at).is_some_and(|status| status.alive.contains(&id))
-    };
+    let hears =
+        |at: usize, other: usize| statuses.get(&at).is_some_and(|status| status.alive().contains(&mesh.ids[other]));
     let mut sides = BTreeMap::new();
     let mut last = 0;
     for at in statuses.keys() {

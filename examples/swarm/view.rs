@@ -54,7 +54,8 @@ impl View {
         }
         self.shown = Some(Instant::now());
         if !self.is_terminal {
-            let going = processes.iter().filter(|(at, ..)| status(*at).is_some_and(|status| status.goes_on)).count();
+            let going =
+                processes.iter().filter(|(at, ..)| status(*at).is_some_and(|status| status.agent.goes_on())).count();
             return eprintln!(
                 "{:6.1} s  {} of {} records, {done} tasks done, {going} agents go on",
                 self.begin.elapsed().as_secs_f64(),
@@ -93,18 +94,18 @@ fn row(at: usize, pid: Option<u32>, state: State, status: Option<&Status>) -> St
         let state = if state == State::Runs { "starts" } else { "-" };
         return format!("  {number:>5} {:>7}  {state}", pid.map(|pid| pid.to_string()).unwrap_or_default());
     };
-    let view = status.pbft.as_ref().map(|pbft| pbft.view.to_string()).unwrap_or_default();
-    let mode = if status.goes_on { "goes on" } else { "read-only" };
-    let tasks = &status.tasks;
+    let view = status.agent.pbft.as_ref().map(|pbft| pbft.view.to_string()).unwrap_or_default();
+    let mode = if status.agent.goes_on() { "goes on" } else { "read-only" };
+    let ((role, term), pool) = (status.role().unwrap_or_default(), &status.agent.pool);
     format!(
         "  {number:>5} {:>7}  {:<9} {:>5} {view:>5}  {mode:<10} {:>5} {:>5}  {:>6} {:>4} {:>6}",
         pid.map(|pid| pid.to_string()).unwrap_or_default(),
-        status.role,
-        status.term,
-        status.alive.len(),
-        status.links.len(),
-        tasks.queued,
-        tasks.running,
-        tasks.done
+        role,
+        term,
+        status.alive().len(),
+        status.agent.links.len(),
+        pool.queued,
+        pool.running,
+        status.tasks.done
     )
 }

@@ -62,6 +62,24 @@ impl std::str::FromStr for NodeId {
     }
 }
 
+/// As a string where people may read it, as in JSON: what `Display` writes. As a number elsewhere.
+#[cfg(feature = "serde")]
+impl serde::Serialize for NodeId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() { serializer.collect_str(self) } else { serializer.serialize_u128(self.0) }
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for NodeId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if !deserializer.is_human_readable() {
+            return u128::deserialize(deserializer).map(Self);
+        }
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($inner:ty), $prefix:literal) => {
         $(#[$doc])*
@@ -144,6 +162,31 @@ mod tests {
     fn other_texts_are_no_node_id() {
         for text in ["", "n", "n-1", "n+1", "42", "xyz", "n99999999999999999999999999999999999999999999"] {
             assert!(text.parse::<NodeId>().is_err(), "{text:?}");
+        }
+    }
+    #[cfg(feature = "serde")]
+    #[test]
+    fn node_ids_are_text_in_json_also_as_keys_and_other_texts_are_refused() {
+        use std::collections::BTreeMap;
+
+        let by_node = BTreeMap::from([(NodeId(42), NodeId(u128::MAX))]);
+        let json = serde_json::to_string(&by_node).unwrap();
+        assert_eq!(json, r#"{"n42":"ffffffffffffffffffffffffffffffff"}"#);
+        assert_eq!(serde_json::from_str::<BTreeMap<NodeId, NodeId>>(&json).unwrap(), by_node);
+        for json in ["42", r#""42""#, "null"] {
+            assert!(serde_json::from_str::<NodeId>(json).is_err(), "{json}");
+        }
+    }
+
+    #[cfg(feature = "bincode")]
+    #[test]
+    fn node_ids_are_numbers_where_nobody_reads() {
+        for id in [NodeId(3), NodeId(u128::MAX)] {
+            let (mut own, mut bytes) = (Vec::new(), Vec::new());
+            id.encode(&mut own);
+            crate::wire::__bincode_encode(&id, &mut bytes);
+            assert_eq!(bytes, own);
+            assert_eq!(crate::wire::__bincode_decode::<NodeId>(&mut Reader::new(&bytes)), Ok(id));
         }
     }
 }

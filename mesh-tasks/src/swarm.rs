@@ -27,23 +27,28 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`History`] samples the twelve figures of a swarm, and makes a [`Performance`] report of any timeframe of it.
+//! [`Swarm::status`] is how an agent is, all modules in one value. [`History`] samples the twelve figures of a swarm, and makes a [`Performance`] report of any timeframe of it.
 
 mod config;
 mod performance;
+pub mod status;
 
 use std::fmt::Debug;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_consensus::ballot::{Ballot, BallotCommand, BallotConfig, BallotError, Electorate, ElectorateError};
+use mesh_consensus::ballot::{
+    Ballot, BallotCommand, BallotConfig, BallotError, BallotHandle as _, Electorate, ElectorateError,
+};
 use mesh_core::identity::{Ed25519, SecretKey};
 use mesh_core::{Bytes, CallError, Clock, Handle, Instant, Metrics, NodeBuilder, NodeId, Wire};
-use mesh_gossip::aggregation::{Aggregation, AggregationCommand, AggregationConfig, AggregationError, Variable};
+use mesh_gossip::aggregation::{
+    Aggregation, AggregationCommand, AggregationConfig, AggregationError, AggregationHandle as _, Variable,
+};
 use mesh_gossip::broadcast::{Broadcast, BroadcastCommand, BroadcastConfig, BroadcastError};
 use mesh_gossip::discovery::{Discovery, DiscoveryCommand, DiscoveryConfig, DiscoveryError, DiscoveryHandle as _};
-use mesh_gossip::heartbeat::{Heartbeat, HeartbeatCommand, HeartbeatError};
+use mesh_gossip::heartbeat::{Heartbeat, HeartbeatCommand, HeartbeatError, HeartbeatHandle as _};
 use mesh_gossip::membership::{
     LeaveError, Membership, MembershipCommand, MembershipEvent, MembershipHandle as _, Profile, ProfileTooLong,
 };
@@ -59,6 +64,8 @@ pub use config::{Preset, Strategy, SwarmConfig, SwarmConfigError};
 pub use performance::{
     ConsensusEfficiency, History, Hotspot, LoadDistribution, Metric, NetworkHealth, Performance, Reading,
 };
+pub use status::Status;
+use status::{Ballots, Estimated, Link, Members};
 
 use crate::pool::{PoolCommand, PoolConfig, PoolHandle as _, Receipt, TaskPool};
 
@@ -398,6 +405,37 @@ impl<M: Says> Swarm<M> {
             }
             clock.sleep_until(next).await;
         }
+    }
+
+    /// How this agent is: all modules, asked at once, and all that is counted. What is hosted beside them is
+    /// [added](Status::with_raft).
+    ///
+    /// # Errors
+    /// [`CallError`] when the node does not answer.
+    pub async fn status(&self) -> Result<Status, CallError> {
+        let (members, health, partition) = (self.members.members(), self.heartbeat.health(), self.partition.status());
+        let (links, pool, store) = (self.overlay.links(), self.pool.pool(), self.store.status());
+        let (estimate, ballots) = (self.aggregation.estimate(), self.ballots.as_ref());
+        let ballots = ballots.map(|(ballots, electorate)| (ballots.list(), electorate.members().len()));
+        // All have been asked by now: a call goes out when it is made.
+        let (members, estimate) = (members.await?, estimate.await?);
+        let own = members.iter().find(|member| member.node == self.me);
+        let status = Status {
+            node: self.me,
+            zone: own.map_or(0, |own| own.profile.zone),
+            members: Members::new(&members, &health.await?),
+            partition: (&partition.await?).into(),
+            links: links.await?.iter().map(Link::from).collect(),
+            pool: (&pool.await?).into(),
+            memory: (&store.await?).into(),
+            all: Estimated { agents: estimate.nodes, load: estimate.of(LOAD).map(|load| load.average) },
+            ballots: match ballots {
+                Some((ballots, voters)) => Some(Ballots::new(voters, &ballots.await?)),
+                None => None,
+            },
+            ..Status::default()
+        };
+        Ok(status.with_metrics(&self.metrics))
     }
 
     /// How the swarm is now, to be [recorded](History::record).
