@@ -43,6 +43,7 @@ use crate::clock::Clock;
 use crate::id::NodeId;
 use crate::node::{NodeCore, NodeError, WalRequest};
 use crate::time::Instant;
+use crate::trace::event;
 use crate::transport::{FrameSender, Inbound, PeerStatus, SendError, Transport, TransportError};
 use crate::wal::{Wal, WalBatch, WalError, WalEvent};
 
@@ -95,11 +96,13 @@ pub async fn run(
     if !node.is_seeded() {
         node.reseed(getrandom::u64().map_err(|error| NodeError::Randomness(error.into()))?);
     }
+    let me = node.me();
     node.set_frame_len_max(transport.frame_len_max());
-    node.recover(&mut *wal)?;
+    node.recover(&mut *wal).inspect_err(failed(me))?;
     let mut sender = transport.sender();
     let mut now = clock.now();
     node.start();
+    event!(info, node = %me, "the node starts");
     let mut inbox = Vec::with_capacity(FRAMES_PER_BATCH);
     let mut batches = Vec::new();
     let mut stopping = false;
@@ -110,6 +113,7 @@ pub async fn run(
             loop {
                 ship(&mut node, now, &mut *sender, &mut *wal, &mut batches);
                 if stopping && !node.is_persisting() {
+                    event!(info, node = %me, "the node has stopped");
                     return Ok(());
                 }
                 // After each batch the other tasks of the executor have their turn: a peer that shares the
@@ -127,8 +131,8 @@ pub async fn run(
                     continue;
                 }
                 if let Some(event) = ready.wal {
-                    node.handle_wal(event?);
-                    take_completions(&mut node, &mut *wal)?;
+                    node.handle_wal(event.inspect_err(failed(me))?);
+                    take_completions(&mut node, &mut *wal).inspect_err(failed(me))?;
                 }
                 if ready.deadline {
                     node.handle_deadline(now);
@@ -141,7 +145,7 @@ pub async fn run(
                 }
             }
         };
-        received?;
+        received.inspect_err(failed(me))?;
         for inbound in inbox.drain(..) {
             match inbound {
                 Inbound::Frame { from, frame } => node.handle_frame(from, frame),
@@ -149,6 +153,11 @@ pub async fn run(
             }
         }
     }
+}
+
+/// Tells what it is that ends a node.
+fn failed<E: std::error::Error>(_node: NodeId) -> impl FnOnce(&E) {
+    move |_error| event!(error, node = %_node, error = %_error, "the node ends")
 }
 
 /// Ends the batch and hands over what it left. `batches` is empty, and kept for its room.
@@ -189,7 +198,9 @@ fn hand_over(
     let mut congested = Vec::new();
     while let Some((to, frame)) = node.poll_transmit() {
         // A frame that cannot be sent is lost, as a network may lose it.
-        if sender.try_send(to, frame) == Err(SendError::Congested) && !congested.contains(&to) {
+        let Err(error) = sender.try_send(to, frame) else { continue };
+        event!(debug, node = %node.me(), %to, %error, "a frame is not sent");
+        if error == SendError::Congested && !congested.contains(&to) {
             congested.push(to);
         }
     }

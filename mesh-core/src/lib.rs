@@ -4,6 +4,10 @@
 //! threads or hidden randomness. A node hosts several of them and is run by one of two shells over
 //! the same code: the async driver over a [`Transport`], a [`Clock`] and a [`Wal`] of one's choice,
 //! or the simulator of `mesh-transport-mem`.
+//!
+//! Features, all off by default: `bincode` for `wire_bincode!`, `serde` for [`NodeId`] in types of serde, `testing` for
+//! `Harness` and the suite that any transport can run, and `tracing` for a span for each input of a protocol and
+//! events for what goes wrong (`docs/operations.md` names them).
 
 pub mod clock;
 pub mod driver;
@@ -21,6 +25,7 @@ pub mod snapshot;
 pub mod state_machine;
 pub mod time;
 pub mod timers;
+mod trace;
 pub mod transport;
 #[cfg(any(test, feature = "testing"))]
 pub mod transport_conformance;

@@ -61,6 +61,7 @@ use crate::metrics::{Counter, Metrics};
 use crate::protocol::{Outbox, Protocol, RecoverError};
 use crate::snapshot::SnapshotSource;
 use crate::time::Instant;
+use crate::trace::event;
 use crate::transport::{PeerStatus, TransportError};
 use crate::wal::{Wal, WalBatch, WalError, WalEvent};
 use handle::{Announced, Signal};
@@ -414,12 +415,16 @@ impl NodeCore {
         self.counters.frames_in.increment();
         self.counters.bytes_in.add(frame.len() as u64);
         if from == self.me {
+            event!(debug, node = %self.me, "a frame says that it is from this node");
             return self.counters.frames_malformed.increment();
         }
         let frame = match &mut self.seal {
             Some(seal) => match seal.open(from, self.me, &frame) {
                 Some(frame) => frame,
-                None => return self.counters.frames_unsealed.increment(),
+                None => {
+                    event!(debug, node = %self.me, %from, "a frame is not sealed under the cluster key");
+                    return self.counters.frames_unsealed.increment();
+                }
             },
             None => frame,
         };
@@ -564,18 +569,23 @@ impl NodeCore {
         {
             any = true;
             let Ok(sections) = frame.sections() else {
+                event!(debug, node = %self.me, from = %frame.from(), "a frame cannot be read");
                 self.counters.frames_malformed.increment();
                 continue;
             };
             for section in sections {
                 let Ok(section) = section else {
+                    event!(debug, node = %self.me, from = %frame.from(), "the rest of a frame cannot be read");
                     self.counters.frames_malformed.increment();
                     break;
                 };
-                match place(&self.hosts, section.protocol()) {
-                    Some(at) => self.inputs.push(self.schedule.touch(at), Input::Section(frame.place_of(&section))),
-                    None => self.counters.sections_unknown.increment(),
-                }
+                let protocol = section.protocol();
+                let Some(at) = place(&self.hosts, protocol) else {
+                    event!(debug, node = %self.me, from = %frame.from(), protocol = protocol.0, "nobody here is meant");
+                    self.counters.sections_unknown.increment();
+                    continue;
+                };
+                self.inputs.push(self.schedule.touch(at), Input::Section(frame.place_of(&section)));
             }
         }
         any

@@ -19,6 +19,7 @@ use crate::protocol::{
 };
 use crate::rng::Rng64;
 use crate::time::Instant;
+use crate::trace::event;
 use crate::wal::{RecoveredLog, Wal, WalBatch, WalEntryKind, WalEvent};
 use crate::wire::{self, Wire};
 
@@ -111,7 +112,10 @@ impl<P: Protocol> Host<P> {
                 Ok(message) if reader.finish().is_ok() => {
                     self.with(now, |protocol, cx| protocol.on_message(cx, from, message));
                 }
-                _ => self.messages_malformed.increment(),
+                _ => {
+                    event!(debug, "a message cannot be read");
+                    self.messages_malformed.increment();
+                }
             }
         }
         Ok(())
@@ -159,6 +163,9 @@ impl<P: Protocol> Host<P> {
                 self.with(now, |protocol, cx| protocol.on_durable(cx, upto));
             }
             WalEvent::SnapshotSaved { id, result, .. } => {
+                if let Err(_error) = &result {
+                    event!(warn, snapshot = id.0, error = %_error, "a snapshot is not saved");
+                }
                 self.with(now, |protocol, cx| protocol.on_snapshot_saved(cx, id, result));
             }
             WalEvent::SnapshotRead { id, offset, result, .. } => {
@@ -172,6 +179,7 @@ impl<P: Protocol> Host<P> {
             match to {
                 Recipients::One(to) => {
                     if !outputs.builder(to).push_with(self.id, |out| message.encode(out)) {
+                        event!(warn, node = %self.me, protocol = self.id.0, %to, "a message is too long for a frame");
                         self.messages_too_long.increment();
                     }
                 }
@@ -186,6 +194,7 @@ impl<P: Protocol> Host<P> {
                             None => builder.push(self.id, &scratch[FRAME_OVERHEAD..]),
                         };
                         if !taken {
+                            event!(warn, node = %self.me, protocol = self.id.0, %to, "a message is too long for a frame");
                             self.messages_too_long.increment();
                         }
                     }
@@ -251,6 +260,8 @@ impl<P: Protocol> AnyHost for Host<P> {
 
     fn recover(&mut self, wal: &mut dyn Wal, log: RecoveredLog) -> Result<(), RecoverError> {
         let id = self.id;
+        #[cfg(feature = "tracing")]
+        let _span = crate::trace::input_span::<P>(self.me, id, "recover", None);
         let mut read_snapshot = |snapshot| wal.recover_snapshot(id, snapshot);
         let mut lsn = Lsn(log.last.0.saturating_sub(log.records.len() as u64));
         for record in &log.records {
@@ -281,11 +292,16 @@ impl<P: Protocol> AnyHost for Host<P> {
         self.outbox.borrow_room(outputs.room());
         let mut has_commands = false;
         for input in inputs {
+            #[cfg(feature = "tracing")]
+            let (kind, peer) = input.traced(frames);
+            #[cfg(feature = "tracing")]
+            let _span = crate::trace::input_span::<P>(self.me, self.id, kind, peer);
             match input {
                 Input::Start => self.with(now, P::on_start),
                 Input::Section(place) => {
                     let section = frames.section(self.id, place);
                     if section.is_none_or(|(from, section)| self.on_section(now, from, &section).is_err()) {
+                        event!(debug, "the rest of a frame cannot be read");
                         outputs.frames_malformed.increment();
                     }
                 }

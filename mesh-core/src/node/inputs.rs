@@ -29,6 +29,23 @@ pub(super) enum Input {
     Stop,
 }
 
+#[cfg(feature = "tracing")]
+impl Input {
+    /// What it is, in a word, and from whom.
+    pub(super) fn traced(&self, frames: &Frames) -> (&'static str, Option<NodeId>) {
+        match self {
+            Self::Start => ("start", None),
+            Self::Section(place) => ("messages", frames.frames.get(place.frame).map(|(from, _)| *from)),
+            Self::Peer(peer, _) => ("peer", Some(*peer)),
+            Self::Commands(_) => ("commands", None),
+            Self::Linked => ("linked", None),
+            Self::Due => ("timers", None),
+            Self::Wal(_) => ("wal", None),
+            Self::Stop => ("stop", None),
+        }
+    }
+}
+
 /// Where in the frames of a batch a section is.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -51,9 +68,9 @@ impl Frames {
 
     /// The next frame that was not opened yet.
     pub(super) fn open_next(&mut self) -> Option<Opened<'_>> {
-        let (_, frame) = self.frames.get(self.opened)?;
+        let received = self.frames.get(self.opened)?;
         self.opened += 1;
-        Some(Opened { number: self.opened - 1, frame })
+        Some(Opened { number: self.opened - 1, received })
     }
 
     /// The section at a place, and from whom it is.
@@ -71,16 +88,21 @@ impl Frames {
 /// A frame of a batch.
 pub(super) struct Opened<'a> {
     number: usize,
-    frame: &'a Bytes,
+    received: &'a (NodeId, Bytes),
 }
 
 impl<'a> Opened<'a> {
+    #[cfg(feature = "tracing")]
+    pub(super) const fn from(&self) -> NodeId {
+        self.received.0
+    }
+
     pub(super) fn sections(&self) -> Result<impl Iterator<Item = Result<Section<'a>, FrameError>>, FrameError> {
-        sections(self.frame)
+        sections(&self.received.1)
     }
 
     pub(super) fn place_of(&self, section: &Section<'_>) -> Place {
-        Place { frame: self.number, messages: section.range_in(self.frame) }
+        Place { frame: self.number, messages: section.range_in(&self.received.1) }
     }
 }
 
