@@ -37,7 +37,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use crate::clock::Clock;
 use crate::id::NodeId;
@@ -261,9 +261,9 @@ async fn yield_now() {
 /// Takes what else has become durable, without waiting for more.
 fn take_completions(node: &mut NodeCore, wal: &mut dyn Wal) -> Result<(), WalError> {
     for _ in 1..COMPLETIONS_PER_BATCH {
-        match futures::FutureExt::now_or_never(wal.completed()) {
-            Some(event) => node.handle_wal(event?),
-            None => break,
+        match wal.completed().as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(event) => node.handle_wal(event?),
+            Poll::Pending => break,
         }
     }
     Ok(())

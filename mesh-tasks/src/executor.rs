@@ -78,8 +78,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use futures::channel::oneshot;
-use futures::future::{FutureExt as _, Shared};
+use futures_channel::oneshot;
+use futures_util::future::{FutureExt as _, Shared};
 use mesh_core::{Bytes, Handle};
 
 pub use serve::{Ended, ServeConfig, ServeConfigError, ServeReport, serve};

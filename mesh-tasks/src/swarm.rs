@@ -364,10 +364,10 @@ impl<M: Says> Swarm<M> {
     /// # Errors
     /// [`WriteError`] when the node does not take it.
     pub async fn share(&self) -> Result<(), WriteError> {
-        let (links, members) = futures::future::join(self.overlay.links(), self.members.members()).await;
-        let partition = self.partition.status().await?;
+        let (links, members, partition) = (self.overlay.links(), self.members.members(), self.partition.status());
+        let (links, members, partition) = (links.await?, members.await?, partition.await?);
         let join = |nodes: Vec<NodeId>| nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        let live = members?.iter().filter(|member| member.status.is_live()).map(|member| member.node).collect();
+        let live = members.iter().filter(|member| member.status.is_live()).map(|member| member.node).collect();
         let mode = match partition.mode {
             Mode::Continue => "continue",
             Mode::ReadOnly => "read-only",
@@ -375,7 +375,7 @@ impl<M: Says> Swarm<M> {
         let voters = self.ballots.as_ref().map_or(0, |(_, electorate)| electorate.members().len());
         let participation = self.metrics.snapshot().get("ballot_participation_percent").copied().unwrap_or_default();
         let values = [
-            ("topology", join(links?.iter().map(|link| link.node).collect())),
+            ("topology", join(links.iter().map(|link| link.node).collect())),
             ("peers", join(live)),
             ("partition", format!("{mode} {}/{}", partition.reachable + 1, partition.known + 1)),
             ("consensus", format!("{voters} voters, {participation} % took part in the last ballot")),
@@ -443,8 +443,8 @@ impl<M: Says> Swarm<M> {
     /// # Errors
     /// [`CallError`] when the node does not answer.
     pub async fn read(&self, now: Instant) -> Result<Reading, CallError> {
-        let (network, survey) = futures::future::join(self.monitor.status(), self.pool.survey()).await;
-        Ok(Reading::new(now, network?, &survey?, &self.metrics))
+        let (network, survey) = (self.monitor.status(), self.pool.survey());
+        Ok(Reading::new(now, network.await?, &survey.await?, &self.metrics))
     }
 
     /// What the agent counts.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use async_trait::async_trait;
-use futures::task::AtomicWaker;
+use atomic_waker::AtomicWaker;
 use mesh_core::frame::FRAME_LEN_MAX;
 use mesh_core::{Bytes, FrameSender, Inbound, NodeId, PeerStatus, SendError, Transport, TransportError};
 

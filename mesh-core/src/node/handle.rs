@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 
-use futures::channel::oneshot;
-use futures::stream::Stream;
-use futures::task::AtomicWaker;
+use atomic_waker::AtomicWaker;
+use futures_channel::oneshot;
+use futures_core::Stream;
 
 use crate::id::{NodeId, ProtocolId, RequestId};
 use crate::metrics::{Counter, Metrics};

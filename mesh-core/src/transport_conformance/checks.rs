@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 
 use bytes::Bytes;
-use futures::channel::oneshot;
+use futures_channel::oneshot;
 
 use super::letter::{Letter, filling};
 use super::network::{Arrival, Endpoint, Manner, Network, Parcel, SPARE_SENDERS, endpoints, is_hello};

@@ -1,15 +1,15 @@
 //! The log on files, with threads around it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::thread::{self, JoinHandle};
 
 use async_trait::async_trait;
+use atomic_waker::AtomicWaker;
 use bytes::Bytes;
-use futures::future::poll_fn;
-use futures::task::AtomicWaker;
 
 use super::disk::{Disk, FsDisk};
 use super::files::Files;

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use futures::future::{BoxFuture, Either, FutureExt as _, select};
-use futures::stream::FuturesUnordered;
+use futures_util::StreamExt as _;
+use futures_util::future::{BoxFuture, Either, FutureExt as _, select};
+use futures_util::stream::FuturesUnordered;
 use mesh_core::{Bytes, CallError, Clock, Events, Handle};
 
 use super::{Canceller, Executor, RunToken};
