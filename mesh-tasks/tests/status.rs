@@ -9,10 +9,11 @@ use mesh_consensus::pbft::{Pbft, PbftConfig, PbftHandle as _, ReplicaSet};
 use mesh_consensus::raft::{Raft, RaftConfig, RaftHandle as _, Role};
 use mesh_core::identity::SecretKey;
 use mesh_core::{Handle, LogIndex, NodeId, ProtocolId, RestoreError, SnapshotSource, StateMachine};
+use mesh_gossip::aggregation::AggregationHandle as _;
 use mesh_gossip::partition::Mode;
 use mesh_gossip::store::StoreHandle as _;
-use mesh_tasks::pool::PoolHandle as _;
-use mesh_tasks::swarm::{Preset, Status, Swarm, SwarmConfig, ids};
+use mesh_tasks::pool::{PoolCommand, PoolHandle as _};
+use mesh_tasks::swarm::{LOAD, Preset, Status, Swarm, SwarmConfig, ids};
 use mesh_tasks::task::TaskSpec;
 use mesh_transport_mem::Sim;
 
@@ -207,6 +208,26 @@ fn tasks_memory_commands_and_votes_are_counted() {
         sim.wait(SECOND, ballots.vote(ballot, Choice::Approve)).unwrap().unwrap();
     }
     until(&mut sim, 3, "it is decided", |status| counted(status) == Some((0, 1)));
+}
+
+#[test]
+fn what_all_have_in_the_mean_and_that_one_takes_no_more_is_told() {
+    let mut sim = whole();
+    for agent in 0..AGENTS {
+        let aggregation = sim.handle(node(agent)).swarm.aggregation.clone();
+        sim.wait(SECOND, aggregation.set(LOAD, f64::from(agent) / 4.0)).unwrap().unwrap();
+    }
+    let about = |value: Option<f64>, expected: f64| value.is_some_and(|value| (value - expected).abs() < 0.01);
+    until(&mut sim, 2, "five agents are half busy in the mean", |status| {
+        about(status.all.agents, 5.0) && about(status.all.load, 0.5)
+    });
+
+    let pool = sim.handle(node(2)).swarm.pool.clone();
+    assert!(!status(&mut sim, 2).pool.draining);
+    sim.wait(PATIENCE, pool.drain(SECOND)).expect("it ends").unwrap();
+    assert!(status(&mut sim, 2).pool.draining);
+    pool.cast(PoolCommand::Undrain).unwrap();
+    assert!(!status(&mut sim, 2).pool.draining);
 }
 
 #[test]
