@@ -241,7 +241,7 @@ subjects! {
     },
     |choice| match choice % 8 {
         0..=3 => PoolCommand::AddPeer { node: NodeId(u128::from(choice / 8 % 4) + 1), zone: 0 },
-        4 | 5 => PoolCommand::Submit(Box::new(TaskSpec::new(payload(choice)))),
+        4 | 5 => PoolCommand::Submit(TaskSpec::new(payload(choice)).into()),
         6 => PoolCommand::Take(Default::default()),
         _ => PoolCommand::Running,
     };

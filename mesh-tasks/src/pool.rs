@@ -141,6 +141,8 @@ pub struct TaskPool {
     started_at: Instant,
     /// Drawn when the log began.
     incarnation: u64,
+    /// The replicas of what nobody else keeps.
+    alone: Arc<Group>,
     capabilities: Arc<Capabilities>,
     /// What is left of its resources beside what runs.
     free: Resources,
@@ -235,6 +237,7 @@ impl TaskPool {
             boot: 0,
             started_at: Instant::ZERO,
             incarnation: 0,
+            alone: Arc::default(),
             capabilities: Arc::default(),
             free: Resources::default(),
             read_only: false,
@@ -430,9 +433,10 @@ impl Protocol for TaskPool {
             self.incarnation = cx.rng().next_u64().max(1);
             self.persist_begun(cx);
         }
+        self.alone = Arc::new(Group { members: vec![self.replica()], ..Group::default() });
         self.join_rings();
         let now = cx.now();
-        for (task, entry) in &mut self.tasks {
+        for (task, entry) in self.tasks.iter_mut() {
             entry.ready_at = now + entry.ready_at.since(Instant::ZERO);
             entry.expires_at = entry.expires_at.map(|at| now + at.since(Instant::ZERO));
             self.orphans.insert(*task, now);
@@ -509,7 +513,7 @@ impl Protocol for TaskPool {
                 self.read_only = read_only;
                 self.look_again();
             }
-            PoolCommand::Submit(spec) => return self.on_submit(cx, request, *spec),
+            PoolCommand::Submit(spec) => return self.on_submit(cx, request, spec),
             PoolCommand::Take(ticket) => return self.on_take(cx, request, ticket),
             PoolCommand::Recall(ticket) => self.on_recall(cx, ticket),
             PoolCommand::Running => return cx.reply(request, PoolReply::Running(self.running_tokens())),

@@ -1,5 +1,6 @@
 //! Pools of tasks: how evenly they spread work over simulated nodes, and what a task costs in one of them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::{Bytes, Context, Instant, NodeId, Outbox, Protocol, RequestId, Rng64};
@@ -179,7 +180,7 @@ fn measure_one(settings: &Settings, report: &mut Report) {
             let clock = Stopwatch::start();
             for _ in 0..BATCH {
                 alone.command(PoolCommand::Take(Ticket::default()));
-                alone.command(PoolCommand::Submit(Box::new(TaskSpec::new(payload.clone()))));
+                alone.command(PoolCommand::Submit(Arc::new(TaskSpec::new(payload.clone()))));
             }
             let tokens = alone.flush();
             starting += clock.elapsed();

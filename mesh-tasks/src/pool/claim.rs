@@ -97,7 +97,7 @@ impl TaskPool {
         let (Some(entry), Some(ballot)) = (self.tasks.get(&task), self.claims.get(&task)) else { return };
         let claim = Claim { task, epoch: ballot.epoch, has: entry.version };
         let groups = ballot.rivals.values().map(|change| &change.group).chain([&entry.group]);
-        let asked = groups.flat_map(Group::all);
+        let asked = groups.flat_map(|group| group.all());
         let asked = asked.filter(|replica| !ballot.promised.contains(replica) && self.is_alive(replica));
         for node in asked.map(|replica| replica.node).collect::<BTreeSet<_>>() {
             self.pending_claims.entry(node).or_default().push(claim);

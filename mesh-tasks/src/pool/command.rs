@@ -1,6 +1,7 @@
 //! What the application asks for, and is told.
 
 use std::future::{Future, ready};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ pub enum PoolCommand {
     /// This node is cut off from most others: it grants nothing and takes no tasks until it is told otherwise.
     SetReadOnly(bool),
     /// Do this.
-    Submit(Box<TaskSpec>),
+    Submit(Arc<TaskSpec>),
     /// Give me a task to execute, as soon as there is one.
     Take(Ticket),
     /// Whoever asked for a task with this ticket wants none any more: one that it was given meanwhile is given back.
@@ -349,7 +350,7 @@ impl Drop for Recall {
 
 impl PoolHandle for Handle<TaskPool> {
     fn submit(&self, spec: TaskSpec) -> impl Future<Output = Result<TaskId, SubmitError>> + Send + 'static {
-        let call = self.call(PoolCommand::Submit(Box::new(spec)));
+        let call = self.call(PoolCommand::Submit(Arc::new(spec)));
         async move { reply!(call, PoolReply::Submitted) }
     }
 

@@ -52,7 +52,7 @@ pub(super) enum Effect {
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) spec: Arc<TaskSpec>,
-    pub(super) group: Group,
+    pub(super) group: Arc<Group>,
     /// No lower epoch is obeyed.
     pub(super) promised: Epoch,
     pub(super) version: Version,
@@ -103,7 +103,7 @@ impl Owned {
 
 impl Entry {
     /// A task that is new.
-    pub(super) fn new(spec: Arc<TaskSpec>, group: Group, epoch: Epoch, now: Instant) -> Self {
+    pub(super) fn new(spec: Arc<TaskSpec>, group: Arc<Group>, epoch: Epoch, now: Instant) -> Self {
         Self {
             ready_at: now + spec.delay,
             expires_at: spec.expires_in.map(|time| now + time),
@@ -121,7 +121,7 @@ impl Entry {
 
     /// A task that another node owns, as it says; `None` where it does not say what is to be done.
     pub(super) fn kept(change: &Change, now: Instant) -> Option<Self> {
-        let mut entry = Self::new(change.spec.clone()?, Group::default(), change.version.epoch, now);
+        let mut entry = Self::new(change.spec.clone()?, change.group.clone(), change.version.epoch, now);
         entry.owned = None;
         entry.take(change, now);
         Some(entry)
@@ -270,9 +270,9 @@ mod tests {
         Replica { node: NodeId(node), incarnation: 1 }
     }
 
-    fn group(members: &[u128], former: &[u128]) -> Group {
+    fn group(members: &[u128], former: &[u128]) -> Arc<Group> {
         let of = |nodes: &[u128]| nodes.iter().map(|node| replica(*node)).collect();
-        Group { members: of(members), former: of(former), learners: Vec::new() }
+        Arc::new(Group { members: of(members), former: of(former), learners: Vec::new() })
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub struct Change {
     /// Of all changes of the task, the one with the highest version counts.
     pub version: Version,
     /// Who keeps it.
-    pub group: Group,
+    pub group: Arc<Group>,
     /// How many leases of it were granted.
     pub attempts: u32,
     /// In which epoch the last one was granted.
@@ -89,7 +89,7 @@ wire_struct!(Change { task, version, group, attempts, granted, failures, state, 
 impl Change {
     /// What it takes in a message, roughly.
     pub(super) fn len(&self) -> usize {
-        let Group { members, former, learners } = &self.group;
+        let Group { members, former, learners } = &*self.group;
         let replicas = 24 * (members.len() + former.len() + learners.len());
         160 + replicas + self.state.size() + self.spec.as_ref().map_or(0, |spec| spec.size())
     }
@@ -359,7 +359,7 @@ mod tests {
         let change = Change {
             task,
             version: Version { epoch, number: 4 },
-            group: Group { members: members.clone(), former: members.clone(), learners: members },
+            group: Arc::new(Group { members: members.clone(), former: members.clone(), learners: members }),
             attempts: 1,
             granted: epoch,
             failures: 1,

@@ -28,24 +28,24 @@ impl TaskPool {
     }
 
     /// The replicas that a task of this node should have.
-    pub(super) fn group_of(&self, task: TaskId) -> Group {
+    pub(super) fn group_of(&self, task: TaskId) -> Arc<Group> {
         self.group_by(&self.ring, task)
     }
 
     /// The replicas of a new task that others may create, too: also those who are away. Of any two of such groups
     /// majorities meet, so that one of the two creations is refused.
-    pub(super) fn home_of(&self, task: TaskId) -> Group {
+    pub(super) fn home_of(&self, task: TaskId) -> Arc<Group> {
         self.group_by(&self.home, task)
     }
 
-    fn group_by(&self, ring: &Ring, task: TaskId) -> Group {
-        let mut members = vec![self.replica()];
-        if self.config.successors > 0 {
-            let others = ring.replicas_across_zones(task.0, self.config.successors + 1);
-            let others = others.filter(|node| *node != self.me).filter_map(|node| self.replica_of(node));
-            members.extend(others.take(self.config.successors));
+    fn group_by(&self, ring: &Ring, task: TaskId) -> Arc<Group> {
+        if self.config.successors == 0 || self.peers.is_empty() {
+            return self.alone.clone();
         }
-        Group { members, ..Group::default() }
+        let others = ring.replicas_across_zones(task.0, self.config.successors + 1);
+        let others = others.filter(|node| *node != self.me).filter_map(|node| self.replica_of(node));
+        let members = [self.replica()].into_iter().chain(others.take(self.config.successors)).collect();
+        Arc::new(Group { members, ..Group::default() })
     }
 
     /// Whether this node is the owner of a task.

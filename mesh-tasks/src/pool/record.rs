@@ -93,7 +93,7 @@ impl TaskPool {
         }
         let now = cx.now();
         let mut records = vec![Record::Begun(self.incarnation)];
-        for (task, entry) in &self.tasks {
+        for (task, entry) in self.tasks.iter() {
             records.push(Record::Kept(Box::new(entry.change(*task, true, now))));
             if entry.promised > entry.version.epoch {
                 records.push(Record::Promised(*task, entry.promised));

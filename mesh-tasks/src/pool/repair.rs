@@ -1,5 +1,7 @@
 //! How the replicas of a task are replaced: by joint consensus, once those who are new know the task.
 
+use std::sync::Arc;
+
 use mesh_core::Instant;
 
 use super::entry::Effect;
@@ -62,7 +64,7 @@ impl TaskPool {
         if entry.group.members.iter().any(is_away) {
             return self.repair.begin();
         }
-        let mut wanted = self.group_of(task);
+        let mut wanted = Arc::unwrap_or_clone(self.group_of(task));
         if wanted.members.len().is_multiple_of(2) && wanted.members.len() <= self.config.successors {
             // Of two, both must live, as of three when one is away; but that one may come back.
             let is_new = |replica: &&Replica| !wanted.has_node(replica.node);
@@ -101,7 +103,7 @@ impl TaskPool {
         let members = &entry.group.members;
         let learners: Vec<_> = wanted.members.iter().filter(|replica| !members.contains(replica)).copied().collect();
         if learners != entry.group.learners {
-            let former = std::mem::replace(&mut entry.group.learners, learners);
+            let former = std::mem::replace(&mut Arc::make_mut(&mut entry.group).learners, learners);
             let gone = former.into_iter().map(|replica| replica.node).filter(|node| !entry.group.has_node(*node));
             let gone: Vec<_> = gone.collect();
             let version = entry.version;
@@ -112,8 +114,9 @@ impl TaskPool {
         if !learners.iter().all(|replica| *replica == me || entry.is_known_to(*replica)) {
             return self.repair.begin();
         }
-        entry.group.learners.clear();
-        entry.group.former = std::mem::replace(&mut entry.group.members, wanted.members);
+        let group = Arc::make_mut(&mut entry.group);
+        group.learners.clear();
+        group.former = std::mem::replace(&mut group.members, wanted.members);
         self.meter.regrouped.increment();
         self.changed(cx, task);
         self.when_safe(cx, task, Effect::Regroup);
@@ -122,7 +125,7 @@ impl TaskPool {
     /// A majority of the former replicas and one of the present ones know the present ones: that is enough from now on.
     pub(super) fn on_regrouped(&mut self, cx: &mut Context<'_>, task: TaskId) {
         let Some(entry) = self.tasks.get_mut(&task) else { return };
-        let former = std::mem::take(&mut entry.group.former);
+        let former = std::mem::take(&mut Arc::make_mut(&mut entry.group).former);
         let dropped = former.into_iter().filter(|replica| !entry.group.members.contains(replica));
         let dropped: Vec<_> = dropped.map(|replica| replica.node).collect();
         if let Some(owned) = &mut entry.owned {

@@ -37,7 +37,7 @@ impl TaskPool {
         spec.key.is_some() || self.policy(spec) == Policy::Dht
     }
 
-    pub(super) fn on_submit(&mut self, cx: &mut Context<'_>, request: RequestId, spec: TaskSpec) {
+    pub(super) fn on_submit(&mut self, cx: &mut Context<'_>, request: RequestId, spec: Arc<TaskSpec>) {
         if let Err(error) = self.check(&spec) {
             self.meter.refused.increment();
             return cx.reply(request, PoolReply::Submitted(Err(error)));
@@ -46,7 +46,6 @@ impl TaskPool {
             Some(key) => TaskId::of_key(key),
             None => TaskId(u128::from(cx.rng().next_u64()) << 64 | u128::from(cx.rng().next_u64())),
         };
-        let spec = Arc::new(spec);
         if let Some(entry) = self.tasks.get(&task) {
             if entry.owned.is_some() {
                 return self.when_safe(cx, task, Effect::ReplySubmitted(request));

@@ -16,7 +16,7 @@ fn pool(config: PoolConfig) -> Harness<TaskPool> {
 }
 
 fn submit(pool: &mut Harness<TaskPool>, spec: TaskSpec) -> RequestId {
-    pool.command(PoolCommand::Submit(Box::new(spec)))
+    pool.command(PoolCommand::Submit(Arc::new(spec)))
 }
 
 fn reply(pool: &mut Harness<TaskPool>, request: RequestId) -> PoolReply {

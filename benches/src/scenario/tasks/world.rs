@@ -1,6 +1,7 @@
 //! Pools on a simulated network, with executors that take as long for a task as it says.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -143,7 +144,7 @@ impl World {
 
     /// Submits a task at a node.
     pub fn submit(&mut self, node: NodeId, spec: TaskSpec) {
-        let call = self.sim.handle(node).call(PoolCommand::Submit(Box::new(spec.clone())));
+        let call = self.sim.handle(node).call(PoolCommand::Submit(Arc::new(spec.clone())));
         self.submitting.push((self.sim.now(), spec, call));
     }
 
