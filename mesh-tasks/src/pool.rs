@@ -202,7 +202,8 @@ pub struct TaskPool {
     /// Owned ones that cannot.
     foreign: Queue,
     held: Table<Held>,
-    running: Table<Ticket>,
+    /// How many of them are executed.
+    running: usize,
     takers: VecDeque<(RequestId, Ticket)>,
     reports: BTreeMap<(NodeId, TaskId), Unanswered>,
     renew_at: Instant,
@@ -269,7 +270,7 @@ impl TaskPool {
             queue: Queue::default(),
             foreign: Queue::default(),
             held: Table::default(),
-            running: Table::default(),
+            running: 0,
             takers: VecDeque::new(),
             reports: BTreeMap::new(),
             renew_at: Instant::ZERO,

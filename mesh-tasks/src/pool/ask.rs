@@ -65,7 +65,8 @@ impl TaskPool {
 
     /// A task that is owned here waits for others.
     pub(super) fn follow_dependencies(&mut self, cx: &mut Context<'_>, task: TaskId) {
-        let unmet = self.tasks.get(&task).and_then(|entry| entry.owned.as_ref()).map(|owned| owned.unmet.clone());
+        let extras = self.tasks.get(&task).and_then(|entry| entry.owned.as_ref()?.extras.as_ref());
+        let unmet = extras.map(|extras| extras.unmet.clone());
         for dependency in unmet.into_iter().flatten() {
             match self.known(dependency) {
                 Some(Known::Here(status)) if matches!(status.state, State::Settled(_)) => {
@@ -88,7 +89,7 @@ impl TaskPool {
     fn on_dependency(&mut self, cx: &mut Context<'_>, task: TaskId, dependency: TaskId, outcome: &Outcome) {
         let Some(entry) = self.tasks.get_mut(&task).filter(|entry| entry.state == State::Blocked) else { return };
         let Some(owned) = &mut entry.owned else { return };
-        owned.unmet.remove(&dependency);
+        owned.extras_mut().unmet.remove(&dependency);
         if matches!(outcome, Outcome::Completed(_)) || entry.spec.on_failed_dependency == OnFailedDependency::Run {
             self.unblock(cx, task);
         } else {
@@ -98,7 +99,8 @@ impl TaskPool {
 
     fn unblock(&mut self, cx: &mut Context<'_>, task: TaskId) {
         let Some(entry) = self.tasks.get_mut(&task).filter(|entry| entry.state == State::Blocked) else { return };
-        if entry.owned.as_ref().is_some_and(|owned| owned.unmet.is_empty()) {
+        if entry.owned.as_ref().is_some_and(|owned| owned.extras.as_ref().is_none_or(|extras| extras.unmet.is_empty()))
+        {
             entry.state = State::Queued;
             self.changed(cx, task);
             self.enqueue(cx.now(), task);
@@ -181,9 +183,9 @@ impl TaskPool {
             let known = self.known(*task).unwrap_or(Known::Unknown);
             if let Some(owned) = self.tasks.get_mut(task).and_then(|entry| entry.owned.as_mut())
                 && !matches!(&known, Known::Here(status) if matches!(status.state, State::Settled(_)))
-                && owned.watchers.len() < WATCHERS_MAX
+                && owned.extras.as_ref().is_none_or(|extras| extras.watchers.len() < WATCHERS_MAX)
             {
-                owned.watchers.insert(from);
+                owned.extras_mut().watchers.insert(from);
             }
             bytes += known.len();
             answers.push((*task, known));

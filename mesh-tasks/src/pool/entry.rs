@@ -74,6 +74,15 @@ pub(super) struct Owned {
     acked: Vec<(Replica, u32)>,
     /// What waits for a change to count.
     waiting: Vec<(u32, Effect)>,
+    /// A majority had an earlier change of this epoch.
+    counted: bool,
+    /// Kept apart, so that most tasks take less memory.
+    pub(super) extras: Option<Box<Extras>>,
+}
+
+/// What the owner knows of few tasks only.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Extras {
     /// What it waits for.
     pub(super) unmet: BTreeSet<TaskId>,
     /// What its executor said last.
@@ -82,8 +91,6 @@ pub(super) struct Owned {
     pub(super) watchers: BTreeSet<NodeId>,
     /// Former replicas, to be told as soon as they are not needed.
     pub(super) dropped: Vec<NodeId>,
-    /// A majority had an earlier change of this epoch.
-    counted: bool,
     /// How many auctions of it were opened.
     pub(super) auctions: u32,
     /// Only nodes with a bad record have bid for it: the best of them will do.
@@ -95,6 +102,10 @@ pub(super) struct Owned {
 }
 
 impl Owned {
+    pub(super) fn extras_mut(&mut self) -> &mut Extras {
+        self.extras.get_or_insert_default()
+    }
+
     /// What was left to do and does not count yet.
     pub(super) fn take_waiting(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.waiting).into_iter().map(|(_, effect)| effect).collect()

@@ -19,8 +19,8 @@ pub(super) enum Stage {
     Waiting,
     /// It is offered to another node.
     Offered,
-    /// It is executed, since then.
-    Running(Instant),
+    /// It is executed, since then, by whoever asked for it with this ticket.
+    Running(Instant, Ticket),
 }
 
 /// A lease that is held here.
@@ -100,17 +100,25 @@ impl TaskPool {
             if let Some((request, _)) = self.takers.remove(at) {
                 cx.reply(request, PoolReply::Job(Err(TakeError::Recalled)));
             }
-        } else if let Some((task, _)) = self.running.iter().find(|(_, other)| **other == ticket)
-            && let Some(held) = self.held.get(task)
-        {
-            let token = held.token;
+            return;
+        }
+        let given = self.running().find(|(_, other)| *other == ticket);
+        if let Some((token, _)) = given {
             self.end(cx, token, Reported::GivenBack, None);
         }
     }
 
     /// The leases under which tasks are executed here.
     pub(super) fn running_tokens(&self) -> Vec<Token> {
-        self.running.keys().filter_map(|task| Some(self.held.get(task)?.token)).collect()
+        self.running().map(|(token, _)| token).collect()
+    }
+
+    /// The leases under which tasks are executed here, and who asked for these.
+    fn running(&self) -> impl Iterator<Item = (Token, Ticket)> {
+        self.held.values().filter_map(|held| match held.stage {
+            Stage::Running(_, ticket) => Some((held.token, ticket)),
+            Stage::Waiting | Stage::Offered => None,
+        })
     }
 
     /// Hands tasks to those who wait for some.
@@ -123,8 +131,7 @@ impl TaskPool {
             if self.held.contains_key(&task) {
                 self.run(cx, task);
             } else if self.grant(cx, task, self.me).is_some() {
-                self.starting.insert(task, ());
-                self.when_safe(cx, task, Effect::Start);
+                self.start_when_safe(cx, task);
             }
         }
     }
@@ -151,11 +158,18 @@ impl TaskPool {
         Some(task)
     }
 
+    fn start_when_safe(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        let me = self.replica();
+        let Some(entry) = self.tasks.get_mut(&task) else { return };
+        if entry.is_safe(me) {
+            return self.start(cx, task);
+        }
+        entry.leave(Effect::Start);
+        self.starting.insert(task, ());
+    }
+
     /// A task of this node may be executed here: its lease is known to others.
     pub(super) fn start(&mut self, cx: &mut Context<'_>, task: TaskId) {
-        if self.starting.swap_remove(&task).is_none() {
-            return;
-        }
         let Some(entry) = self.tasks.get(&task) else { return };
         if entry.state != (State::Leased { holder: self.me }) {
             return;
@@ -179,8 +193,8 @@ impl TaskPool {
             return self.queue.push(task, held.spec.tenant, held.spec.priority);
         }
         let Some((taker, ticket)) = self.takers.pop_front() else { return };
-        held.stage = Stage::Running(cx.now());
-        self.running.insert(task, ticket);
+        held.stage = Stage::Running(cx.now(), ticket);
+        self.running += 1;
         self.meter.started.increment();
         let job = Job { token: held.token, payload: held.spec.payload.clone(), time_limit: held.spec.time_limit };
         cx.reply(taker, PoolReply::Job(Ok(job)));
@@ -193,7 +207,7 @@ impl TaskPool {
         token: Token,
         result: Result<Bytes, Failure>,
     ) {
-        let runs = |held: &&Held| held.token == token && matches!(held.stage, Stage::Running(_));
+        let runs = |held: &&Held| held.token == token && matches!(held.stage, Stage::Running(..));
         if self.held.get(&token.task).filter(runs).is_none() {
             return cx.reply(request, PoolReply::Finished(Err(FinishError::LeaseLost)));
         }
@@ -257,8 +271,8 @@ impl TaskPool {
                 self.queue.remove(task);
             }
             Stage::Offered => {}
-            Stage::Running(since) => {
-                self.running.swap_remove(&task);
+            Stage::Running(since, _) => {
+                self.running -= 1;
                 self.free.give_back(held.spec.requirements.resources());
                 let took = now.since(since);
                 self.meter.run_nanos.record_duration(took);
@@ -275,7 +289,7 @@ impl TaskPool {
         if self.held.get(&token.task).is_none_or(|held| held.token != token) {
             return;
         }
-        if let Some(Held { stage: Stage::Running(_), .. }) = self.let_go(cx.now(), token.task) {
+        if let Some(Held { stage: Stage::Running(..), .. }) = self.let_go(cx.now(), token.task) {
             cx.emit(PoolEvent::LeaseLost(token));
         }
     }
@@ -291,7 +305,7 @@ impl TaskPool {
     /// A lease is given up of which nobody knows whether another node has begun, or that this one has no time to finish:
     /// its owner is told that it is lost.
     pub(super) fn report_lost(&mut self, cx: &mut Context<'_>, token: Token) {
-        if self.running.contains_key(&token.task) {
+        if self.held.get(&token.task).is_some_and(|held| matches!(held.stage, Stage::Running(..))) {
             cx.emit(PoolEvent::LeaseLost(token));
         }
         self.end(cx, token, Reported::Failed(Failure::Lost), None);
@@ -430,7 +444,7 @@ impl TaskPool {
         let mut over = Vec::new();
         for held in self.held.values() {
             match held.stage {
-                Stage::Running(since) if held.spec.time_limit.is_some_and(|limit| now.since(since) >= limit) => {
+                Stage::Running(since, _) if held.spec.time_limit.is_some_and(|limit| now.since(since) >= limit) => {
                     over.push((held.token, true));
                 }
                 _ if held.until <= now => over.push((held.token, false)),

@@ -199,7 +199,7 @@ impl TaskPool {
     }
 
     fn in_hand(&self) -> usize {
-        self.running.len() + self.starting.len() + self.queue.len()
+        self.running + self.starting.len() + self.queue.len()
     }
 
     /// Asks for bids for a task; `false` where there is nobody to ask now.
@@ -233,11 +233,12 @@ impl TaskPool {
             bidders.truncate(self.config.auction.bidders_max);
         }
         let Some(owned) = self.tasks.get_mut(&task).and_then(|entry| entry.owned.as_mut()) else { return false };
-        owned.auctions = owned.auctions.saturating_add(1);
-        let id = AuctionId { item: task.0, round: owned.auctions };
+        let extras = owned.extras_mut();
+        extras.auctions = extras.auctions.saturating_add(1);
+        let id = AuctionId { item: task.0, round: extras.auctions };
         let until = now + self.config.auction.bid_window + self.config.auction.award_timeout;
         let mine = mine.filter(|_| self.market.bids.place(id, until, now));
-        let performance_min = if owned.takes_any { 0.0 } else { self.config.auction.performance_min };
+        let performance_min = if extras.takes_any { 0.0 } else { self.config.auction.performance_min };
         let config = AuctionConfig { performance_min, ..self.config.auction };
         // One item and no more bidders than allowed: it opens.
         let Ok(mut auction) = Auction::open(config, id, vec![task.0], bidders.iter().copied(), now) else {
@@ -457,7 +458,7 @@ impl TaskPool {
         match why {
             Unsold::NoneAdmitted => {
                 if let Some(owned) = self.tasks.get_mut(&task).and_then(|entry| entry.owned.as_mut()) {
-                    owned.takes_any = true;
+                    owned.extras_mut().takes_any = true;
                 }
                 self.later.insert((now + UNADMITTED_FOR, task));
             }

@@ -18,7 +18,7 @@ impl TaskPool {
     /// Asks for work, where there is none here.
     pub(super) fn look_for_work(&mut self, cx: &mut Context<'_>) {
         let low_water = self.thief.low_water(&self.config.steal, self.run_time);
-        let executes = !self.running.is_empty() || self.takers.len() > self.starting.len();
+        let executes = self.running > 0 || self.takers.len() > self.starting.len();
         let is_low = if self.takers.is_empty() {
             low_water > 0 && self.queue.len() < low_water
         } else {

@@ -67,7 +67,7 @@ impl TaskPool {
         match entry.state {
             State::Blocked => {
                 if let Some(owned) = &mut entry.owned {
-                    owned.unmet = entry.spec.after.iter().copied().collect();
+                    owned.extras_mut().unmet = entry.spec.after.iter().copied().collect();
                 }
                 self.follow_dependencies(cx, task);
             }
@@ -172,7 +172,11 @@ impl TaskPool {
         match effect {
             Effect::ReplySubmitted(request) => cx.reply(request, PoolReply::Submitted(Ok(task))),
             Effect::TellSubmitted(node) => self.say(cx, node, Message::Submitted(task, None)),
-            Effect::Start => self.start(cx, task),
+            Effect::Start => {
+                if self.starting.swap_remove(&task).is_some() {
+                    self.start(cx, task);
+                }
+            }
             Effect::Answer(node, token) => self.answer(cx.now(), node, |lazy| lazy.counted.push(token)),
             Effect::ReplyFinished(request) => cx.reply(request, PoolReply::Finished(Ok(()))),
             Effect::TellSettled => self.tell_settled(cx, task),
@@ -232,14 +236,16 @@ impl TaskPool {
             match (&result, &mut entry.owned) {
                 (Reported::Completed(_), owned) => {
                     self.market.record(from, true);
-                    let failed_at = owned.as_mut().map(|owned| std::mem::take(&mut owned.failed_at));
+                    let extras = owned.as_mut().and_then(|owned| owned.extras.as_mut());
+                    let failed_at = extras.map(|extras| std::mem::take(&mut extras.failed_at));
                     for node in failed_at.into_iter().flatten().filter(|node| *node != from) {
                         self.market.record(node, false);
                     }
                 }
                 (Reported::Failed(Failure::Error(_) | Failure::Panicked(_)), Some(owned)) => {
-                    if owned.failed_at.len() < FAILED_AT_MAX {
-                        owned.failed_at.insert(from);
+                    let failed_at = &mut owned.extras_mut().failed_at;
+                    if failed_at.len() < FAILED_AT_MAX {
+                        failed_at.insert(from);
                     }
                 }
                 (Reported::Failed(_), _) => self.market.record(from, false),
@@ -318,7 +324,7 @@ impl TaskPool {
         let lost = self
             .grants
             .keys()
-            .filter(|task| self.tasks.get(*task).is_some_and(|entry| entry.state == State::Leased { holder: node }));
+            .filter(|task| self.tasks.get(task).is_some_and(|entry| entry.state == State::Leased { holder: node }));
         let lost: Vec<_> = lost.copied().collect();
         if !lost.is_empty() {
             // One crash, whatever it held.
@@ -371,7 +377,8 @@ impl TaskPool {
     fn tell_settled(&mut self, cx: &mut Context<'_>, task: TaskId) {
         let Some(entry) = self.tasks.get_mut(&task) else { return };
         let State::Settled(outcome) = entry.state.clone() else { return };
-        let watchers = entry.owned.as_mut().map(|owned| std::mem::take(&mut owned.watchers)).unwrap_or_default();
+        let extras = entry.owned.as_mut().and_then(|owned| owned.extras.as_mut());
+        let watchers = extras.map(|extras| std::mem::take(&mut extras.watchers)).unwrap_or_default();
         if !watchers.is_empty()
             && let Some(known) = self.known(task)
         {
@@ -392,7 +399,8 @@ impl TaskPool {
             State::Settled(_) if !entry.is_safe(self.replica()) => State::Leased { holder: self.me },
             state => state.clone(),
         };
-        let (attempts, failures, progress) = (entry.attempts, entry.failures, owned.progress.clone());
+        let progress = owned.extras.as_ref().map(|extras| extras.progress.clone()).unwrap_or_default();
+        let (attempts, failures) = (entry.attempts, entry.failures);
         Some(Known::Here(Box::new(TaskStatus { owner: self.me, state, attempts, failures, progress })))
     }
 
@@ -415,7 +423,7 @@ impl TaskPool {
         let Some(entry) = self.tasks.get_mut(&token.task) else { return };
         let counts = entry.token(token.task) == token && matches!(entry.state, State::Leased { .. });
         if let Some(owned) = entry.owned.as_mut().filter(|_| counts && note.len() <= PROGRESS_MAX) {
-            owned.progress = note;
+            owned.extras_mut().progress = note;
         }
     }
 
@@ -448,14 +456,14 @@ impl TaskPool {
         while let Some((at, task)) = self.settled.front().copied()
             && (at <= cx.now() || self.settled.len() > self.config.retain_max)
         {
-            // What waits for that it counts is not forgotten before, but for a limit.
-            let me = self.replica();
-            let is_unsafe = self.tasks.get(&task).is_some_and(|entry| entry.owned.is_some() && !entry.is_safe(me));
-            if is_unsafe && self.settled.len() <= self.config.retain_max.saturating_mul(2) {
-                return;
+            if let Some(entry) = self.tasks.get(&task).filter(|entry| entry.owned.is_some()) {
+                // What waits for that it counts is not forgotten before, but for a limit.
+                if !entry.is_safe(self.replica()) && self.settled.len() <= self.config.retain_max.saturating_mul(2) {
+                    return;
+                }
+                self.retire(cx, task);
             }
             self.settled.pop_front();
-            self.retire(cx, task);
         }
     }
 
@@ -480,10 +488,9 @@ impl TaskPool {
 
     /// Forgets a task that is over, here and wherever it is kept.
     fn retire(&mut self, cx: &mut Context<'_>, task: TaskId) {
-        let Some(entry) = self.tasks.get(&task).filter(|entry| entry.owned.is_some()) else { return };
-        let others: Vec<_> = entry.group.all().map(|replica| replica.node).filter(|node| *node != self.me).collect();
-        let version = entry.version;
-        for node in others {
+        let Some(entry) = self.tasks.get(&task) else { return };
+        let (me, group, version) = (self.me, entry.group.clone(), entry.version);
+        for node in group.all().map(|replica| replica.node).filter(|node| *node != me) {
             self.drop_at(node, task, version);
         }
         self.forget(cx, task);

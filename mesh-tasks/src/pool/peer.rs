@@ -151,7 +151,7 @@ impl TaskPool {
     pub(super) fn load(&self) -> Load {
         let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
         Load {
-            running: count(self.running.len()),
+            running: count(self.running),
             slots: self.slots.0.max(self.slots.1),
             waiting: count(self.queue.len()),
             draining: self.drain.is_some(),
@@ -161,7 +161,7 @@ impl TaskPool {
     /// Notes how many tasks can be executed here at a time: as many as lately, as an executor that was just done is not
     /// back yet.
     pub(super) fn note_slots(&mut self, now: Instant) {
-        let slots = u32::try_from(self.running.len() + self.takers.len()).unwrap_or(u32::MAX);
+        let slots = u32::try_from(self.running + self.takers.len()).unwrap_or(u32::MAX);
         let (latest, _, since) = self.slots;
         self.slots = match now.since(since) >= SLOTS_FOR {
             true => (slots, latest, now),

@@ -3,8 +3,12 @@
 //! Start-time fair queueing (Goyal, Vin and Cheng 1996): each task gets a start tag, one turn after the last of its
 //! tenant and priority, and the lowest tag is next. A turn of a higher priority is shorter, so that it is served more
 //! often, but never for ever before the others.
+//!
+//! The tasks of a tenant and priority are a *flow*: their tags rise, so that they stand in line, and only the first of each
+//! line is compared with those of others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use super::table::Table;
 use crate::task::TaskId;
@@ -15,24 +19,40 @@ const TURN: u64 = 1 << 16;
 /// So many more flows than tasks are remembered.
 const FLOWS_MAX: usize = 1024;
 
+/// A tenant and a priority.
+type Flow = (u32, u8);
+
+/// The tasks of a flow.
+#[derive(Clone, Debug, Default)]
+struct Line {
+    /// With their tags, which rise. The first one waits; of the others, those that were removed stand there until they are
+    /// the first, or too many.
+    tasks: VecDeque<(u64, TaskId)>,
+    /// How many of them wait.
+    waiting: usize,
+    /// The tag after the last.
+    next: u64,
+}
+
 /// Tasks that are ready, the next first.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Queue {
-    tasks: BTreeSet<(u64, TaskId)>,
-    tags: Table<u64>,
+    lines: BTreeMap<Flow, Line>,
+    /// The first task of each line.
+    heads: BTreeSet<(u64, TaskId, Flow)>,
+    /// The tasks that wait, their tags and flows.
+    tags: Table<(u64, Flow)>,
     /// The tag of the last that was taken.
     now: u64,
-    /// The tag after the last of each tenant and priority, where that is not in the past.
-    flows: BTreeMap<(u32, u8), u64>,
 }
 
 impl Queue {
     pub(super) fn len(&self) -> usize {
-        self.tasks.len()
+        self.tags.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.tasks.is_empty()
+        self.tags.is_empty()
     }
 
     pub(super) fn has(&self, task: TaskId) -> bool {
@@ -44,38 +64,93 @@ impl Queue {
         if self.tags.contains_key(&task) {
             return;
         }
-        let flow = self.flows.entry((tenant, priority)).or_insert(self.now);
-        let tag = (*flow).max(self.now);
-        *flow = tag + (TURN >> (2 * priority.min(crate::task::PRIORITY_MAX)));
-        self.tasks.insert((tag, task));
-        self.tags.insert(task, tag);
+        let flow = (tenant, priority);
+        let line = self.lines.entry(flow).or_default();
+        let tag = line.next.max(self.now);
+        line.next = tag + (TURN >> (2 * priority.min(crate::task::PRIORITY_MAX)));
+        line.tasks.push_back((tag, task));
+        line.waiting += 1;
+        if line.waiting == 1 {
+            self.heads.insert((tag, task, flow));
+        }
+        self.tags.insert(task, (tag, flow));
     }
 
     /// Takes a task for execution: time goes on to its turn.
     pub(super) fn take(&mut self, task: TaskId) {
-        let Some(tag) = self.tags.swap_remove(&task) else { return };
-        self.tasks.remove(&(tag, task));
+        let Some(tag) = self.detach(task) else { return };
         self.now = self.now.max(tag);
-        if self.tasks.is_empty() {
-            self.flows.clear();
-        } else if self.flows.len() > 2 * self.tasks.len() + FLOWS_MAX {
+        if self.tags.is_empty() {
+            self.lines.clear();
+        } else if self.lines.len() > 2 * self.tags.len() + FLOWS_MAX {
             // What is in the past says nothing; and no flood of tenants is remembered, at the price of some fairness.
-            self.flows.retain(|_, tag| *tag > self.now);
-            if self.flows.len() > self.tasks.len() + FLOWS_MAX {
-                self.flows.clear();
+            self.lines.retain(|_, line| line.waiting > 0 || line.next > self.now);
+            if self.lines.len() > self.tags.len() + FLOWS_MAX {
+                self.lines.retain(|_, line| line.waiting > 0);
             }
         }
     }
 
     /// Removes a task, wherever it stands.
     pub(super) fn remove(&mut self, task: TaskId) -> bool {
-        let tag = self.tags.swap_remove(&task);
-        tag.is_some_and(|tag| self.tasks.remove(&(tag, task)))
+        self.detach(task).is_some()
+    }
+
+    /// Takes a task out; its tag.
+    fn detach(&mut self, task: TaskId) -> Option<u64> {
+        let (tag, flow) = self.tags.swap_remove(&task)?;
+        let line = self.lines.get_mut(&flow)?;
+        line.waiting -= 1;
+        let tags = &self.tags;
+        let waits = |(tag, task): &(u64, TaskId)| tags.get(task).is_some_and(|(other, _)| other == tag);
+        if line.tasks.front() == Some(&(tag, task)) {
+            self.heads.remove(&(tag, task, flow));
+            line.tasks.pop_front();
+            while line.tasks.len() > line.waiting && line.tasks.front().is_some_and(|first| !waits(first)) {
+                line.tasks.pop_front();
+            }
+            if let Some((tag, task)) = line.tasks.front() {
+                self.heads.insert((*tag, *task, flow));
+            }
+        }
+        if line.tasks.len() > 2 * line.waiting {
+            line.tasks.retain(waits);
+        }
+        Some(tag)
     }
 
     /// The tasks, the next first.
     pub(super) fn iter(&self) -> impl Iterator<Item = TaskId> {
-        self.tasks.iter().map(|(_, task)| *task)
+        let mut heads = self.heads.iter().copied().peekable();
+        // The next of each line whose first was there, and where in the line it stands.
+        let mut begun = BinaryHeap::new();
+        let mut last: Option<(Flow, usize)> = None;
+        std::iter::from_fn(move || {
+            if let Some((flow, place)) = last.take()
+                && let Some((tag, task, place)) = self.after(flow, place)
+            {
+                begun.push(Reverse((tag, task, flow, place)));
+            }
+            let is_head = match (heads.peek(), begun.peek()) {
+                (Some((tag, task, _)), Some(Reverse((other, behind, ..)))) => (tag, task) < (other, behind),
+                (head, _) => head.is_some(),
+            };
+            let (task, flow, place) = if is_head {
+                heads.next().map(|(_, task, flow)| (task, flow, 0))?
+            } else {
+                begun.pop().map(|Reverse((_, task, flow, place))| (task, flow, place))?
+            };
+            last = Some((flow, place));
+            Some(task)
+        })
+    }
+
+    /// The next task of a line behind a place, its tag, and its place.
+    fn after(&self, flow: Flow, place: usize) -> Option<(u64, TaskId, usize)> {
+        let line = self.lines.get(&flow).filter(|line| place + 1 < line.tasks.len())?;
+        let mut behind = (place + 1..).zip(line.tasks.range(place + 1..));
+        let waits = |(tag, task): &(u64, TaskId)| self.tags.get(task).is_some_and(|(other, _)| other == tag);
+        behind.find(|(_, entry)| waits(entry)).map(|(place, (tag, task))| (*tag, *task, place))
     }
 }
 
@@ -103,7 +178,7 @@ mod tests {
         queue.push(TaskId(11), 2, 0);
         queue.push(TaskId(0), 1, 0);
         assert_eq!(order(&mut queue), [0, 10, 1, 11, 2, 3]);
-        assert!(queue.flows.is_empty());
+        assert!(queue.lines.is_empty());
     }
 
     #[test]
@@ -121,6 +196,59 @@ mod tests {
     }
 
     #[test]
+    fn tasks_that_were_removed_are_not_there_and_may_come_back() {
+        let mut queue = Queue::default();
+        for task in 0..100 {
+            queue.push(TaskId(task), u32::from(task % 2 == 0), 0);
+        }
+        // From the front, the middle and the end; one of them comes back, behind the others of its tenant.
+        for task in (0..40).chain(60..90).chain([99]) {
+            assert!(queue.remove(TaskId(task)) && !queue.remove(TaskId(task)) && !queue.has(TaskId(task)));
+        }
+        queue.push(TaskId(60), 1, 0);
+        let left = || (40..60).chain(90..99).chain([60]);
+        assert_eq!(queue.iter().map(|task| task.0).collect::<BTreeSet<_>>(), left().collect());
+        assert_eq!(queue.len(), left().count());
+        let taken = order(&mut queue);
+        for parity in [0, 1] {
+            let of =
+                |tasks: &mut dyn Iterator<Item = u128>| tasks.filter(|task| task % 2 == parity).collect::<Vec<_>>();
+            assert_eq!(of(&mut taken.iter().copied()), of(&mut left()));
+        }
+        assert!(queue.is_empty() && queue.heads.is_empty() && queue.lines.is_empty());
+    }
+
+    /// As a sorted set of all tags has it.
+    #[test]
+    fn the_order_is_that_of_the_tags() {
+        let mut rng = mesh_core::Rng64::from_seed(7, "queue");
+        let (mut queue, mut all) = (Queue::default(), BTreeSet::new());
+        for step in 0..20_000_u64 {
+            // Tasks pile up, and are worked off again.
+            let grows = step % 4000 < 2000;
+            if rng.chance(if grows { 2 } else { 1 }, 3) {
+                let (task, tenant) = (TaskId(rng.below(5000).into()), rng.below(5) as u32);
+                queue.push(task, tenant, rng.below(3) as u8);
+                let tag = queue.tags.get(&task).expect("it is there").0;
+                all.retain(|(_, other)| *other != task);
+                all.insert((tag, task));
+            } else if rng.chance(1, 2) {
+                let task = TaskId(rng.below(5000).into());
+                assert_eq!(queue.remove(task), all.iter().any(|(_, other)| *other == task));
+                all.retain(|(_, other)| *other != task);
+            } else if let Some(task) = queue.iter().nth(rng.below(3) as usize) {
+                queue.take(task);
+                all.retain(|(_, other)| *other != task);
+            }
+            if step % 100 == 0 {
+                assert!(queue.iter().eq(all.iter().map(|(_, task)| *task)), "at step {step}");
+                let kept: usize = queue.lines.values().map(|line| line.tasks.len()).sum();
+                assert!(queue.len() == all.len() && kept <= 2 * all.len(), "{kept} of {}", all.len());
+            }
+        }
+    }
+
+    #[test]
     fn flows_of_the_past_are_forgotten() {
         let mut queue = Queue::default();
         queue.push(TaskId(0), 0, 0);
@@ -128,7 +256,7 @@ mod tests {
             queue.push(TaskId(tenant.into()), tenant, 7);
             pop(&mut queue);
         }
-        assert!(queue.flows.len() <= FLOWS_MAX + 2, "{}", queue.flows.len());
+        assert!(queue.lines.len() <= FLOWS_MAX + 2, "{}", queue.lines.len());
         assert_eq!(queue.len(), 1);
         let last = queue.iter().next().unwrap();
         assert!(queue.remove(last) && !queue.remove(last) && queue.is_empty());

@@ -129,7 +129,7 @@ impl TaskPool {
         let dropped = former.into_iter().filter(|replica| !entry.group.members.contains(replica));
         let dropped: Vec<_> = dropped.map(|replica| replica.node).collect();
         if let Some(owned) = &mut entry.owned {
-            owned.dropped = dropped;
+            owned.extras_mut().dropped = dropped;
         }
         self.changed(cx, task);
         self.when_safe(cx, task, Effect::Drop);
@@ -139,7 +139,8 @@ impl TaskPool {
     pub(super) fn on_dropped(&mut self, task: TaskId) {
         let Some(entry) = self.tasks.get_mut(&task) else { return };
         let version = entry.version;
-        let dropped = entry.owned.as_mut().map(|owned| std::mem::take(&mut owned.dropped)).unwrap_or_default();
+        let extras = entry.owned.as_mut().and_then(|owned| owned.extras.as_mut());
+        let dropped = extras.map(|extras| std::mem::take(&mut extras.dropped)).unwrap_or_default();
         for node in dropped {
             self.drop_at(node, task, version);
         }

@@ -259,9 +259,11 @@ impl TaskPool {
     fn on_created_twice(&mut self, cx: &mut Context<'_>, task: TaskId, other: NodeId) {
         let Some(entry) = self.tasks.get_mut(&task) else { return };
         let Some(owned) = &mut entry.owned else { return };
-        owned.conflicts += 1;
+        let extras = owned.extras_mut();
+        extras.conflicts += 1;
+        let insists = self.me < other && extras.conflicts < CONFLICTS_MAX;
         let nodes: Vec<_> = entry.group.all().map(|replica| replica.node).filter(|node| *node != self.me).collect();
-        if self.me < other && owned.conflicts < CONFLICTS_MAX {
+        if insists {
             self.contested.insert(task);
             return;
         }

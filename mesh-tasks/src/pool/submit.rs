@@ -8,7 +8,7 @@ use super::command::{PoolReply, SubmitError};
 use super::entry::Effect;
 use super::lookup::Submitter;
 use super::message::{Message, Refusal};
-use super::{Context, TaskPool};
+use super::{Context, PoolConfig, TaskPool};
 use crate::task::{PRIORITY_MAX, Policy, SpecError, TaskId, TaskSpec};
 
 /// A task is passed on so often: whoever has it then keeps it, until the views of the ring agree.
@@ -77,18 +77,18 @@ impl TaskPool {
         if self.read_only || self.drain.is_some() {
             return Some(Refusal::ReadOnly { node });
         }
+        let bytes = self.unsettled_bytes + spec.size();
+        let PoolConfig { queue_max, queue_bytes_max, shed_from, .. } = self.config;
         let is_over = |share: f64| {
-            let of = |limit: usize| (limit as f64 * share).ceil() as usize;
-            self.unsettled >= of(self.config.queue_max)
-                || self.unsettled_bytes + spec.size() > of(self.config.queue_bytes_max)
+            self.unsettled as f64 >= queue_max as f64 * share || bytes as f64 > queue_bytes_max as f64 * share
         };
-        if is_over(1.0) || self.submissions.len() + self.lookups.len() >= self.config.queue_max {
+        if is_over(1.0) || self.submissions.len() + self.lookups.len() >= queue_max {
             self.meter.refused.increment();
             return Some(Refusal::Full { node });
         }
         // What is accepted is kept, so load is shed where it comes in, and what matters least first.
         let left_out = 1.0 - f64::from(spec.priority) / f64::from(PRIORITY_MAX);
-        is_over(1.0 - (1.0 - self.config.shed_from) * left_out).then(|| {
+        is_over(1.0 - (1.0 - shed_from) * left_out).then(|| {
             self.meter.shed.increment();
             Refusal::Shed { node, priority: spec.priority }
         })

@@ -140,14 +140,18 @@ mod tests {
         for name in 0..4 {
             table.insert(TaskId(name), name);
         }
-        assert_eq!((table.get(&TaskId(1)), table.swap_remove(&TaskId(1))), (Some(&1), Some(1)));
-        assert_eq!((table.get(&TaskId(1)), table.contains_key(&TaskId(1))), (None, false));
-        // Another stands there now, and then none.
-        assert_eq!((table.get(&TaskId(3)), table.get_mut(&TaskId(3))), (Some(&3), Some(&mut 3)));
-        assert_eq!(
-            (table.get(&TaskId(2)), table.swap_remove(&TaskId(2)), table.get(&TaskId(2))),
-            (Some(&2), Some(2), None)
-        );
-        assert_eq!((table.insert(TaskId(3), 7), table.get(&TaskId(3)), table.len()), (Some(3), Some(&7), 2));
+        assert_eq!(table.get(&TaskId(1)), Some(&1));
+        assert_eq!(table.swap_remove(&TaskId(1)), Some(1));
+        // Another stands there now.
+        assert_eq!(table.get(&TaskId(1)), None);
+        assert!(!table.contains_key(&TaskId(1)));
+        assert_eq!(table.get(&TaskId(3)), Some(&3));
+        assert_eq!(table.get_mut(&TaskId(3)), Some(&mut 3));
+        // And then none.
+        assert_eq!(table.get(&TaskId(2)), Some(&2));
+        assert_eq!(table.swap_remove(&TaskId(2)), Some(2));
+        assert_eq!(table.get(&TaskId(2)), None);
+        assert_eq!(table.insert(TaskId(3), 7), Some(3));
+        assert_eq!((table.get(&TaskId(3)), table.len()), (Some(&7), 2));
     }
 }
