@@ -1,16 +1,20 @@
 //! Pools of tasks: how evenly they spread work over simulated nodes, and what a task costs in one of them.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::{Bytes, Context, Instant, NodeId, Outbox, Protocol, RequestId, Rng64};
-use mesh_tasks::pool::{PoolCommand, PoolConfig, PoolReply, TaskPool, Ticket};
+use futures::FutureExt;
+use mesh_core::{Bytes, Context, Instant, NodeBuilder, NodeId, Outbox, Protocol, ProtocolId, RequestId, Rng64};
+use mesh_tasks::pool::{PoolCommand, PoolConfig, PoolHandle, PoolReply, TaskPool, Ticket};
 use mesh_tasks::task::{Policy, TaskSpec, Token};
 
 use super::SuiteError;
+use crate::cpu;
 use crate::parallel::each_seed;
 use crate::report::{Report, Settings, Table, short};
 use crate::scenario::tasks::{Arrivals, Figures, Model};
+use crate::stats::median;
 use crate::stopwatch::Stopwatch;
 
 /// A model, what its figures are called, and the bounds of these.
@@ -164,40 +168,108 @@ impl Alone {
     }
 }
 
-/// What a task takes from its submission to its start, and from there to its end.
+/// How many tasks are submitted, and then finished, in one batch.
+const BATCH: usize = 256;
+
+const PAYLOAD: Bytes = Bytes::from_static(b"a task");
+
+/// How long the processor worked for this thread; where the system does not tell, how long it took.
+struct Work {
+    thread: Option<PathBuf>,
+    watch: Stopwatch,
+    before: Duration,
+}
+
+impl Work {
+    fn begin() -> Self {
+        let mut work = Self { thread: cpu::this_thread().ok(), watch: Stopwatch::start(), before: Duration::ZERO };
+        work.before = work.now();
+        work
+    }
+
+    fn now(&self) -> Duration {
+        let time = self.thread.as_deref().and_then(|thread| cpu::of_thread(thread).ok());
+        time.unwrap_or_else(|| self.watch.elapsed())
+    }
+
+    /// How many tasks of so many batches are that a second.
+    fn rate(&self, batches: usize) -> f64 {
+        (batches * BATCH) as f64 / (self.now() - self.before).as_secs_f64()
+    }
+}
+
+/// Tasks that live in a pool alone: what the median batch took for each until it began, and how many lives a second.
+fn lives(batches: usize) -> (f64, f64) {
+    let mut alone = Alone::new();
+    let (mut to_start, work) = (Vec::with_capacity(batches), Work::begin());
+    for _ in 0..batches {
+        let watch = Stopwatch::start();
+        for _ in 0..BATCH {
+            alone.command(PoolCommand::Take(Ticket::default()));
+            alone.command(PoolCommand::Submit(Arc::new(TaskSpec::new(PAYLOAD))));
+        }
+        let tokens = alone.flush();
+        to_start.push(watch.elapsed().as_nanos() as f64 / BATCH as f64);
+        assert_eq!(tokens.len(), BATCH, "all begin");
+        for token in tokens {
+            alone.command(PoolCommand::Finish(token, Ok(Bytes::new())));
+        }
+        alone.flush();
+    }
+    (median(&to_start), work.rate(batches))
+}
+
+/// The same by a handle to a pool that a node hosts: each call has a future of its own. How many lives a second.
+fn hosted_lives(batches: usize) -> f64 {
+    fn answered<T>(call: impl Future<Output = T>) -> T {
+        call.now_or_never().expect("the pool has answered")
+    }
+    let mut node = NodeBuilder::new(NodeId(1));
+    let pool = node.host(ProtocolId(9), TaskPool::new(PoolConfig::default()).expect("the defaults work"));
+    let mut core = node.build();
+    core.start();
+    let mut settle = || {
+        core.flush(Instant::ZERO);
+        while core.has_commands() {
+            core.handle_commands();
+            core.flush(Instant::ZERO);
+        }
+    };
+    let work = Work::begin();
+    for _ in 0..batches {
+        let calls: Vec<_> = (0..BATCH).map(|_| (pool.take(), pool.submit(TaskSpec::new(PAYLOAD)))).collect();
+        settle();
+        let mut ends = Vec::with_capacity(BATCH);
+        for (job, task) in calls {
+            answered(task).expect("it is kept");
+            ends.push(pool.finish(answered(job).expect("there is one").token, Ok(Bytes::new())));
+        }
+        settle();
+        ends.into_iter().for_each(|end| answered(end).expect("the result counts"));
+    }
+    work.rate(batches)
+}
+
+/// What a task takes from its submission to its start, and how many lives there are a second.
 fn measure_one(settings: &Settings, report: &mut Report) {
-    const BATCH: usize = 256;
     if !settings.wants("pool") {
         return;
     }
     let batches = if settings.quick { 200 } else { 2000 };
-    let (mut to_start, mut rates) = (Vec::new(), Vec::new());
+    let (mut to_start, mut rates, mut hosted) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..if settings.quick { 3 } else { 9 } {
-        let mut alone = Alone::new();
-        let payload = Bytes::from_static(b"a task");
-        let (mut starting, whole) = (Duration::ZERO, Stopwatch::start());
-        for _ in 0..batches {
-            let clock = Stopwatch::start();
-            for _ in 0..BATCH {
-                alone.command(PoolCommand::Take(Ticket::default()));
-                alone.command(PoolCommand::Submit(Arc::new(TaskSpec::new(payload.clone()))));
-            }
-            let tokens = alone.flush();
-            starting += clock.elapsed();
-            assert_eq!(tokens.len(), BATCH, "all begin");
-            for token in tokens {
-                alone.command(PoolCommand::Finish(token, Ok(Bytes::new())));
-            }
-            alone.flush();
-        }
-        let tasks = (batches * BATCH) as f64;
-        to_start.push(starting.as_nanos() as f64 / tasks);
-        rates.push(tasks / whole.elapsed().as_secs_f64());
+        let (ns, rate) = lives(batches);
+        to_start.push(ns);
+        rates.push(rate);
+        hosted.push(hosted_lives(batches));
     }
-    let mut table = Table::new("One pool in memory, on one core", ["what", "figure", "bound"]);
+    let title = format!("One pool in memory, {BATCH} tasks at a time; rates by the time of one processor");
+    let mut table = Table::new(title, ["what", "figure", "bound"]);
     let ns = report.figure("pool_submit_to_start_ns", &to_start);
-    table.row(["from submission to start, ns".to_owned(), short(ns), "1000".to_owned()]);
+    table.row(["from submission to start, ns, in the median batch".to_owned(), short(ns), "1000".to_owned()]);
     let rate = report.figure("pool_tasks_per_s", &rates);
     table.row(["tasks submitted, executed and settled a second".to_owned(), short(rate), "1000000".to_owned()]);
+    let rate = report.figure("pool_hosted_tasks_per_s", &hosted);
+    table.row(["the same by calls of a handle".to_owned(), short(rate), "none".to_owned()]);
     report.table(table);
 }

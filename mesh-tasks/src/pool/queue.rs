@@ -236,7 +236,9 @@ mod tests {
                 let task = TaskId(rng.below(5000).into());
                 assert_eq!(queue.remove(task), all.iter().any(|(_, other)| *other == task));
                 all.retain(|(_, other)| *other != task);
-            } else if let Some(task) = queue.iter().nth(rng.below(3) as usize) {
+            } else {
+                let next = queue.iter().nth(rng.below(3) as usize);
+                let Some(task) = next else { continue };
                 queue.take(task);
                 all.retain(|(_, other)| *other != task);
             }
