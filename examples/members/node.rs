@@ -10,8 +10,7 @@ use mesh_core::identity::SecretKey;
 use mesh_core::{Handle, MemWal, NodeBuilder, ProtocolId, SystemClock, run};
 use mesh_examples::processes::{ProcessOptions, end_with_the_input};
 use mesh_examples::said::say;
-use mesh_examples::wiring::follow_members;
-use mesh_gossip::membership::{Membership, MembershipConfig, MembershipHandle as _, Profile, Status};
+use mesh_gossip::membership::{Membership, MembershipConfig, MembershipHandle as _, Profile, Status, follow};
 use mesh_gossip::metrics::{Monitor, MonitorCommand, MonitorConfig, MonitorHandle as _};
 use mesh_gossip::overlay::{Overlay, OverlayCommand, OverlayConfig, OverlayHandle as _};
 use mesh_gossip::partition::{Partition, PartitionCommand, PartitionConfig, PartitionHandle as _};
@@ -59,7 +58,11 @@ pub(crate) fn serve(
 
     let node = node.build();
     end_with_the_input(node.handle());
-    follow_members(me, members.clone(), transport.control());
+    let followed = members.clone();
+    thread::spawn(move || {
+        let followed = block_on(follow(&followed, &book, |found| followed.join(found)));
+        followed.unwrap_or_else(|error| eprintln!("{error}"));
+    });
     println!("{listens_at}");
     thread::spawn(move || report(&members, &overlay, &partition, &monitor));
     Ok(block_on(run(node, transport, Arc::new(SystemClock::new()), Box::new(MemWal::new())))?)

@@ -1,5 +1,5 @@
-//! What the examples share: a replicated store, a node process around it, its clients, nodes as processes, and what modules
-//! tell each other.
+//! What the examples share: a replicated store, a node process around it, its clients, and nodes as
+//! processes.
 //!
 //! It is written as an application would write it, with `mesh` as a dependency:
 //!
@@ -26,7 +26,6 @@ pub mod processes;
 pub mod said;
 pub mod store;
 pub mod trouble;
-pub mod wiring;
 
 /// The programs of the README are compiled and run with the tests.
 #[cfg(doctest)]

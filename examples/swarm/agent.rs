@@ -22,7 +22,6 @@ use mesh_examples::indexer::{Indexer, Progress, await_last, submit, submit_all};
 use mesh_examples::processes::{ProcessOptions, obey};
 use mesh_examples::said::say;
 use mesh_examples::trouble::{Cuts, TroubledTransport};
-use mesh_examples::wiring::follow;
 use mesh_gossip::aggregation::AggregationHandle as _;
 use mesh_gossip::membership::MembershipHandle as _;
 use mesh_tasks::executor::{ServeConfig, serve};
@@ -170,7 +169,7 @@ pub(crate) fn serve_agent(options: AgentOptions) -> Result<(), AnyError> {
     let told = process.clone();
     obey(node.handle(), move |line| told.tell(&line));
     let swarm = agent.swarm.clone();
-    follow(me, &agent.swarm.members, control, move |found| block_on(swarm.join(found)).is_ok());
+    thread::spawn(move || block_on(swarm.follow(&control.address_book())).unwrap_or_else(|error| eprintln!("{error}")));
     println!("{listens_at}");
     process.start();
 

@@ -16,8 +16,7 @@ use mesh_examples::indexer::{self, Indexer, Progress, await_last, last, submit_a
 use mesh_examples::json_lines;
 use mesh_examples::processes::{ProcessOptions, end_with_the_input};
 use mesh_examples::said::say;
-use mesh_examples::wiring::follow_members;
-use mesh_gossip::membership::{Membership, MembershipConfig, Profile};
+use mesh_gossip::membership::{Membership, MembershipConfig, MembershipHandle as _, Profile, follow};
 use mesh_gossip::partition::{Partition, PartitionCommand, PartitionConfig};
 use mesh_tasks::capability::{Capabilities, Requirements};
 use mesh_tasks::executor::{RunError, ServeConfig, serve};
@@ -204,7 +203,10 @@ pub(crate) fn serve_node(options: WorkerOptions) -> Result<(), Box<dyn std::erro
     let node = node.build();
 
     end_with_the_input(node.handle());
-    follow_members(me, members, transport.control());
+    thread::spawn(move || {
+        let followed = block_on(follow(&members, &book, |found| members.join(found)));
+        followed.unwrap_or_else(|error| eprintln!("{error}"));
+    });
     println!("{listens_at}");
 
     let (clock, progress, ended) = (Arc::new(SystemClock::new()), Arc::<Progress>::default(), End::default());

@@ -10,6 +10,7 @@
 //! events for what goes wrong (`docs/operations.md` names them).
 
 pub mod clock;
+pub mod directory;
 pub mod driver;
 pub mod frame;
 #[cfg(any(test, feature = "testing"))]
@@ -34,6 +35,7 @@ pub mod wire;
 
 pub use bytes::Bytes;
 pub use clock::{Clock, SystemClock};
+pub use directory::Directory;
 pub use driver::run;
 #[cfg(any(test, feature = "testing"))]
 pub use harness::Harness;

@@ -40,6 +40,7 @@ mod command;
 mod config;
 mod digest;
 mod dissemination;
+mod follow;
 mod leave;
 mod member;
 mod message;
@@ -55,6 +56,7 @@ pub use command::{
     SetProfileError,
 };
 pub use config::{ConfigError, MembershipConfig, PACKET_LEN_MIN};
+pub use follow::follow;
 pub(crate) use member::hash_of;
 pub use member::{ADDRESS_LEN_MAX, METADATA_LEN_MAX, Member, Profile, ProfileTooLong, Status};
 pub use message::{CONFIRMATIONS_MAX, Message};

@@ -42,7 +42,7 @@ use mesh_consensus::ballot::{
     Ballot, BallotCommand, BallotConfig, BallotError, BallotHandle as _, Electorate, ElectorateError,
 };
 use mesh_core::identity::{Ed25519, SecretKey};
-use mesh_core::{Bytes, CallError, Clock, Handle, Instant, Metrics, NodeBuilder, NodeId, Wire};
+use mesh_core::{Bytes, CallError, Clock, Directory, Handle, Instant, Metrics, NodeBuilder, NodeId, Wire};
 use mesh_gossip::aggregation::{
     Aggregation, AggregationCommand, AggregationConfig, AggregationError, AggregationHandle as _, Variable,
 };
@@ -50,7 +50,7 @@ use mesh_gossip::broadcast::{Broadcast, BroadcastCommand, BroadcastConfig, Broad
 use mesh_gossip::discovery::{Discovery, DiscoveryCommand, DiscoveryConfig, DiscoveryError, DiscoveryHandle as _};
 use mesh_gossip::heartbeat::{Heartbeat, HeartbeatCommand, HeartbeatError, HeartbeatHandle as _};
 use mesh_gossip::membership::{
-    LeaveError, Membership, MembershipCommand, MembershipEvent, MembershipHandle as _, Profile, ProfileTooLong,
+    LeaveError, Membership, MembershipCommand, MembershipEvent, MembershipHandle as _, Profile, ProfileTooLong, follow,
 };
 use mesh_gossip::messenger::{Messenger, MessengerCommand, MessengerConfig, MessengerError};
 use mesh_gossip::metrics::{Monitor, MonitorCommand, MonitorConfig, MonitorError, MonitorHandle as _};
@@ -324,6 +324,16 @@ impl<M: Says> Swarm<M> {
         let (added, joined) = (self.discovery.add_seeds(seeds.clone()), self.members.join(seeds));
         added.await?;
         Ok(joined.await?)
+    }
+
+    /// Tells a transport where members are, and joins through whom it finds, until the node stops: see
+    /// [`follow`](mesh_gossip::membership::follow). Runs beside the node, so an agent needs to be told no more than one
+    /// address of another.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join).
+    pub async fn follow(&self, directory: &impl Directory) -> Result<(), DiscoveryError> {
+        follow(&self.members, directory, |found| self.join(found)).await
     }
 
     /// Leaves the swarm in good order: hands over all tasks within a time, and says good-bye. The receipt says whether all

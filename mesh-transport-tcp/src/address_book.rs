@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
-use mesh_core::NodeId;
+use mesh_core::{Directory, NodeId};
 
 /// The most addresses kept for one node from one kind of source; more are ignored.
 pub const ADDRESSES_MAX: usize = 8;
@@ -216,6 +216,35 @@ impl AddressBook {
     }
 }
 
+/// What is heard is tried last, after what the owner gave and what a node announced over its link. In words, an address is
+/// what [`SocketAddr`] reads, as in `127.0.0.1:7000`.
+impl Directory for AddressBook {
+    fn hear(&self, node: NodeId, address: &[u8]) {
+        if let Some(address) = std::str::from_utf8(address).ok().and_then(|text| text.parse().ok()) {
+            self.told(node, vec![address]);
+        }
+    }
+
+    fn forget(&self, node: NodeId) {
+        self.change(|book| {
+            let Some(entry) = book.entries.get_mut(&node) else { return false };
+            entry.told.clear();
+            if entry.given.is_empty() && entry.announced.is_empty() {
+                book.entries.remove(&node);
+            }
+            true
+        });
+    }
+
+    fn nodes(&self) -> Vec<NodeId> {
+        self.peers().into_keys().collect()
+    }
+
+    async fn changed(&self, seen: u64) -> u64 {
+        self.changed(seen).await
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use futures::FutureExt as _;
@@ -257,6 +286,22 @@ mod tests {
         assert!(book.peers().values().all(|addresses| addresses.len() == ADDRESSES_MAX));
         book.set(NodeId(u128::MAX), [at(1)]);
         assert!(book.has_address(NodeId(u128::MAX)), "the owner may always add one");
+    }
+
+    #[test]
+    fn what_is_heard_is_forgotten_and_what_the_owner_gave_stays() {
+        let book = AddressBook::new();
+        for node in [1, 2] {
+            book.hear(NodeId(node), b"127.0.0.1:1");
+            book.hear(NodeId(node), b"127.0.0.1:2");
+        }
+        book.set(NodeId(1), [at(3)]);
+        assert_eq!(book.addresses(NodeId(1)), [at(3), at(2)]);
+        book.hear(NodeId(1), b"nowhere");
+        book.hear(NodeId(3), &[0xff]);
+        assert_eq!(book.nodes(), [NodeId(1), NodeId(2)]);
+        [1, 2, 3].into_iter().for_each(|node| book.forget(NodeId(node)));
+        assert_eq!(book.peers(), [(NodeId(1), vec![at(3)])].into());
     }
 
     #[test]
