@@ -168,7 +168,7 @@ pub(crate) fn serve_agent(options: AgentOptions) -> Result<(), AnyError> {
     };
     let told = process.clone();
     obey(node.handle(), move |line| told.tell(&line));
-    let swarm = agent.swarm.clone();
+    let swarm = agent.swarm;
     thread::spawn(move || block_on(swarm.follow(&control.address_book())).unwrap_or_else(|error| eprintln!("{error}")));
     println!("{listens_at}");
     process.start();
