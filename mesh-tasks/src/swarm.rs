@@ -327,7 +327,7 @@ impl<M: Says> Swarm<M> {
     }
 
     /// Tells a transport where members are, and joins through whom it finds, until the node stops: see
-    /// [`follow`](mesh_gossip::membership::follow). Runs beside the node, so an agent needs to be told no more than one
+    /// [`follow`]. Runs beside the node, so an agent needs to be told no more than one
     /// address of another.
     ///
     /// # Errors
