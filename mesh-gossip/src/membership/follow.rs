@@ -1,11 +1,12 @@
 //! What members say of where they are, for a transport; and whom the transport finds, for the membership.
 
 use std::collections::BTreeSet;
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 
-use futures::StreamExt as _;
-use futures::future::{Either, select};
-use mesh_core::{Directory, Handle, NodeId};
+use futures_core::Stream as _;
+use mesh_core::{Directory, Handle, Lagged, NodeId};
 
 use super::{Member, Membership, MembershipEvent, MembershipHandle as _};
 
@@ -48,12 +49,15 @@ where
             all.iter().skip(1).for_each(|member| hear(directory, &mut known, member));
             behind = false;
         }
-        let changed = pin!(directory.changed(seen));
-        match select(events.next(), changed).await {
-            Either::Left((None, _)) => return Ok(()),
-            // Some events were dropped.
-            Either::Left((Some(Err(_)), _)) => behind = true,
-            Either::Left((Some(Ok(event)), _)) => match event {
+        let mut changed = pin!(directory.changed(seen));
+        let news = poll_fn(|cx| match Pin::new(&mut events).poll_next(cx) {
+            Poll::Ready(event) => Poll::Ready(News::OfMembers(event)),
+            Poll::Pending => changed.as_mut().poll(cx).map(News::OfDirectory),
+        });
+        match news.await {
+            News::OfMembers(None) => return Ok(()),
+            News::OfMembers(Some(Err(Lagged { .. }))) => behind = true,
+            News::OfMembers(Some(Ok(event))) => match event {
                 MembershipEvent::Joined(member)
                 | MembershipEvent::Updated(member)
                 | MembershipEvent::Rejoined(member) => hear(directory, &mut known, &member),
@@ -66,7 +70,7 @@ where
                 }
                 _ => {}
             },
-            Either::Right((version, _)) => {
+            News::OfDirectory(version) => {
                 seen = version;
                 let found: Vec<_> = directory.nodes().into_iter().filter(|node| !known.contains(node)).collect();
                 if !found.is_empty() {
@@ -76,6 +80,12 @@ where
             }
         }
     }
+}
+
+/// What may happen next.
+enum News {
+    OfMembers(Option<Result<MembershipEvent, Lagged>>),
+    OfDirectory(u64),
 }
 
 fn hear(directory: &impl Directory, known: &mut BTreeSet<NodeId>, member: &Member) {
