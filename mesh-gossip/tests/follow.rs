@@ -21,17 +21,23 @@ const FOUR: NodeId = NodeId(4);
 
 /// Where nodes are: by the words that they use of themselves.
 #[derive(Clone, Default)]
-struct Book(Arc<Mutex<(u64, BTreeMap<NodeId, Vec<u8>>)>>);
+struct Book(Arc<Mutex<Pages>>);
+
+#[derive(Default)]
+struct Pages {
+    version: u64,
+    lines: BTreeMap<NodeId, Vec<u8>>,
+}
 
 impl Book {
     fn change(&self, change: impl FnOnce(&mut BTreeMap<NodeId, Vec<u8>>)) {
-        let mut book = self.0.lock().unwrap();
-        book.0 += 1;
-        change(&mut book.1);
+        let mut pages = self.0.lock().unwrap();
+        pages.version += 1;
+        change(&mut pages.lines);
     }
 
     fn all(&self) -> BTreeMap<NodeId, Vec<u8>> {
-        self.0.lock().unwrap().1.clone()
+        self.0.lock().unwrap().lines.clone()
     }
 }
 
@@ -47,7 +53,7 @@ impl Directory for Book {
     }
     async fn changed(&self, seen: u64) -> u64 {
         // It is polled again and again here.
-        poll_fn(|_| match self.0.lock().unwrap().0 {
+        poll_fn(|_| match self.0.lock().unwrap().version {
             version if version > seen => Poll::Ready(version),
             _ => Poll::Pending,
         })
