@@ -284,9 +284,13 @@ fn member_of(entry: &Entry) -> Member {
     Member { node, incarnation, status, profile: entry.profile.profile() }
 }
 
-/// Seconds of the node's clock.
+/// The node's clock begins when the node does, or thereabouts; but others may have been gone for longer. So seconds are
+/// counted from this long before: more than twice the longest `tombstone_time`.
+const BEFORE_START_S: u32 = 1 << 30;
+
+/// Seconds of the node's clock, since [`BEFORE_START_S`] before it began.
 fn seconds(now: Instant) -> u32 {
-    u32::try_from(now.since(Instant::ZERO).as_secs()).unwrap_or(u32::MAX)
+    u32::try_from(now.since(Instant::ZERO).as_secs()).unwrap_or(u32::MAX).saturating_add(BEFORE_START_S)
 }
 
 /// `time` so many times, as floating point allows.

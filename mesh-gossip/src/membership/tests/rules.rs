@@ -90,6 +90,24 @@ fn who_is_gone_keeps_its_profile_and_its_time() {
 }
 
 #[test]
+fn a_node_that_has_just_started_forgets_who_was_gone_before_when_all_others_do() {
+    let config = MembershipConfig { tombstone_time: Duration::from_secs(100), ..MembershipConfig::lan() };
+    let alone = self::node().protocol.digest();
+    for again in [None, Some(Claim::Down(90)), Some(Claim::Left(90))] {
+        let mut node = Harness::new(ME, Membership::new(config.clone()).unwrap());
+        node.receive(B, says(A, 0, Claim::Down(90)));
+        // Where it was there again meanwhile, the last time counts.
+        again.into_iter().for_each(|claim| node.receive(B, says(A, 1, claim)));
+        node.pass(Duration::from_secs(8));
+        assert_ne!(node.protocol.digest(), alone);
+        node.pass(Duration::from_secs(4));
+        assert_eq!(node.protocol.digest(), alone, "it tells of it for 100 s in all, not for 100 s more");
+        node.pass(Duration::from_secs(100));
+        assert_eq!(node.protocol.incarnation_of(A), None);
+    }
+}
+
+#[test]
 fn of_whom_the_application_never_heard_it_does_not_hear_that_it_is_forgotten() {
     let config = MembershipConfig { tombstone_time: Duration::from_secs(100), ..MembershipConfig::lan() };
     let mut node = Harness::new(ME, Membership::new(config).unwrap());
