@@ -152,15 +152,26 @@ fn who_follows_late_hears_of_all_who_are_there_and_who_loses_events_catches_up()
     join(&mut sim, THREE, TWO);
     sim.run_for(Duration::from_secs(10));
     // More is told than its queue holds while it is not polled.
-    for number in 0..5_000 {
-        let profile = Profile { address: format!("line {number}").into(), ..Profile::default() };
-        let said = sim.handle(TWO).set_profile(profile);
-        assert!(matches!(sim.wait(Duration::from_secs(1), said), Some(Ok(()))));
-        sim.run_for(Duration::from_millis(500));
-    }
-    for _ in 0..3 {
-        assert_eq!((&mut following).now_or_never(), None);
-        sim.run_for(Duration::from_millis(50));
-    }
+    let mut is_told_much = |sim: &mut Sim<Handle<Membership>>| {
+        for number in 0..5_000 {
+            let profile = Profile { address: format!("line {number}").into(), ..Profile::default() };
+            let said = sim.handle(TWO).set_profile(profile);
+            assert!(matches!(sim.wait(Duration::from_secs(1), said), Some(Ok(()))));
+            sim.run_for(Duration::from_millis(500));
+        }
+        for _ in 0..3 {
+            assert_eq!((&mut following).now_or_never(), None);
+            sim.run_for(Duration::from_millis(50));
+        }
+    };
+    is_told_much(&mut sim);
     assert_eq!(book.all(), BTreeMap::from([(TWO, b"line 4999".to_vec()), (THREE, line(THREE))]));
+
+    sim.kill(THREE);
+    let is_forgotten = |sim: &Sim<Handle<Membership>>| {
+        sim.protocol::<Membership>(ONE, MEMBERS).is_some_and(|members| members.status_of(THREE).is_none())
+    };
+    assert!(sim.run_until(Duration::from_secs(3 * 3600), is_forgotten));
+    is_told_much(&mut sim);
+    assert_eq!(book.nodes(), [TWO], "who was forgotten meanwhile is forgotten here");
 }

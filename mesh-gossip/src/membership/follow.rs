@@ -45,6 +45,10 @@ where
     loop {
         if behind {
             let Ok(all) = members.members().await else { return Ok(()) };
+            let members: BTreeSet<_> = all.iter().map(|member| member.node).collect();
+            for node in known.difference(&members).copied().collect::<Vec<_>>() {
+                forget(directory, &mut known, node);
+            }
             known.extend(all.first().map(|own| own.node));
             all.iter().skip(1).for_each(|member| hear(directory, &mut known, member));
             behind = false;
@@ -61,13 +65,7 @@ where
                 MembershipEvent::Joined(member)
                 | MembershipEvent::Updated(member)
                 | MembershipEvent::Rejoined(member) => hear(directory, &mut known, &member),
-                MembershipEvent::Forgotten { node } => {
-                    directory.forget(node);
-                    // Where it is known otherwise, it was found before.
-                    if !directory.nodes().contains(&node) {
-                        known.remove(&node);
-                    }
-                }
+                MembershipEvent::Forgotten { node } => forget(directory, &mut known, node),
                 _ => {}
             },
             News::OfDirectory(version) => {
@@ -86,6 +84,14 @@ where
 enum News {
     OfMembers(Option<Result<MembershipEvent, Lagged>>),
     OfDirectory(u64),
+}
+
+fn forget(directory: &impl Directory, known: &mut BTreeSet<NodeId>, node: NodeId) {
+    directory.forget(node);
+    // Where it is known otherwise, it was found before.
+    if !directory.nodes().contains(&node) {
+        known.remove(&node);
+    }
 }
 
 fn hear(directory: &impl Directory, known: &mut BTreeSet<NodeId>, member: &Member) {
