@@ -25,7 +25,7 @@ use mesh_benches::suites::Suite;
 #[command(name = "report")]
 struct Args {
     /// What to measure: sim, wal, tcp, raft (which is matrix, cost, durable and groups), gossip (which is membership,
-    /// store, broadcast, aggregate and growth), tasks, or all.
+    /// store, broadcast, aggregate and growth), pbft, tasks (which is tasks and pool), or all.
     #[arg(required = true, value_name = "SUITE")]
     suites: Vec<String>,
     /// Print one flat JSON object of named figures instead of tables.
@@ -125,9 +125,10 @@ fn main() -> ExitCode {
     if let Some(file) = &args.write {
         let features = if cfg!(feature = "peers") { " --features peers" } else { "" };
         let quick = if args.quick { " --quick" } else { "" };
+        let only = settings.only.as_ref().map(|text| format!(" --only {text}")).unwrap_or_default();
         let names = args.suites.join(" ");
         let command = format!(
-            "cargo run --release -p mesh-benches{features} --bin report -- {names}{quick} --write {}",
+            "cargo run --release -p mesh-benches{features} --bin report -- {names}{quick}{only} --write {}",
             file.display()
         );
         if let Err(error) = write_benchmarks(file, &command, &reports) {

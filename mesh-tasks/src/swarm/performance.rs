@@ -106,11 +106,14 @@ struct Totals {
 impl Totals {
     /// What came on top of `before`; of a node that was started anew since, all.
     const fn since(self, before: Self) -> Self {
+        const fn of(now: u64, before: u64) -> u64 {
+            if now < before { now } else { now - before }
+        }
         Self {
-            decisions: self.decisions.saturating_sub(before.decisions),
-            decision_nanos: self.decision_nanos.saturating_sub(before.decision_nanos),
-            view_changes: self.view_changes.saturating_sub(before.view_changes),
-            moves: self.moves.saturating_sub(before.moves),
+            decisions: of(self.decisions, before.decisions),
+            decision_nanos: of(self.decision_nanos, before.decision_nanos),
+            view_changes: of(self.view_changes, before.view_changes),
+            moves: of(self.moves, before.moves),
         }
     }
 }
@@ -361,6 +364,17 @@ mod tests {
         assert_eq!((last.samples, last.timeframe_s, last.consensus.view_changes), (3, 2.0, 2));
         assert_eq!((last.consensus.decisions, last.consensus.decision_latency_ms), (2, Some(9.5)));
         assert_eq!((last.load.migrations, last.load.migrations_per_min), (19, 19.0 * 30.0));
+    }
+
+    #[test]
+    fn of_a_node_that_was_started_anew_all_counts() {
+        let mut history = History::default();
+        for (second, moved) in [(1, 100), (2, 7)] {
+            let metrics = Metrics::default();
+            metrics.counter("tasks_moved").add(moved);
+            history.record(reading(second, &metrics));
+        }
+        assert_eq!(history.report(Duration::MAX).load.migrations, 7);
     }
 
     #[test]

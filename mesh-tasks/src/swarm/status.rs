@@ -1,6 +1,6 @@
 //! How a whole agent is, at one time: all modules in one value, for programs and people.
 //!
-//! [`Swarm::status`](super::Swarm::status) asks all modules at once, so that all they say is of one moment. What is hosted
+//! [`Swarm::status`](super::Swarm::status) asks all modules at once, so that all they say is of nearly one moment. What is hosted
 //! beside them is added by [`with_raft`](Status::with_raft) and [`with_pbft`](Status::with_pbft).
 //!
 //! As JSON it is for tools, and one that reads it need not be of the same version: what it does not know it skips, and what
