@@ -181,7 +181,10 @@ pub struct TaskPool {
     expiring: BTreeSet<(Instant, TaskId)>,
     /// Leases granted to others, and until when they are good.
     grants: Table<Instant>,
+    /// Tasks that are over, and when they may be forgotten; some are owned by others by now.
     settled: VecDeque<(Instant, TaskId)>,
+    /// Of these, those of whose end is to be told.
+    ended: VecDeque<TaskId>,
     /// Tasks whose lease for this node is not safe yet.
     starting: Table<()>,
     submissions: BTreeMap<TaskId, Submission>,
@@ -263,6 +266,7 @@ impl TaskPool {
             expiring: BTreeSet::new(),
             grants: Table::default(),
             settled: VecDeque::new(),
+            ended: VecDeque::new(),
             starting: Table::default(),
             submissions: BTreeMap::new(),
             lookups: BTreeMap::new(),

@@ -76,6 +76,8 @@ pub(super) struct Owned {
     waiting: Vec<(u32, Effect)>,
     /// A majority had an earlier change of this epoch.
     counted: bool,
+    /// When it may be forgotten, once it is settled.
+    pub(super) retire_at: Option<Instant>,
     /// Kept apart, so that most tasks take less memory.
     pub(super) extras: Option<Box<Extras>>,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mesh_core::{Bytes, Instant, NodeId, RequestId};
 
 use super::command::{PROGRESS_MAX, PoolEvent, PoolReply};
-use super::entry::{Effect, Entry};
+use super::entry::{Effect, Entry, Owned};
 use super::holder::Stage;
 use super::message::{Known, Message, Report, Reported, TaskStatus};
 use super::{Context, TaskPool};
@@ -60,7 +60,7 @@ impl TaskPool {
             self.expiring.insert((at, task));
         }
         if entry.is_settled() {
-            return self.settled.push_back((cx.now() + self.config.retain_for, task));
+            return self.retain(cx.now(), task);
         }
         self.unsettled += 1;
         self.unsettled_bytes += entry.spec.size();
@@ -359,8 +359,7 @@ impl TaskPool {
         self.grants.swap_remove(&task);
         self.starting.swap_remove(&task);
         self.withdraw(task);
-        self.settled.push_back((cx.now() + self.config.retain_for, task));
-        self.retire_some(cx);
+        self.retain(cx.now(), task);
         match was {
             // Whoever works on it need not.
             State::Leased { holder } if !completed && holder != self.me => {
@@ -372,9 +371,32 @@ impl TaskPool {
         }
         self.changed(cx, task);
         self.when_safe(cx, task, Effect::TellSettled);
+        self.retire_some(cx);
     }
 
+    /// Notes how long a task that is over is kept.
+    fn retain(&mut self, now: Instant, task: TaskId) {
+        let at = now + self.config.retain_for;
+        if let Some(owned) = self.tasks.get_mut(&task).and_then(|entry| entry.owned.as_mut()) {
+            owned.retire_at = Some(at);
+            self.settled.push_back((at, task));
+        }
+    }
+
+    /// Tells of the end of a task, and of those that end with it: one after the other, however long their line is.
     fn tell_settled(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        self.ended.push_back(task);
+        if self.ended.len() > 1 {
+            // Whoever tells of the first goes on with it.
+            return;
+        }
+        while let Some(task) = self.ended.front().copied() {
+            self.tell_end(cx, task);
+            self.ended.pop_front();
+        }
+    }
+
+    fn tell_end(&mut self, cx: &mut Context<'_>, task: TaskId) {
         let Some(entry) = self.tasks.get_mut(&task) else { return };
         let State::Settled(outcome) = entry.state.clone() else { return };
         let extras = entry.owned.as_mut().and_then(|owned| owned.extras.as_mut());
@@ -386,8 +408,8 @@ impl TaskPool {
                 self.say(cx, watcher, Message::Told(vec![(task, known.clone())]));
             }
         }
+        cx.emit(PoolEvent::Settled { task, outcome: outcome.clone() });
         self.on_known_outcome(cx, task, &outcome);
-        cx.emit(PoolEvent::Settled { task, outcome });
     }
 
     /// What this node knows of a task.
@@ -453,10 +475,16 @@ impl TaskPool {
 
     /// Forgets tasks that are over for long, or the oldest of more than are kept.
     fn retire_some(&mut self, cx: &mut Context<'_>) {
+        if !self.ended.is_empty() {
+            // Their ends are yet to be told.
+            return;
+        }
         while let Some((at, task)) = self.settled.front().copied()
             && (at <= cx.now() || self.settled.len() > self.config.retain_max)
         {
-            if let Some(entry) = self.tasks.get(&task).filter(|entry| entry.owned.is_some()) {
+            // One that another node owned meanwhile may go on.
+            let is_over = |owned: &Owned| owned.retire_at == Some(at);
+            if let Some(entry) = self.tasks.get(&task).filter(|entry| entry.owned.as_ref().is_some_and(is_over)) {
                 // What waits for that it counts is not forgotten before, but for a limit.
                 if !entry.is_safe(self.replica()) && self.settled.len() <= self.config.retain_max.saturating_mul(2) {
                     return;

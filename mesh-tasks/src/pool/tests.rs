@@ -7,6 +7,7 @@ use super::*;
 use crate::task::{Failure, Outcome, State, TaskSpec, Token};
 
 mod market;
+mod owner;
 
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);

@@ -1,0 +1,144 @@
+//! Tasks whose owner changes, and ends that bring about others.
+
+use crate::task::{Epoch, Policy};
+
+use super::*;
+
+const C: NodeId = NodeId(3);
+const LIFE: u32 = 5;
+
+/// A pool that knows two others, which are played by hand.
+fn one_of_three(config: PoolConfig) -> Harness<TaskPool> {
+    let mut pool = pool(PoolConfig { policy: Policy::Steal, successors: 2, ..config });
+    for node in [B, C] {
+        pool.command(PoolCommand::AddPeer { node, zone: 0 });
+        say(&mut pool, node, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
+    }
+    pool.sent();
+    pool
+}
+
+fn say(pool: &mut Harness<TaskPool>, from: NodeId, message: Message) {
+    let to = pool.protocol.boot;
+    pool.receive(from, Envelope { from: LIFE, to, message });
+}
+
+/// The others keep all that they are told.
+fn keep(pool: &mut Harness<TaskPool>) {
+    loop {
+        let sent = pool.sent();
+        if sent.is_empty() {
+            return;
+        }
+        for (node, envelope) in sent {
+            if let Message::Replicate(number, ..) = envelope.message {
+                say(pool, node, Message::Replicated(number, vec![], vec![]));
+            }
+        }
+    }
+}
+
+/// A task that is owned here, and kept by all.
+fn owned(pool: &mut Harness<TaskPool>, spec: TaskSpec) -> TaskId {
+    let request = submit(pool, spec);
+    keep(pool);
+    match reply(pool, request) {
+        PoolReply::Submitted(Ok(task)) => task,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Another node takes a task over, before it heard how it ended, and has this one own it again.
+fn give_and_take(pool: &mut Harness<TaskPool>, task: TaskId, expires_in: Option<Duration>) {
+    let entry = pool.protocol.tasks.get(&task).expect("it is kept");
+    let epoch = Epoch { number: entry.version.epoch.number + 1, node: B, life: LIFE };
+    let change = Change {
+        version: Version { epoch, number: 1 },
+        state: State::Queued,
+        expires_in,
+        ..entry.change(task, true, Instant::ZERO)
+    };
+    say(pool, B, Message::Replicate(1, vec![change], vec![]));
+    assert!(!pool.protocol.owns(task));
+    say(pool, B, Message::TakeOver(vec![task]));
+    let claimed = pool.protocol.tasks.get(&task).expect("it is kept").promised;
+    say(pool, B, Message::Promise(vec![Promise::Given(task, claimed, None)]));
+    assert!(pool.protocol.owns(task));
+    keep(pool);
+}
+
+#[test]
+fn an_end_that_did_not_count_does_not_have_its_task_forgotten() {
+    for waits in [false, true] {
+        let mut pool = one_of_three(PoolConfig { retain_max: 1, ..PoolConfig::default() });
+        let task = owned(&mut pool, TaskSpec::new("work"));
+        pool.command(PoolCommand::Cancel(task));
+        pool.sent();
+        give_and_take(&mut pool, task, None);
+        if waits {
+            // For longer than what is over is kept.
+            pool.pass(Duration::from_secs(601));
+        } else {
+            // More end than are kept.
+            for _ in 0..3 {
+                let other = owned(&mut pool, TaskSpec::new("other"));
+                pool.command(PoolCommand::Cancel(other));
+                keep(&mut pool);
+            }
+        }
+        let taken = pool.command(PoolCommand::Take(Ticket::default()));
+        keep(&mut pool);
+        let PoolReply::Job(Ok(job)) = reply(&mut pool, taken) else { panic!("it waits to be executed") };
+        assert_eq!((job.token.task, pool.protocol.status().owned), (task, 1));
+        let finished = pool.command(PoolCommand::Finish(job.token, Ok(Bytes::new())));
+        keep(&mut pool);
+        assert!(matches!(reply(&mut pool, finished), PoolReply::Finished(Ok(()))));
+        assert_eq!(pool.protocol.status().owned, 0);
+    }
+}
+
+#[test]
+fn a_task_that_ends_once_more_is_kept_until_that_counts() {
+    let mut pool = one_of_three(PoolConfig { retain_max: 1, ..PoolConfig::default() });
+    let task = owned(&mut pool, TaskSpec::new("work"));
+    pool.command(PoolCommand::Cancel(task));
+    pool.sent();
+    give_and_take(&mut pool, task, None);
+    pool.events();
+    pool.command(PoolCommand::Cancel(task));
+    assert!(pool.events().is_empty(), "nobody has heard of it yet");
+    keep(&mut pool);
+    assert_eq!(pool.events(), [PoolEvent::Settled { task, outcome: Outcome::Cancelled }]);
+    assert_eq!(status(&mut pool, task).state, State::Settled(Outcome::Cancelled));
+}
+
+#[test]
+fn a_long_line_of_dependants_ends_with_its_first() {
+    const LINKS: usize = 20_000;
+    let run = || {
+        let mut pool = pool(PoolConfig { shed_from: 1.0, ..PoolConfig::default() });
+        let name = |link: usize| TaskId::of_key(link.to_string().as_bytes());
+        for link in 0..LINKS {
+            let before = link.checked_sub(1).map(name);
+            submit(&mut pool, TaskSpec::new("x").keyed(link.to_string()).after(before));
+        }
+        pool.command(PoolCommand::Cancel(name(0)));
+        let ends = |link| PoolEvent::Settled { task: name(link), outcome: Outcome::Cancelled };
+        assert!(pool.events().into_iter().eq((0..LINKS).map(ends)));
+        assert_eq!(pool.protocol.status().owned, 0);
+    };
+    std::thread::Builder::new().stack_size(2 << 20).spawn(run).expect("a thread").join().expect("it does not panic");
+}
+
+#[test]
+fn what_ends_together_is_told_before_it_is_forgotten() {
+    let mut pool = pool(PoolConfig { retain_max: 1, ..PoolConfig::default() });
+    let first = TaskId::of_key(b"first");
+    submit(&mut pool, TaskSpec::new("x").keyed("first"));
+    for _ in 0..10 {
+        submit(&mut pool, TaskSpec::new("x").after([first]));
+    }
+    pool.command(PoolCommand::Cancel(first));
+    assert_eq!(pool.events().len(), 11);
+    assert_eq!((pool.protocol.status().owned, pool.protocol.status().kept), (0, 1));
+}
