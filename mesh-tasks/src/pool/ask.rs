@@ -1,9 +1,11 @@
-//! Who wants to know how a task is: the application, tasks that wait for it, and holders whose owner is gone.
+//! Who wants to know how a task is: the application, tasks that wait for it, holders whose owner is gone, and whoever
+//! cancelled it.
 //!
 //! The owner is asked, or whoever should keep the task, one after the other; and again from time to time, until the task
 //! is settled. Its owner tells of that by itself; asking again is for what gets lost.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use mesh_core::{Instant, NodeId, RequestId};
 
@@ -14,6 +16,9 @@ use crate::task::{OnFailedDependency, Outcome, State, TaskId, Token};
 
 /// An owner is asked again after so many times as long as a message may take.
 const POLL: u32 = 8;
+
+/// For so long the owner of a task that was cancelled is told so, unless it is over before.
+const CANCEL_FOR: Duration = Duration::from_secs(60);
 
 /// A task that somebody here wants to know of.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +31,8 @@ pub(super) struct Wanted {
     dependents: BTreeSet<TaskId>,
     /// Its holder wants to know who owns it.
     holds: bool,
+    /// It was cancelled here: its owner is told so until then.
+    cancels_until: Option<Instant>,
     /// Who was asked last, and when.
     asked: Option<(NodeId, Instant)>,
     /// Whether that one answered.
@@ -33,6 +40,14 @@ pub(super) struct Wanted {
     /// Who does not know it.
     unknown: BTreeSet<NodeId>,
     tried: usize,
+}
+
+impl Wanted {
+    /// Whether nobody wants to know of it any more.
+    fn is_idle(&self) -> bool {
+        let Self { asking, waiting, dependents, holds, cancels_until, .. } = self;
+        asking.is_empty() && waiting.is_empty() && dependents.is_empty() && !holds && cancels_until.is_none()
+    }
 }
 
 impl TaskPool {
@@ -114,6 +129,15 @@ impl TaskPool {
         if wanted.asked.is_none() {
             self.ask(cx, task);
         }
+    }
+
+    /// A task was cancelled that another node owns, which may not have heard of it.
+    pub(super) fn follow_cancel(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        if self.wanted.len() >= self.config.queue_max && !self.wanted.contains_key(&task) {
+            return;
+        }
+        self.wanted.entry(task).or_default().cancels_until = Some(cx.now() + CANCEL_FOR);
+        self.ask(cx, task);
     }
 
     /// Asks the next who may know.
@@ -210,6 +234,9 @@ impl TaskPool {
                 Known::At(owner) if owner == self.me || owner == from => wanted.answered = false,
                 Known::At(owner) => {
                     wanted.asked = Some((owner, cx.now()));
+                    if wanted.cancels_until.is_some() {
+                        self.say(cx, owner, Message::Cancel(task));
+                    }
                     if self.peers.get(&owner).is_some_and(super::peer::Peer::is_ready) {
                         self.say(cx, owner, Message::Ask(vec![task]));
                     }
@@ -237,14 +264,27 @@ impl TaskPool {
         if let State::Settled(outcome) = &status.state {
             return self.on_known_outcome(cx, task, outcome);
         }
-        if self.wanted.get(&task).is_some_and(|wanted| wanted.waiting.is_empty() && wanted.dependents.is_empty()) {
+        let Some(wanted) = self.wanted.get_mut(&task) else { return };
+        if wanted.is_idle() {
             self.wanted.remove(&task);
+        } else if wanted.cancels_until.is_some() {
+            // It is to hear of it soon, and again where that is lost.
+            wanted.answered = false;
+            if status.owner == self.me {
+                self.settle(cx, task, Outcome::Cancelled);
+            } else {
+                self.say(cx, status.owner, Message::Cancel(task));
+            }
         }
     }
 
     /// Asks again where no answer came, or the last one is old.
     pub(super) fn ask_again(&mut self, cx: &mut Context<'_>) {
         let (now, again) = (cx.now(), self.config.resend_after);
+        self.wanted.retain(|_, wanted| {
+            let is_over = wanted.cancels_until.take_if(|until| *until <= now).is_some();
+            !(is_over && wanted.is_idle())
+        });
         let due = self.wanted.iter().filter(|(_, wanted)| {
             let patience = if wanted.answered { again * POLL } else { again };
             wanted.asked.is_none_or(|(_, at)| now.since(at) >= patience)

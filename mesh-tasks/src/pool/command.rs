@@ -298,7 +298,8 @@ pub trait PoolHandle {
     /// executed any more.
     fn running(&self) -> impl Future<Output = Result<Vec<Token>, CallError>> + Send + 'static;
 
-    /// Cancels a task. It may be settled otherwise by then: [`wait`](Self::wait) tells.
+    /// Cancels a task. It may be settled otherwise by then: [`wait`](Self::wait) tells. Its owner is told so for a minute,
+    /// until it answers.
     ///
     /// # Errors
     /// [`CallError`] when the node does not answer.

@@ -426,9 +426,10 @@ impl TaskPool {
         Some(Known::Here(Box::new(TaskStatus { owner: self.me, state, attempts, failures, progress })))
     }
 
+    /// Cancels a task, wherever it is owned.
     pub(super) fn on_cancel(&mut self, cx: &mut Context<'_>, task: TaskId) {
         match self.tasks.get(&task) {
-            Some(entry) if entry.owned.is_some() => self.settle(cx, task, Outcome::Cancelled),
+            Some(entry) if entry.owned.is_some() => return self.settle(cx, task, Outcome::Cancelled),
             Some(entry) => {
                 let owner = entry.owner();
                 self.say(cx, owner, Message::Cancel(task));
@@ -439,6 +440,8 @@ impl TaskPool {
                 }
             }
         }
+        // None of them may own it, or hear of it.
+        self.follow_cancel(cx, task);
     }
 
     pub(super) fn on_progress(&mut self, token: Token, note: Bytes) {

@@ -141,6 +141,25 @@ fn s28_a_cancelled_task_has_one_end_wherever_it_is_and_so_have_its_dependants() 
 }
 
 #[test]
+fn s28_a_cancel_reaches_its_task_from_any_node_over_bad_links() {
+    for seed in 0..15 {
+        let mut mesh = Mesh::with(seed, 9, pool_by(policy_of(seed)));
+        mesh.set_network(20, 0, 0);
+        let task = mesh.submit(A, work(1));
+        mesh.pass(SECOND);
+        // One that does not keep it.
+        let others = mesh.ids().into_iter().filter(|node| mesh.pool_status(*node).kept == 0);
+        let others: Vec<NodeId> = others.collect();
+        mesh.pool(others[seed as usize % others.len()]).cancel(task).unwrap();
+        mesh.pass(SECOND * 10);
+        mesh.work_at_all(1);
+        assert_eq!(mesh.outcome_of(A, task), Outcome::Cancelled, "seed {seed}");
+        assert!(mesh.sink.borrow().begun.is_empty(), "seed {seed}");
+        mesh.check();
+    }
+}
+
+#[test]
 fn s30_a_parent_that_is_executed_twice_has_one_result_for_its_children() {
     for seed in 0..10 {
         let mut mesh = Mesh::with(seed, 5, pool_by(policy_of(seed)));

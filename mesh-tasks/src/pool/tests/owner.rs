@@ -142,3 +142,36 @@ fn what_ends_together_is_told_before_it_is_forgotten() {
     assert_eq!(pool.events().len(), 11);
     assert_eq!((pool.protocol.status().owned, pool.protocol.status().kept), (0, 1));
 }
+
+#[test]
+fn a_cancel_is_said_until_its_task_is_over_but_not_for_ever() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let task = TaskId(7);
+    let at_b = |state| {
+        let status = TaskStatus { owner: B, state, attempts: 0, failures: 0, progress: Bytes::new() };
+        Message::Told(vec![(task, Known::Here(Box::new(status)))])
+    };
+    let cancels = |pool: &mut Harness<TaskPool>| {
+        let sent = pool.sent().into_iter();
+        sent.filter(|(to, envelope)| *to == B && envelope.message == Message::Cancel(task)).count()
+    };
+    pool.command(PoolCommand::Cancel(task));
+    cancels(&mut pool);
+    for _ in 0..3 {
+        say(&mut pool, B, at_b(State::Queued));
+        assert_eq!(cancels(&mut pool), 1);
+        pool.pass(Duration::from_secs(1));
+        let asks = pool.sent().into_iter().filter(|(_, envelope)| envelope.message == Message::Ask(vec![task]));
+        assert!(asks.count() > 0);
+    }
+    say(&mut pool, B, at_b(State::Settled(Outcome::Cancelled)));
+    assert!(pool.protocol.wanted.is_empty());
+    say(&mut pool, B, at_b(State::Queued));
+    assert_eq!(cancels(&mut pool), 0);
+    // Where nobody answers.
+    pool.command(PoolCommand::Cancel(task));
+    pool.pass(Duration::from_secs(55));
+    assert!(!pool.protocol.wanted.is_empty());
+    pool.pass(Duration::from_secs(10));
+    assert!(pool.protocol.wanted.is_empty());
+}
