@@ -10,7 +10,7 @@ use super::command::{FinishError, Job, PROGRESS_MAX, PoolEvent, PoolReply, TakeE
 use super::entry::Effect;
 use super::message::{Lease, MESSAGE_BYTES, Message, NAMES_MAX, Report, Reported};
 use super::{Context, TaskPool};
-use crate::task::{Failure, State, TaskId, TaskSpec, Token};
+use crate::task::{Failure, Outcome, State, TaskId, TaskSpec, Token};
 
 /// Where a lease is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +127,7 @@ impl TaskPool {
             return;
         }
         while self.takers.len() > self.starting.len() {
-            let Some(task) = self.next_to_run(cx.now()) else { return };
+            let Some(task) = self.next_to_run(cx) else { return };
             if self.held.contains_key(&task) {
                 self.run(cx, task);
             } else if self.grant(cx, task, self.me).is_some() {
@@ -137,25 +137,30 @@ impl TaskPool {
     }
 
     /// The next task for whose resources there is room now.
-    fn next_to_run(&mut self, now: Instant) -> Option<TaskId> {
+    fn next_to_run(&mut self, cx: &mut Context<'_>) -> Option<TaskId> {
         // Looked for among the first few: a task that needs much must not wait for ever behind those that need little.
         const LOOK_AT: usize = 16;
-        if self.queue.is_empty() {
-            return None;
+        while !self.queue.is_empty() {
+            let fits = |task: &TaskId| {
+                let held = self.held.get(task).map(|held| &held.spec);
+                let spec = held.or_else(|| self.tasks.get(task).map(|entry| &entry.spec));
+                spec.is_some_and(|spec| spec.requirements.admits(&self.capabilities, &self.free))
+            };
+            let task = self.queue.iter().take(LOOK_AT).find(fits)?;
+            self.queue.take(task);
+            let (held, entry) = (self.held.get(&task), self.tasks.get(&task));
+            match held {
+                Some(held) if held.stage == Stage::Waiting && held.expires_at.is_some_and(|at| at <= cx.now()) => {
+                    // Its owner finds out by itself.
+                    self.held.swap_remove(&task);
+                }
+                None if entry.is_some_and(|entry| entry.is_expired(cx.now())) => {
+                    self.settle(cx, task, Outcome::Expired);
+                }
+                _ => return Some(task),
+            }
         }
-        let fits = |task: &TaskId| {
-            let held = self.held.get(task).map(|held| &held.spec);
-            let spec = held.or_else(|| self.tasks.get(task).map(|entry| &entry.spec));
-            spec.is_some_and(|spec| spec.requirements.admits(&self.capabilities, &self.free))
-        };
-        let task = self.queue.iter().take(LOOK_AT).find(fits)?;
-        self.queue.take(task);
-        let is_late = self.held.get(&task).and_then(|held| held.expires_at).is_some_and(|at| at <= now);
-        if is_late {
-            self.held.swap_remove(&task);
-            return self.next_to_run(now);
-        }
-        Some(task)
+        None
     }
 
     fn start_when_safe(&mut self, cx: &mut Context<'_>, task: TaskId) {

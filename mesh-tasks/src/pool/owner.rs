@@ -106,6 +106,9 @@ impl TaskPool {
     /// Stops looking after a task: another node owns it.
     pub(super) fn stop_owning(&mut self, task: TaskId) {
         let Some(entry) = self.tasks.get_mut(&task) else { return };
+        if let Some(at) = entry.expires_at {
+            self.expiring.remove(&(at, task));
+        }
         if entry.owned.take().is_some() && !entry.is_settled() {
             self.unsettled -= 1;
             self.unsettled_bytes -= entry.spec.size();
@@ -457,7 +460,8 @@ impl TaskPool {
         let now = cx.now();
         while let Some((at, task)) = self.expiring.first().copied().filter(|(at, _)| *at <= now) {
             self.expiring.remove(&(at, task));
-            if self.owns(task) {
+            // It may be another by now, with the same key.
+            if self.tasks.get(&task).is_some_and(|entry| entry.is_expired(now)) {
                 self.settle(cx, task, Outcome::Expired);
             }
         }

@@ -1,4 +1,4 @@
-//! Tasks whose owner changes, and ends that bring about others.
+//! Tasks whose owner changes, ends that bring about others, and deadlines.
 
 use crate::task::{Epoch, Policy};
 
@@ -110,6 +110,34 @@ fn a_task_that_ends_once_more_is_kept_until_that_counts() {
     keep(&mut pool);
     assert_eq!(pool.events(), [PoolEvent::Settled { task, outcome: Outcome::Cancelled }]);
     assert_eq!(status(&mut pool, task).state, State::Settled(Outcome::Cancelled));
+}
+
+#[test]
+fn a_task_that_comes_back_has_the_deadline_that_it_came_with() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let task = owned(&mut pool, TaskSpec::new("work").expires_in(Duration::from_secs(5)));
+    give_and_take(&mut pool, task, Some(Duration::from_secs(60)));
+    pool.pass(Duration::from_secs(10));
+    keep(&mut pool);
+    assert_eq!(status(&mut pool, task).state, State::Queued);
+    pool.pass(Duration::from_secs(55));
+    keep(&mut pool);
+    assert_eq!(status(&mut pool, task).state, State::Settled(Outcome::Expired));
+}
+
+#[test]
+fn a_task_whose_time_is_over_is_not_begun_though_nobody_has_looked_yet() {
+    let mut pool = pool(PoolConfig::default());
+    for key in ["late", "later"] {
+        submit(&mut pool, TaskSpec::new("late").keyed(key).expires_in(Duration::from_secs(1)));
+    }
+    submit(&mut pool, TaskSpec::new("good"));
+    pool.stall(Duration::from_secs(2));
+    assert_eq!(&job(&mut pool).payload[..], b"good");
+    for key in ["late", "later"] {
+        let state = status(&mut pool, TaskId::of_key(key.as_bytes())).state;
+        assert_eq!(state, State::Settled(Outcome::Expired));
+    }
 }
 
 #[test]
