@@ -78,8 +78,21 @@ impl Queue {
 
     /// Takes a task for execution: time goes on to its turn.
     pub(super) fn take(&mut self, task: TaskId) {
-        let Some(tag) = self.detach(task) else { return };
-        self.now = self.now.max(tag);
+        if let Some(tag) = self.detach(task) {
+            self.now = self.now.max(tag);
+            self.forget_lines();
+        }
+    }
+
+    /// Removes a task, wherever it stands.
+    pub(super) fn remove(&mut self, task: TaskId) -> bool {
+        let was_there = self.detach(task).is_some();
+        self.forget_lines();
+        was_there
+    }
+
+    /// Forgets lines in which nobody waits, where these are many.
+    fn forget_lines(&mut self) {
         if self.tags.is_empty() {
             self.lines.clear();
         } else if self.lines.len() > 2 * self.tags.len() + FLOWS_MAX {
@@ -91,18 +104,19 @@ impl Queue {
         }
     }
 
-    /// Removes a task, wherever it stands.
-    pub(super) fn remove(&mut self, task: TaskId) -> bool {
-        self.detach(task).is_some()
-    }
-
     /// Takes a task out; its tag.
     fn detach(&mut self, task: TaskId) -> Option<u64> {
         let (tag, flow) = self.tags.swap_remove(&task)?;
         let line = self.lines.get_mut(&flow)?;
         line.waiting -= 1;
+        if line.waiting == 0 {
+            // It was the first. Only the turn of the next is remembered.
+            self.heads.remove(&(tag, task, flow));
+            line.tasks = VecDeque::new();
+            return Some(tag);
+        }
         let tags = &self.tags;
-        let waits = |(tag, task): &(u64, TaskId)| tags.get(task).is_some_and(|(other, _)| other == tag);
+        let waits = |(tag, task): &(u64, TaskId)| tags.get(task) == Some(&(*tag, flow));
         if line.tasks.front() == Some(&(tag, task)) {
             self.heads.remove(&(tag, task, flow));
             line.tasks.pop_front();
@@ -149,7 +163,7 @@ impl Queue {
     fn after(&self, flow: Flow, place: usize) -> Option<(u64, TaskId, usize)> {
         let line = self.lines.get(&flow).filter(|line| place + 1 < line.tasks.len())?;
         let mut behind = (place + 1..).zip(line.tasks.range(place + 1..));
-        let waits = |(tag, task): &(u64, TaskId)| self.tags.get(task).is_some_and(|(other, _)| other == tag);
+        let waits = |(tag, task): &(u64, TaskId)| self.tags.get(task) == Some(&(*tag, flow));
         behind.find(|(_, entry)| waits(entry)).map(|(place, (tag, task))| (*tag, *task, place))
     }
 }
@@ -262,5 +276,39 @@ mod tests {
         assert_eq!(queue.len(), 1);
         let last = queue.iter().next().unwrap();
         assert!(queue.remove(last) && !queue.remove(last) && queue.is_empty());
+    }
+
+    #[test]
+    fn a_task_that_comes_back_to_another_line_stands_in_that_one_only() {
+        let mut queue = Queue::default();
+        for task in [1, 2, 3] {
+            queue.push(TaskId(task), 1, 0);
+        }
+        assert!(queue.remove(TaskId(2)));
+        queue.push(TaskId(10), 2, 0);
+        // With the tag that it had.
+        queue.push(TaskId(2), 2, 0);
+        let taken: Vec<_> = std::iter::from_fn(|| pop(&mut queue)).map(|task| task.0).take(8).collect();
+        assert_eq!(taken, [1, 10, 2, 3]);
+    }
+
+    #[test]
+    fn lines_that_are_empty_take_no_room() {
+        let mut queue = Queue::default();
+        queue.push(TaskId(0), 0, 0);
+        for task in 1..=10_000 {
+            queue.push(TaskId(task), 1, 0);
+        }
+        for task in 1..=10_000 {
+            queue.remove(TaskId(task));
+        }
+        assert_eq!(queue.lines.get(&(1, 0)).map_or(0, |line| line.tasks.capacity()), 0);
+        // Tasks of ever new tenants, none of which is taken here.
+        for tenant in 2..10_000 {
+            queue.push(TaskId(1), tenant, 0);
+            queue.remove(TaskId(1));
+        }
+        assert!(queue.lines.len() <= FLOWS_MAX + 2, "{}", queue.lines.len());
+        assert_eq!(order(&mut queue), [0]);
     }
 }
