@@ -92,7 +92,7 @@ fn who_is_gone_keeps_its_profile_and_its_time() {
 #[test]
 fn a_node_that_has_just_started_forgets_who_was_gone_before_when_all_others_do() {
     let config = MembershipConfig { tombstone_time: Duration::from_secs(100), ..MembershipConfig::lan() };
-    let alone = self::node().protocol.digest();
+    let alone = node().protocol.digest();
     for again in [None, Some(Claim::Down(90)), Some(Claim::Left(90))] {
         let mut node = Harness::new(ME, Membership::new(config.clone()).unwrap());
         node.receive(B, says(A, 0, Claim::Down(90)));
