@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::channel::oneshot;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use mesh_core::{Bytes, Clock, Handle, wire};
+use mesh_core::{Bytes, CallError, Clock, Handle, wire};
 use mesh_tasks::executor::{Executor, RunError, RunToken};
 use mesh_tasks::pool::{FollowError, Job, PoolHandle as _, SubmitError, TaskPool};
 use mesh_tasks::task::{Outcome, TaskId, TaskSpec};
@@ -40,6 +40,8 @@ pub struct Progress {
     pub running: AtomicU32,
     /// Tasks that it has executed.
     pub done: AtomicU32,
+    /// Those of the executed ones that only [take their time](Work::Wait).
+    pub waited: AtomicU32,
     /// Those of the running ones that never end.
     pub stuck: AtomicU32,
     /// Whether it gets stuck in each task that it begins, as one that is to be killed in the middle of some.
@@ -87,7 +89,9 @@ impl Executor for Indexer {
             token.cancelled().await;
             return Err("it got stuck".into());
         }
-        let result = match wire::from_slice(&job.payload)? {
+        let work = wire::from_slice(&job.payload)?;
+        let only_waits = matches!(work, Work::Wait);
+        let result = match work {
             Work::Count(piece) => {
                 let input = self.input.clone();
                 let index = on_a_thread(move || {
@@ -100,6 +104,7 @@ impl Executor for Indexer {
         };
         self.clock.sleep_until(ends_at).await;
         self.progress.done.fetch_add(1, Relaxed);
+        self.progress.waited.fetch_add(u32::from(only_waits), Relaxed);
         Ok(result)
     }
 }
@@ -175,18 +180,30 @@ pub async fn submit(pool: &Handle<TaskPool>, clock: &dyn Clock, spec: TaskSpec) 
     }
 }
 
+/// Waits until a task is completed: its result.
+///
+/// # Errors
+/// What it came to, where that is no result, or that the node has stopped.
+pub async fn await_result(pool: &Handle<TaskPool>, clock: &dyn Clock, task: TaskId) -> Result<Bytes, RunError> {
+    loop {
+        match pool.wait(task).await {
+            Ok(Outcome::Completed(result)) => return Ok(result),
+            Ok(other) => return Err(format!("task {task} came to {other:?}").into()),
+            // It is not submitted yet, or was not taken over yet; or the node has much to do.
+            Err(FollowError::Unknown(_) | FollowError::Call(CallError::Busy)) => {
+                clock.sleep_until(clock.now() + PAUSE).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// Waits until all is added up: the index of all files.
 ///
 /// # Errors
 /// What the last task came to, where that is no index.
 pub async fn await_last(pool: &Handle<TaskPool>, clock: &dyn Clock) -> Result<Index, RunError> {
-    loop {
-        match pool.wait(last()).await {
-            Ok(Outcome::Completed(result)) => return Ok(wire::from_slice(&result)?),
-            Ok(other) => return Err(format!("adding up all came to {other:?}").into()),
-            // It is not submitted yet.
-            Err(FollowError::Unknown(_)) => clock.sleep_until(clock.now() + PAUSE).await,
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let result = await_result(pool, clock, last()).await;
+    let result = result.map_err(|error| format!("all is not added up: {error}"))?;
+    Ok(wire::from_slice(&result)?)
 }

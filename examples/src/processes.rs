@@ -121,19 +121,9 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
         }
     }
 
-    /// Waits until the process of a node has ended by itself, and well.
-    ///
-    /// # Errors
-    /// As [`has_ended`](Self::has_ended), and [`TimedOut`](io::ErrorKind::TimedOut) where it takes too long.
-    pub fn await_end(&mut self, at: usize) -> io::Result<()> {
-        let deadline = Instant::now() + STOP_PATIENCE;
-        while !self.has_ended(at)? {
-            if Instant::now() > deadline {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end"));
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
+    /// Where the process of a node writes what went wrong.
+    pub fn log(&self, at: usize) -> PathBuf {
+        self.nodes[at].directory.join("log")
     }
 
     /// How many nodes there are.
@@ -310,6 +300,17 @@ impl<T> Drop for Processes<T> {
             let _ = process.wait();
         }
     }
+}
+
+/// Makes a directory that, on Unix, nobody else can look into: keys are in it.
+///
+/// # Errors
+/// What the operating system says, as that there is something of this name, unless that `may_be_there` as a directory.
+pub fn make_directory(path: &Path, may_be_there: bool) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(may_be_there).create(path)
 }
 
 /// In a process: stops its node in good order when whoever started it closes its input, or is gone.

@@ -13,20 +13,23 @@ use mesh_consensus::ballot::{BallotHandle as _, Choice, Draft, Verdict};
 use mesh_consensus::pbft::{PbftHandle as _, ReplicaSet};
 use mesh_consensus::raft::{Membership as Voters, RaftHandle as _};
 use mesh_core::identity::{PublicKey, SecretKey};
-use mesh_core::{ClusterKey, FileWal, KeyId, Keyring, NodeBuilder, NodeHandle, Rng64, SystemClock, run, wire};
+use mesh_core::{
+    CallError, ClusterKey, FileWal, KeyId, Keyring, NodeBuilder, NodeHandle, Rng64, SystemClock, run, wire,
+};
 use mesh_examples::agent::{Agent, AgentConfig, DECISIONS, Decisions};
 use mesh_examples::evil::{EvilTransport, Forger};
 use mesh_examples::hex::short_digest;
 use mesh_examples::index::{Work, pieces};
-use mesh_examples::indexer::{Indexer, Progress, await_last, submit, submit_all};
+use mesh_examples::indexer::{Indexer, Progress, await_last, await_result, submit, submit_all};
 use mesh_examples::processes::{ProcessOptions, obey};
 use mesh_examples::said::say;
 use mesh_examples::trouble::{Cuts, TroubledTransport};
 use mesh_gossip::aggregation::AggregationHandle as _;
 use mesh_gossip::membership::MembershipHandle as _;
 use mesh_tasks::executor::{ServeConfig, serve};
+use mesh_tasks::pool::PoolConfig;
 use mesh_tasks::swarm::{History, LOAD, Metric, Preset, SwarmConfig};
-use mesh_tasks::task::{Policy, TaskSpec};
+use mesh_tasks::task::{Policy, TaskId, TaskSpec};
 use mesh_transport_tcp::{Allow, TcpConfig, TcpTransport};
 
 use crate::line::{Decided, Line, Numbered, Order, Status, Tasks};
@@ -42,6 +45,9 @@ const READ_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long an agent goes on after it heard that the network is shut down.
 const SHUTDOWN_LINGER: Duration = Duration::from_secs(2);
+
+/// How long it waits before it asks again what it was not told.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Of which timeframe its figures are.
 const TIMEFRAME: Duration = Duration::from_secs(600);
@@ -116,7 +122,8 @@ struct Process {
     cuts: Cuts,
     lies: Arc<AtomicBool>,
     progress: Arc<Progress>,
-    index: Arc<Mutex<Option<String>>>,
+    /// A digest of the index of all files, or why there will be none.
+    index: Arc<Mutex<Option<Result<String, String>>>>,
     history: Arc<Mutex<History>>,
 }
 
@@ -137,12 +144,16 @@ pub(crate) fn serve_agent(options: AgentOptions) -> Result<(), AnyError> {
     let founders = &plan.agents[..plan.founders.min(plan.agents.len())];
     let replicas = &founders[..plan.replicas.min(founders.len())];
     let replicas = ReplicaSet::new("swarm", replicas.iter().map(|key| (key.node_id(), *key)))?;
+    let mut pool = PoolConfig::default();
+    // Results must be there until they are added up.
+    pool.retain_max = pool.queue_max;
     let swarm = SwarmConfig {
         preset: Preset::Local,
         zone: (number % 3) as u16,
         address: listens_at.to_string().into(),
         founders: founders.len() / 2 + 1,
         voters: founders.to_vec(),
+        pool,
         ..SwarmConfig::default()
     };
     let voters = founders.iter().map(PublicKey::node_id).collect();
@@ -206,10 +217,9 @@ impl Process {
         });
         let process = self.clone();
         thread::spawn(move || {
-            // Where it comes to nothing, the node that submitted it says so.
-            if let Ok(index) = block_on(await_last(&process.agent.swarm.pool, &*process.clock)) {
-                *process.index.lock().unwrap_or_else(PoisonError::into_inner) = Some(index.digest());
-            }
+            let index = block_on(await_last(&process.agent.swarm.pool, &*process.clock));
+            let index = index.map(|index| index.digest()).map_err(|error| error.to_string());
+            *process.index.lock().unwrap_or_else(PoisonError::into_inner) = Some(index);
         });
         let process = self.clone();
         thread::spawn(move || process.read());
@@ -219,18 +229,29 @@ impl Process {
 
     /// Takes down how the swarm is, until the node has stopped.
     fn read(&self) {
-        let watched = self.agent.swarm.watch(&*self.clock, READ_INTERVAL, |reading| {
-            self.history.lock().unwrap_or_else(PoisonError::into_inner).record(reading);
-            ControlFlow::Continue(())
-        });
-        // It ends when the node does.
-        let _ = block_on(watched);
+        let watch = || {
+            self.agent.swarm.watch(&*self.clock, READ_INTERVAL, |reading| {
+                self.history.lock().unwrap_or_else(PoisonError::into_inner).record(reading);
+                ControlFlow::Continue(())
+            })
+        };
+        while let Err(error) = block_on(watch()) {
+            if error == CallError::Stopped {
+                return;
+            }
+            eprintln!("it cannot take down how the swarm is: {error}");
+            thread::sleep(PAUSE);
+        }
     }
 
     /// Votes, and says how things are, until the node has stopped or the network is shut down.
     fn look(&self) {
-        while let Ok(status) = block_on(self.status()) {
-            say(&Line::Status(Box::new(status)));
+        loop {
+            match block_on(self.status()) {
+                Ok(status) => say(&Line::Status(Box::new(status))),
+                Err(error) if error.downcast_ref() == Some(&CallError::Stopped) => return,
+                Err(error) => eprintln!("it cannot say how it is: {error}"),
+            }
             if let Ok(Some(reason)) = block_on(self.agent.swarm.shutdown_reason()) {
                 eprintln!("the network is shut down: {reason}");
                 // As long as others may still have to hear of it from this one.
@@ -268,6 +289,7 @@ impl Process {
             let catalogue = catalogue.lock();
             (catalogue.len(), short_digest(catalogue.digest()))
         };
+        let index = self.index.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let performance = self.history.lock().unwrap_or_else(PoisonError::into_inner).report(TIMEFRAME);
         Ok(Status {
             agent,
@@ -278,8 +300,10 @@ impl Process {
             ballots: self.vote().await?,
             tasks: Tasks {
                 done: self.progress.done.load(Relaxed),
+                of_bursts: self.progress.waited.load(Relaxed),
                 stuck: self.progress.stuck.load(Relaxed),
-                index: self.index.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                failed: index.as_ref().and_then(|index| index.as_ref().err().cloned()),
+                index: index.and_then(Result::ok),
             },
             performance: serde_json::to_value(&performance)?,
             metrics: serde_json::to_value(performance.values(&Metric::ALL))?,
@@ -349,8 +373,16 @@ impl Process {
             Order::Burst(tasks) => {
                 let mut spec = TaskSpec::new(wire::to_bytes(&Work::Wait));
                 spec.policy = Some(Policy::Balance);
+                let mut names = Vec::new();
                 for _ in 0..tasks {
-                    submit(&swarm.pool, &*self.clock, spec.clone()).await?;
+                    names.push(submit(&swarm.pool, &*self.clock, spec.clone()).await?.0);
+                }
+                Ok(serde_json::to_string(&names)?)
+            }
+            Order::Await(tasks) => {
+                for task in tasks {
+                    let result = await_result(&swarm.pool, &*self.clock, TaskId(task)).await;
+                    result.map_err(|error| -> AnyError { error })?;
                 }
                 done()
             }

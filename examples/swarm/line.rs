@@ -24,8 +24,10 @@ pub(crate) enum Order {
     Lie(bool),
     /// Get stuck in each task from now on.
     Stick,
-    /// Submit so many tasks here, which wait at this node until it gives them to others.
+    /// Submit so many tasks here, which wait at this node until it gives them to others. Their names.
     Burst(u32),
+    /// Wait until tasks with these names are completed.
+    Await(Vec<u128>),
     /// Let this node vote in Raft, or not any more.
     Vote { node: NodeId, votes: bool },
     /// Hand over all tasks, leave, and end.
@@ -93,7 +95,11 @@ pub(crate) struct Decided {
 pub(crate) struct Tasks {
     /// How many it has executed since its process began.
     pub(crate) done: u32,
+    /// Those of them that were of a [burst](Order::Burst).
+    pub(crate) of_bursts: u32,
     pub(crate) stuck: u32,
+    /// Why there will be no index.
+    pub(crate) failed: Option<String>,
     /// A digest of the index of all files, once there is one.
     pub(crate) index: Option<String>,
 }

@@ -22,7 +22,7 @@ mod script;
 mod stage;
 mod view;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ use mesh_examples::dashboard::Dashboard;
 use mesh_examples::hex::short_digest;
 use mesh_examples::index::{Index, Piece, pieces};
 use mesh_examples::indexer;
-use mesh_examples::processes::Processes;
+use mesh_examples::processes::{Processes, make_directory};
 use mesh_examples::store::{Store, StoreCommand};
 
 use agent::{AgentOptions, PIECE_LEN, Plan};
@@ -51,7 +51,7 @@ use view::View;
 /// So many agents order decisions by pBFT: one of them may lie.
 const REPLICAS: usize = 4;
 
-/// The exit code of a program that was interrupted: 128 and the number of the signal.
+/// The exit code of a program that was interrupted by Ctrl-C: 128 and the number of SIGINT. SIGTERM ends it with the same.
 const INTERRUPTED: u8 = 130;
 
 /// So many decisions are made before any trouble.
@@ -180,7 +180,8 @@ fn prepare(arguments: &Arguments) -> Result<(Prepared, Option<Dashboard>), Strin
         Some(Some(directory)) => directory.clone(),
         _ => std::env::temp_dir().join(format!("mesh-swarm-{}", std::process::id())),
     };
-    fs::create_dir_all(&data).map_err(|error| format!("cannot make {}: {error}", data.display()))?;
+    make_directory(&data, matches!(arguments.keep, Some(Some(_))))
+        .map_err(|error| format!("cannot make {}: {error}", data.display()))?;
     let mut holds = fs::read_dir(&data).map_err(|error| format!("cannot read {}: {error}", data.display()))?;
     if holds.next().is_some() {
         return Err(format!("{} is not empty: give --keep a new directory", data.display()));
@@ -307,7 +308,7 @@ fn live(
         mesh.doing(&format!("step {} of {} of the script, {step}", number + 1, steps.len()), Some("the script runs"));
         let records = mesh.records();
         mesh.open_gate(records * (number + 1) / parts);
-        report.script.push(live_through(mesh, *step)?);
+        report.script.push(live_through(mesh, number + 1, *step)?);
     }
     // Who has no script may make trouble by hand meanwhile.
     let refusal = (!steps.is_empty()).then_some("what the script left is compared");
@@ -347,10 +348,11 @@ fn verify(mesh: &mut Mesh, prepared: &Prepared, report: &mut Report) -> Result<(
         report.catalogues_equal += usize::from(status.catalogue == catalogue);
         if let Some(decided) = &status.decided {
             report.decisions = report.decisions.max(decided.decisions);
-            report.replicas_equal += 1;
         }
         report.performance.push(status.performance.clone());
     }
+    let decided = mesh.statuses().filter_map(|(_, status)| Some(status.decided.as_ref()?.digest.as_str()));
+    report.replicas_equal = most_of_one(decided);
     report.metrics = mesh.figures();
     if report.index_equal != report.agents_at_the_end {
         let of = report.agents_at_the_end;
@@ -361,9 +363,17 @@ fn verify(mesh: &mut Mesh, prepared: &Prepared, report: &mut Report) -> Result<(
     Ok(())
 }
 
+/// How often the digest is there that is there most often.
+fn most_of_one<'a>(digests: impl Iterator<Item = &'a str>) -> usize {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    digests.for_each(|digest| *counts.entry(digest).or_default() += 1);
+    counts.into_values().max().unwrap_or_default()
+}
+
 /// Shuts the network down by the word of one agent, and waits until all have ended well.
 fn shut_down(mesh: &mut Mesh) -> Result<(), Problem> {
     let running = mesh.running();
+    mesh.let_end(running.iter().copied());
     mesh.ask(0, Order::ShutDown("all is done".to_owned()))?;
     running.into_iter().try_for_each(|at| mesh.await_end(at))?;
     mesh.view.say("the network is shut down, and all processes have ended");

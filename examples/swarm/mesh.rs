@@ -1,6 +1,8 @@
 //! The swarm as this process sees it: who runs, what each says, what was asked and acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::File;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -19,7 +21,8 @@ use crate::view::View;
 /// How often what agents say is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long anything may take that is waited for; far more than it needs, even on a busy machine.
+/// How long anything may take that is waited for, once no task is done and no record acknowledged any more; far more than it
+/// needs, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// How long an agent may take to write a record before another is asked.
@@ -69,6 +72,8 @@ pub(crate) struct Mesh {
     /// Tasks that processes executed that are gone, and those that are paused.
     done_before: u64,
     done_paused: BTreeMap<usize, u64>,
+    /// Who was told to end.
+    ending: BTreeSet<usize>,
     /// Whether all is to end at once, and well.
     interrupted: Arc<AtomicBool>,
 }
@@ -101,6 +106,7 @@ impl Mesh {
             stage,
             done_before: 0,
             done_paused: BTreeMap::new(),
+            ending: BTreeSet::new(),
             interrupted,
         }
     }
@@ -134,18 +140,49 @@ impl Mesh {
 
     /// What agents that start from now on seal frames under, in hexadecimal digits.
     pub(crate) fn set_cluster_key(&self, digits: &str) -> Result<(), Problem> {
-        std::fs::write(&self.cluster_key, digits).map_err(|error| format!("{}: {error}", self.cluster_key.display()))
+        let mut options = File::options();
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.write(true).create(true).truncate(true).open(&self.cluster_key);
+        let written = file.and_then(|mut file| file.write_all(digits.as_bytes()));
+        written.map_err(|error| format!("{}: {error}", self.cluster_key.display()))
     }
 
-    /// Waits until an agent has ended by itself, and well.
+    /// From now on these agents may end by themselves, well.
+    pub(crate) fn let_end(&mut self, agents: impl IntoIterator<Item = usize>) {
+        self.ending.extend(agents);
+    }
+
+    /// Waits until an agent has ended by itself, and well, as it was [let](Self::let_end).
     pub(crate) fn await_end(&mut self, at: usize) -> Result<(), Problem> {
-        self.processes.await_end(at).map_err(|error| format!("{}: {error}", self.name(at)))?;
-        self.forget(at);
+        self.until(&format!("{} ends", self.name(at)), |mesh| !mesh.running().contains(&at)).map(drop)
+    }
+
+    /// Notices who has ended by itself. Who was not told to is a problem, but where people play with the agents.
+    fn notice_ends(&mut self) -> Result<(), Problem> {
+        for at in self.running() {
+            let how = match self.processes.has_ended(at) {
+                Ok(false) => continue,
+                Ok(true) if self.ending.remove(&at) => {
+                    self.forget(at);
+                    continue;
+                }
+                Ok(true) => "it ended, and was not told to".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            self.forget(at);
+            let problem = format!("{}: {how}; its log is {}", self.name(at), self.processes.log(at).display());
+            match &mut self.stage {
+                Some(stage) if stage.refusal.is_none() => stage.has_ended(at),
+                _ => return Err(problem),
+            }
+            self.view.say(&problem);
+        }
         Ok(())
     }
 
     /// An agent runs no more.
-    pub(crate) fn forget(&mut self, at: usize) {
+    fn forget(&mut self, at: usize) {
         if let Some(status) = self.statuses.remove(&at) {
             self.done_before += u64::from(status.tasks.done);
         }
@@ -233,21 +270,28 @@ impl Mesh {
         }
     }
 
-    /// Waits until all is as wanted. How long that took.
+    /// Waits until all is as wanted, for as long as work goes on. How long that took.
     pub(crate) fn until(&mut self, what: &str, mut wanted: impl FnMut(&Self) -> bool) -> Result<Duration, Problem> {
         let begin = Instant::now();
         let mut deadline = begin + PATIENCE;
+        let (mut done, mut acknowledged) = (self.done(), self.writing.acknowledged.len());
         loop {
             self.pump()?;
             if wanted(self) {
                 return Ok(begin.elapsed());
             }
-            if self.stage.as_ref().is_some_and(Stage::is_troubled) {
-                // It cannot come about while people keep it from that.
+            let failed = self.statuses().find_map(|(at, status)| Some((at, status.tasks.failed.clone()?)));
+            if let Some((at, why)) = failed {
+                return Err(format!("{}: {why}; its log is {}", self.name(at), self.processes.log(at).display()));
+            }
+            let goes_on = self.done() > done || self.writing.acknowledged.len() > acknowledged;
+            if goes_on || self.stage.as_ref().is_some_and(Stage::is_troubled) {
+                // It may still come about, or cannot while people keep it from that.
                 deadline = Instant::now() + PATIENCE;
+                (done, acknowledged) = (self.done().max(done), self.writing.acknowledged.len());
             }
             if Instant::now() > deadline {
-                return Err(format!("after {PATIENCE:?} it has not come about that {what}"));
+                return Err(format!("for {PATIENCE:?} no work was done, and it has not come about that {what}"));
             }
             thread::sleep(LOOK_INTERVAL);
         }
@@ -255,8 +299,17 @@ impl Mesh {
 
     /// Lets the clients write until so many records are acknowledged, of all that there are.
     pub(crate) fn open_gate(&mut self, records: usize) {
-        self.writing.gate = records;
-        self.writing.last = None;
+        let writing = &mut self.writing;
+        if writing.acknowledged.len() >= writing.gate {
+            // There was nothing to write until now.
+            writing.last = Some(Instant::now());
+        }
+        writing.gate = writing.gate.max(records);
+    }
+
+    /// Lets the clients write one record more than they do already, if there is one.
+    pub(crate) fn write_one_more(&mut self) {
+        self.open_gate(self.writing.acknowledged.len() + self.writing.on_their_way.len() + 1);
     }
 
     /// How many records there are, written or not.
@@ -282,6 +335,7 @@ impl Mesh {
                 Line::Status(_) => {}
             }
         }
+        self.notice_ends()?;
         self.write();
         let rows: Vec<_> = self.processes.iter().enumerate().map(|(at, (_, pid, state))| (at, pid, state)).collect();
         let (written, records, done) = (self.writing.acknowledged.len(), self.records(), self.done());

@@ -28,7 +28,8 @@ pub(crate) struct Report {
     /// A digest of the index as one process alone counts, and how many agents have the same.
     pub(crate) index: String,
     pub(crate) index_equal: usize,
-    /// How many executions there were: more than tasks where some were executed again.
+    /// How many executions there were at least: more than tasks where some were executed again. Those that an agent made
+    /// between its last word and its end are unknown.
     pub(crate) executions: u64,
     /// Records that were acknowledged, and on how many agents the catalogue holds them all and nothing else.
     pub(crate) acknowledged: usize,
@@ -56,7 +57,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "index         {} files, {} bytes, {} lines, {} words in {} tasks and {} executions; {} agents have what one \
+            "index         {} files, {} bytes, {} lines, {} words in {} tasks and at least {} executions; {} agents have what one \
              process counts alone: {}",
             self.files, self.bytes, self.lines, self.words, self.tasks, self.executions, self.index_equal, self.index
         )?;

@@ -1,6 +1,6 @@
 //! The trouble that the swarm lives through, step by step: each is announced, done, and its end verified.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -96,19 +96,19 @@ pub(crate) struct Told {
     pub(crate) seen: String,
 }
 
-/// Lives through a step.
-pub(crate) fn live_through(mesh: &mut Mesh, step: Step) -> Result<Told, Problem> {
+/// Lives through a step, of this number in the script.
+pub(crate) fn live_through(mesh: &mut Mesh, number: usize, step: Step) -> Result<Told, Problem> {
     let begin = Instant::now();
     let (recovery, seen) = match step {
         Step::KillLeader => kill_leader(mesh),
         Step::KillWorker => kill_worker(mesh),
-        Step::Split => split(mesh),
-        Step::Lie => lie(mesh),
+        Step::Split => split(mesh, number),
+        Step::Lie => lie(mesh, number),
         Step::Heat => heat(mesh),
         Step::Add => add(mesh),
         Step::Drain => drain(mesh),
         Step::Rotate => rotate(mesh),
-        Step::Vote => vote(mesh),
+        Step::Vote => vote(mesh, number),
     }
     .map_err(|problem| format!("{step}: {problem}"))?;
     let told = Told { step: step.to_string(), recovery_ms: recovery.as_secs_f64() * 1e3, seen };
@@ -152,24 +152,33 @@ fn kill_leader(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
     let (leader, term) = mesh.leader().ok_or("nobody leads")?;
     let name = mesh.name(leader);
     mesh.view.say(&format!("{:<12}{name} leads in term {term}: SIGKILL", "kill-leader:"));
+    // All the while there is something to write.
+    mesh.write_one_more();
+    let begin = Instant::now();
     mesh.kill(leader)?;
     let leaderless = mesh.until("another leads", |mesh| mesh.leader().is_some_and(|(_, newer)| newer > term))?;
     let (next, newer) = mesh.leader().ok_or("nobody leads")?;
     let before = mesh.writing.acknowledged.len();
-    let gate = mesh.records();
-    if before < gate {
-        mesh.open_gate(before + 1);
-        mesh.until("the next write is acknowledged", |mesh| mesh.writing.acknowledged.len() > before)?;
-    }
+    mesh.write_one_more();
+    mesh.until("the next write is acknowledged, if there is one", |mesh| {
+        mesh.writing.acknowledged.len() > before || mesh.records() == before
+    })?;
+    let written = (mesh.writing.acknowledged.len() > before).then(|| begin.elapsed());
     mesh.start(leader)?;
     let whole = whole(mesh)?;
-    let next = mesh.name(next);
+    // Where nothing is left to write, it is over when all are there.
+    let recovery = written.unwrap_or_else(|| begin.elapsed());
+    let written = match written {
+        Some(after) => format!("the next write was acknowledged after {:.0} ms", after.as_secs_f64() * 1e3),
+        None => "nothing was left to write".to_owned(),
+    };
     let seen = format!(
-        "{next} leads in term {newer} after {:.0} ms; {name} was back with all {:.1} s after its start",
+        "{} leads in term {newer} after {:.0} ms, {written}; {name} was back with all {:.1} s after its start",
+        mesh.name(next),
         leaderless.as_secs_f64() * 1e3,
         whole.as_secs_f64()
     );
-    Ok((leaderless, seen))
+    Ok((recovery, seen))
 }
 
 fn kill_worker(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
@@ -182,26 +191,35 @@ fn kill_worker(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
         mesh.status(victim).is_some_and(|status| status.tasks.stuck > 0)
     })?;
     let stuck = mesh.status(victim).map_or(0, |status| status.tasks.stuck);
-    mesh.answer(busy, "its tasks are taken")?.map_err(|why| format!("its tasks are not taken: {why}"))?;
+    let tasks = mesh.answer(busy, "its tasks are taken")?.map_err(|why| format!("its tasks are not taken: {why}"))?;
+    let tasks: Vec<u128> = serde_json::from_str(&tasks).map_err(|error| error.to_string())?;
     mesh.view.say(&format!("{:<12}{name} is in the middle of {stuck} tasks: SIGKILL", "kill-worker:"));
+    let begin = Instant::now();
     mesh.kill(victim)?;
-    let (gone, id) = (mesh.running(), id(mesh, victim));
-    let noticed = mesh.until("all know that it is gone", |mesh| mesh.each(&gone, |status| status.is_gone(id)))?;
-    let failed = mesh.until("a quorum confirms that it failed", |mesh| {
-        mesh.each(&gone, |status| status.agent.members.failed.contains(&id))
+    let (rest, id) = (mesh.running(), id(mesh, victim));
+    let heir = rest.first().copied().ok_or("nobody else runs")?;
+    let finished = mesh.order(heir, Order::Await(tasks))?;
+    let known = mesh.until("all know that it is gone", |mesh| mesh.each(&rest, |status| status.is_gone(id)))?;
+    let confirmed = mesh.until("a quorum confirms that it failed", |mesh| {
+        mesh.each(&rest, |status| status.agent.members.failed.contains(&id))
     })?;
     mesh.start(victim)?;
     let whole = whole(mesh)?;
+    let finished = mesh.answer(finished, "its tasks are finished")?;
+    finished.map_err(|why| format!("its tasks are not finished: {why}"))?;
+    let recovery = begin.elapsed();
     let seen = format!(
-        "all knew after {:.1} s, a quorum had confirmed it after {:.1} s; it was back {:.1} s after its start",
-        noticed.as_secs_f64(),
-        (noticed + failed).as_secs_f64(),
-        whole.as_secs_f64()
+        "all knew after {:.1} s, a quorum had confirmed it after {:.1} s, it was back {:.1} s after its \
+         start; its tasks were finished after {:.1} s",
+        known.as_secs_f64(),
+        (known + confirmed).as_secs_f64(),
+        whole.as_secs_f64(),
+        recovery.as_secs_f64()
     );
-    Ok((noticed, seen))
+    Ok((recovery, seen))
 }
 
-fn split(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
+fn split(mesh: &mut Mesh, number: usize) -> Result<(Duration, String), Problem> {
     let all: Vec<_> = mesh.running().into_iter().collect();
     // The smaller side has the leader, so that the larger one needs another.
     let leader = mesh.leader().map_or(0, |(at, _)| at);
@@ -209,6 +227,8 @@ fn split(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
         all.iter().copied().filter(|at| *at != leader && *at != 0).rev().take((all.len() - 1) / 2 - 1).collect();
     minority.insert(leader);
     let majority: BTreeSet<_> = all.iter().copied().filter(|at| !minority.contains(at)).collect();
+    let partitions = |status: &Status| status.agent.metric("partition_partitions");
+    let before: BTreeMap<_, _> = mesh.statuses().map(|(at, status)| (at, partitions(status))).collect();
     mesh.view.say(&format!("{:<12}{} and {} agents hear each other no more", "split:", minority.len(), majority.len()));
     for (side, other) in [(&minority, &majority), (&majority, &minority)] {
         let others: Vec<_> = other.iter().map(|at| id(mesh, *at)).collect();
@@ -226,7 +246,8 @@ fn split(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
         mesh.each(&majority, |status| status.agent.goes_on() && status.leader().is_some())
             && mesh.statuses().any(|(at, status)| majority.contains(&at) && status.leads().is_some())
     })?;
-    let put = |side: &str| Order::Put { key: format!("written by the {side} of a split"), value: side.to_owned() };
+    let key = |side: &str| format!("written by the {side} of split {number}");
+    let put = |side: &str| Order::Put { key: key(side), value: side.to_owned() };
     let cut_off = minority.iter().next().copied().ok_or("there is no minority")?;
     match mesh.ask(cut_off, put("minority")) {
         Ok(_) => return Err("a minority has acknowledged a write".to_owned()),
@@ -235,13 +256,19 @@ fn split(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
     }
     let others: Vec<_> = majority.iter().copied().collect();
     mesh.ask_until_done(&others, &put("majority"))?;
-    mesh.writing.acknowledged.insert("written by the majority of a split".to_owned(), "majority".to_owned());
+    mesh.writing.acknowledged.insert(key("majority"), "majority".to_owned());
     for at in all {
         mesh.ask(at, Order::Cut(Vec::new()))?;
     }
     let healed = whole(mesh)?;
-    let is_measured = |status: &Status| status.metrics.get("partition_resilience").is_some();
-    mesh.until("the minority has measured how long that took", |mesh| mesh.each(&minority, is_measured))?;
+    let is_measured = |at: usize, status: &Status| {
+        let is_over = !status.agent.partition.partitioned && status.agent.partition.last_recovery_ms.is_some();
+        let is_new = partitions(status) > before.get(&at).copied().unwrap_or_default();
+        is_over && is_new && status.metrics.get("partition_resilience").is_some()
+    };
+    mesh.until("the minority has measured how long that took", |mesh| {
+        minority.iter().all(|at| mesh.status(*at).is_some_and(|status| is_measured(*at, status)))
+    })?;
     let seen = format!(
         "the minority only read after {:.1} s and refused to write, the majority went on; all were one again {:.1} s after it healed",
         read_only.as_secs_f64(),
@@ -250,7 +277,7 @@ fn split(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
     Ok((healed, seen))
 }
 
-fn lie(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
+fn lie(mesh: &mut Mesh, number: usize) -> Result<(Duration, String), Problem> {
     let all = replicas(mesh);
     let primary = mesh
         .statuses()
@@ -261,18 +288,25 @@ fn lie(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
         mesh.statuses().filter_map(|(_, status)| Some(status.agent.pbft.as_ref()?.view)).max().unwrap_or(0)
     };
     let before = view(mesh);
-    let evidence = |mesh: &Mesh| {
-        mesh.statuses().filter_map(|(_, status)| Some(status.decided.as_ref()?.evidence)).max().unwrap_or(0)
+    let evidence = |mesh: &Mesh| -> BTreeMap<usize, usize> {
+        mesh.statuses().filter_map(|(at, status)| Some((at, status.decided.as_ref()?.evidence))).collect()
+    };
+    let known = evidence(mesh);
+    // The most that one replica has proved since.
+    let proofs = |mesh: &Mesh| {
+        let since = |(at, now): (usize, usize)| now.saturating_sub(known.get(&at).copied().unwrap_or_default());
+        evidence(mesh).into_iter().map(since).max().unwrap_or_default()
     };
     let name = mesh.name(liar);
     mesh.view.say(&format!("{:<12}{name}, the primary, tells the others of different batches", "lie:"));
     mesh.ask(liar, Order::Lie(true))?;
     let begin = Instant::now();
-    for number in 1..=3 {
-        mesh.ask_until_done(&honest, &Order::Decide(format!("decision {number} in spite of a liar")))?;
+    for decision in 1..=3 {
+        let decision = format!("decision {decision} in spite of a liar, in step {number}");
+        mesh.ask_until_done(&honest, &Order::Decide(decision))?;
     }
     let decided = begin.elapsed();
-    mesh.until("its lies are proved", |mesh| evidence(mesh) > 0)?;
+    mesh.until("its lies are proved", |mesh| proofs(mesh) > 0)?;
     mesh.ask(liar, Order::Lie(false))?;
     mesh.until("all replicas have decided the same", |mesh| {
         let replicas: Vec<_> = all.iter().filter_map(|at| mesh.status(*at)?.decided.as_ref()).collect();
@@ -282,27 +316,29 @@ fn lie(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
         "three decisions were made in {:.1} s, in view {} after {before}; {} proofs of its lies",
         decided.as_secs_f64(),
         view(mesh),
-        evidence(mesh)
+        proofs(mesh)
     );
     Ok((decided, seen))
 }
 
 fn heat(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
     let hot = spare(mesh).ok_or("nobody can be spared")?;
-    let done = |mesh: &Mesh, of: &dyn Fn(usize) -> bool| {
-        mesh.statuses().filter(|(at, _)| of(*at)).map(|(_, status)| u64::from(status.tasks.done)).sum::<u64>()
+    // Tasks of bursts only: some of the input may still be done meanwhile.
+    let done = |mesh: &Mesh| {
+        let (own, others): (Vec<_>, Vec<_>) = mesh.statuses().partition(|(at, _)| *at == hot);
+        let sum = |of: Vec<(usize, &Status)>| of.iter().map(|(_, status)| status.tasks.of_bursts).sum::<u32>();
+        (sum(own), sum(others))
     };
-    let (before, own) = (done(mesh, &|_| true), done(mesh, &|at| at == hot));
+    let before = done(mesh);
     let name = mesh.name(hot);
     mesh.view.say(&format!("{:<12}{name} is given {BURST} tasks at once", "heat:"));
     let begin = Instant::now();
     mesh.ask(hot, Order::Burst(BURST))?;
     mesh.until("all of them are done", |mesh| {
-        mesh.all(|status| status.agent.pool.queued == 0 && status.agent.pool.running == 0)
-            && done(mesh, &|_| true) >= before + u64::from(BURST)
+        let (own, others) = done(mesh);
+        own + others >= before.0 + before.1 + BURST
     })?;
-    let (relieved, own) = (begin.elapsed(), done(mesh, &|at| at == hot) - own);
-    let others = u64::from(BURST).saturating_sub(own);
+    let (relieved, others) = (begin.elapsed(), done(mesh).1 - before.1);
     if others == 0 {
         return Err("no other agent has done any of them".to_owned());
     }
@@ -347,6 +383,7 @@ fn drain(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
     let agents: Vec<_> =
         mesh.leader().map(|(at, _)| at).into_iter().chain(mesh.running()).filter(|at| *at != leaver).collect();
     mesh.ask_until_done(&agents, &Order::Vote { node: leaver_id, votes: false })?;
+    mesh.let_end([leaver]);
     let left = mesh.ask(leaver, Order::Leave)?;
     if left != "0" {
         return Err(format!("{left} tasks found no other owner"));
@@ -390,8 +427,8 @@ fn rotate(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
     Ok((rotated, format!("all seal under {new} only, and nobody was lost")))
 }
 
-fn vote(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
-    let proposal = "auth-service is assigned to agent 3".to_owned();
+fn vote(mesh: &mut Mesh, number: usize) -> Result<(Duration, String), Problem> {
+    let proposal = format!("proposal {number}: auth-service is assigned to agent 3");
     mesh.view.say(&format!("{:<12}\"{proposal}\": two thirds must approve", "vote:"));
     let begin = Instant::now();
     mesh.ask(0, Order::Propose(proposal.clone()))?;

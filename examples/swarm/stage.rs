@@ -54,6 +54,11 @@ impl Stage {
         self.cut_off.is_some() || !self.down.is_empty()
     }
 
+    /// An agent has ended by itself, as one that was killed by hand.
+    pub(crate) fn has_ended(&mut self, at: usize) {
+        self.down.insert(at);
+    }
+
     /// Does what was asked for, and shows how things are.
     pub(crate) fn turn(&mut self, mesh: &mut Mesh) {
         while let Some(asked) = self.dashboard.asked() {
@@ -111,9 +116,12 @@ impl Stage {
             }
             Control::Split { agents } => self.split(mesh, agents),
             Control::Heal {} => {
-                self.cut_off.take().ok_or("the mesh is not split")?;
-                (0..mesh.ids.len()).try_for_each(|at| self.cut(mesh, at, &BTreeSet::new()))?;
-                Ok("all agents hear each other again".to_owned())
+                if self.cut_off.is_none() {
+                    return Err("the mesh is not split".to_owned());
+                }
+                let but = self.cut_all(mesh, &BTreeSet::new());
+                self.cut_off = None;
+                Ok(format!("all agents hear each other again{but}"))
             }
         }
     }
@@ -137,10 +145,17 @@ impl Stage {
         if running.is_subset(&cut_off) || running.is_disjoint(&cut_off) {
             return Err("on each side of a split an agent must run".to_owned());
         }
-        (0..mesh.ids.len()).try_for_each(|at| self.cut(mesh, at, &cut_off))?;
         let names: Vec<_> = cut_off.iter().map(|at| (at + 1).to_string()).collect();
-        self.cut_off = Some(cut_off);
-        Ok(format!("no frame passes between agents {} and the others", names.join(", ")))
+        // Whoever is started from now on is told as well.
+        self.cut_off = Some(cut_off.clone());
+        let but = self.cut_all(mesh, &cut_off);
+        Ok(format!("no frame passes between agents {} and the others{but}", names.join(", ")))
+    }
+
+    /// Tells all agents whom not to hear; what is to be said of those that cannot be told, which are about to end.
+    fn cut_all(&self, mesh: &mut Mesh, cut_off: &BTreeSet<usize>) -> String {
+        let untold = (0..mesh.ids.len()).filter_map(|at| self.cut(mesh, at, cut_off).err());
+        untold.map(|problem| format!("; but {problem}")).collect()
     }
 
     /// Tells an agent whom not to hear, where it has a process.

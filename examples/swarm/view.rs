@@ -1,5 +1,6 @@
 //! What the swarm shows in a terminal while it runs: a table drawn in its place, or a line each few seconds elsewhere.
 
+use std::fmt;
 use std::io::{IsTerminal as _, Write as _, stderr};
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,8 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// A view that draws where there is a terminal, and says nothing but events where it is to be `quiet`.
+    /// A view that draws a table where there is a terminal; elsewhere, and where it is to be `quiet`, it writes a line every
+    /// few seconds.
     pub(crate) fn new(quiet: bool, log: Option<Log>) -> Self {
         Self { is_terminal: stderr().is_terminal() && !quiet, drawn: 0, shown: None, begin: Instant::now(), log }
     }
@@ -65,10 +67,8 @@ impl View {
         }
         self.erase();
         let mut out = stderr().lock();
-        let mut lines = vec![format!(
-            "  {:>5} {:>7}  {:<9} {:>5} {:>5}  {:<10} {:>5} {:>5}  {:>6} {:>4} {:>6}",
-            "agent", "pid", "role", "term", "view", "mode", "alive", "links", "queued", "runs", "done"
-        )];
+        let titles = ["agent", "pid", "role", "term", "view", "mode", "alive", "links", "queued", "runs", "done"];
+        let mut lines = vec![line(&titles)];
         lines.extend(processes.iter().map(|(at, pid, state)| row(*at, *pid, *state, status(*at))));
         lines.push(format!("  {} of {} records written, {done} tasks done", records.0, records.1));
         for line in &lines {
@@ -88,24 +88,44 @@ impl View {
     }
 }
 
+/// A line of the table, of at most 79 columns: one that a terminal wraps would not be erased.
+fn line(cells: &[impl fmt::Display; 11]) -> String {
+    let [agent, pid, role, term, view, mode, alive, links, queued, runs, done] = cells;
+    format!(
+        "  {agent:>5} {pid:>7} {role:<12} {term:>4} {view:>4} {mode:<9} {alive:>5} {links:>5} {queued:>6} {runs:>4} {done:>6}"
+    )
+}
+
 fn row(at: usize, pid: Option<u32>, state: State, status: Option<&Status>) -> String {
     let number = at + 1;
     let Some(status) = status.filter(|_| state == State::Runs) else {
         let state = if state == State::Runs { "starts" } else { "-" };
         return format!("  {number:>5} {:>7}  {state}", pid.map(|pid| pid.to_string()).unwrap_or_default());
     };
-    let view = status.agent.pbft.as_ref().map(|pbft| pbft.view.to_string()).unwrap_or_default();
     let mode = if status.agent.goes_on() { "goes on" } else { "read-only" };
     let ((role, term), pool) = (status.role().unwrap_or_default(), &status.agent.pool);
-    format!(
-        "  {number:>5} {:>7}  {:<9} {:>5} {view:>5}  {mode:<10} {:>5} {:>5}  {:>6} {:>4} {:>6}",
+    line(&[
+        number.to_string(),
         pid.map(|pid| pid.to_string()).unwrap_or_default(),
         role,
-        term,
-        status.alive().len(),
-        status.agent.links.len(),
-        pool.queued,
-        pool.running,
-        status.tasks.done
-    )
+        term.to_string(),
+        status.agent.pbft.as_ref().map(|pbft| pbft.view.to_string()).unwrap_or_default(),
+        mode.to_owned(),
+        status.alive().len().to_string(),
+        status.agent.links.len().to_string(),
+        pool.queued.to_string(),
+        pool.running.to_string(),
+        status.tasks.done.to_string(),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_table_fits_into_a_terminal_of_80_columns() {
+        let widest = ["11", "4194304", "precandidate", "9999", "9999", "read-only", "11", "5", "100000", "2", "999999"];
+        assert_eq!(line(&widest).len(), 79);
+    }
 }

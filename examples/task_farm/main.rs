@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, Subcommand};
 use mesh_core::NodeId;
 use mesh_examples::index::{Index, Piece, pieces};
-use mesh_examples::processes::{Processes, State};
+use mesh_examples::processes::{Processes, State, make_directory};
 use serde::Serialize;
 use stage::Stage;
 use view::{Row, View};
@@ -129,6 +129,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Err(error) = make_directory(&data, false) {
+        eprintln!("task_farm: cannot make {}: {error}", data.display());
+        return ExitCode::from(2);
+    }
     match run(&arguments, &pieces, &data, stage) {
         Ok(report) => {
             // Keys and logs of nodes that are no more; what is left of them does no harm.
@@ -139,7 +143,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(problem) if problem == INTERRUPTED => {
-            eprintln!("task_farm: {problem}; all nodes have ended");
+            eprintln!("task_farm: {problem}; all nodes have stopped");
             let _ = std::fs::remove_dir_all(&data);
             ExitCode::from(130)
         }
@@ -157,63 +161,29 @@ fn tell(report: &Report, json: bool) {
     }
 }
 
-/// Runs the nodes until all is counted, or until Ctrl-C where there is a dashboard. The report, unless it was told already.
+/// Runs the nodes until all is counted, and where there is a dashboard until Ctrl-C. The report, unless it was told already.
 fn run(arguments: &Arguments, pieces: &[Piece], data: &Path, stage: Option<Stage>) -> Result<Option<Report>, String> {
     let interrupted = Arc::<AtomicBool>::default();
-    if stage.is_some() {
-        let asked = interrupted.clone();
-        ctrlc::set_handler(move || asked.store(true, Relaxed)).map_err(|error| error.to_string())?;
-    }
+    let asked = interrupted.clone();
+    ctrlc::set_handler(move || asked.store(true, Relaxed)).map_err(|error| error.to_string())?;
     let nodes = usize::from(arguments.nodes);
     let processes = Processes::create(data, nodes).map_err(|error| error.to_string())?;
     let view = View::new(arguments.json, stage.as_ref().map(Stage::log));
     let tasks = Plan::tasks(pieces.len());
     let mut farm = Farm { processes, view, said: BTreeMap::new(), tasks, stage, interrupted };
-    // The last with an even place reads texts, of which there are most, and does not submit.
-    let victim = arguments.kill.then_some((nodes - 1) & !1);
-    farm.start_all(arguments, victim)?;
-    farm.view.say(&format!("{} files in {} pieces, {} tasks", files(pieces), pieces.len(), farm.tasks));
-    let begin = Instant::now();
-    if let Some(victim) = victim {
-        farm.kill_in_the_middle(victim)?;
+    let counted = farm.count(arguments, pieces);
+    let is_interrupted = matches!(&counted, Err(problem) if problem == INTERRUPTED);
+    if counted.is_err() && !is_interrupted {
+        // Those that do not work any more need not be waited for.
+        return counted.map(Some);
     }
-    let failures = farm.until("all is counted", |said, running| {
-        let all = said.len() == running && said.iter().all(|said| said.digest.is_some());
-        said.iter().find_map(|said| said.failures).filter(|_| all)
-    })?;
-    let seconds = begin.elapsed().as_secs_f64();
-
-    let index = Index::of_all(&arguments.plan.input, pieces).map_err(|error| error.to_string())?;
-    let digest = index.digest();
-    let said = farm.processes.said();
-    if let Some((node, said)) = said.iter().find(|(_, said)| said.digest.as_ref() != Some(&digest)) {
-        let (number, theirs) = (farm.processes.number(*node), said.digest.as_deref().unwrap_or("nothing"));
-        return Err(format!("node {number} has counted {theirs}, and one process alone {digest}"));
-    }
-    let report = Report {
-        policy: arguments.plan.policy.to_string(),
-        nodes,
-        files: index.files,
-        bytes: index.bytes,
-        lines: index.lines,
-        words: index.words,
-        trigrams: index.most_frequent(SHOWN),
-        digest,
-        nodes_equal: said.len(),
-        tasks: farm.tasks,
-        failures,
-        killed: victim.map(|victim| victim + 1),
-        done: farm.rows().iter().map(|row| row.done).collect(),
-        seconds,
-    };
-    farm.tell(&report);
     let is_told = farm.stage.is_some();
-    if is_told {
-        tell(&report, arguments.json);
+    if let (Ok(report), true) = (&counted, is_told) {
+        tell(report, arguments.json);
         farm.play();
     }
     let problems = farm.processes.stop();
-    if problems.is_empty() { Ok((!is_told).then_some(report)) } else { Err(problems.join("; ")) }
+    if problems.is_empty() { counted.map(|report| (!is_told).then_some(report)) } else { Err(problems.join("; ")) }
 }
 
 fn files(pieces: &[Piece]) -> usize {
@@ -232,6 +202,50 @@ struct Farm {
 }
 
 impl Farm {
+    /// Starts all, and waits until all is counted, as one process counts it alone.
+    fn count(&mut self, arguments: &Arguments, pieces: &[Piece]) -> Result<Report, String> {
+        let nodes = self.processes.len();
+        // The last with an even place reads texts, of which there are most, and does not submit.
+        let victim = arguments.kill.then_some((nodes - 1) & !1);
+        self.start_all(arguments, victim)?;
+        self.view.say(&format!("{} files in {} pieces, {} tasks", files(pieces), pieces.len(), self.tasks));
+        let begin = Instant::now();
+        if let Some(victim) = victim {
+            self.kill_in_the_middle(victim)?;
+        }
+        let failures = self.until("all is counted", |said, running| {
+            let all = said.len() == running && said.iter().all(|said| said.digest.is_some());
+            said.iter().find_map(|said| said.failures).filter(|_| all)
+        })?;
+        let seconds = begin.elapsed().as_secs_f64();
+
+        let index = Index::of_all(&arguments.plan.input, pieces).map_err(|error| error.to_string())?;
+        let digest = index.digest();
+        let said = self.processes.said();
+        if let Some((node, said)) = said.iter().find(|(_, said)| said.digest.as_ref() != Some(&digest)) {
+            let (number, theirs) = (self.processes.number(*node), said.digest.as_deref().unwrap_or("nothing"));
+            return Err(format!("node {number} has counted {theirs}, and one process alone {digest}"));
+        }
+        let report = Report {
+            policy: arguments.plan.policy.to_string(),
+            nodes,
+            files: index.files,
+            bytes: index.bytes,
+            lines: index.lines,
+            words: index.words,
+            trigrams: index.most_frequent(SHOWN),
+            digest,
+            nodes_equal: said.len(),
+            tasks: self.tasks,
+            failures,
+            killed: victim.map(|victim| victim + 1),
+            done: self.rows().iter().map(|row| row.done).collect(),
+            seconds,
+        };
+        self.tell(&report);
+        Ok(report)
+    }
+
     fn start_all(&mut self, arguments: &Arguments, victim: Option<usize>) -> Result<(), String> {
         let members: Vec<_> = self.processes.iter().map(|(node, ..)| node).collect();
         for at in 0..members.len() {

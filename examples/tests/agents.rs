@@ -417,11 +417,16 @@ fn figures(world: &mut World) {
 
 #[test]
 fn agents_get_through_all_trouble() {
-    let seeds = std::env::var("SEEDS").ok().and_then(|seeds| {
+    let range = |seeds: &str| {
         let (from, to) = seeds.split_once("..")?;
         Some(from.parse().ok()?..to.parse().ok()?)
-    });
-    for seed in seeds.unwrap_or(0..12) {
+    };
+    let seeds = match std::env::var("SEEDS") {
+        Ok(seeds) => range(&seeds).unwrap_or_else(|| panic!("SEEDS={seeds} is no range of seeds, such as 0..1000")),
+        Err(_) => 0..12,
+    };
+    assert!(!seeds.is_empty(), "SEEDS={seeds:?} has no seed");
+    for seed in seeds {
         let ended = std::panic::catch_unwind(|| run(seed));
         if let Err(panic) = ended {
             eprintln!("to replay it: SEEDS={seed}..{} cargo test -p mesh-examples --test agents", seed + 1);

@@ -148,6 +148,14 @@ fn a_swarm_is_shown_and_troubled_by_hand() {
     shown.until("it is back", is_whole);
     shown.refuses(json!({"do": "restart", "agent": 3}), "agent 3 has a process already");
 
+    // One that ends by itself is dead as well.
+    let state = shown.until("agent 4 has a process", |state| agent(state, 4)["pid"].is_u64());
+    let pid = agent(&state, 4)["pid"].to_string();
+    assert!(Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
+    shown.until("agent 4 is dead", |state| agent(state, 4)["state"] == "dead");
+    shown.done(json!({"do": "restart", "agent": 4}));
+    shown.until("it is back as well", is_whole);
+
     shown.done(json!({"do": "pause", "agent": 2}));
     shown.until("agent 2 is paused", |state| agent(state, 2)["state"] == "paused");
     shown.refuses(json!({"do": "resume", "agent": 1}), "agent 1 is not paused");

@@ -4,11 +4,11 @@ mod support;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use support::{example, output, refusal};
+#[cfg(target_os = "linux")]
+use support::{pids_of, wait_until};
 
 /// A small tree of files.
 fn tree() -> tempfile::TempDir {
@@ -33,6 +33,7 @@ fn the_swarm_lives_through_all_trouble() {
     assert_eq!((&report["ok"], &report["problems"]), (&true.into(), &serde_json::json!([])), "{report}");
     assert_eq!((&report["files"], &report["agents_at_the_end"]), (&60.into(), &7.into()), "{report}");
     assert_eq!((&report["index_equal"], &report["catalogues_equal"]), (&7.into(), &7.into()), "{report}");
+    assert_eq!(report["replicas_equal"], 4, "{report}");
     // One a file, and one in each of two troubles.
     assert_eq!((&report["acknowledged"], &report["decisions"]), (&62.into(), &6.into()), "{report}");
     let steps: Vec<_> =
@@ -57,32 +58,10 @@ fn without_trouble_four_agents_index_a_tree() {
 #[test]
 fn a_script_of_ones_own_is_lived_through() {
     let (input, script) = (tree(), tempfile::NamedTempFile::new().unwrap());
-    fs::write(script.path(), "# one only\nvote\n").unwrap();
+    fs::write(script.path(), "# a step may be there twice\nvote\nvote\n").unwrap();
     let (input, script) = (input.path().to_str().unwrap(), script.path().to_str().unwrap());
     let report = report(&output("swarm", &["--nodes", "5", "--input", input, "--script", script, "--json"]));
-    assert_eq!(report["script"].as_array().map(Vec::len), Some(1), "{report}");
-}
-
-/// How many processes work on this directory.
-#[cfg(target_os = "linux")]
-fn processes_of(directory: &Path) -> usize {
-    let name = directory.to_str().unwrap().as_bytes();
-    let all = fs::read_dir("/proc").unwrap().flatten();
-    all.filter(|process| {
-        let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
-        command.windows(name.len()).any(|window| window == name)
-    })
-    .count()
-}
-
-/// Waits until it is so; far longer than it needs, even on a busy machine.
-#[cfg(target_os = "linux")]
-fn wait_until(what: &str, wanted: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !wanted() {
-        assert!(Instant::now() < deadline, "it did not come about that {what}");
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
+    assert_eq!(report["script"].as_array().map(Vec::len), Some(2), "{report}");
 }
 
 #[cfg(target_os = "linux")]
@@ -103,9 +82,36 @@ fn who_is_interrupted_or_killed_leaves_no_process_behind() {
         let rest = std::thread::spawn(move || lines.count());
         let code = swarm.wait().unwrap().code();
         assert_eq!(code, if signal == "KILL" { None } else { Some(130) }, "{signal}");
-        wait_until("all agents have ended", || processes_of(data.path()) == 0);
+        wait_until("all agents have ended", || pids_of(data.path()).is_empty());
         rest.join().unwrap();
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_agent_that_ends_by_itself_is_a_problem_with_its_name_and_its_log() {
+    let (input, data) = (tree(), tempfile::tempdir().unwrap());
+    // Far from its end when the agent dies.
+    let mut swarm = Command::new(example("swarm"))
+        .args(["--nodes", "4", "--pace", "1000", "--script", "none", "--json"])
+        .args(["--input", input.path().to_str().unwrap(), "--keep", data.path().to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(swarm.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("tasks are submitted")), "it begins");
+    let agent = data.path().join("node-3");
+    let pid = *pids_of(&agent).first().expect("agent 3 runs");
+    assert!(Command::new("kill").arg("-KILL").arg(pid.to_string()).status().unwrap().success());
+    let rest = std::thread::spawn(move || lines.count());
+    let output = swarm.wait_with_output().unwrap();
+    rest.join().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let problem = report["problems"][0].as_str().unwrap();
+    assert!(problem.starts_with("agent 3: it ended with signal: 9"), "{report}");
+    assert!(problem.ends_with(&format!("its log is {}", agent.join("log").display())), "{report}");
 }
 
 #[test]

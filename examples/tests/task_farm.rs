@@ -3,9 +3,15 @@
 mod support;
 
 use std::fs;
+#[cfg(target_os = "linux")]
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
+#[cfg(target_os = "linux")]
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
+#[cfg(target_os = "linux")]
+use support::{example, pids_of, wait_until};
 use support::{output, refusal};
 
 /// Some files: texts with words across any cut, one without an end of line, an empty one, and one that is no text.
@@ -67,6 +73,28 @@ fn each_other_policy_has_all_counted_too() {
         let report = run(&["--policy", policy, "--nodes", "3"]);
         assert_eq!((&report["nodes_equal"], &report["policy"]), (&3.into(), &policy.into()));
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn who_is_interrupted_stops_all_nodes_in_good_order() {
+    let input = tempfile::tempdir().unwrap();
+    fill(input.path());
+    let mut farm = Command::new(example("task_farm"))
+        .args(["--nodes", "3", "--pace", "1000", "--input", input.path().to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let data = std::env::temp_dir().join(format!("mesh-task-farm-{}", farm.id()));
+    let mut lines = BufReader::new(farm.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("files in")), "it begins");
+    assert!(Command::new("kill").arg("-INT").arg(farm.id().to_string()).status().unwrap().success());
+    let output = farm.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), said.as_str()), (Some(130), "task_farm: interrupted; all nodes have stopped\n"));
+    wait_until("all nodes have ended", || pids_of(&data).is_empty());
+    assert!(!data.exists());
 }
 
 #[test]
