@@ -1,6 +1,6 @@
 //! Pools under everything that can happen to them, drawn from a seed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mesh_core::{Bytes, Instant};
@@ -62,6 +62,12 @@ fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, durable: bool) {
         let node = *world.sim.rng().choose(&ids).expect("there are nodes");
         if world.sim.is_up(node) {
             world.submit(node, spec);
+            if world.sim.rng().chance(1, 10)
+                && let Some(task) = world.any_task()
+            {
+                fault("cancel");
+                world.cancel(node, task);
+            }
         }
         let pause = world.sim.rng().duration_between(Duration::ZERO, Duration::from_millis(50));
         world.run(pause);
@@ -126,6 +132,13 @@ fn draw_task(world: &mut World) -> TaskSpec {
     spec.policy = rng.choose(&Policy::ALL).copied();
     if rng.chance(1, 8) {
         spec.delay = Duration::from_millis(rng.below(2000));
+    }
+    if rng.chance(1, 8) {
+        spec.expires_in = Some(rng.duration_between(Duration::from_millis(50), Duration::from_secs(20)));
+    }
+    if rng.chance(1, 6) {
+        let others = [world.any_task(), world.any_task()];
+        spec.after = others.into_iter().flatten().collect::<BTreeSet<_>>().into_iter().collect();
     }
     spec
 }

@@ -49,6 +49,15 @@ pub struct Done {
     pub at: Instant,
 }
 
+/// How a task may end other than by what its executors say.
+#[derive(Clone, Copy, Debug, Default)]
+struct MayEnd {
+    /// It was cancelled by somebody, or waits for others.
+    cancelled: bool,
+    /// It has a deadline.
+    expired: bool,
+}
+
 /// What an executor does at the moment.
 enum Slot {
     Idle,
@@ -68,6 +77,8 @@ pub struct World {
     slowness: BTreeMap<NodeId, u32>,
     submitting: Vec<(Instant, TaskSpec, Call<PoolReply>)>,
     submitted: BTreeMap<TaskId, Instant>,
+    /// How tasks may end other than by what their executors say.
+    may_end: BTreeMap<TaskId, MayEnd>,
     refused: usize,
     /// Results that count, as their executors heard.
     counted: BTreeMap<TaskId, BTreeSet<Token>>,
@@ -110,6 +121,7 @@ impl World {
             slowness: BTreeMap::new(),
             submitting: Vec::new(),
             submitted: BTreeMap::new(),
+            may_end: BTreeMap::new(),
             refused: 0,
             counted: BTreeMap::new(),
             done: Vec::new(),
@@ -146,6 +158,18 @@ impl World {
     pub fn submit(&mut self, node: NodeId, spec: TaskSpec) {
         let call = self.sim.handle(node).call(PoolCommand::Submit(Arc::new(spec.clone())));
         self.submitting.push((self.sim.now(), spec, call));
+    }
+
+    /// Cancels a task at a node.
+    pub fn cancel(&mut self, node: NodeId, task: TaskId) {
+        self.may_end.entry(task).or_default().cancelled = true;
+        let _ = self.sim.handle(node).cast(PoolCommand::Cancel(task));
+    }
+
+    /// Any of the tasks that were taken into a pool.
+    pub fn any_task(&mut self) -> Option<TaskId> {
+        let at = self.sim.rng().below(self.submitted.len().max(1) as u64) as usize;
+        self.submitted.keys().nth(at).copied()
     }
 
     /// Tasks that were executed with a result that counts, in the order in which that was heard.
@@ -221,12 +245,16 @@ impl World {
     fn hear_of_submissions(&mut self) {
         let mut at = 0;
         while at < self.submitting.len() {
-            let (since, _, call) = &mut self.submitting[at];
+            let (since, spec, call) = &mut self.submitting[at];
             let since = *since;
+            let (waits, expires) = (!spec.after.is_empty(), spec.expires_in.is_some());
             match call.now_or_never() {
                 None => at += 1,
                 Some(Ok(PoolReply::Submitted(Ok(task)))) => {
                     self.submitted.entry(task).or_insert(since);
+                    let may_end = self.may_end.entry(task).or_default();
+                    may_end.cancelled |= waits;
+                    may_end.expired |= expires;
                     drop(self.submitting.swap_remove(at));
                 }
                 // Whether it is kept is not known where its node crashed.
@@ -398,6 +426,15 @@ impl World {
     fn check_outcome(&mut self, task: TaskId, outcome: &Outcome) {
         let counted = self.counted.get(&task).cloned().unwrap_or_default();
         let result = if let Outcome::Completed(result) = outcome { Some(result) } else { None };
+        let may_end = self.may_end.get(&task).copied().unwrap_or_default();
+        let is_unasked = match outcome {
+            Outcome::Cancelled => !may_end.cancelled,
+            Outcome::Expired => !may_end.expired,
+            _ => false,
+        };
+        if is_unasked {
+            self.break_rule(format!("task {task:?} is {outcome:?}, though nobody asked for it"));
+        }
         let is_one = counted.iter().all(|token| result.is_some_and(|result| result[..] == name(*token)));
         if counted.len() > 1 || (!is_one && result.is_some()) {
             self.break_rule(format!("task {task:?} is {outcome:?}, and the results of {counted:?} count"));
