@@ -12,7 +12,8 @@ fn no_task_is_lost_and_of_each_one_result_counts() {
         }
         outcome.faults.into_iter().for_each(|(kind, count)| *counts.entry(kind).or_default() += count);
     }
-    for kind in ["crash", "partition", "pause", "loss_duplicates_reordering", "cancel", "tasks"] {
+    let faults = ["crash", "partition", "pause", "loss_duplicates_reordering", "cancel", "tasks"];
+    for kind in faults.into_iter().chain(["completed", "dead", "cancelled", "expired"]) {
         assert!(counts.get(kind).is_some_and(|count| *count > 10), "{kind}: {counts:?}");
     }
 }

@@ -34,6 +34,7 @@ pub fn run(seed: u64, nodes: Option<usize>) -> Outcome {
     let simulated = world.sim.now() - Instant::ZERO;
     *faults.entry("tasks".to_owned()).or_default() += world.submitted() as u64;
     *faults.entry("attempts".to_owned()).or_default() += world.started();
+    world.ended().iter().for_each(|(end, count)| *faults.entry((*end).to_owned()).or_default() += count);
     let violation = world.violation().map(|rule| format!("{rule}\n{}", world.sim.transcript()));
     Outcome { simulated, frames: world.sim.stats().frames_delivered, faults, violation }
 }

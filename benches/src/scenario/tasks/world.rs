@@ -84,6 +84,7 @@ pub struct World {
     counted: BTreeMap<TaskId, BTreeSet<Token>>,
     done: Vec<Done>,
     started: u64,
+    ended: BTreeMap<&'static str, u64>,
     violation: Option<String>,
 }
 
@@ -126,6 +127,7 @@ impl World {
             counted: BTreeMap::new(),
             done: Vec::new(),
             started: 0,
+            ended: BTreeMap::new(),
             violation: None,
         };
         ids.iter().for_each(|id| world.introduce(*id));
@@ -190,6 +192,11 @@ impl World {
     /// How many attempts were begun.
     pub const fn started(&self) -> u64 {
         self.started
+    }
+
+    /// How many tasks ended how, of those that were looked at.
+    pub const fn ended(&self) -> &BTreeMap<&'static str, u64> {
+        &self.ended
     }
 
     /// The rule that was broken, if one was.
@@ -427,11 +434,14 @@ impl World {
         let counted = self.counted.get(&task).cloned().unwrap_or_default();
         let result = if let Outcome::Completed(result) = outcome { Some(result) } else { None };
         let may_end = self.may_end.get(&task).copied().unwrap_or_default();
-        let is_unasked = match outcome {
-            Outcome::Cancelled => !may_end.cancelled,
-            Outcome::Expired => !may_end.expired,
-            _ => false,
+        let (end, is_unasked) = match outcome {
+            Outcome::Completed(_) => ("completed", false),
+            Outcome::Dead(_) => ("dead", false),
+            Outcome::Cancelled => ("cancelled", !may_end.cancelled),
+            Outcome::Expired => ("expired", !may_end.expired),
+            _ => ("otherwise", true),
         };
+        *self.ended.entry(end).or_default() += 1;
         if is_unasked {
             self.break_rule(format!("task {task:?} is {outcome:?}, though nobody asked for it"));
         }
