@@ -58,6 +58,14 @@ struct MayEnd {
     expired: bool,
 }
 
+impl MayEnd {
+    /// As a task may that was submitted so.
+    const fn allow(&mut self, spec: &TaskSpec) {
+        self.cancelled |= !spec.after.is_empty();
+        self.expired |= spec.expires_in.is_some();
+    }
+}
+
 /// What an executor does at the moment.
 enum Slot {
     Idle,
@@ -158,6 +166,10 @@ impl World {
 
     /// Submits a task at a node.
     pub fn submit(&mut self, node: NodeId, spec: TaskSpec) {
+        if let Some(key) = &spec.key {
+            // Others may have the task, though its submission is never answered.
+            self.may_end.entry(TaskId::of_key(key)).or_default().allow(&spec);
+        }
         let call = self.sim.handle(node).call(PoolCommand::Submit(Arc::new(spec.clone())));
         self.submitting.push((self.sim.now(), spec, call));
     }
@@ -254,14 +266,16 @@ impl World {
         while at < self.submitting.len() {
             let (since, spec, call) = &mut self.submitting[at];
             let since = *since;
-            let (waits, expires) = (!spec.after.is_empty(), spec.expires_in.is_some());
+            let mut may_end = MayEnd::default();
+            may_end.allow(spec);
             match call.now_or_never() {
                 None => at += 1,
                 Some(Ok(PoolReply::Submitted(Ok(task)))) => {
                     self.submitted.entry(task).or_insert(since);
-                    let may_end = self.may_end.entry(task).or_default();
-                    may_end.cancelled |= waits;
-                    may_end.expired |= expires;
+                    // It may have been cancelled before it was heard that it is there.
+                    let known = self.may_end.entry(task).or_default();
+                    known.cancelled |= may_end.cancelled;
+                    known.expired |= may_end.expired;
                     drop(self.submitting.swap_remove(at));
                 }
                 // Whether it is kept is not known where its node crashed.
