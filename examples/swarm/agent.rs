@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::executor::block_on;
 use futures::future::{join_all, join3};
@@ -151,6 +151,7 @@ pub(crate) fn serve_agent(options: AgentOptions) -> Result<(), AnyError> {
         preset: Preset::Local,
         zone: (number % 3) as u16,
         address: listens_at.to_string().into(),
+        clock_origin: SystemTime::now().duration_since(UNIX_EPOCH)?,
         founders: founders.len() / 2 + 1,
         voters: founders.to_vec(),
         pool,

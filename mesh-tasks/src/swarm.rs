@@ -255,7 +255,11 @@ impl<M: Says> Swarm<M> {
         let monitor =
             MonitorConfig { interval: preset.scaled(MonitorConfig::default().interval), ..Default::default() };
         let monitor = node.host(ids::MONITOR, Monitor::new(monitor, &metrics)?);
-        let store = StoreConfig { interval: preset.scaled(StoreConfig::default().interval), ..StoreConfig::default() };
+        let store = StoreConfig {
+            interval: preset.scaled(StoreConfig::default().interval),
+            clock_origin: config.clock_origin,
+            ..StoreConfig::default()
+        };
         let store = node.host(ids::STORE, Store::new(store)?.with_metrics(&metrics));
         let discovery = DiscoveryConfig {
             join_interval: preset.scaled(DiscoveryConfig::default().join_interval),

@@ -100,6 +100,10 @@ pub struct SwarmConfig {
     pub zone: u16,
     /// How the transport reaches it. Default: empty, where the transport knows by itself.
     pub address: Bytes,
+    /// The time of day, since 1970, at which the node's clock began: with a [`SystemClock`](mesh_core::SystemClock), that
+    /// of its start. What is written into the shared memory is stamped by it, and is not taken by an agent whose time is
+    /// 10 s behind. Default: 0, which is right only where all start at once and never again, as in a simulation.
+    pub clock_origin: Duration,
     /// Of the agents there are at first, so many must know each other before any may go on: more than half of them.
     /// Default: 2. See [`PartitionConfig::founders`].
     pub founders: usize,
@@ -119,6 +123,7 @@ impl Default for SwarmConfig {
             preset: Preset::default(),
             zone: 0,
             address: Bytes::new(),
+            clock_origin: Duration::ZERO,
             founders: 2,
             voters: Vec::new(),
             capabilities: Capabilities::default(),
