@@ -125,14 +125,15 @@ pub async fn run(
                 };
                 // One time for the whole batch.
                 now = clock.now();
+                // First, also where the node stops: what the log has told it does not tell again.
+                if let Some(event) = ready.wal {
+                    node.handle_wal(event.inspect_err(failed(me))?);
+                    take_completions(&mut node, &mut *wal).inspect_err(failed(me))?;
+                }
                 if ready.stop {
                     stopping = true;
                     node.stop();
                     continue;
-                }
-                if let Some(event) = ready.wal {
-                    node.handle_wal(event.inspect_err(failed(me))?);
-                    take_completions(&mut node, &mut *wal).inspect_err(failed(me))?;
                 }
                 if ready.deadline {
                     node.handle_deadline(now);

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
+use std::{task, thread};
 
 use futures::StreamExt as _;
 use futures_executor::block_on;
@@ -105,6 +105,50 @@ fn peers_that_come_and_go_are_told() {
     node.stop();
     thread.join().unwrap().unwrap();
     assert_eq!(block_on(events.next()), None);
+}
+
+/// A log that is done at once, and tells of it when it is asked.
+#[derive(Debug, Default)]
+struct QuickDisk(MemWal);
+
+#[async_trait::async_trait]
+impl Wal for QuickDisk {
+    fn recover(&mut self) -> Result<Recovered, WalError> {
+        self.0.recover()
+    }
+    fn recover_snapshot(&mut self, protocol: ProtocolId, id: SnapshotId) -> Result<Option<Bytes>, WalError> {
+        self.0.recover_snapshot(protocol, id)
+    }
+    fn submit(&mut self, batch: WalBatch) {
+        self.0.submit(batch);
+    }
+    fn save_snapshot(&mut self, _: ProtocolId, _: SnapshotId, _: SnapshotSource) {}
+    fn read_snapshot(&mut self, _: ProtocolId, _: SnapshotId, _: u64, _: usize) {}
+    async fn completed(&mut self) -> Result<WalEvent, WalError> {
+        self.0.completed().await
+    }
+}
+
+#[test]
+fn a_node_stops_also_when_the_log_tells_of_a_batch_at_that_moment() {
+    let network = MemNetwork::new();
+    let mut two = network.endpoint(NodeId(2));
+    let mut builder = NodeBuilder::new(NodeId(1));
+    let echo = builder.host(ProtocolId(1), Echo { persists: true, ..Echo::default() });
+    let core = builder.build();
+    let node = core.handle();
+    let wal = Box::new(QuickDisk::default());
+    let mut running = Box::pin(run(core, network.endpoint(NodeId(1)), Arc::new(SystemClock::new()), wal));
+    let mut turn = || running.as_mut().poll(&mut task::Context::from_waker(task::Waker::noop()));
+    assert!(turn().is_pending());
+    echo.cast((NodeId(2), 7)).unwrap();
+    // The batch is written, and the node has not looked yet.
+    assert!(turn().is_pending());
+    node.stop();
+    assert!((0..10).any(|_| matches!(turn(), task::Poll::Ready(Ok(())))), "it stops");
+    let mut inbox = Vec::with_capacity(10);
+    block_on(two.recv(&mut inbox)).unwrap();
+    assert!(inbox.iter().any(|inbound| matches!(inbound, Inbound::Frame { .. })), "what waited is sent: {inbox:?}");
 }
 
 /// A log that fails with its first batch.
