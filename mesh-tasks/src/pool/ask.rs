@@ -80,8 +80,8 @@ impl TaskPool {
 
     /// A task that is owned here waits for others.
     pub(super) fn follow_dependencies(&mut self, cx: &mut Context<'_>, task: TaskId) {
-        let extras = self.tasks.get(&task).and_then(|entry| entry.owned.as_ref()?.extras.as_ref());
-        let unmet = extras.map(|extras| extras.unmet.clone());
+        let owned = self.tasks.get(&task).and_then(|entry| entry.owned.as_ref());
+        let unmet = owned.map(|owned| owned.extras().unmet.clone());
         for dependency in unmet.into_iter().flatten() {
             match self.known(dependency) {
                 Some(Known::Here(status)) if matches!(status.state, State::Settled(_)) => {
@@ -114,8 +114,7 @@ impl TaskPool {
 
     fn unblock(&mut self, cx: &mut Context<'_>, task: TaskId) {
         let Some(entry) = self.tasks.get_mut(&task).filter(|entry| entry.state == State::Blocked) else { return };
-        if entry.owned.as_ref().is_some_and(|owned| owned.extras.as_ref().is_none_or(|extras| extras.unmet.is_empty()))
-        {
+        if entry.owned.as_ref().is_some_and(|owned| owned.extras().unmet.is_empty()) {
             entry.state = State::Queued;
             self.changed(cx, task);
             self.enqueue(cx.now(), task);
@@ -207,7 +206,7 @@ impl TaskPool {
             let known = self.known(*task).unwrap_or(Known::Unknown);
             if let Some(owned) = self.tasks.get_mut(task).and_then(|entry| entry.owned.as_mut())
                 && !matches!(&known, Known::Here(status) if matches!(status.state, State::Settled(_)))
-                && owned.extras.as_ref().is_none_or(|extras| extras.watchers.len() < WATCHERS_MAX)
+                && owned.extras().watchers.len() < WATCHERS_MAX
             {
                 owned.extras_mut().watchers.insert(from);
             }

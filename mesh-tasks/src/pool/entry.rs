@@ -79,7 +79,7 @@ pub(super) struct Owned {
     /// When it may be forgotten, once it is settled.
     pub(super) retire_at: Option<Instant>,
     /// Kept apart, so that most tasks take less memory.
-    pub(super) extras: Option<Box<Extras>>,
+    extras: Option<Box<Extras>>,
 }
 
 /// What the owner knows of few tasks only.
@@ -103,7 +103,28 @@ pub(super) struct Extras {
     pub(super) conflicts: u32,
 }
 
+/// What it knows of all others.
+static NO_EXTRAS: Extras = Extras {
+    unmet: BTreeSet::new(),
+    progress: Bytes::new(),
+    watchers: BTreeSet::new(),
+    dropped: Vec::new(),
+    auctions: 0,
+    takes_any: false,
+    failed_at: BTreeSet::new(),
+    conflicts: 0,
+};
+
 impl Owned {
+    pub(super) fn extras(&self) -> &Extras {
+        self.extras.as_deref().unwrap_or(&NO_EXTRAS)
+    }
+
+    /// Takes one of the extras out, and makes no room for them where there are none.
+    pub(super) fn take_extra<T: Default>(&mut self, extra: impl FnOnce(&mut Extras) -> &mut T) -> T {
+        self.extras.as_deref_mut().map(|extras| std::mem::take(extra(extras))).unwrap_or_default()
+    }
+
     pub(super) fn extras_mut(&mut self) -> &mut Extras {
         self.extras.get_or_insert_default()
     }

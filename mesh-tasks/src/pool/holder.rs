@@ -44,6 +44,10 @@ pub(super) struct Unanswered {
 }
 
 impl Held {
+    pub(super) const fn is_running(&self) -> bool {
+        matches!(self.stage, Stage::Running(..))
+    }
+
     /// The lease as it is passed on.
     pub(super) fn lease(&self, now: Instant) -> Lease {
         let expires_in = self.expires_at.map(|at| at.since(now));
@@ -212,7 +216,7 @@ impl TaskPool {
         token: Token,
         result: Result<Bytes, Failure>,
     ) {
-        let runs = |held: &&Held| held.token == token && matches!(held.stage, Stage::Running(..));
+        let runs = |held: &&Held| held.token == token && held.is_running();
         if self.held.get(&token.task).filter(runs).is_none() {
             return cx.reply(request, PoolReply::Finished(Err(FinishError::LeaseLost)));
         }
@@ -294,7 +298,7 @@ impl TaskPool {
         if self.held.get(&token.task).is_none_or(|held| held.token != token) {
             return;
         }
-        if let Some(Held { stage: Stage::Running(..), .. }) = self.let_go(cx.now(), token.task) {
+        if self.let_go(cx.now(), token.task).is_some_and(|held| held.is_running()) {
             cx.emit(PoolEvent::LeaseLost(token));
         }
     }
@@ -310,7 +314,7 @@ impl TaskPool {
     /// A lease is given up of which nobody knows whether another node has begun, or that this one has no time to finish:
     /// its owner is told that it is lost.
     pub(super) fn report_lost(&mut self, cx: &mut Context<'_>, token: Token) {
-        if self.held.get(&token.task).is_some_and(|held| matches!(held.stage, Stage::Running(..))) {
+        if self.held.get(&token.task).is_some_and(Held::is_running) {
             cx.emit(PoolEvent::LeaseLost(token));
         }
         self.end(cx, token, Reported::Failed(Failure::Lost), None);

@@ -239,8 +239,7 @@ impl TaskPool {
             match (&result, &mut entry.owned) {
                 (Reported::Completed(_), owned) => {
                     self.market.record(from, true);
-                    let extras = owned.as_mut().and_then(|owned| owned.extras.as_mut());
-                    let failed_at = extras.map(|extras| std::mem::take(&mut extras.failed_at));
+                    let failed_at = owned.as_mut().map(|owned| owned.take_extra(|extras| &mut extras.failed_at));
                     for node in failed_at.into_iter().flatten().filter(|node| *node != from) {
                         self.market.record(node, false);
                     }
@@ -402,8 +401,8 @@ impl TaskPool {
     fn tell_end(&mut self, cx: &mut Context<'_>, task: TaskId) {
         let Some(entry) = self.tasks.get_mut(&task) else { return };
         let State::Settled(outcome) = entry.state.clone() else { return };
-        let extras = entry.owned.as_mut().and_then(|owned| owned.extras.as_mut());
-        let watchers = extras.map(|extras| std::mem::take(&mut extras.watchers)).unwrap_or_default();
+        let owned = entry.owned.as_mut();
+        let watchers = owned.map(|owned| owned.take_extra(|extras| &mut extras.watchers)).unwrap_or_default();
         if !watchers.is_empty()
             && let Some(known) = self.known(task)
         {
@@ -424,7 +423,7 @@ impl TaskPool {
             State::Settled(_) if !entry.is_safe(self.replica()) => State::Leased { holder: self.me },
             state => state.clone(),
         };
-        let progress = owned.extras.as_ref().map(|extras| extras.progress.clone()).unwrap_or_default();
+        let progress = owned.extras().progress.clone();
         let (attempts, failures) = (entry.attempts, entry.failures);
         Some(Known::Here(Box::new(TaskStatus { owner: self.me, state, attempts, failures, progress })))
     }

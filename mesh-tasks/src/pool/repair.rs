@@ -139,8 +139,8 @@ impl TaskPool {
     pub(super) fn on_dropped(&mut self, task: TaskId) {
         let Some(entry) = self.tasks.get_mut(&task) else { return };
         let version = entry.version;
-        let extras = entry.owned.as_mut().and_then(|owned| owned.extras.as_mut());
-        let dropped = extras.map(|extras| std::mem::take(&mut extras.dropped)).unwrap_or_default();
+        let owned = entry.owned.as_mut();
+        let dropped = owned.map(|owned| owned.take_extra(|extras| &mut extras.dropped)).unwrap_or_default();
         for node in dropped {
             self.drop_at(node, task, version);
         }
