@@ -60,7 +60,7 @@ pub use command::{
 };
 pub use config::{ConfigError, StoreConfig};
 pub use entry::{Deadline, Entry, Path};
-pub use message::{Answer, Ask, Collected, Differ, Equal, Message, Named, Pushed, Record, Root, State, Taken};
+pub use message::{Answer, Ask, Collected, Differ, Equal, Gave, Message, Named, Pushed, Record, Root, State, Taken};
 
 use crate::crdt::{Actor, HybridClock, HybridTime, Types};
 use exchange::Exchange;
@@ -93,7 +93,8 @@ pub struct Store {
     table: Table,
     /// What is known beside the entries, and kept with them.
     state: State,
-    /// This replica knows nothing: it began without memory, and was not equal with anybody yet.
+    /// This replica knows of no deletion: it began without memory, was not equal with anybody yet, and collected no
+    /// tombstone.
     is_blank: bool,
     /// Tombstones were collected here of which those know nothing who were last in touch before.
     collected: HybridTime,
@@ -214,9 +215,19 @@ impl Store {
         prefixes.any(|(_, prefix)| path.key.starts_with(prefix))
     }
 
+    /// Notes since when this replica has its memory.
+    fn begin_if_blank(&mut self, cx: &mut Context<'_, Self>) {
+        if self.is_blank {
+            self.state.start = self.clock.tick(self.time_of_day(cx));
+            if self.config.durable {
+                self.persist(cx, Record::State(self.state));
+            }
+        }
+    }
+
     /// Who counts, on this node.
     const fn actor(&self, node: NodeId) -> Actor {
-        Actor { node, start: self.state.start }
+        Actor { node, start: self.state.start.0 }
     }
 
     /// A peer that the application named, or that spoke.
@@ -267,12 +278,7 @@ impl Protocol for Store {
         for bytes in self.secret.chunks_mut(8) {
             bytes.copy_from_slice(&cx.rng().next_u64().to_le_bytes());
         }
-        if self.is_blank {
-            self.state.start = self.clock.tick(self.time_of_day(cx)).0;
-            if self.config.durable {
-                self.persist(cx, Record::State(self.state));
-            }
-        }
+        self.begin_if_blank(cx);
         let first = cx.rng().duration_between(Duration::ZERO, self.config.interval);
         cx.set_timer(Timer::CompareDue, first);
         self.set_sweep_timer(cx);
@@ -334,6 +340,7 @@ impl Protocol for Store {
             }
             StoreCommand::SetTime(unix) => {
                 self.clock_origin = unix.saturating_sub(Duration::from_nanos(cx.now().as_nanos()));
+                self.begin_if_blank(cx);
                 self.set_sweep_timer(cx);
                 StoreReply::Done
             }

@@ -12,7 +12,7 @@ use mesh_gossip::store::{
     Answer, Ask, Differ, Equal, Message, Op, Record, Store, StoreCommand, StoreConfig, Taken, Write,
 };
 use support_store::hand::{
-    PEER, STRANGER, WRITER, asked_of, at, begin, compare, differ, is_done, list, listed, path, root, short_hash,
+    PEER, STRANGER, WRITER, asked_of, at, begin, compare, differ, is_done, list, listed, path, push, root, short_hash,
     status, store, store_with, write, written,
 };
 use support_store::{ms, s};
@@ -22,13 +22,13 @@ fn only_an_answer_to_what_was_asked_counts_and_once() {
     let mut store = store(&[PEER]);
     let asked = compare(&mut store, PEER).time;
     let other = HybridTime(asked.0 - 1);
-    store.receive(PEER, Message::Equal(Equal { asked: other, time: asked }));
+    store.receive(PEER, Message::Equal(Equal { asked: other, time: asked, start: HybridTime(0) }));
     store.receive(PEER, Message::Differ(differ(other)));
     assert_eq!((store.sent(), status(&mut store).peers[&PEER]), (vec![], None));
-    store.receive(STRANGER, Message::Equal(Equal { asked, time: asked }));
+    store.receive(STRANGER, Message::Equal(Equal { asked, time: asked, start: HybridTime(0) }));
     assert_eq!(status(&mut store).peers[&STRANGER], None);
     store.sent();
-    let equal = Message::Equal(Equal { asked, time: asked });
+    let equal = Message::Equal(Equal { asked, time: asked, start: HybridTime(0) });
     store.receive(PEER, equal.clone());
     let equal_at = status(&mut store).peers[&PEER];
     assert!(equal_at.is_some());
@@ -54,7 +54,7 @@ fn an_answer_counts_for_ten_seconds() {
         let asked = compare(&mut store, peer).time;
         store.pass(s(waits));
         assert!(store.sent().iter().all(|(to, _)| *to != peer), "it had no other turn");
-        store.receive(peer, Message::Equal(Equal { asked, time: asked }));
+        store.receive(peer, Message::Equal(Equal { asked, time: asked, start: HybridTime(0) }));
         assert_eq!(status(&mut store).peers[&peer].is_some(), counts, "{waits} s");
     }
 }
@@ -194,6 +194,20 @@ fn an_answer_of_another_kind_ends_the_exchange_without_a_result() {
     store.receive(PEER, Message::Answer(number, Answer::Taken(Taken { all: true, outdated: Vec::new() })));
     store.pass(ms(100));
     assert!(!is_done(&mut store, PEER));
+}
+
+#[test]
+fn who_gets_less_than_it_wanted_is_not_equal() {
+    let mut store = store(&[PEER]);
+    let number = begin(&mut store, PEER);
+    let entries = [written("key", 900, WRITER), written("other", 900, WRITER)];
+    list(&mut store, PEER, number, entries.iter().map(listed).collect());
+    let number = asked_of(&mut store, PEER)[0].0;
+    store.receive(PEER, Message::Answer(number, Answer::Entries(entries[..1].to_vec())));
+    assert!(!is_done(&mut store, PEER), "what was left out did not fit any more");
+    assert_eq!(status(&mut store).keys, 1);
+    store.receive(PEER, push(entries[1].clone()));
+    assert_eq!(status(&mut store).keys, 2, "and was not deleted");
 }
 
 #[test]

@@ -2,9 +2,14 @@
 
 mod support_store;
 
-use mesh_core::{Bytes, NodeId};
-use mesh_gossip::store::{Op, Store, StoreConfig, Value};
-use mesh_transport_mem::{ClockConfig, FaultKind, FaultSchedule, LinkConfig, SwarmConfig};
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use mesh_core::{Bytes, NodeId, Rng64};
+use mesh_gossip::store::{Op, Store, StoreCommand, StoreConfig, Value};
+use mesh_transport_mem::{ClockConfig, FaultKind, FaultSchedule, LinkConfig, Sim, SimConfig, SwarmConfig};
 use support_store::{Cluster, STORE, bad_links, config, links, ms, s, sizes};
 
 fn durable() -> StoreConfig {
@@ -95,6 +100,54 @@ fn a_node_that_comes_back_is_equal_within_five_seconds() {
             assert_eq!(cluster.text(NodeId(nodes), "key5").as_deref(), Some("new"));
             assert_eq!(cluster.text(NodeId(nodes), "key105"), None);
         }
+    }
+}
+
+/// A node is killed at any moment after it wrote, comes back without memory and writes again. Whatever any other node
+/// had by then, and all that was written since, is there in the end.
+#[test]
+fn nothing_that_another_node_has_is_lost_with_the_memory_of_its_writer() {
+    for (seed, nodes, told_late) in (0..40).map(|seed| (seed, [3, 5, 7][seed as usize % 3], seed % 2 == 0)) {
+        let mut sim_config = SimConfig::default();
+        (sim_config.link, sim_config.process_clocks) = (if seed % 5 == 0 { bad_links() } else { links() }, true);
+        let mut rng = Rng64::from_seed(seed, "deaths");
+        // The time of day at which the clock of a node began: of those that are told it late, zero at first.
+        let began = Rc::new(Cell::new(s(1_000_000)));
+        let origin = began.clone();
+        let each = move || StoreConfig { clock_origin: if told_late { s(0) } else { origin.get() }, ..config() };
+        let mut cluster = Cluster::of(Sim::with_config(seed, sim_config), nodes, each);
+        let tell = |cluster: &Cluster, node| {
+            if told_late {
+                let time = s(1_000_000) + Duration::from_nanos(cluster.sim.now().as_nanos());
+                cluster.handle(node).cast(StoreCommand::SetTime(time)).unwrap();
+            }
+        };
+        (1..=nodes).for_each(|node| tell(&cluster, NodeId(node)));
+        cluster.run(ms(rng.below(12_000)));
+        let mut had = BTreeSet::new();
+        for round in 0..4 {
+            let victim = NodeId(u128::from(rng.below(nodes as u64)) + 1);
+            for node in 1..=nodes {
+                cluster.put(NodeId(node), &format!("{round}/{node}"), "value");
+                cluster.run(ms(rng.below(40)));
+            }
+            cluster.run(ms([rng.below(200), rng.below(8_000)][rng.below(2) as usize]));
+            cluster.sim.crash(victim);
+            had.extend(cluster.ids.clone().into_iter().filter(|id| *id != victim).flat_map(|id| cluster.keys(id)));
+            cluster.run(ms([rng.below(500), rng.below(15_000)][rng.below(2) as usize]));
+            began.set(s(1_000_000) + Duration::from_nanos(cluster.sim.now().as_nanos()));
+            cluster.sim.restart(victim);
+            tell(&cluster, victim);
+            cluster.put(victim, &format!("{round}/again"), "value");
+            cluster.run(ms(rng.below(8_000)));
+        }
+        cluster.settle(s(30));
+        cluster.run(s(10));
+        cluster.settle(s(10));
+        let keys = cluster.keys(NodeId(1));
+        let lost: Vec<_> = had.iter().filter(|key| !keys.contains(*key)).collect();
+        assert!(lost.is_empty(), "seed {seed}: {lost:?} of {had:?}");
+        assert!(keys.contains("3/again"), "seed {seed}: {keys:?}");
     }
 }
 
@@ -201,7 +254,7 @@ fn a_clock_that_is_set_back_makes_no_write_older() {
         cluster.put(NodeId(1), "key", "first");
         cluster.settle(s(5));
         let handle = cluster.handle(NodeId(1));
-        handle.cast(mesh_gossip::store::StoreCommand::SetTime(s(1))).unwrap();
+        handle.cast(StoreCommand::SetTime(s(1))).unwrap();
         cluster.put(NodeId(1), "key", "second");
         cluster.settle(s(5));
         assert_eq!(cluster.text(NodeId(2), "key").as_deref(), Some("second"));

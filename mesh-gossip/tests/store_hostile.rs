@@ -6,7 +6,7 @@ use mesh_core::{Bytes, Harness, NodeId, Rng64, wire};
 use mesh_gossip::anti_entropy::Range;
 use mesh_gossip::crdt::{HybridTime, Register, Stamp};
 use mesh_gossip::store::{
-    Answer, Ask, Collected, Differ, Entry, Equal, Message, Named, Op, Path, Pushed, Root, Store, StoreCommand,
+    Answer, Ask, Collected, Differ, Entry, Equal, Gave, Message, Named, Op, Path, Pushed, Root, Store, StoreCommand,
     StoreConfig, StoreReply, StoreStatus, Write,
 };
 use proptest::prelude::*;
@@ -92,7 +92,8 @@ fn limits_hold_for_entries_of_peers() {
 fn thousands_of_strangers_are_not_all_remembered() {
     let mut store = store(StoreConfig { peers_max: 100, ..config() });
     for number in 0..10_000 {
-        store.receive(NodeId(1_000 + number), Message::Equal(Equal { asked: HybridTime(1), time: HybridTime(1) }));
+        let time = HybridTime(1);
+        store.receive(NodeId(1_000 + number), Message::Equal(Equal { asked: time, time, start: time }));
     }
     assert_eq!(status(&mut store).peers.len(), 100);
 }
@@ -107,11 +108,11 @@ fn little_asked_is_little_answered() {
     store.pass(s(1));
     store.sent();
     let time = HybridTime::from_unix(s(1_000));
-    let (horizon, collected) = (HybridTime(0), Collected::default());
+    let (start, horizon, collected) = (HybridTime(0), HybridTime(0), Collected::default());
     let messages = [
-        Message::Root(Root { digest: 1, time, horizon, collected, away: Vec::new() }),
-        Message::Equal(Equal { asked: time, time }),
-        Message::Differ(Differ { asked: time, time, token: 1, horizon, collected }),
+        Message::Root(Root { digest: 1, time, start, horizon, collected, away: Vec::new() }),
+        Message::Equal(Equal { asked: time, time, start }),
+        Message::Differ(Differ { asked: time, time, start, token: 1, horizon, collected }),
         Message::Ask(1, 1, Ask::Summary(Range::ALL)),
         Message::Ask(1, 1, Ask::Want(vec![1; 100])),
         Message::Ask(1, 1, Ask::Give(Vec::new())),
@@ -142,7 +143,11 @@ fn a_horizon_of_the_future_is_not_believed() {
     let digest = status(&mut store).digest;
     for horizon in [HybridTime(u64::MAX), HybridTime::from_unix(s(1_000))] {
         let collected = Collected { upto: horizon, in_touch: horizon };
-        store.receive(LIAR, Message::Root(Root { digest: 1, time: horizon, horizon, collected, away: Vec::new() }));
+        let start = HybridTime(0);
+        store.receive(
+            LIAR,
+            Message::Root(Root { digest: 1, time: horizon, start, horizon, collected, away: Vec::new() }),
+        );
     }
     let status = status(&mut store);
     assert_eq!((status.digest, status.tombstones), (digest, 1));
@@ -157,13 +162,14 @@ fn any_message() -> impl Strategy<Value = Message> {
     prop_oneof![
         (any::<u8>(), named.clone()).prop_map(|(hops, named)| Message::Push(vec![Pushed { hops, named }])),
         (any::<u64>(), time.clone(), time.clone(), collected.clone(), time.clone()).prop_map(
-            |(digest, time, horizon, collected, gave)| {
-                Message::Root(Root { digest, time, horizon, collected, away: vec![(NodeId(9), gave)] })
+            |(digest, time, horizon, collected, upto)| {
+                let away = vec![(NodeId(9), Gave { start: horizon, upto })];
+                Message::Root(Root { digest, time, start: horizon, horizon, collected, away })
             }
         ),
-        (time.clone(), time.clone()).prop_map(|(asked, time)| Message::Equal(Equal { asked, time })),
+        (time.clone(), time.clone()).prop_map(|(asked, time)| Message::Equal(Equal { asked, time, start: time })),
         (time.clone(), any::<u64>(), time.clone(), collected).prop_map(|(asked, token, horizon, collected)| {
-            Message::Differ(Differ { asked, time: asked, token, horizon, collected })
+            Message::Differ(Differ { asked, time: asked, start: horizon, token, horizon, collected })
         }),
         (any::<u64>(), any::<u32>(), named.clone())
             .prop_map(|(token, number, named)| { Message::Ask(token, number, Ask::Give(vec![named])) }),

@@ -6,13 +6,19 @@ use mesh_core::{Bytes, Harness, LogOp, NodeId, wire};
 use mesh_gossip::anti_entropy::Summary;
 use mesh_gossip::crdt::{HybridTime, Stamp};
 use mesh_gossip::store::{
-    Answer, Ask, Collected, Differ, Entry, Equal, Message, Named, Op, Record, Root, Store, StoreConfig, Taken,
+    Answer, Ask, Collected, Differ, Entry, Equal, Gave, Message, Named, Op, Record, Root, Store, StoreCommand,
+    StoreConfig, StoreReply, Taken,
 };
 use support_store::hand::{
     ME, PEER, STRANGER, WRITER, asked_of, at, be_equal, compare, differ, list, path, push, root, short_hash, status,
     store, store_with, write, written,
 };
 use support_store::s;
+
+/// What a peer gave that never lost its memory.
+fn gave(upto: HybridTime) -> Gave {
+    Gave { start: HybridTime(0), upto }
+}
 
 #[test]
 fn a_tombstone_of_one_alone_waits_for_the_grace_and_no_longer() {
@@ -110,6 +116,7 @@ fn what_its_holder_had_when_last_in_touch_was_deleted_if_tombstones_went_since()
 #[test]
 fn what_this_node_wrote_and_is_not_here_was_deleted() {
     let mut store = store(&[PEER]);
+    be_equal(&mut store, PEER, |root| root);
     store.receive(PEER, push(written("old", 999, ME)));
     assert_eq!(status(&mut store).keys, 0);
     // From before it lost its memory: its clock showed zero at the start.
@@ -117,12 +124,80 @@ fn what_this_node_wrote_and_is_not_here_was_deleted() {
         Harness::new(ME, Store::new(StoreConfig { clock_origin: s(5_000), ..StoreConfig::default() }).unwrap());
     restarted.receive(PEER, push(written("old", 4_999, ME)));
     assert_eq!(status(&mut restarted).keys, 1);
+    // By a clock that was ahead of what it is now.
+    restarted.receive(PEER, push(written("ahead", 5_003, ME)));
+    assert_eq!(status(&mut restarted).keys, 2, "who has deleted nothing takes what it gets");
+    be_equal(&mut restarted, PEER, |root| Root { time: at(5_004), ..root });
+    restarted.receive(PEER, push(written("deleted", 5_003, ME)));
+    assert_eq!(status(&mut restarted).keys, 2);
+}
+
+#[test]
+fn what_this_node_wrote_and_collected_while_it_was_alone_was_deleted() {
+    let mut store = store(&[]);
+    write(&mut store, Op::Put(Bytes::new()));
+    store.receive(PEER, push(written("fresh", 999, ME)));
+    assert_eq!(status(&mut store).keys, 2, "it has deleted nothing");
+    write(&mut store, Op::Delete);
+    store.command(StoreCommand::RemovePeer(PEER));
+    store.pass(s(200));
+    assert_eq!(status(&mut store).tombstones, 0);
+    store.receive(PEER, push(written("key", 1_000, ME)));
+    assert_eq!(status(&mut store).keys, 1);
+}
+
+#[test]
+fn a_replica_that_is_told_the_time_late_takes_what_it_wrote_before_it_lost_its_memory() {
+    let mut store = Harness::new(ME, Store::new(StoreConfig::default()).unwrap());
+    store.command(StoreCommand::SetTime(s(5_000)));
+    be_equal(&mut store, PEER, |root| Root { time: at(5_000), ..root });
+    store.receive(PEER, push(written("old", 4_999, ME)));
+    assert_eq!(status(&mut store).keys, 1);
+    store.command(StoreCommand::SetTime(s(6_000)));
+    store.receive(PEER, push(written("deleted", 5_001, ME)));
+    assert_eq!(status(&mut store).keys, 1, "it is not blank any more");
+}
+
+#[test]
+fn what_a_peer_wrote_before_it_lost_its_memory_is_taken() {
+    let mut store = store(&[PEER, WRITER]);
+    be_equal(&mut store, WRITER, |root| Root { time: at(800), start: at(100), ..root });
+    store.receive(PEER, push(written("deleted", 800, WRITER)));
+    assert_eq!(status(&mut store).keys, 0);
+    // It has not been here, and its writer has it no more.
+    be_equal(&mut store, WRITER, |root| Root { start: at(950), ..root });
+    store.receive(PEER, push(written("old", 900, WRITER)));
+    assert_eq!(status(&mut store).keys, 1);
+    store.receive(PEER, push(written("late", 950, WRITER)));
+    assert_eq!(status(&mut store).keys, 2);
+    store.receive(PEER, push(written("deleted", 951, WRITER)));
+    assert_eq!(status(&mut store).keys, 2);
+    // Its clock was set back meanwhile.
+    be_equal(&mut store, WRITER, |root| Root { time: at(910), start: at(905), ..root });
+    store.receive(PEER, push(written("new", 951, WRITER)));
+    assert_eq!(status(&mut store).keys, 3);
+    store.receive(PEER, push(written("deleted", 909, WRITER)));
+    assert_eq!(status(&mut store).keys, 3);
+}
+
+#[test]
+fn what_others_tell_of_a_writer_counts_for_the_memory_that_it_has_now() {
+    let mut store = store(&[PEER, WRITER]);
+    be_equal(&mut store, WRITER, |root| Root { time: at(600), start: at(500), ..root });
+    let away = vec![(WRITER, Gave { start: at(100), upto: at(900) })];
+    be_equal(&mut store, PEER, |root| Root { away, ..root });
+    store.receive(STRANGER, push(written("old", 900, WRITER)));
+    assert_eq!(status(&mut store).keys, 1);
+    let away = vec![(WRITER, Gave { start: at(500), upto: at(901) })];
+    be_equal(&mut store, PEER, |root| Root { away, ..root });
+    store.receive(STRANGER, push(written("deleted", 901, WRITER)));
+    assert_eq!(status(&mut store).keys, 1);
 }
 
 #[test]
 fn those_who_are_equal_tell_each_other_of_those_who_are_away() {
     let mut store = store(&[PEER, WRITER]);
-    let away = vec![(WRITER, at(900))];
+    let away = vec![(WRITER, gave(at(900)))];
     be_equal(&mut store, PEER, |root| Root { away, ..root });
     store.receive(STRANGER, push(written("old", 900, WRITER)));
     assert_eq!(status(&mut store).keys, 0);
@@ -160,7 +235,10 @@ fn only_an_exchange_in_which_nothing_was_refused_makes_equal() {
             _ => None,
         });
         let (asked, time, horizon, collected) = (asked.unwrap(), at(1_010), HybridTime(0), Collected::default());
-        store.receive(PEER, Message::Differ(Differ { asked, time, token: 77, horizon, collected }));
+        store.receive(
+            PEER,
+            Message::Differ(Differ { asked, time, start: HybridTime(0), token: 77, horizon, collected }),
+        );
         let sent = store.sent();
         let [(PEER, Message::Ask(77, number, Ask::Summary(_)))] = &sent[..] else { panic!("{sent:?}") };
         store.receive(PEER, Message::Answer(*number, Answer::Summary(Summary::List(Vec::new()))));
@@ -199,9 +277,12 @@ fn who_was_away_when_tombstones_went_is_told_with_what_was_had_of_it() {
     let mut store = store(&[PEER, WRITER]);
     be_equal(&mut store, WRITER, |root| root);
     // The peer has more of it than this node.
-    be_equal(&mut store, PEER, |root| Root { away: vec![(WRITER, at(1_000))], ..root });
+    be_equal(&mut store, PEER, |root| Root { away: vec![(WRITER, gave(at(1_000)))], ..root });
     store.pass(s(10));
-    be_equal(&mut store, PEER, |root| Root { away: vec![(WRITER, at(1_005)), (NodeId(50), at(1_005))], ..root });
+    be_equal(&mut store, PEER, |root| Root {
+        away: vec![(WRITER, gave(at(1_005))), (NodeId(50), gave(at(1_005)))],
+        ..root
+    });
     write(&mut store, Op::Put(Bytes::new()));
     write(&mut store, Op::Delete);
     assert_eq!(told(&mut store).collected, Collected::default());
@@ -241,7 +322,7 @@ fn those_are_away_who_were_not_in_touch_for_long_and_each_has_its_turn_to_be_tol
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..20 {
         let away = told(&mut store).away;
-        assert!(away.len() <= 8 && away.iter().all(|(_, gave)| *gave == at(1_000)), "{away:?}");
+        assert!(away.len() <= 8 && away.iter().all(|(_, had)| *had == gave(at(1_000))), "{away:?}");
         seen.extend(away.into_iter().map(|(node, _)| node));
     }
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), ids[1..18]);
@@ -251,7 +332,7 @@ fn those_are_away_who_were_not_in_touch_for_long_and_each_has_its_turn_to_be_tol
 fn what_was_in_touch_once_is_not_less_so_by_an_older_word() {
     let mut store = store(&[PEER, WRITER]);
     be_equal(&mut store, WRITER, |root| root);
-    be_equal(&mut store, PEER, |root| Root { away: vec![(WRITER, at(900))], ..root });
+    be_equal(&mut store, PEER, |root| Root { away: vec![(WRITER, gave(at(900)))], ..root });
     store.receive(STRANGER, push(written("old", 950, WRITER)));
     assert_eq!(status(&mut store).keys, 0);
 
@@ -271,12 +352,13 @@ fn what_a_peer_says_of_a_time_that_has_not_come_covers_no_later_write() {
     // With the clock of the peer ahead, or behind: the earlier of both times counts.
     let late = at(1_500);
     let equal = |store: &mut Harness<Store>| be_equal(store, PEER, |root| Root { time: late, ..root });
-    let away = |store: &mut Harness<Store>| be_equal(store, STRANGER, |root| Root { away: vec![(PEER, late)], ..root });
+    let away =
+        |store: &mut Harness<Store>| be_equal(store, STRANGER, |root| Root { away: vec![(PEER, gave(late))], ..root });
     let answers = |time: Option<HybridTime>| {
         move |store: &mut Harness<Store>| {
             let asked = compare(store, PEER).time;
             let time = time.unwrap_or(asked);
-            store.receive(PEER, Message::Equal(Equal { asked, time }));
+            store.receive(PEER, Message::Equal(Equal { asked, time, start: HybridTime(0) }));
         }
     };
     let exchanges = |time| {
@@ -333,6 +415,32 @@ fn a_horizon_comes_with_an_answer_too_and_never_goes_back() {
         appended.filter_map(state).collect()
     };
     let logged = states(&mut store);
-    assert!(logged[0].start > 0 && logged[0].horizon == HybridTime(0), "when it began is known after a restart");
+    assert!(
+        logged[0].start > HybridTime(0) && logged[0].horizon == HybridTime(0),
+        "when it began is known after a restart"
+    );
     assert_eq!(logged.last().unwrap().horizon, at(940));
+}
+
+#[test]
+fn what_is_written_after_a_restart_is_newer_than_the_beginning_whatever_the_clock_says() {
+    let config = StoreConfig { durable: true, clock_origin: s(5_000), ..StoreConfig::default() };
+    let mut store = Harness::new(ME, Store::new(config.clone()).unwrap());
+    let record = |op| match op {
+        LogOp::Record(record) => Some(record),
+        _ => None,
+    };
+    let records: Vec<_> = store.logged().into_iter().filter_map(record).collect();
+    let set_back = StoreConfig { clock_origin: s(4_000), ..config };
+    let mut restarted = Harness::recovered(ME, Store::new(set_back).unwrap(), records, &[]).unwrap();
+    restarted.command(StoreCommand::AddPeer(PEER));
+    write(&mut restarted, Op::Put(Bytes::new()));
+    restarted.sync();
+    let start = compare(&mut restarted, PEER).start;
+    let replies = restarted.replies();
+    let written = replies.iter().find_map(|(_, reply)| match reply {
+        StoreReply::Written(Ok(stamp)) => Some(stamp.time),
+        _ => None,
+    });
+    assert!(written > Some(start), "{written:?}");
 }

@@ -110,6 +110,9 @@ pub struct SimConfig {
     /// Whether nodes are told when others come up and go down, as TCP would, after up to
     /// [`NOTICE_MAX`]. Default: true.
     pub peer_notices: bool,
+    /// Whether the clock of a node shows zero whenever the node starts, as [`SystemClock`](mesh_core::SystemClock) does
+    /// in a process. Where not, all begin with the simulation, and go on while their nodes are down. Default: false.
+    pub process_clocks: bool,
     /// How many events are kept for the report of a failure. Default: 200.
     pub trace_len: usize,
 }
@@ -128,6 +131,7 @@ impl Default for SimConfig {
             frame_len_max: FRAME_LEN_MAX,
             log,
             peer_notices: true,
+            process_clocks: false,
             trace_len: 200,
         }
     }

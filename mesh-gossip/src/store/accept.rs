@@ -156,14 +156,15 @@ impl Store {
     fn check_age(&self, from: NodeId, entry: &Entry) -> Result<(), Lost> {
         let Stamp { time, node: writer } = entry.updated;
         if writer == self.me {
-            // Written here, and not before this replica lost its memory.
-            return if time > HybridTime(self.state.start) { Err(Lost::Outdated) } else { Ok(()) };
+            // Written here, and not before this replica lost its memory. A blank one has collected nothing yet: what is
+            // newer than its start was written by a clock that was ahead of what it is now.
+            return if time > self.state.start && !self.is_blank { Err(Lost::Outdated) } else { Ok(()) };
         }
-        if self.peers.get(writer).is_some_and(|peer| time <= peer.gave) {
+        if self.peers.get(writer).is_some_and(|peer| peer.gave.covers(time)) {
             return Err(Lost::Outdated);
         }
         match self.peers.get(from).filter(|peer| peer.in_touch.is_some()) {
-            Some(peer) if peer.in_touch < Some(self.collected) && time <= peer.gave => Err(Lost::Outdated),
+            Some(peer) if peer.in_touch < Some(self.collected) && time <= peer.gave.upto => Err(Lost::Outdated),
             // A node without memory knows nothing of deletions until it was equal with somebody.
             None if !self.is_blank && time <= self.state.collected.in_touch => Err(Lost::Doubtful),
             _ => Ok(()),

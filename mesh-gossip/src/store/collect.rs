@@ -18,7 +18,7 @@ use std::time::Duration;
 use mesh_core::{Context, NodeId};
 
 use super::entry::Path;
-use super::message::{Collected, Record, State};
+use super::message::{Collected, Gave, Record, State};
 use super::{Store, Timer};
 use crate::crdt::HybridTime;
 
@@ -79,6 +79,7 @@ impl Store {
             collected.push((*updated, slot.arrived, path.clone()));
         }
         let Some((horizon, ..)) = collected.last() else { return };
+        self.is_blank = false;
         self.table.settle(*horizon);
         let known_by = collected.iter().map(|(_, arrived, _)| *arrived).max().unwrap_or_default();
         self.collected = self.collected.max(known_by);
@@ -93,7 +94,7 @@ impl Store {
     /// before `known_by`.
     fn note_who_is_away(&mut self, cx: &mut Context<'_, Self>, known_by: HybridTime) {
         let is_away = |in_touch: Option<HybridTime>| in_touch.is_some_and(|in_touch| in_touch < known_by);
-        let away = self.peers.iter().filter(|(_, peer)| is_away(peer.in_touch)).map(|(_, peer)| peer.gave).min();
+        let away = self.peers.iter().filter(|(_, peer)| is_away(peer.in_touch)).map(|(_, peer)| peer.gave.upto).min();
         let collected = away.map_or(self.state.collected, |in_touch| Collected { upto: known_by, in_touch });
         self.update_state(cx, collected);
     }
@@ -110,8 +111,8 @@ impl Store {
         self.update_state(cx, collected);
     }
 
-    /// Some of those who have been away for long, and up to when all that they had is here.
-    pub(super) fn away(&mut self, cx: &mut Context<'_, Self>) -> Vec<(NodeId, HybridTime)> {
+    /// Some of those who have been away for long, and what of theirs is here.
+    pub(super) fn away(&mut self, cx: &mut Context<'_, Self>) -> Vec<(NodeId, Gave)> {
         let long_ago = self.time_of_day(cx).before(self.config.tombstone_ttl / 4);
         let away = self.peers.iter().filter(|(_, peer)| peer.in_touch.is_some_and(|time| time < long_ago));
         let mut away: Vec<_> = away.map(|(node, peer)| (node, peer.gave)).collect();

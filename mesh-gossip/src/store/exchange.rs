@@ -23,7 +23,7 @@ use mesh_core::{Context, Instant, NodeId, wire};
 use super::accept::Lost;
 use super::config::MESSAGE_OVERHEAD;
 use super::entry::Path;
-use super::message::{Answer, Ask, Differ, Equal, Message, Named, Root, Taken};
+use super::message::{Answer, Ask, Differ, Equal, Gave, Message, Named, Root, Taken};
 use super::table::key_hash;
 use super::{Store, StoreEvent, Timer};
 use crate::anti_entropy::{Listed, Range};
@@ -92,8 +92,8 @@ impl Store {
     fn root(&mut self, cx: &mut Context<'_, Self>) -> Root {
         let (horizon, collected) = (self.table.horizon(), self.state.collected);
         let (digest, away) = (self.table.digests().root(), self.away(cx));
-        let time = self.clock.tick(self.time_of_day(cx));
-        Root { digest, time, horizon, collected, away }
+        let (time, start) = (self.clock.tick(self.time_of_day(cx)), self.state.start);
+        Root { digest, time, start, horizon, collected, away }
     }
 
     /// Compares digests with the next peers in turn.
@@ -114,22 +114,26 @@ impl Store {
 
     pub(super) fn on_root(&mut self, cx: &mut Context<'_, Self>, from: NodeId, root: Root) {
         self.adopt(cx, root.horizon, root.collected);
-        let (asked, time) = (root.time, self.clock.tick(self.time_of_day(cx)));
+        self.peers.note_start(from, root.start);
+        let (asked, time, start) = (root.time, self.clock.tick(self.time_of_day(cx)), self.state.start);
         if self.table.digests().root() == root.digest {
             self.note_in_touch(cx, from, asked.min(time));
-            root.away.into_iter().for_each(|(node, gave)| self.peers.note_gave(node, gave.min(time)));
-            cx.send(from, Message::Equal(Equal { asked, time }));
+            for (node, gave) in root.away {
+                self.peers.note_gave(node, Gave { upto: gave.upto.min(time), ..gave });
+            }
+            cx.send(from, Message::Equal(Equal { asked, time, start }));
         } else {
             let token = self.token(cx.now(), from, 0);
             let (horizon, collected) = (self.table.horizon(), self.state.collected);
-            cx.send(from, Message::Differ(Differ { asked, time, token, horizon, collected }));
+            cx.send(from, Message::Differ(Differ { asked, time, start, token, horizon, collected }));
         }
     }
 
-    pub(super) fn on_equal(&mut self, cx: &mut Context<'_, Self>, from: NodeId, Equal { asked, time }: Equal) {
-        if self.compared.get(&from) == Some(&asked) {
+    pub(super) fn on_equal(&mut self, cx: &mut Context<'_, Self>, from: NodeId, equal: Equal) {
+        if self.compared.get(&from) == Some(&equal.asked) {
             self.compared.remove(&from);
-            self.note_in_touch(cx, from, asked.min(time));
+            self.peers.note_start(from, equal.start);
+            self.note_in_touch(cx, from, equal.asked.min(equal.time));
         } else {
             self.meter.unsolicited.increment();
         }
@@ -141,6 +145,7 @@ impl Store {
         }
         self.compared.remove(&from);
         self.adopt(cx, differ.horizon, differ.collected);
+        self.peers.note_start(from, differ.start);
         if self.exchanges.contains_key(&from) || !self.has_place(cx.now()) {
             return;
         }
@@ -324,7 +329,7 @@ impl Store {
                     exchange.gives.extend(found.ours.into_iter().map(|(path, len)| (len, path)));
                 }
             }
-            (Asked::Want(_), Answer::Entries(entries)) => self.take_entries(cx, from, &entries),
+            (Asked::Want(wants), Answer::Entries(entries)) => self.take_entries(cx, from, &wants, &entries),
             (Asked::Give(paths), Answer::Taken(taken)) => self.note_taken(cx, from, &paths, &taken),
             _ => return self.give_up(from),
         }
@@ -332,7 +337,12 @@ impl Store {
     }
 
     /// Takes what was fetched, and gives back what the other lacks of it.
-    fn take_entries(&mut self, cx: &mut Context<'_, Self>, from: NodeId, entries: &[Named]) {
+    fn take_entries(&mut self, cx: &mut Context<'_, Self>, from: NodeId, wants: &[Listed], entries: &[Named]) {
+        let came: BTreeSet<_> = entries.iter().map(|named| key_hash(&named.path)).collect();
+        if let Some(exchange) = self.exchanges.get_mut(&from) {
+            // They have grown since they were listed, and did not fit into the message, or are gone.
+            exchange.spoilt |= !wants.iter().all(|want| came.contains(&want.key_hash));
+        }
         for named in entries {
             let accepted = self.accept(cx, from, named);
             let Some(exchange) = self.exchanges.get_mut(&from) else { return };

@@ -42,6 +42,7 @@ impl Store {
             }
             Record::State(state) => {
                 self.state = state;
+                self.clock.recover(state.start);
                 self.table.settle(state.horizon);
             }
             Record::Forgotten(path) => {

@@ -11,8 +11,8 @@ use super::entry::{Entry, Path};
 use crate::anti_entropy::{Range, Summary};
 use crate::crdt::HybridTime;
 
-/// The version of the message format.
-const VERSION: u8 = 1;
+/// The version of the message format. Version 1 did not say when its sender began without memory.
+const VERSION: u8 = 2;
 
 /// The version of the record format.
 const RECORD_VERSION: u8 = 1;
@@ -51,12 +51,30 @@ pub struct Root {
     pub digest: u64,
     /// The sender's time.
     pub time: HybridTime,
+    /// When the sender began without memory.
+    pub start: HybridTime,
     /// Tombstones up to here are not part of the digest.
     pub horizon: HybridTime,
     /// What was collected without everybody.
     pub collected: Collected,
-    /// Some of those who have been away for long, and up to when the sender has all that they had.
-    pub away: Vec<(NodeId, HybridTime)>,
+    /// What the sender had from some of those who have been away for long.
+    pub away: Vec<(NodeId, Gave)>,
+}
+
+/// What came from a node: all that it wrote, or took from others, after it began without memory and up to a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gave {
+    /// When the node began without memory; 0 where that is not known.
+    pub start: HybridTime,
+    /// All that it had up to then. What it wrote before `start` is not among it.
+    pub upto: HybridTime,
+}
+
+impl Gave {
+    /// Whether an entry that the node wrote at `time` is among it.
+    pub(super) fn covers(&self, time: HybridTime) -> bool {
+        self.start < time && time <= self.upto
+    }
 }
 
 /// The digests are the same.
@@ -66,6 +84,8 @@ pub struct Equal {
     pub asked: HybridTime,
     /// The sender's time.
     pub time: HybridTime,
+    /// When the sender began without memory.
+    pub start: HybridTime,
 }
 
 /// The digests differ.
@@ -75,6 +95,8 @@ pub struct Differ {
     pub asked: HybridTime,
     /// The sender's time.
     pub time: HybridTime,
+    /// When the sender began without memory.
+    pub start: HybridTime,
     /// Shows, with questions, that the asker gets what is sent to it.
     pub token: u64,
     /// Tombstones up to here are not compared.
@@ -148,7 +170,7 @@ pub enum Record {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State {
     /// When this replica began without memory.
-    pub start: u64,
+    pub start: HybridTime,
     /// Tombstones up to here are not compared.
     pub horizon: HybridTime,
     /// What was collected without everybody.
@@ -158,10 +180,11 @@ pub struct State {
 wire_struct!(Named { path, entry });
 wire_struct!(Pushed { hops, named });
 wire_struct!(Collected { upto, in_touch });
-wire_struct!(Root { digest, time, horizon, collected, away });
+wire_struct!(Gave { start, upto });
+wire_struct!(Root { digest, time, start, horizon, collected, away });
 wire_struct!(Taken { all, outdated });
-wire_struct!(Equal { asked, time });
-wire_struct!(Differ { asked, time, token, horizon, collected });
+wire_struct!(Equal { asked, time, start });
+wire_struct!(Differ { asked, time, start, token, horizon, collected });
 wire_struct!(State { start, horizon, collected });
 
 impl Wire for Ask {
@@ -243,11 +266,12 @@ mod tests {
         let path = Path { namespace: "a".to_owned(), key: Bytes::from_static(b"k"), tag: 1 };
         let named = Named { path, entry: Entry::default() };
         let (time, horizon, collected) = (HybridTime(5), HybridTime(3), Collected::default());
+        let (start, gave) = (HybridTime(2), Gave { start: HybridTime(1), upto: time });
         vec![
             Message::Push(vec![Pushed { hops: 2, named: named.clone() }]),
-            Message::Root(Root { digest: 1, time, horizon, collected, away: vec![(NodeId(1), time)] }),
-            Message::Equal(Equal { asked: time, time }),
-            Message::Differ(Differ { asked: time, time, token: 9, horizon, collected }),
+            Message::Root(Root { digest: 1, time, start, horizon, collected, away: vec![(NodeId(1), gave)] }),
+            Message::Equal(Equal { asked: time, time, start }),
+            Message::Differ(Differ { asked: time, time, start, token: 9, horizon, collected }),
             Message::Ask(1, 2, Ask::Summary(Range::ALL)),
             Message::Ask(1, 2, Ask::Want(vec![7])),
             Message::Ask(1, 2, Ask::Give(vec![named.clone()])),
@@ -271,10 +295,11 @@ mod tests {
     }
 
     #[test]
-    fn unknown_kinds_and_version_0_are_refused() {
+    fn unknown_kinds_and_versions_before_are_refused() {
         assert!(wire::from_slice::<Message>(&[VERSION, 7]).is_err());
         assert!(wire::from_slice::<Message>(&[VERSION + 1, 7]).is_err());
-        assert!(wire::from_slice::<Message>(&[0, 2, 5, 5]).is_err());
+        assert!((0..VERSION).all(|version| wire::from_slice::<Message>(&[version, 2, 5, 5, 2]).is_err()));
+        assert!(wire::from_slice::<Message>(&[VERSION, 2, 5, 5, 2]).is_ok());
         assert!(wire::from_slice::<Record>(&[RECORD_VERSION + 1, 1, 0, 0, 0, 0]).is_err());
     }
 

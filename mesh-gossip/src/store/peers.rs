@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mesh_core::{Instant, NodeId, Rng64};
 
+use super::message::Gave;
 use crate::crdt::HybridTime;
 
 /// What this node knows of another.
@@ -16,8 +17,8 @@ pub(super) struct Peer {
     named: bool,
     /// All that this node had up to then, the peer had as well, and the other way round.
     pub(super) in_touch: Option<HybridTime>,
-    /// All that the peer had up to then, this node had as well, be it by way of others.
-    pub(super) gave: HybridTime,
+    /// What of the peer's this node had as well, be it by way of others.
+    pub(super) gave: Gave,
     /// When that was last found out.
     pub(super) equal_at: Option<Instant>,
     /// What may be exchanged with it now.
@@ -78,14 +79,25 @@ impl Peers {
         if let Some(peer) = self.known.get_mut(&node) {
             peer.in_touch = peer.in_touch.max(Some(time));
             peer.equal_at = Some(now);
-            peer.gave = peer.gave.max(time);
+            peer.gave.upto = peer.gave.upto.max(time);
         }
     }
 
-    /// Notes that this node has all that a peer had at `time`.
-    pub(super) fn note_gave(&mut self, node: NodeId, time: HybridTime) {
-        if let Some(peer) = self.known.get_mut(&node) {
-            peer.gave = peer.gave.max(time);
+    /// Notes when a peer began without memory. What it has lost since it gave it does not count: that it has the same
+    /// as this node now does not tell whether this node has what it wrote before.
+    pub(super) fn note_start(&mut self, node: NodeId, start: HybridTime) {
+        if let Some(peer) = self.known.get_mut(&node)
+            && peer.gave.start != start
+        {
+            peer.gave = Gave { start, upto: HybridTime::default() };
+        }
+    }
+
+    /// Notes that this node has what a peer gave to others.
+    pub(super) fn note_gave(&mut self, node: NodeId, gave: Gave) {
+        let Some(peer) = self.known.get_mut(&node) else { return };
+        if peer.gave.start == HybridTime::default() || peer.gave.start == gave.start {
+            peer.gave = Gave { start: gave.start, upto: gave.upto.max(peer.gave.upto) };
         }
     }
 

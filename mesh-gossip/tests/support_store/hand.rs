@@ -68,7 +68,7 @@ pub fn push(named: Named) -> Message {
 
 pub fn root(digest: u64, seconds: u64) -> Root {
     let (horizon, collected) = (HybridTime(0), Collected::default());
-    Root { digest, time: at(seconds), horizon, collected, away: Vec::new() }
+    Root { digest, time: at(seconds), start: HybridTime(0), horizon, collected, away: Vec::new() }
 }
 
 /// What this replica and a peer have is the same.
@@ -91,7 +91,14 @@ pub fn compare(store: &mut Harness<Store>, peer: NodeId) -> Root {
 
 /// What a peer has differs.
 pub fn differ(asked: HybridTime) -> Differ {
-    Differ { asked, time: asked, token: 77, horizon: HybridTime(0), collected: Collected::default() }
+    Differ {
+        asked,
+        time: asked,
+        start: HybridTime(0),
+        token: 77,
+        horizon: HybridTime(0),
+        collected: Collected::default(),
+    }
 }
 
 /// An exchange with a peer begins: the number of the first question, which is for a summary of all.

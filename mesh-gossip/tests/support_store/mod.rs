@@ -3,6 +3,7 @@
 
 pub mod hand;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use mesh_core::{Bytes, Handle, Metrics, NodeId, ProtocolId};
@@ -64,15 +65,28 @@ impl Cluster {
         let mut cluster = Self { sim: Sim::with_config(seed, sim_config), ids: (1..=nodes).map(NodeId).collect() };
         for number in 1..=nodes {
             let (config, clock) = each(number);
-            cluster.boot(NodeId(number), cluster.ids.clone(), config, clock);
+            cluster.boot(NodeId(number), cluster.ids.clone(), move || config.clone(), clock);
         }
         cluster
     }
 
-    fn boot(&mut self, id: NodeId, peers: Vec<NodeId>, config: StoreConfig, clock: ClockConfig) {
+    /// Nodes in a simulation of one's own, with a configuration that is asked for whenever one starts.
+    pub fn of(
+        sim: Sim<(Handle<Store>, Metrics)>,
+        nodes: u128,
+        config: impl Fn() -> StoreConfig + Clone + 'static,
+    ) -> Self {
+        let mut cluster = Self { sim, ids: (1..=nodes).map(NodeId).collect() };
+        for id in cluster.ids.clone() {
+            cluster.boot(id, cluster.ids.clone(), config.clone(), ClockConfig::default());
+        }
+        cluster
+    }
+
+    fn boot(&mut self, id: NodeId, peers: Vec<NodeId>, config: impl Fn() -> StoreConfig + 'static, clock: ClockConfig) {
         self.sim.add_node_with_clock(id, clock, move |node| {
             let metrics = node.metrics().clone();
-            let store = Store::new(config.clone()).expect("the configuration is valid").with_metrics(&metrics);
+            let store = Store::new(config()).expect("the configuration is valid").with_metrics(&metrics);
             let handle = node.host(STORE, store);
             for peer in &peers {
                 handle.cast(StoreCommand::AddPeer(*peer)).expect("the queue is empty");
@@ -85,7 +99,7 @@ impl Cluster {
     pub fn join(&mut self, config: StoreConfig) -> NodeId {
         let id = NodeId(self.ids.len() as u128 + 1);
         self.ids.push(id);
-        self.boot(id, self.ids.clone(), config, ClockConfig::default());
+        self.boot(id, self.ids.clone(), move || config.clone(), ClockConfig::default());
         id
     }
 
@@ -136,6 +150,13 @@ impl Cluster {
     /// The register of a key, as text.
     pub fn text(&mut self, node: NodeId, key: &str) -> Option<String> {
         self.value(node, key).map(|value| String::from_utf8(value.as_bytes().expect("a register").to_vec()).unwrap())
+    }
+
+    /// All keys that a node has.
+    pub fn keys(&mut self, node: NodeId) -> BTreeSet<String> {
+        let call = self.handle(node).list("test", Bytes::new(), None, usize::MAX);
+        let listed = self.sim.wait(s(5), call).expect("the read is answered").expect("the node is up");
+        listed.into_iter().map(|(key, _)| String::from_utf8(key.to_vec()).expect("text")).collect()
     }
 
     pub fn status(&mut self, node: NodeId) -> StoreStatus {

@@ -7,7 +7,10 @@ use mesh_core::Instant;
 /// A node's clock: set differently from the others, and running at its own pace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct ClockConfig {
-    /// How far it is ahead when the simulation begins. Default: zero.
+    /// How far it is ahead when the simulation begins, or with [`SimConfig::process_clocks`] whenever the node starts.
+    /// Default: zero.
+    ///
+    /// [`SimConfig::process_clocks`]: crate::SimConfig::process_clocks
     pub offset: Duration,
     /// How many nanoseconds it gains in a second, or loses where negative: 1,000 is one part in a
     /// million, 100,000,000 is ten percent. More than half a second lost is taken as that. Default: 0.
@@ -23,12 +26,13 @@ pub(super) struct NodeClock {
     since: Instant,
     shown: Instant,
     drift_ppb: i64,
+    offset: Duration,
 }
 
 impl NodeClock {
     pub(super) fn new(config: ClockConfig) -> Self {
         let ClockConfig { offset, drift_ppb } = config;
-        Self { since: Instant::ZERO, shown: Instant::ZERO + offset, drift_ppb: Self::limited(drift_ppb) }
+        Self { since: Instant::ZERO, shown: Instant::ZERO + offset, drift_ppb: Self::limited(drift_ppb), offset }
     }
 
     const fn limited(drift_ppb: i64) -> i64 {
@@ -54,7 +58,12 @@ impl NodeClock {
     }
 
     pub(super) fn set_drift(&mut self, now: Instant, drift_ppb: i64) {
-        *self = Self { since: now, shown: self.show(now), drift_ppb: Self::limited(drift_ppb) };
+        *self = Self { since: now, shown: self.show(now), drift_ppb: Self::limited(drift_ppb), ..*self };
+    }
+
+    /// The clock begins anew, as that of a process that is started.
+    pub(super) fn begin(&mut self, now: Instant) {
+        *self = Self { since: now, shown: Instant::ZERO + self.offset, ..*self };
     }
 
     pub(super) fn jump(&mut self, by: Duration) {

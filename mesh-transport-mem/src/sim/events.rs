@@ -17,6 +17,9 @@ impl<H: 'static> Sim<H> {
         let machine = &mut self.machines[at];
         let node = machine.id;
         machine.failure = None;
+        if self.config.process_clocks {
+            machine.clock.begin(self.now);
+        }
         match machine.boot(seed, self.config.log.clone(), self.config.frame_len_max) {
             Ok(()) => {
                 self.trace.add(self.now, TraceEvent::Started { node, incarnation: machine.incarnation });

@@ -193,6 +193,24 @@ fn clocks_run_apart_and_jump_and_timers_follow_them() {
 }
 
 #[test]
+fn the_clock_of_a_process_begins_with_it() {
+    let mut sim = Sim::with_config(9, SimConfig { process_clocks: true, ..SimConfig::default() });
+    sim.run_for(SECOND);
+    sim.add_node_with_clock(A, ClockConfig { offset: MS, drift_ppb: 0 }, |node| node.host(ID, Post::default()));
+    assert_eq!(sim.clock(A), Instant::ZERO + MS);
+    sim.run_for(SECOND);
+    assert_eq!(sim.clock(A), Instant::ZERO + MS + SECOND);
+    sim.crash(A);
+    sim.run_for(SECOND);
+    sim.restart(A);
+    assert_eq!(sim.clock(A), Instant::ZERO + MS);
+    sim.handle(A).cast(Do::Tick(MS * 5)).unwrap();
+    sim.run_for(MS * 10);
+    let ticks = &sim.protocol::<Post>(A, ID).unwrap().ticks;
+    assert!(matches!(ticks[..], [at] if at >= Instant::ZERO + MS * 6 && at < Instant::ZERO + MS * 7), "{ticks:?}");
+}
+
+#[test]
 fn nodes_are_told_of_each_other() {
     let mut sim = posts(8);
     sim.run_for(SECOND);
