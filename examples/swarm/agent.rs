@@ -26,6 +26,7 @@ use mesh_examples::said::say;
 use mesh_examples::trouble::{Cuts, TroubledTransport};
 use mesh_gossip::aggregation::AggregationHandle as _;
 use mesh_gossip::membership::MembershipHandle as _;
+use mesh_gossip::store::StoreHandle as _;
 use mesh_tasks::executor::{ServeConfig, serve};
 use mesh_tasks::pool::PoolConfig;
 use mesh_tasks::swarm::{History, LOAD, Metric, Preset, SwarmConfig};
@@ -385,6 +386,10 @@ impl Process {
                     let result = await_result(&swarm.pool, &*self.clock, TaskId(task)).await;
                     result.map_err(|error| -> AnyError { error })?;
                 }
+                done()
+            }
+            Order::Remember { key, value } => {
+                swarm.store.put("script", key, value).await?;
                 done()
             }
             Order::Vote { node, votes } => {

@@ -28,6 +28,8 @@ pub(crate) enum Order {
     Burst(u32),
     /// Wait until tasks with these names are completed.
     Await(Vec<u128>),
+    /// Put something into the shared memory.
+    Remember { key: String, value: String },
     /// Let this node vote in Raft, or not any more.
     Vote { node: NodeId, votes: bool },
     /// Hand over all tasks, leave, and end.

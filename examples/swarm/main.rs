@@ -41,7 +41,7 @@ use mesh_examples::processes::{Processes, make_directory};
 use mesh_examples::store::{Store, StoreCommand};
 
 use agent::{AgentOptions, PIECE_LEN, Plan};
-use line::Order;
+use line::{Order, Status};
 use mesh::{Mesh, Problem, Record};
 use report::Report;
 use script::{Step, live_through, new_cluster_key, whole};
@@ -297,6 +297,9 @@ fn live(
         formed.as_secs_f64()
     ));
 
+    for at in mesh.running() {
+        mesh.remember(at, format!("agents/{}", at + 1), format!("knows {founders} agents"))?;
+    }
     report.tasks = indexer::tasks(pieces.len());
     mesh.ask(0, Order::Index)?;
     mesh.view.say(&format!("{} tasks are submitted, {} records are to be written", report.tasks, mesh.records()));
@@ -337,7 +340,8 @@ fn verify(mesh: &mut Mesh, prepared: &Prepared, report: &mut Report) -> Result<(
         let decisions: BTreeSet<_> =
             mesh.statuses().filter_map(|(_, status)| Some(status.decided.as_ref()?.digest.clone())).collect();
         let memories: BTreeSet<_> = mesh.statuses().map(|(_, status)| status.agent.memory.digest.clone()).collect();
-        mesh.all(|status| status.catalogue == catalogue) && decisions.len() <= 1 && memories.len() == 1
+        let has_all = |status: &Status| status.catalogue == catalogue && status.agent.memory.keys >= mesh.remembered;
+        mesh.all(has_all) && decisions.len() <= 1 && memories.len() == 1
     });
     report.problems.extend(same.err());
     report.agents_at_the_end = mesh.running().len();
@@ -353,6 +357,10 @@ fn verify(mesh: &mut Mesh, prepared: &Prepared, report: &mut Report) -> Result<(
     }
     let decided = mesh.statuses().filter_map(|(_, status)| Some(status.decided.as_ref()?.digest.as_str()));
     report.replicas_equal = most_of_one(decided);
+    let has_all = |status: &&Status| status.agent.memory.keys >= mesh.remembered;
+    let memories = mesh.statuses().map(|(_, status)| status).filter(has_all);
+    report.memories_equal = most_of_one(memories.map(|status| status.agent.memory.digest.as_str()));
+    report.remembered = mesh.remembered;
     report.metrics = mesh.figures();
     if report.index_equal != report.agents_at_the_end {
         let of = report.agents_at_the_end;

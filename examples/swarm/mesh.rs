@@ -74,6 +74,8 @@ pub(crate) struct Mesh {
     done_paused: BTreeMap<usize, u64>,
     /// Who was told to end.
     ending: BTreeSet<usize>,
+    /// How many entries were put into the shared memory.
+    pub(crate) remembered: usize,
     /// Whether all is to end at once, and well.
     interrupted: Arc<AtomicBool>,
 }
@@ -107,6 +109,7 @@ impl Mesh {
             done_before: 0,
             done_paused: BTreeMap::new(),
             ending: BTreeSet::new(),
+            remembered: 0,
             interrupted,
         }
     }
@@ -245,6 +248,14 @@ impl Mesh {
         let what = format!("{} answers to {order:?}", self.name(at));
         let number = self.order(at, order)?;
         self.answer(number, &what)?.map_err(|why| format!("{}: {why}", self.name(at)))
+    }
+
+    /// Has an agent put something into the shared memory, and waits until all have it: no disk keeps it.
+    pub(crate) fn remember(&mut self, at: usize, key: String, value: String) -> Result<(), Problem> {
+        self.ask(at, Order::Remember { key, value })?;
+        self.remembered += 1;
+        let remembered = self.remembered;
+        self.until("all remember the same", |mesh| mesh.all(|status| status.agent.memory.keys >= remembered)).map(drop)
     }
 
     /// Waits for an answer.

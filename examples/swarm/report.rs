@@ -38,6 +38,9 @@ pub(crate) struct Report {
     pub(crate) retries: u64,
     /// The longest time without an acknowledged write, in ms.
     pub(crate) longest_stall_ms: f64,
+    /// What the script and the agents put into the shared memory, and on how many agents it is the same.
+    pub(crate) remembered: usize,
+    pub(crate) memories_equal: usize,
     /// Decisions by pBFT, and how many replicas have made the same.
     pub(crate) decisions: usize,
     pub(crate) replicas_equal: usize,
@@ -67,6 +70,7 @@ impl fmt::Display for Report {
              {:.0} ms",
             self.acknowledged, self.retries, self.catalogues_equal, self.longest_stall_ms
         )?;
+        writeln!(f, "memory        {} entries, the same at {} agents", self.remembered, self.memories_equal)?;
         writeln!(f, "decisions     {}, the same at {} replicas", self.decisions, self.replicas_equal)?;
         for told in &self.script {
             writeln!(f, "{:<13} recovered in {:.0} ms: {}", told.step, told.recovery_ms, told.seen)?;

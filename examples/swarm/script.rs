@@ -111,6 +111,8 @@ pub(crate) fn live_through(mesh: &mut Mesh, number: usize, step: Step) -> Result
         Step::Vote => vote(mesh, number),
     }
     .map_err(|problem| format!("{step}: {problem}"))?;
+    let by = mesh.running().first().copied().ok_or("nobody runs")?;
+    mesh.remember(by, format!("steps/{number}"), format!("{step}: {seen}"))?;
     let told = Told { step: step.to_string(), recovery_ms: recovery.as_secs_f64() * 1e3, seen };
     mesh.view.say(&format!("{:<12}{} ({:.1} s)", format!("{step}:"), told.seen, begin.elapsed().as_secs_f64()));
     Ok(told)

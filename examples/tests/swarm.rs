@@ -33,6 +33,8 @@ fn the_swarm_lives_through_all_trouble() {
     assert_eq!((&report["ok"], &report["problems"]), (&true.into(), &serde_json::json!([])), "{report}");
     assert_eq!((&report["files"], &report["agents_at_the_end"]), (&60.into(), &7.into()), "{report}");
     assert_eq!((&report["index_equal"], &report["catalogues_equal"]), (&7.into(), &7.into()), "{report}");
+    // An entry a founder, and one a step.
+    assert_eq!((&report["remembered"], &report["memories_equal"]), (&16.into(), &7.into()), "{report}");
     assert_eq!(report["replicas_equal"], 4, "{report}");
     // One a file, and one in each of two troubles.
     assert_eq!((&report["acknowledged"], &report["decisions"]), (&62.into(), &6.into()), "{report}");
