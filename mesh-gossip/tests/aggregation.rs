@@ -1,5 +1,7 @@
 //! Aggregates in the simulator: how near they come, and what loss, churn and liars do to them.
 
+mod support_sizes;
+
 use std::time::Duration;
 
 use mesh_core::{Context, Handle, Never, NodeId, Protocol, ProtocolId, RequestId, Wire, wire};
@@ -7,19 +9,15 @@ use mesh_gossip::aggregation::{
     Aggregation, AggregationCommand, AggregationConfig, Estimate, Mass, Message, Share, Variable,
 };
 use mesh_transport_mem::{Latency, LinkConfig, Sim, SimConfig};
+use support_sizes::{Size, runs};
 
 const AGGREGATION: ProtocolId = ProtocolId(1);
 const ROUND: Duration = Duration::from_secs(2);
 /// Rounds after which all should agree.
 const ROUNDS: u32 = 30;
 
-/// Sizes, and how many seeds there are of each.
-const SIZES: [(usize, u64); 3] = [(5, 3), (16, 3), (128, 1)];
-
-/// Each size with each of its seeds.
-fn sizes() -> impl Iterator<Item = (usize, u64)> {
-    SIZES.into_iter().flat_map(|(count, seeds)| (0..seeds).map(move |seed| (count, seed)))
-}
+/// Sizes with their seeds.
+const SIZES: [Size; 3] = [(5, 0..3), (16, 0..3), (128, 0..1)];
 
 /// By how much, in parts of the truth, an average or a count may be off, and a quantile in parts of the nodes.
 const ERROR: f64 = 0.01;
@@ -99,7 +97,7 @@ fn assert_near<H: 'static>(sim: &Sim<H>, nodes: std::ops::RangeInclusive<usize>,
 
 #[test]
 fn s21_all_agree_within_one_per_cent_after_thirty_rounds_whatever_is_lost() {
-    for (count, seed) in sizes() {
+    for (count, seed) in runs(SIZES) {
         for loss in [0.0, 0.05, 0.2] {
             let mut sim = cluster(seed, count, loss);
             sim.run_for(ROUND * ROUNDS);
@@ -110,7 +108,7 @@ fn s21_all_agree_within_one_per_cent_after_thirty_rounds_whatever_is_lost() {
 
 #[test]
 fn s21_what_dies_with_nodes_is_gone_in_the_next_epoch() {
-    for (count, seed) in sizes() {
+    for (count, seed) in runs(SIZES) {
         let (mut sim, gone) = (cluster(seed, count, 0.05), count / 4);
         let each = |sim: &Sim<Handle<Aggregation>>, command: fn(NodeId) -> AggregationCommand| {
             for number in gone + 1..=count {
@@ -181,7 +179,7 @@ impl Protocol for Liar {
 
 #[test]
 fn s21_whatever_a_liar_says_averages_stay_within_bounds_and_epochs_end() {
-    for (count, seed) in sizes() {
+    for (count, seed) in runs(SIZES) {
         let mut sim: Sim<()> = Sim::new(seed);
         for number in 1..count {
             sim.add_node(id(number), move |node| {
@@ -223,7 +221,7 @@ fn a_share_with_as_many_numbers_as_there_may_be_fits_into_a_packet() {
 
 #[test]
 fn a_run_is_repeated_by_its_seed() {
-    for (count, seed) in SIZES {
+    for (count, seed) in runs([(5, 3..4), (16, 3..4), (128, 1..2)]) {
         let run = || {
             let mut sim = cluster(seed, count, 0.1);
             sim.run_for(ROUND * 40);

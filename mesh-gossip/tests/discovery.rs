@@ -1,5 +1,7 @@
 //! Clusters that discover each other: joining, splits, restarts, cluster keys, liars.
 
+mod support_sizes;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,12 +14,10 @@ use mesh_gossip::discovery::{
 use mesh_gossip::membership::Profile;
 use mesh_gossip::reputation::Observation;
 use mesh_transport_mem::{Latency, LinkConfig, Sim, SimConfig};
+use support_sizes::{ONE_SEED_EACH, runs};
 
 const DISCOVERY: ProtocolId = ProtocolId(5);
 const SECOND: Duration = Duration::from_secs(1);
-
-/// Sizes and a seed for each.
-const SIZES: [(usize, u64); 3] = [(5, 1), (16, 2), (128, 3)];
 
 struct Seat {
     handle: Handle<Discovery>,
@@ -136,7 +136,7 @@ impl Cluster {
 
 #[test]
 fn s1_all_that_start_at_once_know_each_other_soon() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::boot(seed, nodes, |_| vec![0, 1, 2], None);
         cluster.until("all know all", 15 * SECOND, Cluster::all_know_all);
         for node in cluster.ids.clone() {
@@ -149,7 +149,7 @@ fn s1_all_that_start_at_once_know_each_other_soon() {
 
 #[test]
 fn s2_nodes_that_each_name_another_seed_do_not_split_and_a_seed_may_come_last() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::boot(seed, nodes, |at| vec![(at + 1) % nodes, nodes - 1], None);
         cluster.until("all know all", 20 * SECOND, Cluster::all_know_all);
         let mut cluster = Cluster::boot(seed, nodes, |at| vec![(at + 1) % nodes], None);
@@ -159,7 +159,7 @@ fn s2_nodes_that_each_name_another_seed_do_not_split_and_a_seed_may_come_last() 
 
 #[test]
 fn s2_two_groups_with_a_common_seed_that_was_down_find_each_other() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::boot(seed, nodes, |at| vec![at % 2, nodes], None);
         cluster.sim.run_for(if nodes > 100 { 20 } else { 60 } * SECOND);
         let (even, odd): (Vec<_>, Vec<_>) = (0..nodes)
@@ -173,7 +173,7 @@ fn s2_two_groups_with_a_common_seed_that_was_down_find_each_other() {
 
 #[test]
 fn s8_a_cluster_that_split_forgets_the_others_and_finds_them_again() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         for seconds in [30, 600] {
             if nodes > 100 && seconds > 100 {
                 continue;
@@ -195,7 +195,7 @@ fn s8_a_cluster_that_split_forgets_the_others_and_finds_them_again() {
 
 #[test]
 fn s3_who_crashes_is_lost_then_expires_and_is_not_told_again() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         let gone = cluster.ids[nodes - 1];
         cluster.sim.crash(gone);
@@ -222,7 +222,7 @@ fn s3_who_crashes_is_lost_then_expires_and_is_not_told_again() {
 
 #[test]
 fn s10_who_begins_anew_goes_on_from_its_number_and_is_known_by_its_new_profile() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         let (node, watcher) = (cluster.ids[nodes - 1], cluster.ids[0]);
         // It lived for long, and its number is far above those that a node begins with.
@@ -247,7 +247,7 @@ fn s10_who_begins_anew_goes_on_from_its_number_and_is_known_by_its_new_profile()
 
 #[test]
 fn s26_who_stops_in_good_order_has_left() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         cluster.sim.run_for(5 * SECOND);
         let gone = cluster.ids[nodes - 1];
@@ -260,7 +260,7 @@ fn s26_who_stops_in_good_order_has_left() {
 
 #[test]
 fn s4_lost_packets_make_nobody_expire() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         cluster.sim.set_links(link(0.2));
         cluster.sim.run_for(if nodes > 100 { 60 } else { 300 } * SECOND);
@@ -271,7 +271,7 @@ fn s4_lost_packets_make_nobody_expire() {
 
 #[test]
 fn s13_a_clock_that_jumps_makes_nobody_expire() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         for node in cluster.ids.clone() {
             cluster.sim.jump_clock(node, 3600 * SECOND);
@@ -343,7 +343,7 @@ fn cluster_key(number: u8) -> ClusterKey {
 
 #[test]
 fn s24_who_has_no_key_or_another_joins_nothing_and_learns_nothing() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let keyring = Keyring::new(cluster_key(1));
         let mut cluster = Cluster::boot(seed, nodes, |_| vec![0, 1, 2], Some(&keyring));
         cluster.until("all know all", 15 * SECOND, Cluster::all_know_all);
@@ -360,7 +360,7 @@ fn s24_who_has_no_key_or_another_joins_nothing_and_learns_nothing() {
 
 #[test]
 fn s24_keys_change_while_nodes_run_and_nobody_is_lost() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let rings: Vec<_> = (0..nodes).map(|_| Keyring::new(cluster_key(1))).collect();
         let mut cluster = Cluster::empty(seed);
         let seeds: Vec<_> = (0..3).map(|at| name(seed, at)).collect();
@@ -392,7 +392,7 @@ fn s24_keys_change_while_nodes_run_and_nobody_is_lost() {
 
 #[test]
 fn s24_both_sides_of_a_split_change_their_keys_and_find_each_other_by_the_old_one() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let rings: Vec<_> = (0..nodes).map(|_| Keyring::new(cluster_key(1))).collect();
         let mut cluster = Cluster::empty(seed);
         let seeds: Vec<_> = (0..3).map(|at| name(seed, at)).collect();
@@ -430,7 +430,7 @@ fn s24_both_sides_of_a_split_change_their_keys_and_find_each_other_by_the_old_on
 
 #[test]
 fn s27_tables_and_traffic_are_flat_under_churn() {
-    for (nodes, seed) in [(5, 4), (16, 4)] {
+    for (nodes, seed) in runs([(5, 4..5), (16, 4..5)]) {
         let mut cluster = Cluster::joined(seed, nodes);
         let mut frames = BTreeMap::new();
         for part in 0..4 {

@@ -1,23 +1,21 @@
 //! Heartbeats in the simulator: who is declared failed, and who is not.
 
+mod support_sizes;
+
 use std::time::Duration;
 
 use mesh_core::{Handle, NodeId, ProtocolId};
 use mesh_gossip::heartbeat::{Confirmations, Heartbeat, HeartbeatCommand, HeartbeatConfig, Level};
 use mesh_transport_mem::{LinkConfig, Sim};
+use support_sizes::{Size, runs};
 
 const HEARTBEAT: ProtocolId = ProtocolId(1);
 const SECOND: Duration = Duration::from_secs(1);
 
 type Group = Sim<Handle<Heartbeat>>;
 
-/// Sizes, and how many seeds there are of each.
-const SIZES: [(usize, u64); 3] = [(5, 4), (16, 1), (128, 1)];
-
-/// Each size with each of its seeds.
-fn sizes() -> impl Iterator<Item = (usize, u64)> {
-    SIZES.into_iter().flat_map(|(count, seeds)| (0..seeds).map(move |seed| (count, seed)))
-}
+/// Sizes with their seeds.
+const SIZES: [Size; 3] = [(5, 0..4), (16, 0..1), (128, 0..1)];
 
 /// How many seconds something lasts: less where there are many nodes, who say much.
 fn seconds(count: usize, at_most: u32) -> Duration {
@@ -74,7 +72,8 @@ fn all_is_well(sim: &Group, count: usize) -> bool {
 
 #[test]
 fn s3_a_crash_is_confirmed_by_a_quorum_within_the_timeout_and_one_round_and_ends_with_the_restart() {
-    for (count, seed) in sizes().chain([(2, 1), (3, 2)]) {
+    let few = [(2, 1), (3, 2)].into_iter();
+    for (count, seed) in few.chain(runs(SIZES)) {
         let mut sim = group(seed, count, &HeartbeatConfig::default());
         assert!(all_is_well(&sim, count), "{count} nodes, seed {seed}");
         sim.crash(id(1));
@@ -87,7 +86,7 @@ fn s3_a_crash_is_confirmed_by_a_quorum_within_the_timeout_and_one_round_and_ends
 
 #[test]
 fn s4_loss_does_not_make_a_peer_fail() {
-    for (count, seed) in sizes() {
+    for (count, seed) in runs(SIZES) {
         // One frame in five, alone or in bursts of up to two heartbeats.
         for loss_burst in [Duration::ZERO, 3 * SECOND] {
             let mut sim = group(seed, count, &HeartbeatConfig::default());
@@ -106,7 +105,7 @@ fn s4_loss_does_not_make_a_peer_fail() {
 
 #[test]
 fn s23_nodes_that_are_cut_off_declare_nobody_failed_and_the_majority_declares_them() {
-    for (count, seed) in sizes() {
+    for (count, seed) in runs(SIZES) {
         // Of 128 nodes fewer than two in five, as all of them ask everybody of everybody else.
         let cut_off = if count > 100 { 10 } else { count * 2 / 5 };
         let mut sim = group(seed, count, &HeartbeatConfig::default());
@@ -127,7 +126,7 @@ fn s23_nodes_that_are_cut_off_declare_nobody_failed_and_the_majority_declares_th
 
 #[test]
 fn s7_a_broken_link_is_told_from_a_failed_node() {
-    for (count, seed) in sizes() {
+    for (count, seed) in runs(SIZES) {
         let mut sim = group(seed, count, &HeartbeatConfig::default());
         // One way only: 2 is not heard by 1.
         sim.cut(id(2), id(1));
@@ -150,7 +149,7 @@ fn s7_a_broken_link_is_told_from_a_failed_node() {
 
 #[test]
 fn s23_when_most_go_the_others_are_undecided_until_they_are_told_who_still_counts() {
-    for (count, seed) in sizes() {
+    for (count, seed) in runs(SIZES) {
         let mut sim = group(seed, count, &HeartbeatConfig::default());
         let left = count - (count / 2 + 1);
         (left + 1..=count).for_each(|number| sim.crash(id(number)));
@@ -172,7 +171,7 @@ fn s23_when_most_go_the_others_are_undecided_until_they_are_told_who_still_count
 
 #[test]
 fn s5_a_node_that_stood_still_does_not_blame_the_others() {
-    for (count, seed) in sizes() {
+    for (count, seed) in runs(SIZES) {
         let config = HeartbeatConfig { confirmations: Confirmations::Count(1), ..HeartbeatConfig::default() };
         let mut sim = group(seed, count, &config);
         sim.pause(id(1));
@@ -191,7 +190,7 @@ fn s5_a_node_that_stood_still_does_not_blame_the_others() {
 
 #[test]
 fn s13_clocks_that_jump_or_drift_cost_nobody() {
-    for (count, seed) in sizes() {
+    for (count, seed) in runs(SIZES) {
         let mut sim = group(seed, count, &HeartbeatConfig::default());
         sim.jump_clock(id(1), 3600 * SECOND);
         for number in 2..=count {
@@ -209,7 +208,7 @@ fn s13_clocks_that_jump_or_drift_cost_nobody() {
 
 #[test]
 fn s14_repeated_and_reordered_heartbeats_do_not_keep_the_dead_alive() {
-    for (count, seed) in sizes() {
+    for (count, seed) in runs(SIZES) {
         let mut sim = group(seed, count, &HeartbeatConfig::default());
         sim.set_links(LinkConfig { duplicate: 0.5, reorder: 0.5, ..LinkConfig::default() });
         sim.run_for(seconds(count, 30));
@@ -221,7 +220,7 @@ fn s14_repeated_and_reordered_heartbeats_do_not_keep_the_dead_alive() {
 
 #[test]
 fn a_run_is_repeated_by_its_seed() {
-    for (count, seed) in SIZES {
+    for (count, seed) in runs([(5, 4..5), (16, 1..2), (128, 1..2)]) {
         let run = || {
             let mut sim = group(seed, count, &HeartbeatConfig::default());
             sim.crash(id(3));

@@ -1,11 +1,14 @@
 //! Liars that try to be all the neighbours of a node: a fifth of the nodes, who work together.
 
+mod support_sizes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mesh_core::{Context, Never, NodeId, Protocol, ProtocolId, RequestId};
 use mesh_gossip::overlay::{Message, Need, Overlay, OverlayConfig, PADDING, Peer};
 use mesh_transport_mem::{Latency, LinkConfig, Sim, SimConfig};
+use support_sizes::runs;
 
 const OVERLAY: ProtocolId = ProtocolId(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -118,7 +121,7 @@ fn largest_part(graph: &BTreeMap<NodeId, BTreeSet<NodeId>>) -> usize {
 
 #[test]
 fn s19_a_fifth_that_works_together_surrounds_nobody() {
-    for (count, seed) in [(5, 1), (16, 2), (16, 8), (128, 3)] {
+    for (count, seed) in runs([(5, 1..2), (16, 2..3), (16, 8..9), (128, 3..4)]) {
         // They want one node, or all.
         for victims in [1, count - count / 5] {
             let (mut sim, honest) = mesh(seed, count, victims, false);
@@ -139,7 +142,7 @@ fn s19_a_fifth_that_works_together_surrounds_nobody() {
 
 #[test]
 fn s19_liars_who_pretend_to_pass_beacons_on_take_no_links_that_were_there() {
-    for (count, seed) in [(5, 1), (16, 2), (128, 10)] {
+    for (count, seed) in runs([(5, 1..2), (16, 2..3), (128, 10..11)]) {
         let (mut sim, honest) = mesh(seed, count, count - count / 5, true);
         sim.run_for(30 * SECOND);
         let links = |sim: &Sim| honest_graph(sim, honest).values().map(BTreeSet::len).sum::<usize>();

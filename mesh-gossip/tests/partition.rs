@@ -1,12 +1,14 @@
 //! Which side goes on: splits of all kinds, by each strategy. That no two sides do is checked at every moment.
 
 mod support_partition;
+mod support_sizes;
 
 use std::time::Duration;
 
 use mesh_core::{NodeId, Rng64};
 use mesh_gossip::partition::{Mode, PartitionCommand, PartitionConfig, PartitionEvent, Strategy};
 use support_partition::{MS, World, config};
+use support_sizes::runs;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -19,8 +21,14 @@ const SEEDS: u64 = 12;
 
 const MAJORITY: Strategy = Strategy::KeepMajority;
 
-/// How many nodes there are.
-const SIZES: [u128; 3] = [5, 16, 128];
+/// How many nodes there are, and by how much seeds differ from those that a test names.
+fn sizes() -> impl Iterator<Item = (u128, u64)> {
+    with_ids(runs([(5, 0..1), (16, 0..1), (128, 0..1)]))
+}
+
+fn with_ids(runs: impl Iterator<Item = (usize, u64)>) -> impl Iterator<Item = (u128, u64)> {
+    runs.map(|(nodes, seed)| (nodes as u128, seed))
+}
 
 /// Two nodes of five, and the others.
 fn sides(nodes: u128) -> (Vec<u128>, Vec<u128>) {
@@ -49,8 +57,10 @@ fn is_change(event: &PartitionEvent) -> bool {
 
 #[test]
 fn s9_the_majority_goes_on_all_the_time_and_the_minority_stops_within_a_lease() {
-    for (nodes, seed) in SIZES.into_iter().flat_map(|nodes| [(nodes, 1), (nodes, 2)]) {
-        let strategy = if seed == 1 { MAJORITY } else { most_of(nodes) };
+    for (nodes, seed, is_static) in
+        sizes().flat_map(|(nodes, seed)| [(nodes, seed + 1, false), (nodes, seed + 2, true)])
+    {
+        let strategy = if is_static { most_of(nodes) } else { MAJORITY };
         let mut world = World::going(seed, nodes, config(strategy));
         let (few, many) = sides(nodes);
         world.split(&[&few, &many]);
@@ -71,8 +81,8 @@ fn s9_the_majority_goes_on_all_the_time_and_the_minority_stops_within_a_lease() 
 
 #[test]
 fn s9_who_is_not_cut_off_from_the_coordinator_notices_nothing() {
-    for nodes in SIZES {
-        let mut world = World::going(3, nodes, config(MAJORITY));
+    for (nodes, seed) in sizes() {
+        let mut world = World::going(seed + 3, nodes, config(MAJORITY));
         world.live(2 * SECOND);
         let chief = coordinator(&world, 2).0;
         let (mut few, mut many) = sides(nodes);
@@ -95,9 +105,9 @@ fn s9_who_is_not_cut_off_from_the_coordinator_notices_nothing() {
 
 #[test]
 fn s9_of_two_halves_the_one_with_the_smallest_id_goes_on_with_a_static_quorum_none() {
-    for nodes in [4, 16, 128] {
+    for (nodes, seed) in with_ids(runs([(4, 0..1), (16, 0..1), (128, 0..1)])) {
         let (odd, even): (Vec<_>, Vec<_>) = (1..=nodes).partition(|node| node % 2 == 1);
-        for (strategy, seed) in [(MAJORITY, 4), (most_of(nodes), 5)] {
+        for (strategy, seed) in [(MAJORITY, seed + 4), (most_of(nodes), seed + 5)] {
             let mut world = World::going(seed, nodes, config(strategy));
             world.split(&[&odd, &even]);
             world.live(5 * SECOND);
@@ -111,7 +121,7 @@ fn s9_of_two_halves_the_one_with_the_smallest_id_goes_on_with_a_static_quorum_no
 
 #[test]
 fn s9_a_bridge_helps_one_side_only() {
-    for (nodes, seed) in (0..10).map(|seed| (5, seed)).chain([(16, 1), (16, 2), (128, 1)]) {
+    for (nodes, seed) in with_ids(runs([(5, 0..10), (16, 1..3), (128, 1..2)])) {
         let mut world = World::going(seed, nodes, config(MAJORITY));
         // The last one or two are in touch with both.
         let half = (nodes - 1) / 2;
@@ -133,8 +143,8 @@ fn s9_a_bridge_helps_one_side_only() {
 
 #[test]
 fn s9_who_hears_but_is_not_heard_stops() {
-    for nodes in SIZES {
-        let mut world = World::going(6, nodes, config(MAJORITY));
+    for (nodes, seed) in sizes() {
+        let mut world = World::going(seed + 6, nodes, config(MAJORITY));
         let others: Vec<_> = (2..=nodes).collect();
         for node in &others {
             world.cut(NodeId(1), NodeId(*node));
@@ -155,8 +165,10 @@ fn s9_who_hears_but_is_not_heard_stops() {
 #[test]
 fn s9_nodes_that_join_a_minority_do_not_make_it_a_majority() {
     let strategies = [(MAJORITY, 7), (Strategy::KeepOldest { unless_alone: true }, 8)];
-    for (nodes, (strategy, seed)) in SIZES.into_iter().flat_map(|nodes| strategies.map(|strategy| (nodes, strategy))) {
-        let mut world = World::going(seed, nodes, config(strategy));
+    for (nodes, more, (strategy, seed)) in
+        sizes().flat_map(|(nodes, more)| strategies.map(|strategy| (nodes, more, strategy)))
+    {
+        let mut world = World::going(seed + more, nodes, config(strategy));
         // The oldest is 1.
         let (stays, cut_off): (Vec<_>, Vec<_>) = (1..=nodes).partition(|node| *node <= nodes * 3 / 5);
         world.split(&[&stays, &cut_off]);
@@ -175,8 +187,8 @@ fn s9_nodes_that_join_a_minority_do_not_make_it_a_majority() {
 
 #[test]
 fn s9_those_who_are_left_vote_on_without_those_who_crashed_before() {
-    for nodes in SIZES {
-        let mut world = World::going(9, nodes, config(MAJORITY));
+    for (nodes, seed) in sizes() {
+        let mut world = World::going(seed + 9, nodes, config(MAJORITY));
         let (mut left, at_once) = (nodes, nodes / 5);
         while left - at_once > left / 2 {
             (left - at_once + 1..=left).for_each(|node| world.sim.crash(NodeId(node)));
@@ -190,8 +202,8 @@ fn s9_those_who_are_left_vote_on_without_those_who_crashed_before() {
 
 #[test]
 fn s9_a_majority_that_crashes_at_once_stops_the_others_until_it_is_back() {
-    for nodes in SIZES {
-        let mut world = World::going(10, nodes, config(MAJORITY));
+    for (nodes, seed) in sizes() {
+        let mut world = World::going(seed + 10, nodes, config(MAJORITY));
         let (few, many) = sides(nodes);
         many.iter().for_each(|node| world.sim.crash(NodeId(*node)));
         world.live(5 * SECOND);
@@ -211,8 +223,8 @@ fn s9_a_majority_that_crashes_at_once_stops_the_others_until_it_is_back() {
 #[test]
 fn s9_reset_lets_those_who_are_left_begin_anew() {
     // It takes three founders to begin anew.
-    for nodes in [8, 16, 128] {
-        let mut world = World::going(11, nodes, config(MAJORITY));
+    for (nodes, seed) in with_ids(runs([(8, 0..1), (16, 0..1), (128, 0..1)])) {
+        let mut world = World::going(seed + 11, nodes, config(MAJORITY));
         let (few, many) = sides(nodes);
         many.iter().for_each(|node| world.sim.crash(NodeId(*node)));
         world.live(5 * SECOND);
@@ -226,7 +238,7 @@ fn s9_reset_lets_those_who_are_left_begin_anew() {
 
 #[test]
 fn s9_the_crash_of_the_coordinator_interrupts_for_moments_only() {
-    for (nodes, seed) in (0..5).map(|seed| (5, seed)).chain([(16, 1), (16, 2), (128, 1)]) {
+    for (nodes, seed) in with_ids(runs([(5, 0..5), (16, 1..3), (128, 1..2)])) {
         let mut world = World::going(20 + seed, nodes, config(MAJORITY));
         let (chief, left) = (coordinator(&world, 3), nodes as usize - 1);
         world.sim.crash(chief);
@@ -238,9 +250,9 @@ fn s9_the_crash_of_the_coordinator_interrupts_for_moments_only() {
 
 #[test]
 fn s9_the_side_of_the_oldest_goes_on_unless_it_is_alone() {
-    for nodes in SIZES {
+    for (nodes, seed) in sizes() {
         let oldest = |unless_alone| config(Strategy::KeepOldest { unless_alone });
-        let mut world = World::going(12, nodes, oldest(true));
+        let mut world = World::going(seed + 12, nodes, oldest(true));
         let (few, many) = sides(nodes);
         world.split(&[&few, &many]);
         world.live(5 * SECOND);
@@ -253,7 +265,7 @@ fn s9_the_side_of_the_oldest_goes_on_unless_it_is_alone() {
         world.live(5 * SECOND);
         assert_eq!(world.goes_on(), others);
         // Its crash stops all where being alone does not matter.
-        let mut world = World::going(13, nodes, oldest(false));
+        let mut world = World::going(seed + 13, nodes, oldest(false));
         world.sim.crash(NodeId(1));
         world.live(5 * SECOND);
         assert!(world.goes_on().is_empty());
@@ -262,8 +274,8 @@ fn s9_the_side_of_the_oldest_goes_on_unless_it_is_alone() {
 
 #[test]
 fn s9_down_all_stops_all_until_all_are_back() {
-    for nodes in SIZES {
-        let mut world = World::going(14, nodes, config(Strategy::DownAll));
+    for (nodes, seed) in sizes() {
+        let mut world = World::going(seed + 14, nodes, config(Strategy::DownAll));
         let others: Vec<_> = (2..=nodes).collect();
         world.split(&[&[1][..], &others[..]]);
         world.live(3 * SECOND);
@@ -275,8 +287,8 @@ fn s9_down_all_stops_all_until_all_are_back() {
 
 #[test]
 fn s9_the_side_with_the_lease_goes_on_and_the_majority_asks_first() {
-    for nodes in SIZES {
-        let mut world = World::going(15, nodes, config(Strategy::Lease));
+    for (nodes, seed) in sizes() {
+        let mut world = World::going(seed + 15, nodes, config(Strategy::Lease));
         let (few, many) = sides(nodes);
         world.split(&[&few, &many]);
         // The service is in reach of the minority only.
@@ -286,7 +298,7 @@ fn s9_the_side_with_the_lease_goes_on_and_the_majority_asks_first() {
         assert_eq!(world.goes_on(), few);
         world.heal();
         world.until("all go on", 10 * SECOND, all_go_on);
-        let mut world = World::going(16, nodes, config(Strategy::Lease));
+        let mut world = World::going(seed + 16, nodes, config(Strategy::Lease));
         let chief = coordinator(&world, 3);
         world.sim.crash(chief);
         let others: Vec<_> = (1..=nodes).filter(|node| NodeId(*node) != chief).collect();
@@ -299,10 +311,10 @@ fn s9_the_side_with_the_lease_goes_on_and_the_majority_asks_first() {
 
 #[test]
 fn s9_more_nodes_than_a_static_quorum_is_safe_for_stop_all() {
-    for nodes in SIZES {
+    for (nodes, seed) in sizes() {
         let quorum = nodes as usize / 2 + 1;
         let known = 2 * quorum;
-        let mut world = World::going(17, nodes, config(most_of(nodes)));
+        let mut world = World::going(seed + 17, nodes, config(most_of(nodes)));
         (nodes + 1..=known as u128).for_each(|node| world.join(node));
         world.until("all stop", 5 * SECOND, |world| world.goes_on().is_empty());
         world.live(SECOND);
@@ -313,8 +325,8 @@ fn s9_more_nodes_than_a_static_quorum_is_safe_for_stop_all() {
 
 #[test]
 fn s9_a_partition_is_noticed_and_its_end_is_told_with_how_long_it_took() {
-    for nodes in SIZES {
-        let mut world = World::going(18, nodes, config(MAJORITY));
+    for (nodes, seed) in sizes() {
+        let mut world = World::going(seed + 18, nodes, config(MAJORITY));
         let (few, many) = sides(nodes);
         world.split(&[&few, &many]);
         world.live(4 * SECOND);
@@ -344,8 +356,8 @@ fn s9_a_partition_is_noticed_and_its_end_is_told_with_how_long_it_took() {
 
 #[test]
 fn s6_a_link_that_comes_and_goes_makes_nobody_flap() {
-    for nodes in SIZES {
-        let mut world = World::going(19, nodes, config(MAJORITY));
+    for (nodes, seed) in sizes() {
+        let mut world = World::going(seed + 19, nodes, config(MAJORITY));
         let victim = if coordinator(&world, 1) == NodeId(nodes) { nodes - 1 } else { nodes };
         let others: Vec<_> = (1..=nodes).filter(|node| *node != victim).collect();
         // Cut for a little longer than a lease, healed for a little less than it takes to heal: a minute of it.
@@ -364,8 +376,8 @@ fn s6_a_link_that_comes_and_goes_makes_nobody_flap() {
 
 #[test]
 fn s4_lost_messages_interrupt_nobody() {
-    for nodes in SIZES {
-        let mut world = World::going(30, nodes, config(MAJORITY));
+    for (nodes, seed) in sizes() {
+        let mut world = World::going(seed + 30, nodes, config(MAJORITY));
         let mut link = mesh_transport_mem::LinkConfig::default();
         (link.loss, link.latency) = (0.1, mesh_transport_mem::Latency::between(MS, 20 * MS));
         world.sim.set_links(link);

@@ -1,6 +1,7 @@
 //! What happens to clusters, at three sizes: joining, crashing, losing packets, splitting, leaving.
 
 mod support;
+mod support_sizes;
 
 use std::time::Duration;
 
@@ -8,9 +9,7 @@ use mesh_core::NodeId;
 use mesh_gossip::membership::{MembershipCommand, MembershipConfig, MembershipHandle as _, Status};
 use mesh_transport_mem::LinkConfig;
 use support::{Cluster, SECOND, link, name};
-
-/// Sizes and a seed for each.
-const SIZES: [(usize, u64); 3] = [(5, 1), (16, 2), (128, 3)];
+use support_sizes::{ONE_SEED_EACH, runs};
 
 fn agree_and_know_the_same(cluster: &Cluster) -> bool {
     cluster.all_agree() && cluster.same_digest()
@@ -18,7 +17,7 @@ fn agree_and_know_the_same(cluster: &Cluster) -> bool {
 
 #[test]
 fn all_that_start_at_once_know_each_other_soon() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::boot(seed, nodes);
         cluster.until("all know all", 4 * SECOND, agree_and_know_the_same);
         assert_eq!(cluster.told.suspicions, 0);
@@ -27,7 +26,7 @@ fn all_that_start_at_once_know_each_other_soon() {
 
 #[test]
 fn who_comes_late_knows_all_soon_and_all_know_it() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         cluster.run(10 * SECOND);
         cluster.add(&[name(seed, 0)]);
@@ -37,7 +36,7 @@ fn who_comes_late_knows_all_soon_and_all_know_it() {
 
 #[test]
 fn a_seed_that_is_down_at_first_does_not_split_the_cluster() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::empty(seed, MembershipConfig::lan());
         // Each names another seed, and a common one that comes when the others have given up on it.
         let last = name(seed, nodes - 1);
@@ -52,7 +51,7 @@ fn a_seed_that_is_down_at_first_does_not_split_the_cluster() {
 
 #[test]
 fn nodes_whose_seeds_come_last_find_each_other_through_them() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::empty(seed, MembershipConfig::lan());
         let seeds: Vec<_> = (nodes - 3..nodes).map(|at| name(seed, at)).collect();
         cluster.add_many(nodes - 3, &seeds);
@@ -65,7 +64,7 @@ fn nodes_whose_seeds_come_last_find_each_other_through_them() {
 
 #[test]
 fn nodes_that_each_name_one_other_do_not_split() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::empty(seed, MembershipConfig::lan());
         for at in 0..nodes {
             cluster.add(&[name(seed, (at + 1) % nodes)]);
@@ -76,7 +75,7 @@ fn nodes_that_each_name_one_other_do_not_split() {
 
 #[test]
 fn all_seeds_restart_at_once() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         let seeds: Vec<_> = cluster.ids[..3].to_vec();
         for node in &seeds {
@@ -93,7 +92,7 @@ fn all_seeds_restart_at_once() {
 
 #[test]
 fn a_crash_is_known_by_all_and_nobody_else_suffers() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         let victim = cluster.ids[nodes - 1];
         cluster.crash(victim);
@@ -106,7 +105,7 @@ fn a_crash_is_known_by_all_and_nobody_else_suffers() {
 
 #[test]
 fn a_crash_of_a_tenth_a_third_or_more_than_half_leaves_no_ghosts() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         for (victims, within) in [(nodes.div_ceil(10), 26), (nodes * 3 / 10, 26), (nodes / 2 + 1, 40)] {
             let mut cluster = Cluster::joined(seed, nodes);
             for at in nodes - victims..nodes {
@@ -127,7 +126,7 @@ fn probe_fails(loss: f64) -> f64 {
 
 #[test]
 fn nobody_is_declared_down_because_packets_are_lost() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let (alone, large) = (Duration::ZERO, nodes > 100);
         let runs = [
             (0.05, alone, if large { 60 } else { 600 }),
@@ -157,7 +156,7 @@ fn nobody_is_declared_down_because_packets_are_lost() {
 
 #[test]
 fn a_node_that_stands_still_is_down_comes_back_and_accuses_nobody() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         let sleeper = cluster.ids[1];
         cluster.sim.pause(sleeper);
@@ -183,7 +182,7 @@ enum Slow {
 
 #[test]
 fn slow_nodes_take_nobody_along() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut counts = vec![1, nodes / 16, nodes / 4];
         counts.dedup();
         counts.retain(|count| *count > 0);
@@ -237,7 +236,7 @@ fn flap(cluster: &mut Cluster, node: NodeId, each: Duration, rounds: u32) -> usi
 
 #[test]
 fn a_node_that_comes_and_goes_disturbs_nobody_else() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         let flapping = cluster.ids[nodes - 1];
         let bytes = cluster.bytes_out();
@@ -254,7 +253,7 @@ fn a_node_that_comes_and_goes_disturbs_nobody_else() {
 
 #[test]
 fn who_comes_and_goes_is_declared_down_more_and_more_rarely() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         let flapping = cluster.ids[nodes - 1];
         let (first, then) = [(); 2].map(|()| flap(&mut cluster, flapping, 12 * SECOND, 8)).into();
@@ -267,7 +266,7 @@ fn who_comes_and_goes_is_declared_down_more_and_more_rarely() {
 
 #[test]
 fn a_pair_that_cannot_reach_each_other_stays_up() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         let (a, b) = (cluster.ids[3], cluster.ids[4]);
         cluster.sim.cut(a, b);
@@ -279,7 +278,7 @@ fn a_pair_that_cannot_reach_each_other_stays_up() {
 
 #[test]
 fn a_pair_that_hears_one_way_stays_up() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         cluster.sim.cut(cluster.ids[3], cluster.ids[4]);
         cluster.run(120 * SECOND);
@@ -289,7 +288,7 @@ fn a_pair_that_hears_one_way_stays_up() {
 
 #[test]
 fn a_node_that_sends_and_hears_nothing_takes_nobody_along() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         let deaf = cluster.ids[4];
         cluster.excused.insert(deaf);
@@ -307,7 +306,7 @@ fn a_node_that_sends_and_hears_nothing_takes_nobody_along() {
 
 #[test]
 fn halves_of_which_one_does_not_hear_the_other_take_down_nobody_of_their_own() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         let (one, other) = (cluster.ids[..nodes / 2].to_vec(), cluster.ids[nodes / 2..].to_vec());
         for (from, to) in one.iter().flat_map(|from| other.iter().map(move |to| (*from, *to))) {
@@ -335,7 +334,7 @@ fn split(cluster: &mut Cluster, groups: &[Vec<NodeId>], time: Duration) {
 
 #[test]
 fn a_cluster_that_split_finds_itself_again() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let parts: [&[usize]; 3] = [&[50], &[70], &[40, 70]];
         for (parts, seconds) in parts.into_iter().flat_map(|parts| [(parts, 10), (parts, 60)]) {
             if nodes > 100 && seconds < 60 && parts != [50] {
@@ -359,7 +358,7 @@ fn a_cluster_that_split_finds_itself_again() {
 
 #[test]
 fn a_cluster_whose_halves_share_a_node_does_not_come_apart() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         let middle = nodes / 2;
         let groups = [cluster.ids[..=middle].to_vec(), cluster.ids[middle..].to_vec()];
@@ -371,7 +370,7 @@ fn a_cluster_whose_halves_share_a_node_does_not_come_apart() {
 
 #[test]
 fn a_half_that_splits_once_more_finds_itself_before_and_the_other_half_after() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         let half = nodes / 2 + 1;
         let (one, other) = (cluster.ids[..half].to_vec(), cluster.ids[half..].to_vec());
@@ -392,9 +391,8 @@ fn a_half_that_splits_once_more_finds_itself_before_and_the_other_half_after() {
 fn a_cluster_that_was_split_until_it_forgot_the_others_finds_itself_through_its_seeds() {
     // For 25 hours, and where there are more nodes for as long as they remember who is gone, and longer.
     let hours = 3600 * SECOND;
-    for ((nodes, seed), remembered, lasts) in
-        [(SIZES[0], hours, 25 * hours), (SIZES[1], 60 * SECOND, 300 * SECOND), (SIZES[2], 60 * SECOND, 300 * SECOND)]
-    {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
+        let (remembered, lasts) = if nodes > 5 { (60 * SECOND, 300 * SECOND) } else { (hours, 25 * hours) };
         let config = MembershipConfig { tombstone_time: remembered, ..MembershipConfig::lan() };
         let mut cluster = Cluster::boot_with(seed, nodes, config);
         cluster.until("all know all", 30 * SECOND, Cluster::all_agree);
@@ -412,7 +410,7 @@ fn a_cluster_that_was_split_until_it_forgot_the_others_finds_itself_through_its_
 
 #[test]
 fn who_leaves_is_never_reported_as_failed() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         for leavers in [1, nodes * 3 / 10] {
             let mut cluster = Cluster::joined(seed, nodes);
             let gone = cluster.ids[nodes - leavers..].to_vec();
@@ -438,7 +436,7 @@ fn leave(cluster: &Cluster, node: NodeId) {
 
 #[test]
 fn all_leave_one_after_the_other_until_nobody_is_left() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         for node in cluster.ids.clone() {
             cluster.excused.insert(node);
@@ -455,7 +453,7 @@ fn all_leave_one_after_the_other_until_nobody_is_left() {
 
 #[test]
 fn who_leaves_during_a_split_is_gone_for_both_sides_after_it() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         // Before the others can have noticed that it is out of reach, and after they declared it down.
         for seconds in [1, 60] {
             let mut cluster = Cluster::joined(seed, nodes);
@@ -478,7 +476,7 @@ fn who_leaves_during_a_split_is_gone_for_both_sides_after_it() {
 
 #[test]
 fn who_leaves_while_it_is_suspected_has_left_and_is_not_down() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         let gone = cluster.ids[nodes - 1];
         cluster.excused.insert(gone);
@@ -499,7 +497,7 @@ fn who_leaves_while_it_is_suspected_has_left_and_is_not_down() {
 
 #[test]
 fn who_is_shut_down_in_good_order_has_left() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         let gone = cluster.ids[nodes - 1];
         cluster.excused.insert(gone);
@@ -511,7 +509,7 @@ fn who_is_shut_down_in_good_order_has_left() {
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let run = |seed| {
             let mut cluster = Cluster::boot(seed, nodes);
             cluster.sim.set_links(LinkConfig { duplicate: 0.1, reorder: 0.1, ..link(0.2) });

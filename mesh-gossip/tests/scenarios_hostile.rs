@@ -1,6 +1,7 @@
 //! What a network or a member that lies can do to clusters of members, at three sizes: little.
 
 mod support;
+mod support_sizes;
 
 use mesh_core::{Bytes, NodeId, Rng64, Wire};
 use mesh_gossip::membership::{
@@ -9,9 +10,7 @@ use mesh_gossip::membership::{
 use mesh_transport_mem::{Latency, LinkConfig};
 use support::liar::Liar;
 use support::{Cluster, MEMBERS, SECOND, link, name};
-
-/// Sizes and a seed for each.
-const SIZES: [(usize, u64); 3] = [(5, 1), (16, 2), (128, 3)];
+use support_sizes::{ONE_SEED_EACH, runs};
 
 fn agree_and_know_the_same(cluster: &Cluster) -> bool {
     cluster.all_agree() && cluster.same_digest()
@@ -75,7 +74,7 @@ fn real_ones_agree(cluster: &Cluster, liar: NodeId) -> bool {
 
 #[test]
 fn s14_repetition_and_disorder_of_packets_take_nobody_down() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         let millis = std::time::Duration::from_millis;
         // Every packet twice, half of them late: by as much as all take, or by up to a second.
@@ -92,7 +91,7 @@ fn s14_repetition_and_disorder_of_packets_take_nobody_down() {
 
 #[test]
 fn s14_damaged_cut_spliced_and_replayed_packets_take_nobody_down() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let (mut cluster, liar) = with_liar(seed, nodes);
         // It hears pings, and news of a change.
         cluster.crash(cluster.ids[nodes - 1]);
@@ -133,7 +132,7 @@ fn s14_damaged_cut_spliced_and_replayed_packets_take_nobody_down() {
 
 #[test]
 fn s12_what_a_liar_says_of_others_takes_nobody_down() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let (mut cluster, liar) = with_liar(seed, nodes);
         let mut rng = Rng64::from_seed(seed, "lies");
         for _ in 0..100 {
@@ -163,7 +162,7 @@ fn s12_what_a_liar_says_of_others_takes_nobody_down() {
 
 #[test]
 fn s15_made_up_members_die_and_what_they_cost_is_bounded() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let (mut cluster, liar) = with_liar(seed, nodes);
         let (mut rng, mut said) = (Rng64::from_seed(seed, "names"), 0);
         for _ in 0..10 {
@@ -190,7 +189,7 @@ fn s15_made_up_members_die_and_what_they_cost_is_bounded() {
 
 #[test]
 fn s15_of_ten_thousand_made_up_members_no_more_are_taken_in_than_there_is_room_for() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let room = nodes + 500;
         let config = MembershipConfig { max_members: room, max_tombstones: room, ..MembershipConfig::lan() };
         let mut cluster = Cluster::boot_with(seed, nodes, config);
@@ -219,7 +218,7 @@ fn s15_of_ten_thousand_made_up_members_no_more_are_taken_in_than_there_is_room_f
 
 #[test]
 fn s16_profiles_as_long_as_they_may_be_come_to_all_and_longer_ones_are_refused() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::empty(seed, MembershipConfig::lan());
         let profile = |at: usize| Profile {
             zone: at as u16,

@@ -1,6 +1,7 @@
 //! What clusters of members live through, at three sizes: restarts, returns, clocks, keys, and long times.
 
 mod support;
+mod support_sizes;
 
 use std::time::Duration;
 
@@ -8,9 +9,7 @@ use mesh_core::keyring::SEAL_LEN;
 use mesh_core::{ClusterKey, Keyring, NodeId};
 use mesh_gossip::membership::{MembershipCommand, MembershipConfig, Profile, Status};
 use support::{Cluster, SECOND, name};
-
-/// Sizes and a seed for each.
-const SIZES: [(usize, u64); 3] = [(5, 1), (16, 2), (128, 3)];
+use support_sizes::{ONE_SEED_EACH, runs};
 
 fn agree_and_know_the_same(cluster: &Cluster) -> bool {
     cluster.all_agree() && cluster.same_digest()
@@ -22,7 +21,7 @@ fn address(at: usize) -> Profile {
 
 #[test]
 fn s10_a_rolling_restart_at_new_addresses_takes_nobody_else_down() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         cluster.run(10 * SECOND);
         for at in 0..nodes {
@@ -51,7 +50,7 @@ fn s10_a_rolling_restart_at_new_addresses_takes_nobody_else_down() {
 
 #[test]
 fn s10_who_restarts_after_it_was_declared_down_is_back_at_a_higher_incarnation() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         let (node, watcher) = (cluster.ids[nodes - 1], cluster.ids[0]);
         for _ in 0..3 {
@@ -69,7 +68,7 @@ fn s10_who_restarts_after_it_was_declared_down_is_back_at_a_higher_incarnation()
 
 #[test]
 fn s11_a_node_that_slept_past_all_tombstones_brings_nobody_back() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         // Each forgets at a time of its own.
         let mut cluster = Cluster::empty(seed, MembershipConfig::lan());
         let seeds: Vec<_> = (0..3).map(|at| name(seed, at)).collect();
@@ -98,7 +97,7 @@ fn s11_a_node_that_slept_past_all_tombstones_brings_nobody_back() {
 
 #[test]
 fn s13_clocks_that_jump_and_drift_and_drivers_that_pause_take_nobody_down() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         for at in 0..nodes {
             let tenth = 100_000_000;
@@ -146,7 +145,7 @@ fn sealed(seed: u64, nodes: usize) -> (Cluster, Vec<Keyring>) {
 
 #[test]
 fn s24_who_has_no_key_a_wrong_one_or_one_that_was_removed_joins_nothing() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let (mut cluster, rings) = sealed(seed, nodes);
         for ring in &rings {
             ring.install(key(2)).and_then(|()| ring.use_key(key(2).id())).expect("there is room");
@@ -155,7 +154,7 @@ fn s24_who_has_no_key_a_wrong_one_or_one_that_was_removed_joins_nothing() {
         rings.iter().for_each(|ring| ring.remove(key(1).id()).expect("it is not in use"));
         let members = cluster.ids.clone();
         for (at, ring) in [None, Some(Keyring::new(key(3))), Some(Keyring::new(key(1)))].into_iter().enumerate() {
-            let stranger = name(seed, 1000 + at);
+            let stranger = name(seed, nodes.max(1000) + at);
             cluster.excused.insert(stranger);
             cluster.add_sealed(stranger, &members[..3], Profile::default(), ring);
         }
@@ -169,7 +168,7 @@ fn s24_who_has_no_key_a_wrong_one_or_one_that_was_removed_joins_nothing() {
 
 #[test]
 fn s24_keys_that_change_one_node_after_the_other_take_nobody_down() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let (mut cluster, rings) = sealed(seed, nodes);
         let pause = 20 * SECOND / nodes as u32;
         let mut each = |change: &dyn Fn(&Keyring)| {
@@ -188,7 +187,7 @@ fn s24_keys_that_change_one_node_after_the_other_take_nobody_down() {
 
 #[test]
 fn s24_a_split_whose_sides_changed_to_keys_of_their_own_heals() {
-    for (nodes, seed) in SIZES {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
         let (mut cluster, rings) = sealed(seed, nodes);
         cluster.excused.extend(cluster.ids.clone());
         let (one, other) = (cluster.ids[..nodes / 2].to_vec(), cluster.ids[nodes / 2..].to_vec());
@@ -219,7 +218,12 @@ fn s24_a_split_whose_sides_changed_to_keys_of_their_own_heals() {
 #[test]
 fn s27_memory_news_and_traffic_are_flat_under_churn() {
     // A per cent of the nodes a minute, one at least, for a day, four hours and half an hour.
-    for ((nodes, seed), minutes) in SIZES.into_iter().zip([1440, 240, 30]) {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
+        let minutes = match nodes {
+            ..=5 => 1440,
+            6..=16 => 240,
+            _ => 30,
+        };
         let mut config = MembershipConfig::lan();
         config.tombstone_time = 120 * SECOND;
         let mut cluster = Cluster::empty(seed, config);

@@ -1,5 +1,7 @@
 //! Members, an overlay and broadcasts on the same nodes and narrow links: neither holds up the other (scenario 17).
 
+mod support_sizes;
+
 use std::time::Duration;
 
 use mesh_core::{Bytes, Events, Handle, NodeId, ProtocolId};
@@ -9,6 +11,7 @@ use mesh_gossip::broadcast::{
 use mesh_gossip::membership::{METADATA_LEN_MAX, Membership, MembershipCommand, MembershipConfig, Profile, Status};
 use mesh_gossip::overlay::{Overlay, OverlayCommand, OverlayConfig};
 use mesh_transport_mem::{Latency, LinkConfig, Sim, SimConfig};
+use support_sizes::{Size, groups, runs};
 
 const MEMBERS: ProtocolId = ProtocolId(1);
 const OVERLAY: ProtocolId = ProtocolId(2);
@@ -16,8 +19,8 @@ const BROADCAST: ProtocolId = ProtocolId(3);
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 
-/// Sizes, and how many seeds there are of each.
-const SIZES: [(u128, u64); 3] = [(5, 6), (16, 3), (128, 1)];
+/// Sizes with their seeds.
+const SIZES: [Size; 3] = [(5, 0..6), (16, 0..3), (128, 0..1)];
 
 /// What a link carries in a second: more than broadcasts may take of it, by [`broadcast_config`], and a quarter of what is
 /// published in a storm.
@@ -106,8 +109,11 @@ fn until_down(seed: u64, nodes: u128, work: fn(&Sim<Seat>)) -> Duration {
 
 #[test]
 fn s17_a_thousand_events_a_second_do_not_put_off_that_a_crash_is_known_by_more_than_a_round() {
-    for (nodes, seeds) in SIZES {
-        let mean = |work| (0..seeds).map(|seed| until_down(seed, nodes, work)).sum::<Duration>() / seeds as u32;
+    for (nodes, seeds) in groups(SIZES) {
+        let mean = |work| {
+            let took = seeds.clone().map(|seed| until_down(seed, nodes as u128, work));
+            took.sum::<Duration>() / (seeds.end - seeds.start) as u32
+        };
         let (quiet, stormy) = (mean(|_| {}), mean(storm));
         let round = MembershipConfig::local().probe_period;
         assert!(stormy <= quiet + round, "{nodes} nodes: {stormy:?} instead of {quiet:?}");
@@ -121,30 +127,29 @@ fn delivered(events: &mut Events<BroadcastEvent>) -> usize {
 
 #[test]
 fn s17_news_of_members_do_not_hold_up_events() {
-    for (nodes, seeds) in SIZES {
-        for seed in 0..seeds.min(2) {
-            let mut sim = mesh(seed, nodes);
-            // All say something new of themselves, as much as fits, five times a second, for two seconds.
-            let mut events: Vec<_> = (2..=nodes).map(|node| sim.handle(NodeId(node)).broadcast.events()).collect();
-            let mut longest = Duration::ZERO;
-            for round in 0..10 {
-                for node in 1..=nodes {
-                    let metadata = vec![round; METADATA_LEN_MAX].into();
-                    let command = MembershipCommand::SetProfile(Profile { metadata, ..Profile::default() });
-                    sim.handle(NodeId(node)).members.cast(command).expect("there is room");
-                }
-                let publish = sim.handle(NodeId(1)).broadcast.publish(Class::Normal, Bytes::from_static(b"event"));
-                assert!(matches!(sim.wait(MS, publish), Some(Ok(_))), "{nodes} nodes: it is taken");
-                let (begin, mut missing) = (sim.now(), nodes as usize - 1);
-                while missing > 0 {
-                    assert!(sim.now() - begin < 2 * SECOND, "{nodes} nodes: {missing} do not have it");
-                    sim.run_for(10 * MS);
-                    missing -= events.iter_mut().map(delivered).sum::<usize>();
-                }
-                longest = longest.max(sim.now() - begin);
-                sim.run_for((200 * MS).saturating_sub(sim.now() - begin));
+    for (nodes, seed) in runs([(5, 0..2), (16, 0..2), (128, 0..1)]) {
+        let nodes = nodes as u128;
+        let mut sim = mesh(seed, nodes);
+        // All say something new of themselves, as much as fits, five times a second, for two seconds.
+        let mut events: Vec<_> = (2..=nodes).map(|node| sim.handle(NodeId(node)).broadcast.events()).collect();
+        let mut longest = Duration::ZERO;
+        for round in 0..10 {
+            for node in 1..=nodes {
+                let metadata = vec![round; METADATA_LEN_MAX].into();
+                let command = MembershipCommand::SetProfile(Profile { metadata, ..Profile::default() });
+                sim.handle(NodeId(node)).members.cast(command).expect("there is room");
             }
-            assert!(longest <= SECOND, "{nodes} nodes, seed {seed}: {longest:?}");
+            let publish = sim.handle(NodeId(1)).broadcast.publish(Class::Normal, Bytes::from_static(b"event"));
+            assert!(matches!(sim.wait(MS, publish), Some(Ok(_))), "{nodes} nodes: it is taken");
+            let (begin, mut missing) = (sim.now(), nodes as usize - 1);
+            while missing > 0 {
+                assert!(sim.now() - begin < 2 * SECOND, "{nodes} nodes: {missing} do not have it");
+                sim.run_for(10 * MS);
+                missing -= events.iter_mut().map(delivered).sum::<usize>();
+            }
+            longest = longest.max(sim.now() - begin);
+            sim.run_for((200 * MS).saturating_sub(sim.now() - begin));
         }
+        assert!(longest <= SECOND, "{nodes} nodes, seed {seed}: {longest:?}");
     }
 }

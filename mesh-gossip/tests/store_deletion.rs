@@ -5,7 +5,8 @@ mod support_store;
 use mesh_core::{Bytes, NodeId};
 use mesh_gossip::store::{Op, StoreCommand, StoreConfig, Value};
 use mesh_transport_mem::ClockConfig;
-use support_store::{Cluster, config, ms, s, sizes};
+use support_store::support_sizes::ONE_SEED_EACH;
+use support_store::{Cluster, config, ms, s, sizes, sizes_or};
 
 /// A cluster in which everybody has `old`, and the last node nothing else to do.
 fn cluster(seed: u64, nodes: u128, config: StoreConfig) -> (Cluster, NodeId) {
@@ -39,7 +40,7 @@ fn run_until_collected(cluster: &mut Cluster, node: NodeId, within: u64) {
 
 #[test]
 fn tombstones_are_collected_everywhere_once_everybody_has_them() {
-    for (seed, nodes) in [(1, 5), (2, 16), (3, 128)] {
+    for (seed, nodes) in sizes_or(ONE_SEED_EACH) {
         let (mut cluster, _) = cluster(seed, nodes, config());
         cluster.delete(NodeId(3), "old");
         cluster.settle(s(5));

@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses some of it")]
 
 pub mod hand;
+#[path = "../support_sizes/mod.rs"]
+pub mod support_sizes;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,15 +14,18 @@ use mesh_gossip::store::{
     Found, Op, Store, StoreCommand, StoreConfig, StoreHandle, StoreStatus, Value, Write, WriteError,
 };
 use mesh_transport_mem::{ClockConfig, Latency, LinkConfig, Sim, SimConfig};
+use support_sizes::{Size, runs};
 
 pub const STORE: ProtocolId = ProtocolId(9);
 
-/// Sizes, and how many seeds there are of each.
-const SIZES: [(u128, u64); 3] = [(5, 4), (16, 2), (128, 1)];
-
 /// Each seed with its size.
 pub fn sizes() -> impl Iterator<Item = (u64, u128)> {
-    SIZES.into_iter().flat_map(|(nodes, seeds)| (0..seeds).map(move |seed| (seed, nodes)))
+    sizes_or([(5, 0..4), (16, 0..2), (128, 0..1)])
+}
+
+/// Each seed with its size, for a test that has sizes of its own.
+pub fn sizes_or(own: impl IntoIterator<Item = Size>) -> impl Iterator<Item = (u64, u128)> {
+    runs(own).map(|(nodes, seed)| (seed, nodes as u128))
 }
 
 /// Seconds.
