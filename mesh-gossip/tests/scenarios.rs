@@ -12,7 +12,8 @@ use support::{Cluster, SECOND, link, name};
 use support_sizes::{ONE_SEED_EACH, runs};
 
 fn agree_and_know_the_same(cluster: &Cluster) -> bool {
-    cluster.all_agree() && cluster.same_digest()
+    // What is soon told comes first.
+    cluster.same_digest() && cluster.all_agree()
 }
 
 #[test]
@@ -239,13 +240,15 @@ fn a_node_that_comes_and_goes_disturbs_nobody_else() {
     for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         let flapping = cluster.ids[nodes - 1];
+        // The news of so many that joined are no part of what it costs.
+        cluster.run(5 * SECOND);
         let bytes = cluster.bytes_out();
         // For ten minutes, or three. Three seconds are too short for nearly all to declare it down.
         let rounds = if nodes > 100 { 30 } else { 100 };
         let downs = flap(&mut cluster, flapping, 3 * SECOND, rounds);
         assert!(downs <= 25, "{nodes} nodes: {downs} told of it as down");
         let each = (cluster.bytes_out() - bytes) / nodes as u64 / u64::from(6 * rounds);
-        assert!(each <= 300, "{nodes} nodes: {each} bytes a node and second");
+        assert!(each <= 260, "{nodes} nodes: {each} bytes a node and second");
         assert_eq!(cluster.told.false_downs, []);
         cluster.until("all know all again", 10 * SECOND, agree_and_know_the_same);
     }

@@ -13,7 +13,8 @@ use support::{Cluster, MEMBERS, SECOND, link, name};
 use support_sizes::{ONE_SEED_EACH, runs};
 
 fn agree_and_know_the_same(cluster: &Cluster) -> bool {
-    cluster.all_agree() && cluster.same_digest()
+    // What is soon told comes first.
+    cluster.same_digest() && cluster.all_agree()
 }
 
 /// What a liar claims of a member: its kind, and what follows name and incarnation.

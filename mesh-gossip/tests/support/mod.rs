@@ -191,12 +191,13 @@ impl Cluster {
 
     /// Whether `group` know each other as live, and nobody else.
     pub fn agree(&self, group: &[NodeId]) -> bool {
-        group.iter().all(|of| {
-            self.members(*of).is_some_and(|members| {
-                members.live() + 1 == group.len()
-                    && group.iter().all(|node| node == of || members.status_of(*node).is_some_and(Status::is_live))
+        let members = |of: &NodeId| self.members(*of).filter(|members| members.live() + 1 == group.len());
+        // How many they know is soon told, and comes first.
+        group.iter().all(|of| members(of).is_some())
+            && group.iter().all(|of| {
+                let live = |node| members(of).and_then(|of| of.status_of(node)).is_some_and(Status::is_live);
+                group.iter().all(|node| node == of || live(*node))
             })
-        })
     }
 
     /// Whether all that are up have the same digest.
