@@ -7,7 +7,7 @@ use std::time::Duration;
 use mesh_core::{Handle, NodeId, ProtocolId};
 use mesh_gossip::heartbeat::{Confirmations, Heartbeat, HeartbeatCommand, HeartbeatConfig, Level};
 use mesh_transport_mem::{LinkConfig, Sim};
-use support_sizes::{Size, runs};
+use support_sizes::{Size, runs_up_to};
 
 const HEARTBEAT: ProtocolId = ProtocolId(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -16,6 +16,13 @@ type Group = Sim<Handle<Heartbeat>>;
 
 /// Sizes with their seeds.
 const SIZES: [Size; 3] = [(5, 0..4), (16, 0..1), (128, 0..1)];
+
+/// A node watches 255 others at most by default.
+const MOST: usize = 256;
+
+fn runs(own: [Size; 3]) -> impl Iterator<Item = (usize, u64)> {
+    runs_up_to(MOST, "all watch all, who may be 256 by default; more are for membership", own)
+}
 
 /// How many seconds something lasts: less where there are many nodes, who say much.
 fn seconds(count: usize, at_most: u32) -> Duration {
