@@ -60,7 +60,9 @@ pub use command::{
 };
 pub use config::{ConfigError, StoreConfig};
 pub use entry::{Deadline, Entry, Path};
-pub use message::{Answer, Ask, Collected, Differ, Equal, Gave, Message, Named, Pushed, Record, Root, State, Taken};
+pub use message::{
+    Answer, Ask, Collected, Differ, Equal, Gave, Memory, Message, Named, Pushed, Record, Root, State, Taken,
+};
 
 use crate::crdt::{Actor, HybridClock, HybridTime, Types};
 use exchange::Exchange;
@@ -93,9 +95,6 @@ pub struct Store {
     table: Table,
     /// What is known beside the entries, and kept with them.
     state: State,
-    /// This replica knows of no deletion: it began without memory, was not equal with anybody yet, and collected no
-    /// tombstone.
-    is_blank: bool,
     /// Tombstones were collected here of which those know nothing who were last in touch before.
     collected: HybridTime,
     peers: Peers,
@@ -143,7 +142,6 @@ impl Store {
             clock_origin: config.clock_origin,
             table: Table::default(),
             state: State::default(),
-            is_blank: true,
             collected: HybridTime::default(),
             peers: Peers::default(),
             watches: BTreeSet::new(),
@@ -215,19 +213,29 @@ impl Store {
         prefixes.any(|(_, prefix)| path.key.starts_with(prefix))
     }
 
-    /// Notes since when this replica has its memory.
-    fn begin_if_blank(&mut self, cx: &mut Context<'_, Self>) {
-        if self.is_blank {
-            self.state.start = self.clock.tick(self.time_of_day(cx));
-            if self.config.durable {
-                self.persist(cx, Record::State(self.state));
+    /// Notes since when this replica has its memory. What it wrote before may be ahead of its clock now, as far as the
+    /// clocks of others may be.
+    fn begin(&mut self, cx: &mut Context<'_, Self>) {
+        let start = self.clock.tick(self.time_of_day(cx)).after(self.config.clock_ahead_max);
+        self.update_state(cx, State { memory: Memory { start, ..self.state.memory }, ..self.state });
+    }
+
+    fn set_time(&mut self, cx: &mut Context<'_, Self>, unix: Duration) {
+        let before = self.time_of_day(cx);
+        self.clock_origin = unix.saturating_sub(Duration::from_nanos(cx.now().as_nanos()));
+        let (now, ahead_max) = (self.time_of_day(cx), self.config.clock_ahead_max);
+        if !self.state.memory.knows_deletions && (now > before.after(ahead_max) || before > now.after(ahead_max)) {
+            if self.table.len() == 0 {
+                self.clock = HybridClock::new(ahead_max);
             }
+            self.begin(cx);
         }
+        self.set_sweep_timer(cx);
     }
 
     /// Who counts, on this node.
     const fn actor(&self, node: NodeId) -> Actor {
-        Actor { node, start: self.state.start.0 }
+        Actor { node, start: self.state.memory.start.0 }
     }
 
     /// A peer that the application named, or that spoke.
@@ -278,7 +286,9 @@ impl Protocol for Store {
         for bytes in self.secret.chunks_mut(8) {
             bytes.copy_from_slice(&cx.rng().next_u64().to_le_bytes());
         }
-        self.begin_if_blank(cx);
+        if self.state.memory.start == HybridTime::default() {
+            self.begin(cx);
+        }
         let first = cx.rng().duration_between(Duration::ZERO, self.config.interval);
         cx.set_timer(Timer::CompareDue, first);
         self.set_sweep_timer(cx);
@@ -339,9 +349,7 @@ impl Protocol for Store {
                 StoreReply::Done
             }
             StoreCommand::SetTime(unix) => {
-                self.clock_origin = unix.saturating_sub(Duration::from_nanos(cx.now().as_nanos()));
-                self.begin_if_blank(cx);
-                self.set_sweep_timer(cx);
+                self.set_time(cx, unix);
                 StoreReply::Done
             }
             StoreCommand::Status => StoreReply::Status(Box::new(self.status(cx))),

@@ -11,6 +11,8 @@ use support_store::{Cluster, config, ms, s, sizes, sizes_or};
 /// A cluster in which everybody has `old`, and the last node nothing else to do.
 fn cluster(seed: u64, nodes: u128, config: StoreConfig) -> (Cluster, NodeId) {
     let mut cluster = Cluster::new(seed, nodes, config);
+    // What is written sooner may be from before the nodes lost their memory, as far as they know.
+    cluster.run(s(15));
     cluster.put(NodeId(1), "old", "x");
     cluster.put(NodeId(2), "kept", "x");
     cluster.update(NodeId(2), "count", Op::Add(3)).unwrap();

@@ -12,8 +12,8 @@ use mesh_gossip::store::{
     Answer, Ask, Differ, Equal, Message, Op, Record, Store, StoreCommand, StoreConfig, Taken, Write,
 };
 use support_store::hand::{
-    PEER, STRANGER, WRITER, asked_of, at, begin, compare, differ, is_done, list, listed, path, push, root, short_hash,
-    status, store, store_with, write, written,
+    MEMORY, PEER, STRANGER, WRITER, asked_of, at, begin, compare, differ, is_done, list, listed, path, push, root,
+    short_hash, status, store, store_with, write, written,
 };
 use support_store::{ms, s};
 
@@ -22,13 +22,13 @@ fn only_an_answer_to_what_was_asked_counts_and_once() {
     let mut store = store(&[PEER]);
     let asked = compare(&mut store, PEER).time;
     let other = HybridTime(asked.0 - 1);
-    store.receive(PEER, Message::Equal(Equal { asked: other, time: asked, start: HybridTime(0) }));
+    store.receive(PEER, Message::Equal(Equal { asked: other, time: asked, memory: MEMORY }));
     store.receive(PEER, Message::Differ(differ(other)));
     assert_eq!((store.sent(), status(&mut store).peers[&PEER]), (vec![], None));
-    store.receive(STRANGER, Message::Equal(Equal { asked, time: asked, start: HybridTime(0) }));
+    store.receive(STRANGER, Message::Equal(Equal { asked, time: asked, memory: MEMORY }));
     assert_eq!(status(&mut store).peers[&STRANGER], None);
     store.sent();
-    let equal = Message::Equal(Equal { asked, time: asked, start: HybridTime(0) });
+    let equal = Message::Equal(Equal { asked, time: asked, memory: MEMORY });
     store.receive(PEER, equal.clone());
     let equal_at = status(&mut store).peers[&PEER];
     assert!(equal_at.is_some());
@@ -54,7 +54,7 @@ fn an_answer_counts_for_ten_seconds() {
         let asked = compare(&mut store, peer).time;
         store.pass(s(waits));
         assert!(store.sent().iter().all(|(to, _)| *to != peer), "it had no other turn");
-        store.receive(peer, Message::Equal(Equal { asked, time: asked, start: HybridTime(0) }));
+        store.receive(peer, Message::Equal(Equal { asked, time: asked, memory: MEMORY }));
         assert_eq!(status(&mut store).peers[&peer].is_some(), counts, "{waits} s");
     }
 }
@@ -323,5 +323,8 @@ fn what_was_deleted_meanwhile_is_dropped_from_the_log_too() {
     store.receive(PEER, Message::Answer(number, Answer::Taken(Taken { all: false, outdated })));
     assert_eq!(status(&mut store).keys, 0);
     let logged = store.logged();
-    assert!(matches!(&logged[..], [LogOp::Record(Record::Forgotten(gone))] if *gone == path("key")));
+    let [LogOp::Record(Record::State(state)), LogOp::Record(Record::Forgotten(gone))] = &logged[..] else {
+        panic!("{logged:?} says what is known and what is dropped");
+    };
+    assert!(state.memory.knows_deletions && *gone == path("key"));
 }

@@ -268,7 +268,8 @@ fn a_clock_that_is_set_back_makes_no_write_older() {
 #[test]
 fn idle_replicas_only_compare_digests() {
     for (seed, nodes) in sizes_or([(5, 1..2), (16, 1..2), (128, 1..2)]) {
-        let mut cluster = Cluster::new(seed, nodes, config());
+        // With times as they are in service nobody is away for long meanwhile.
+        let mut cluster = Cluster::new(seed, nodes, StoreConfig::default());
         cluster.put_all(NodeId(1), 0..300, "value");
         cluster.settle(s(20));
         cluster.run(s(10));
@@ -276,6 +277,6 @@ fn idle_replicas_only_compare_digests() {
         let before = sent(&cluster);
         cluster.run(s(60));
         let each = (sent(&cluster) - before) / 60 / u64::try_from(nodes).unwrap();
-        assert!(each <= 110, "{nodes} nodes: {each} B/s");
+        assert!(each <= 80, "{nodes} nodes: {each} B/s");
     }
 }

@@ -6,8 +6,8 @@ use mesh_core::{Bytes, Harness, NodeId, Rng64, wire};
 use mesh_gossip::anti_entropy::Range;
 use mesh_gossip::crdt::{HybridTime, Register, Stamp};
 use mesh_gossip::store::{
-    Answer, Ask, Collected, Differ, Entry, Equal, Gave, Message, Named, Op, Path, Pushed, Root, Store, StoreCommand,
-    StoreConfig, StoreReply, StoreStatus, Write,
+    Answer, Ask, Collected, Differ, Entry, Equal, Gave, Memory, Message, Named, Op, Path, Pushed, Root, Store,
+    StoreCommand, StoreConfig, StoreReply, StoreStatus, Write,
 };
 use proptest::prelude::*;
 use support_store::{config, ms, s};
@@ -93,7 +93,7 @@ fn thousands_of_strangers_are_not_all_remembered() {
     let mut store = store(StoreConfig { peers_max: 100, ..config() });
     for number in 0..10_000 {
         let time = HybridTime(1);
-        store.receive(NodeId(1_000 + number), Message::Equal(Equal { asked: time, time, start: time }));
+        store.receive(NodeId(1_000 + number), Message::Equal(Equal { asked: time, time, memory: Memory::default() }));
     }
     assert_eq!(status(&mut store).peers.len(), 100);
 }
@@ -108,11 +108,11 @@ fn little_asked_is_little_answered() {
     store.pass(s(1));
     store.sent();
     let time = HybridTime::from_unix(s(1_000));
-    let (start, horizon, collected) = (HybridTime(0), HybridTime(0), Collected::default());
+    let (memory, horizon, collected) = (Memory::default(), HybridTime(0), Collected::default());
     let messages = [
-        Message::Root(Root { digest: 1, time, start, horizon, collected, away: Vec::new() }),
-        Message::Equal(Equal { asked: time, time, start }),
-        Message::Differ(Differ { asked: time, time, start, token: 1, horizon, collected }),
+        Message::Root(Root { digest: 1, time, memory, horizon, collected, away: Vec::new() }),
+        Message::Equal(Equal { asked: time, time, memory }),
+        Message::Differ(Differ { asked: time, time, memory, token: 1, horizon, collected }),
         Message::Ask(1, 1, Ask::Summary(Range::ALL)),
         Message::Ask(1, 1, Ask::Want(vec![1; 100])),
         Message::Ask(1, 1, Ask::Give(Vec::new())),
@@ -143,10 +143,10 @@ fn a_horizon_of_the_future_is_not_believed() {
     let digest = status(&mut store).digest;
     for horizon in [HybridTime(u64::MAX), HybridTime::from_unix(s(1_000))] {
         let collected = Collected { upto: horizon, in_touch: horizon };
-        let start = HybridTime(0);
+        let memory = Memory::default();
         store.receive(
             LIAR,
-            Message::Root(Root { digest: 1, time: horizon, start, horizon, collected, away: Vec::new() }),
+            Message::Root(Root { digest: 1, time: horizon, memory, horizon, collected, away: Vec::new() }),
         );
     }
     let status = status(&mut store);
@@ -164,12 +164,17 @@ fn any_message() -> impl Strategy<Value = Message> {
         (any::<u64>(), time.clone(), time.clone(), collected.clone(), time.clone()).prop_map(
             |(digest, time, horizon, collected, upto)| {
                 let away = vec![(NodeId(9), Gave { start: horizon, upto })];
-                Message::Root(Root { digest, time, start: horizon, horizon, collected, away })
+                let memory = Memory { start: horizon, knows_deletions: digest % 2 == 0 };
+                Message::Root(Root { digest, time, memory, horizon, collected, away })
             }
         ),
-        (time.clone(), time.clone()).prop_map(|(asked, time)| Message::Equal(Equal { asked, time, start: time })),
+        (time.clone(), time.clone()).prop_map(|(asked, time)| Message::Equal(Equal {
+            asked,
+            time,
+            memory: Memory { start: time, knows_deletions: true }
+        })),
         (time.clone(), any::<u64>(), time.clone(), collected).prop_map(|(asked, token, horizon, collected)| {
-            Message::Differ(Differ { asked, time: asked, start: horizon, token, horizon, collected })
+            Message::Differ(Differ { asked, time: asked, memory: Memory::default(), token, horizon, collected })
         }),
         (any::<u64>(), any::<u32>(), named.clone())
             .prop_map(|(token, number, named)| { Message::Ask(token, number, Ask::Give(vec![named])) }),

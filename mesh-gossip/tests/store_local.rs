@@ -5,7 +5,7 @@ mod support_store;
 use mesh_core::{Bytes, Harness, LogOp, NodeId, wire};
 use mesh_gossip::crdt::{Crdt, HybridTime, Register, Set, Stamp};
 use mesh_gossip::store::{
-    Collected, Deadline, Entry, Expect, Message, Named, Op, Path, Pushed, Record, State, Store, StoreCommand,
+    Collected, Deadline, Entry, Expect, Memory, Message, Named, Op, Path, Pushed, Record, State, Store, StoreCommand,
     StoreConfig, StoreEvent, StoreReply, Timer, Value, Write, WriteError,
 };
 use support_store::hand::{ME, PEER, STRANGER, WRITER, at, path, push, status, store, store_with, written};
@@ -348,7 +348,7 @@ fn recovered(records: Vec<Record>) -> Result<Harness<Store>, mesh_core::RecoverE
 #[test]
 fn all_that_a_replica_knows_is_there_after_a_restart() {
     let collected = Collected { upto: at(950), in_touch: at(900) };
-    let state = State { start: HybridTime(5), horizon: at(940), collected };
+    let state = State { memory: Memory { start: HybridTime(5), knows_deletions: true }, horizon: at(940), collected };
     let entry = |key, node| Record::Entry(written(key, 5_000, node));
     let records = vec![
         Record::State(state),

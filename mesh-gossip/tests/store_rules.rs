@@ -6,18 +6,23 @@ use mesh_core::{Bytes, Harness, LogOp, NodeId, wire};
 use mesh_gossip::anti_entropy::Summary;
 use mesh_gossip::crdt::{HybridTime, Stamp};
 use mesh_gossip::store::{
-    Answer, Ask, Collected, Differ, Entry, Equal, Gave, Message, Named, Op, Record, Root, Store, StoreCommand,
-    StoreConfig, StoreReply, Taken,
+    Answer, Ask, Collected, Differ, Entry, Equal, Gave, Memory, Message, Named, Op, Record, Root, State, Store,
+    StoreCommand, StoreConfig, StoreReply, Taken,
 };
 use support_store::hand::{
-    ME, PEER, STRANGER, WRITER, asked_of, at, be_equal, compare, differ, list, path, push, root, short_hash, status,
-    store, store_with, write, written,
+    ME, MEMORY, PEER, STRANGER, WRITER, asked_of, at, be_equal, compare, differ, list, path, push, root, short_hash,
+    status, store, store_with, write, written,
 };
 use support_store::s;
 
+/// What one remembers that lost its memory then.
+fn since(seconds: u64) -> Memory {
+    Memory { start: at(seconds), ..MEMORY }
+}
+
 /// What a peer gave that never lost its memory.
 fn gave(upto: HybridTime) -> Gave {
-    Gave { start: HybridTime(0), upto }
+    Gave { start: MEMORY.start, upto }
 }
 
 #[test]
@@ -125,11 +130,22 @@ fn what_this_node_wrote_and_is_not_here_was_deleted() {
     restarted.receive(PEER, push(written("old", 4_999, ME)));
     assert_eq!(status(&mut restarted).keys, 1);
     // By a clock that was ahead of what it is now.
-    restarted.receive(PEER, push(written("ahead", 5_003, ME)));
-    assert_eq!(status(&mut restarted).keys, 2, "who has deleted nothing takes what it gets");
-    be_equal(&mut restarted, PEER, |root| Root { time: at(5_004), ..root });
-    restarted.receive(PEER, push(written("deleted", 5_003, ME)));
-    assert_eq!(status(&mut restarted).keys, 2);
+    restarted.pass(s(5));
+    restarted.receive(PEER, push(written("ahead", 5_014, ME)));
+    assert_eq!(status(&mut restarted).keys, 2, "who knows of no deletion takes what it gets");
+    restarted.pass(s(15));
+    be_equal(&mut restarted, PEER, |root| Root {
+        time: at(5_020),
+        memory: Memory { knows_deletions: false, ..MEMORY },
+        ..root
+    });
+    restarted.receive(PEER, push(written("later", 5_016, ME)));
+    assert_eq!(status(&mut restarted).keys, 3, "its peer knows of none either");
+    be_equal(&mut restarted, PEER, |root| Root { time: at(5_020), ..root });
+    restarted.receive(PEER, push(written("deleted", 5_017, ME)));
+    assert_eq!(status(&mut restarted).keys, 3);
+    restarted.receive(PEER, push(written("unheard-of", 5_016, ME)));
+    assert_eq!(status(&mut restarted).keys, 4, "it wrote that before it lost its memory, as far as it knows");
 }
 
 #[test]
@@ -151,21 +167,21 @@ fn a_replica_that_is_told_the_time_late_takes_what_it_wrote_before_it_lost_its_m
     let mut store = Harness::new(ME, Store::new(StoreConfig::default()).unwrap());
     store.command(StoreCommand::SetTime(s(5_000)));
     be_equal(&mut store, PEER, |root| Root { time: at(5_000), ..root });
-    store.receive(PEER, push(written("old", 4_999, ME)));
-    assert_eq!(status(&mut store).keys, 1);
+    store.receive(PEER, push(written("old", 5_008, ME)));
+    assert_eq!(status(&mut store).keys, 1, "stamps may be ahead by 10 s");
     store.command(StoreCommand::SetTime(s(6_000)));
-    store.receive(PEER, push(written("deleted", 5_001, ME)));
-    assert_eq!(status(&mut store).keys, 1, "it is not blank any more");
+    store.receive(PEER, push(written("deleted", 5_011, ME)));
+    assert_eq!(status(&mut store).keys, 1, "it knows of deletions since");
 }
 
 #[test]
 fn what_a_peer_wrote_before_it_lost_its_memory_is_taken() {
     let mut store = store(&[PEER, WRITER]);
-    be_equal(&mut store, WRITER, |root| Root { time: at(800), start: at(100), ..root });
+    be_equal(&mut store, WRITER, |root| Root { time: at(800), memory: since(100), ..root });
     store.receive(PEER, push(written("deleted", 800, WRITER)));
     assert_eq!(status(&mut store).keys, 0);
     // It has not been here, and its writer has it no more.
-    be_equal(&mut store, WRITER, |root| Root { start: at(950), ..root });
+    be_equal(&mut store, WRITER, |root| Root { memory: since(950), ..root });
     store.receive(PEER, push(written("old", 900, WRITER)));
     assert_eq!(status(&mut store).keys, 1);
     store.receive(PEER, push(written("late", 950, WRITER)));
@@ -173,7 +189,7 @@ fn what_a_peer_wrote_before_it_lost_its_memory_is_taken() {
     store.receive(PEER, push(written("deleted", 951, WRITER)));
     assert_eq!(status(&mut store).keys, 2);
     // Its clock was set back meanwhile.
-    be_equal(&mut store, WRITER, |root| Root { time: at(910), start: at(905), ..root });
+    be_equal(&mut store, WRITER, |root| Root { time: at(910), memory: since(905), ..root });
     store.receive(PEER, push(written("new", 951, WRITER)));
     assert_eq!(status(&mut store).keys, 3);
     store.receive(PEER, push(written("deleted", 909, WRITER)));
@@ -183,7 +199,7 @@ fn what_a_peer_wrote_before_it_lost_its_memory_is_taken() {
 #[test]
 fn what_others_tell_of_a_writer_counts_for_the_memory_that_it_has_now() {
     let mut store = store(&[PEER, WRITER]);
-    be_equal(&mut store, WRITER, |root| Root { time: at(600), start: at(500), ..root });
+    be_equal(&mut store, WRITER, |root| Root { time: at(600), memory: since(500), ..root });
     let away = vec![(WRITER, Gave { start: at(100), upto: at(900) })];
     be_equal(&mut store, PEER, |root| Root { away, ..root });
     store.receive(STRANGER, push(written("old", 900, WRITER)));
@@ -235,10 +251,7 @@ fn only_an_exchange_in_which_nothing_was_refused_makes_equal() {
             _ => None,
         });
         let (asked, time, horizon, collected) = (asked.unwrap(), at(1_010), HybridTime(0), Collected::default());
-        store.receive(
-            PEER,
-            Message::Differ(Differ { asked, time, start: HybridTime(0), token: 77, horizon, collected }),
-        );
+        store.receive(PEER, Message::Differ(Differ { asked, time, memory: MEMORY, token: 77, horizon, collected }));
         let sent = store.sent();
         let [(PEER, Message::Ask(77, number, Ask::Summary(_)))] = &sent[..] else { panic!("{sent:?}") };
         store.receive(PEER, Message::Answer(*number, Answer::Summary(Summary::List(Vec::new()))));
@@ -358,7 +371,7 @@ fn what_a_peer_says_of_a_time_that_has_not_come_covers_no_later_write() {
         move |store: &mut Harness<Store>| {
             let asked = compare(store, PEER).time;
             let time = time.unwrap_or(asked);
-            store.receive(PEER, Message::Equal(Equal { asked, time, start: HybridTime(0) }));
+            store.receive(PEER, Message::Equal(Equal { asked, time, memory: MEMORY }));
         }
     };
     let exchanges = |time| {
@@ -416,31 +429,84 @@ fn a_horizon_comes_with_an_answer_too_and_never_goes_back() {
     };
     let logged = states(&mut store);
     assert!(
-        logged[0].start > HybridTime(0) && logged[0].horizon == HybridTime(0),
+        logged[0].memory.start > HybridTime(0) && logged[0].horizon == HybridTime(0),
         "when it began is known after a restart"
     );
     assert_eq!(logged.last().unwrap().horizon, at(940));
 }
 
 #[test]
-fn what_is_written_after_a_restart_is_newer_than_the_beginning_whatever_the_clock_says() {
-    let config = StoreConfig { durable: true, clock_origin: s(5_000), ..StoreConfig::default() };
-    let mut store = Harness::new(ME, Store::new(config.clone()).unwrap());
-    let record = |op| match op {
-        LogOp::Record(record) => Some(record),
-        _ => None,
-    };
-    let records: Vec<_> = store.logged().into_iter().filter_map(record).collect();
-    let set_back = StoreConfig { clock_origin: s(4_000), ..config };
-    let mut restarted = Harness::recovered(ME, Store::new(set_back).unwrap(), records, &[]).unwrap();
-    restarted.command(StoreCommand::AddPeer(PEER));
+fn what_is_written_after_a_restart_is_newer_than_what_was_collected_whatever_the_clock_says() {
+    let set_back = StoreConfig { durable: true, clock_origin: s(4_000), ..StoreConfig::default() };
+    let state = State { memory: MEMORY, horizon: at(5_000), collected: Collected::default() };
+    let mut restarted = Harness::recovered(ME, Store::new(set_back).unwrap(), [Record::State(state)], &[]).unwrap();
     write(&mut restarted, Op::Put(Bytes::new()));
     restarted.sync();
-    let start = compare(&mut restarted, PEER).start;
     let replies = restarted.replies();
     let written = replies.iter().find_map(|(_, reply)| match reply {
         StoreReply::Written(Ok(stamp)) => Some(stamp.time),
         _ => None,
     });
-    assert!(written > Some(start), "{written:?}");
+    assert!(written > Some(at(5_000)), "{written:?}");
+}
+
+#[test]
+fn what_a_replica_remembers_of_deletions_outlives_a_restart() {
+    let config = StoreConfig { durable: true, ..StoreConfig::default() };
+    let mut store = Harness::new(ME, Store::new(config.clone()).unwrap());
+    let restart = |store: &mut Harness<Store>, seconds| {
+        let record = |op| match op {
+            LogOp::Record(record) => Some(record),
+            _ => None,
+        };
+        let records: Vec<_> = store.logged().into_iter().filter_map(record).collect();
+        let mut restarted = Harness::recovered(ME, Store::new(config.clone()).unwrap(), records, &[]).unwrap();
+        restarted.command(StoreCommand::SetTime(s(seconds)));
+        restarted.sync();
+        restarted.command(StoreCommand::AddPeer(PEER));
+        restarted.sync();
+        (compare(&mut restarted, PEER).memory, restarted)
+    };
+    store.sync();
+    store.command(StoreCommand::AddPeer(PEER));
+    let first = compare(&mut store, PEER).memory;
+    store.sync();
+    // It crashed before it was told the time, and knew nothing yet.
+    let (blank, mut restarted) = restart(&mut store, 5_000);
+    assert!(!first.knows_deletions && !blank.knows_deletions);
+    assert!(first.start < at(100) && blank.start >= at(5_000), "{blank:?}");
+    let digest = status(&mut restarted).digest;
+    restarted.receive(PEER, Message::Root(root(digest, 5_000)));
+    restarted.sync();
+    let (knows, _) = restart(&mut restarted, 9_000);
+    assert_eq!(knows, Memory { knows_deletions: true, ..blank }, "the time that is told later changes nothing");
+}
+
+#[test]
+fn a_clock_that_was_wrong_before_anything_was_written_does_no_harm() {
+    let config = StoreConfig { clock_origin: s(90_000), ..StoreConfig::default() };
+    let mut store = Harness::new(ME, Store::new(config).unwrap());
+    store.command(StoreCommand::SetTime(s(5_000)));
+    write(&mut store, Op::Put(Bytes::new()));
+    store.command(StoreCommand::AddPeer(PEER));
+    let root = compare(&mut store, PEER);
+    assert!(root.time < at(5_001) && root.memory.start <= at(5_011), "{root:?}");
+    // Corrected a little, as by a time server: the memory is the same.
+    store.command(StoreCommand::SetTime(s(5_005)));
+    assert_eq!(compare(&mut store, PEER).memory, root.memory);
+}
+
+#[test]
+fn two_that_know_of_no_deletion_learn_of_none_by_being_equal() {
+    let mut store = store(&[PEER, STRANGER]);
+    let blank = Memory { knows_deletions: false, ..MEMORY };
+    let collected = Collected { upto: at(950), in_touch: at(900) };
+    be_equal(&mut store, PEER, |root| Root { memory: blank, collected, ..root });
+    assert!(!compare(&mut store, PEER).memory.knows_deletions);
+    store.receive(STRANGER, push(written("old", 900, WRITER)));
+    assert_eq!(status(&mut store).keys, 1);
+    be_equal(&mut store, PEER, |root| root);
+    assert!(compare(&mut store, PEER).memory.knows_deletions);
+    store.receive(NodeId(77), push(written("older", 890, WRITER)));
+    assert_eq!(status(&mut store).keys, 1);
 }

@@ -7,7 +7,7 @@ use mesh_core::{Bytes, Context, NodeId};
 use super::Store;
 use super::command::StoreEvent;
 use super::entry::{Entry, Path};
-use super::message::{Named, Record};
+use super::message::{Memory, Named, Record, State};
 use crate::crdt::{HybridTime, Stamp, TypeError};
 
 /// What became of an entry.
@@ -106,6 +106,11 @@ impl Store {
             self.check_age(from, &incoming)?;
         }
         self.has_room(path, &incoming)?;
+        if incoming.updated.node == self.me && incoming.updated.time > self.state.memory.start {
+            // From before this replica lost its memory, by a clock that was ahead of what it is now.
+            let memory = Memory { start: incoming.updated.time, ..self.state.memory };
+            self.update_state(cx, State { memory, ..self.state });
+        }
         self.put(cx, path.clone(), incoming);
         Ok(Accepted { changed: true, more_here: false })
     }
@@ -156,9 +161,10 @@ impl Store {
     fn check_age(&self, from: NodeId, entry: &Entry) -> Result<(), Lost> {
         let Stamp { time, node: writer } = entry.updated;
         if writer == self.me {
-            // Written here, and not before this replica lost its memory. A blank one has collected nothing yet: what is
-            // newer than its start was written by a clock that was ahead of what it is now.
-            return if time > self.state.start && !self.is_blank { Err(Lost::Outdated) } else { Ok(()) };
+            // Written here, and not before this replica lost its memory.
+            let Memory { start, knows_deletions } = self.state.memory;
+            let is_lost = time > start && knows_deletions;
+            return if is_lost { Err(Lost::Outdated) } else { Ok(()) };
         }
         if self.peers.get(writer).is_some_and(|peer| peer.gave.covers(time)) {
             return Err(Lost::Outdated);
@@ -166,7 +172,7 @@ impl Store {
         match self.peers.get(from).filter(|peer| peer.in_touch.is_some()) {
             Some(peer) if peer.in_touch < Some(self.collected) && time <= peer.gave.upto => Err(Lost::Outdated),
             // A node without memory knows nothing of deletions until it was equal with somebody.
-            None if !self.is_blank && time <= self.state.collected.in_touch => Err(Lost::Doubtful),
+            None if self.state.memory.knows_deletions && time <= self.state.collected.in_touch => Err(Lost::Doubtful),
             _ => Ok(()),
         }
     }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use mesh_core::{Context, NodeId};
 
 use super::entry::Path;
-use super::message::{Collected, Gave, Record, State};
+use super::message::{Collected, Gave, Memory, Record, State};
 use super::{Store, Timer};
 use crate::crdt::HybridTime;
 
@@ -79,7 +79,6 @@ impl Store {
             collected.push((*updated, slot.arrived, path.clone()));
         }
         let Some((horizon, ..)) = collected.last() else { return };
-        self.is_blank = false;
         self.table.settle(*horizon);
         let known_by = collected.iter().map(|(_, arrived, _)| *arrived).max().unwrap_or_default();
         self.collected = self.collected.max(known_by);
@@ -94,9 +93,12 @@ impl Store {
     /// before `known_by`.
     fn note_who_is_away(&mut self, cx: &mut Context<'_, Self>, known_by: HybridTime) {
         let is_away = |in_touch: Option<HybridTime>| in_touch.is_some_and(|in_touch| in_touch < known_by);
-        let away = self.peers.iter().filter(|(_, peer)| is_away(peer.in_touch)).map(|(_, peer)| peer.gave.upto).min();
+        let away = self.peers.iter().filter(|(_, peer)| is_away(peer.in_touch));
+        // It may have lost its memory since it gave what it had.
+        let away = away.map(|(_, peer)| peer.gave.upto.max(peer.in_touch.unwrap_or_default())).min();
         let collected = away.map_or(self.state.collected, |in_touch| Collected { upto: known_by, in_touch });
-        self.update_state(cx, collected);
+        let memory = Memory { knows_deletions: true, ..self.state.memory };
+        self.update_state(cx, State { memory, horizon: self.table.horizon(), collected });
     }
 
     /// Takes over what another says of settled tombstones, as far as it can be true.
@@ -108,21 +110,23 @@ impl Store {
         let is_possible =
             collected.in_touch <= collected.upto && collected.upto <= self.clock.tick(self.time_of_day(cx));
         let collected = if is_possible { collected.max(self.state.collected) } else { self.state.collected };
-        self.update_state(cx, collected);
+        self.update_state(cx, State { horizon: self.table.horizon(), collected, ..self.state });
     }
 
     /// Some of those who have been away for long, and what of theirs is here.
     pub(super) fn away(&mut self, cx: &mut Context<'_, Self>) -> Vec<(NodeId, Gave)> {
         let long_ago = self.time_of_day(cx).before(self.config.tombstone_ttl / 4);
-        let away = self.peers.iter().filter(|(_, peer)| peer.in_touch.is_some_and(|time| time < long_ago));
+        let away = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.in_touch.is_some_and(|time| time < long_ago) && peer.gave.is_known());
         let mut away: Vec<_> = away.map(|(node, peer)| (node, peer.gave)).collect();
         cx.rng().shuffle(&mut away);
         away.truncate(AWAY_MAX);
         away
     }
 
-    fn update_state(&mut self, cx: &mut Context<'_, Self>, collected: Collected) {
-        let state = State { horizon: self.table.horizon(), collected, ..self.state };
+    pub(super) fn update_state(&mut self, cx: &mut Context<'_, Self>, state: State) {
         if state != self.state {
             self.state = state;
             if self.config.durable {

@@ -23,7 +23,7 @@ use mesh_core::{Context, Instant, NodeId, wire};
 use super::accept::Lost;
 use super::config::MESSAGE_OVERHEAD;
 use super::entry::Path;
-use super::message::{Answer, Ask, Differ, Equal, Gave, Message, Named, Root, Taken};
+use super::message::{Answer, Ask, Differ, Equal, Gave, Memory, Message, Named, Root, State, Taken};
 use super::table::key_hash;
 use super::{Store, StoreEvent, Timer};
 use crate::anti_entropy::{Listed, Range};
@@ -92,8 +92,8 @@ impl Store {
     fn root(&mut self, cx: &mut Context<'_, Self>) -> Root {
         let (horizon, collected) = (self.table.horizon(), self.state.collected);
         let (digest, away) = (self.table.digests().root(), self.away(cx));
-        let (time, start) = (self.clock.tick(self.time_of_day(cx)), self.state.start);
-        Root { digest, time, start, horizon, collected, away }
+        let (time, memory) = (self.clock.tick(self.time_of_day(cx)), self.state.memory);
+        Root { digest, time, memory, horizon, collected, away }
     }
 
     /// Compares digests with the next peers in turn.
@@ -114,25 +114,25 @@ impl Store {
 
     pub(super) fn on_root(&mut self, cx: &mut Context<'_, Self>, from: NodeId, root: Root) {
         self.adopt(cx, root.horizon, root.collected);
-        self.peers.note_start(from, root.start);
-        let (asked, time, start) = (root.time, self.clock.tick(self.time_of_day(cx)), self.state.start);
+        self.peers.note_memory(from, root.memory);
+        let (asked, time, memory) = (root.time, self.clock.tick(self.time_of_day(cx)), self.state.memory);
         if self.table.digests().root() == root.digest {
             self.note_in_touch(cx, from, asked.min(time));
             for (node, gave) in root.away {
                 self.peers.note_gave(node, Gave { upto: gave.upto.min(time), ..gave });
             }
-            cx.send(from, Message::Equal(Equal { asked, time, start }));
+            cx.send(from, Message::Equal(Equal { asked, time, memory }));
         } else {
             let token = self.token(cx.now(), from, 0);
             let (horizon, collected) = (self.table.horizon(), self.state.collected);
-            cx.send(from, Message::Differ(Differ { asked, time, start, token, horizon, collected }));
+            cx.send(from, Message::Differ(Differ { asked, time, memory, token, horizon, collected }));
         }
     }
 
     pub(super) fn on_equal(&mut self, cx: &mut Context<'_, Self>, from: NodeId, equal: Equal) {
         if self.compared.get(&from) == Some(&equal.asked) {
             self.compared.remove(&from);
-            self.peers.note_start(from, equal.start);
+            self.peers.note_memory(from, equal.memory);
             self.note_in_touch(cx, from, equal.asked.min(equal.time));
         } else {
             self.meter.unsolicited.increment();
@@ -145,7 +145,7 @@ impl Store {
         }
         self.compared.remove(&from);
         self.adopt(cx, differ.horizon, differ.collected);
-        self.peers.note_start(from, differ.start);
+        self.peers.note_memory(from, differ.memory);
         if self.exchanges.contains_key(&from) || !self.has_place(cx.now()) {
             return;
         }
@@ -340,8 +340,14 @@ impl Store {
     fn take_entries(&mut self, cx: &mut Context<'_, Self>, from: NodeId, wants: &[Listed], entries: &[Named]) {
         let came: BTreeSet<_> = entries.iter().map(|named| key_hash(&named.path)).collect();
         if let Some(exchange) = self.exchanges.get_mut(&from) {
-            // They have grown since they were listed, and did not fit into the message, or are gone.
-            exchange.spoilt |= !wants.iter().all(|want| came.contains(&want.key_hash));
+            // Some have grown since they were listed, so that others did not fit into the message, or are gone.
+            let missing = wants.iter().filter(|want| !came.contains(&want.key_hash));
+            let missing: Vec<_> = missing.map(|want| (want.len, want.key_hash, want.hash)).collect();
+            if missing.len() < wants.len() {
+                exchange.wants.extend(missing);
+            } else {
+                exchange.spoilt = true;
+            }
         }
         for named in entries {
             let accepted = self.accept(cx, from, named);
@@ -362,6 +368,9 @@ impl Store {
     fn note_taken(&mut self, cx: &mut Context<'_, Self>, from: NodeId, given: &[Arc<Path>], taken: &Taken) {
         if let Some(exchange) = self.exchanges.get_mut(&from) {
             exchange.spoilt |= !taken.all;
+        }
+        if !taken.outdated.is_empty() {
+            self.learn_of_deletions(cx, from);
         }
         for path in given.iter().filter(|path| taken.outdated.contains(&key_hash(path))) {
             self.forget(cx, path);
@@ -437,8 +446,16 @@ impl Store {
     }
 
     /// This node and a peer had the same at that time.
-    fn note_in_touch(&mut self, cx: &Context<'_, Self>, peer: NodeId, time: HybridTime) {
-        self.is_blank = false;
+    fn note_in_touch(&mut self, cx: &mut Context<'_, Self>, peer: NodeId, time: HybridTime) {
         self.peers.note_in_touch(peer, time, cx.now());
+        self.learn_of_deletions(cx, peer);
+    }
+
+    /// A peer that knows of deletions has the same as this node, or has told it of one.
+    fn learn_of_deletions(&mut self, cx: &mut Context<'_, Self>, peer: NodeId) {
+        if self.peers.get(peer).is_some_and(|peer| peer.knows_deletions) {
+            let memory = Memory { knows_deletions: true, ..self.state.memory };
+            self.update_state(cx, State { memory, ..self.state });
+        }
     }
 }

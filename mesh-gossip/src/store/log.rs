@@ -25,7 +25,6 @@ impl Store {
     }
 
     pub(super) fn recover(&mut self, recovery: &Recovery<'_>, record: Record) -> Result<(), RecoverError> {
-        self.is_blank = false;
         match record {
             Record::Entry(Named { path, entry }) => {
                 let is_consistent = entry.is_consistent(path.tag, &self.types);
@@ -42,7 +41,8 @@ impl Store {
             }
             Record::State(state) => {
                 self.state = state;
-                self.clock.recover(state.start);
+                // What this node wrote and collected was not later.
+                self.clock.recover(state.horizon);
                 self.table.settle(state.horizon);
             }
             Record::Forgotten(path) => {

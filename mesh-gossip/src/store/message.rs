@@ -14,8 +14,8 @@ use crate::crdt::HybridTime;
 /// The version of the message format. Version 1 did not say when its sender began without memory.
 const VERSION: u8 = 2;
 
-/// The version of the record format.
-const RECORD_VERSION: u8 = 1;
+/// The version of the record format. Version 1 did not say whether deletions are known of.
+const RECORD_VERSION: u8 = 2;
 
 /// An entry and its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,16 @@ pub struct Pushed {
     pub named: Named,
 }
 
+/// What a replica remembers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// When it began with none, or a little later: what the node wrote in an earlier life has an earlier stamp.
+    pub start: HybridTime,
+    /// Whether tombstones may be gone that this replica, or one that it was equal with, has seen. Where not, what is not
+    /// here was not deleted.
+    pub knows_deletions: bool,
+}
+
 /// How far tombstones are collected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Collected {
@@ -51,8 +61,8 @@ pub struct Root {
     pub digest: u64,
     /// The sender's time.
     pub time: HybridTime,
-    /// When the sender began without memory.
-    pub start: HybridTime,
+    /// What the sender remembers.
+    pub memory: Memory,
     /// Tombstones up to here are not part of the digest.
     pub horizon: HybridTime,
     /// What was collected without everybody.
@@ -64,16 +74,21 @@ pub struct Root {
 /// What came from a node: all that it wrote, or took from others, after it began without memory and up to a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gave {
-    /// When the node began without memory; 0 where that is not known.
+    /// When the node began without memory, or a little later; 0 where nothing is known of it.
     pub start: HybridTime,
     /// All that it had up to then. What it wrote before `start` is not among it.
     pub upto: HybridTime,
 }
 
 impl Gave {
+    /// Whether it says anything of deletions.
+    pub(super) fn is_known(&self) -> bool {
+        HybridTime::default() < self.start && self.start < self.upto
+    }
+
     /// Whether an entry that the node wrote at `time` is among it.
     pub(super) fn covers(&self, time: HybridTime) -> bool {
-        self.start < time && time <= self.upto
+        self.is_known() && self.start < time && time <= self.upto
     }
 }
 
@@ -84,8 +99,8 @@ pub struct Equal {
     pub asked: HybridTime,
     /// The sender's time.
     pub time: HybridTime,
-    /// When the sender began without memory.
-    pub start: HybridTime,
+    /// What the sender remembers.
+    pub memory: Memory,
 }
 
 /// The digests differ.
@@ -95,8 +110,8 @@ pub struct Differ {
     pub asked: HybridTime,
     /// The sender's time.
     pub time: HybridTime,
-    /// When the sender began without memory.
-    pub start: HybridTime,
+    /// What the sender remembers.
+    pub memory: Memory,
     /// Shows, with questions, that the asker gets what is sent to it.
     pub token: u64,
     /// Tombstones up to here are not compared.
@@ -169,8 +184,8 @@ pub enum Record {
 /// What a replica knows beside its entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    /// When this replica began without memory.
-    pub start: HybridTime,
+    /// Its memory.
+    pub memory: Memory,
     /// Tombstones up to here are not compared.
     pub horizon: HybridTime,
     /// What was collected without everybody.
@@ -181,11 +196,12 @@ wire_struct!(Named { path, entry });
 wire_struct!(Pushed { hops, named });
 wire_struct!(Collected { upto, in_touch });
 wire_struct!(Gave { start, upto });
-wire_struct!(Root { digest, time, start, horizon, collected, away });
+wire_struct!(Root { digest, time, memory, horizon, collected, away });
 wire_struct!(Taken { all, outdated });
-wire_struct!(Equal { asked, time, start });
-wire_struct!(Differ { asked, time, start, token, horizon, collected });
-wire_struct!(State { start, horizon, collected });
+wire_struct!(Equal { asked, time, memory });
+wire_struct!(Differ { asked, time, memory, token, horizon, collected });
+wire_struct!(Memory { start, knows_deletions });
+wire_struct!(State { memory, horizon, collected });
 
 impl Wire for Ask {
     fn encode(&self, out: &mut Vec<u8>) {
@@ -266,12 +282,13 @@ mod tests {
         let path = Path { namespace: "a".to_owned(), key: Bytes::from_static(b"k"), tag: 1 };
         let named = Named { path, entry: Entry::default() };
         let (time, horizon, collected) = (HybridTime(5), HybridTime(3), Collected::default());
-        let (start, gave) = (HybridTime(2), Gave { start: HybridTime(1), upto: time });
+        let memory = Memory { start: HybridTime(2), knows_deletions: true };
+        let gave = Gave { start: HybridTime(1), upto: time };
         vec![
             Message::Push(vec![Pushed { hops: 2, named: named.clone() }]),
-            Message::Root(Root { digest: 1, time, start, horizon, collected, away: vec![(NodeId(1), gave)] }),
-            Message::Equal(Equal { asked: time, time, start }),
-            Message::Differ(Differ { asked: time, time, start, token: 9, horizon, collected }),
+            Message::Root(Root { digest: 1, time, memory, horizon, collected, away: vec![(NodeId(1), gave)] }),
+            Message::Equal(Equal { asked: time, time, memory }),
+            Message::Differ(Differ { asked: time, time, memory, token: 9, horizon, collected }),
             Message::Ask(1, 2, Ask::Summary(Range::ALL)),
             Message::Ask(1, 2, Ask::Want(vec![7])),
             Message::Ask(1, 2, Ask::Give(vec![named.clone()])),
@@ -298,8 +315,8 @@ mod tests {
     fn unknown_kinds_and_versions_before_are_refused() {
         assert!(wire::from_slice::<Message>(&[VERSION, 7]).is_err());
         assert!(wire::from_slice::<Message>(&[VERSION + 1, 7]).is_err());
-        assert!((0..VERSION).all(|version| wire::from_slice::<Message>(&[version, 2, 5, 5, 2]).is_err()));
-        assert!(wire::from_slice::<Message>(&[VERSION, 2, 5, 5, 2]).is_ok());
+        assert!((0..VERSION).all(|version| wire::from_slice::<Message>(&[version, 2, 5, 5, 2, 1]).is_err()));
+        assert!(wire::from_slice::<Message>(&[VERSION, 2, 5, 5, 2, 1]).is_ok());
         assert!(wire::from_slice::<Record>(&[RECORD_VERSION + 1, 1, 0, 0, 0, 0]).is_err());
     }
 

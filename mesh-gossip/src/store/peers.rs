@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mesh_core::{Instant, NodeId, Rng64};
 
-use super::message::Gave;
+use super::message::{Gave, Memory};
 use crate::crdt::HybridTime;
 
 /// What this node knows of another.
@@ -17,6 +17,8 @@ pub(super) struct Peer {
     named: bool,
     /// All that this node had up to then, the peer had as well, and the other way round.
     pub(super) in_touch: Option<HybridTime>,
+    /// Whether it knows of deletions.
+    pub(super) knows_deletions: bool,
     /// What of the peer's this node had as well, be it by way of others.
     pub(super) gave: Gave,
     /// When that was last found out.
@@ -83,21 +85,23 @@ impl Peers {
         }
     }
 
-    /// Notes when a peer began without memory. What it has lost since it gave it does not count: that it has the same
-    /// as this node now does not tell whether this node has what it wrote before.
-    pub(super) fn note_start(&mut self, node: NodeId, start: HybridTime) {
-        if let Some(peer) = self.known.get_mut(&node)
-            && peer.gave.start != start
-        {
-            peer.gave = Gave { start, upto: HybridTime::default() };
+    /// Notes what a peer remembers. What it has lost since it gave it does not count: that it has the same as this node
+    /// now does not tell whether this node has what it wrote before.
+    pub(super) fn note_memory(&mut self, node: NodeId, memory: Memory) {
+        let Some(peer) = self.known.get_mut(&node) else { return };
+        peer.knows_deletions = memory.knows_deletions;
+        if peer.gave.start != memory.start {
+            peer.gave = Gave { start: memory.start, upto: HybridTime::default() };
         }
     }
 
     /// Notes that this node has what a peer gave to others.
     pub(super) fn note_gave(&mut self, node: NodeId, gave: Gave) {
-        let Some(peer) = self.known.get_mut(&node) else { return };
-        if peer.gave.start == HybridTime::default() || peer.gave.start == gave.start {
-            peer.gave = Gave { start: gave.start, upto: gave.upto.max(peer.gave.upto) };
+        let Some(peer) = self.known.get_mut(&node).filter(|_| gave.is_known()) else { return };
+        if peer.gave.start == HybridTime::default() {
+            peer.gave = gave;
+        } else if peer.gave.start == gave.start {
+            peer.gave.upto = peer.gave.upto.max(gave.upto);
         }
     }
 

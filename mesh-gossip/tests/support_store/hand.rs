@@ -4,8 +4,8 @@ use mesh_core::{Bytes, Harness, NodeId, PeerStatus, wire};
 use mesh_gossip::anti_entropy::{Listed, Range, Summary};
 use mesh_gossip::crdt::{HybridTime, Register, Stamp};
 use mesh_gossip::store::{
-    Answer, Ask, Collected, Differ, Entry, Message, Named, Op, Path, Pushed, Root, Store, StoreCommand, StoreConfig,
-    StoreReply, StoreStatus, Write,
+    Answer, Ask, Collected, Differ, Entry, Memory, Message, Named, Op, Path, Pushed, Root, Store, StoreCommand,
+    StoreConfig, StoreReply, StoreStatus, Write,
 };
 
 use super::s;
@@ -32,6 +32,9 @@ pub fn store_with(config: StoreConfig, peers: &[NodeId]) -> Harness<Store> {
     store.replies();
     store
 }
+
+/// What a peer remembers: all, from the beginning.
+pub const MEMORY: Memory = Memory { start: HybridTime(1), knows_deletions: true };
 
 pub fn status(store: &mut Harness<Store>) -> StoreStatus {
     store.replies();
@@ -68,7 +71,7 @@ pub fn push(named: Named) -> Message {
 
 pub fn root(digest: u64, seconds: u64) -> Root {
     let (horizon, collected) = (HybridTime(0), Collected::default());
-    Root { digest, time: at(seconds), start: HybridTime(0), horizon, collected, away: Vec::new() }
+    Root { digest, time: at(seconds), memory: MEMORY, horizon, collected, away: Vec::new() }
 }
 
 /// What this replica and a peer have is the same.
@@ -91,14 +94,7 @@ pub fn compare(store: &mut Harness<Store>, peer: NodeId) -> Root {
 
 /// What a peer has differs.
 pub fn differ(asked: HybridTime) -> Differ {
-    Differ {
-        asked,
-        time: asked,
-        start: HybridTime(0),
-        token: 77,
-        horizon: HybridTime(0),
-        collected: Collected::default(),
-    }
+    Differ { asked, time: asked, memory: MEMORY, token: 77, horizon: HybridTime(0), collected: Collected::default() }
 }
 
 /// An exchange with a peer begins: the number of the first question, which is for a summary of all.
