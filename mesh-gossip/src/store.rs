@@ -235,7 +235,7 @@ impl Store {
 
     /// Who counts, on this node.
     const fn actor(&self, node: NodeId) -> Actor {
-        Actor { node, start: self.state.memory.start.0 }
+        Actor { node, start: self.state.actor }
     }
 
     /// A peer that the application named, or that spoke.
@@ -287,6 +287,7 @@ impl Protocol for Store {
             bytes.copy_from_slice(&cx.rng().next_u64().to_le_bytes());
         }
         if self.state.memory.start == HybridTime::default() {
+            self.state.actor = cx.rng().next_u64();
             self.begin(cx);
         }
         let first = cx.rng().duration_between(Duration::ZERO, self.config.interval);

@@ -50,7 +50,7 @@ fn an_answer_counts_for_ten_seconds() {
     let others: Vec<_> = (10..60).map(NodeId).collect();
     let mut store = store_with(StoreConfig { fan_out: 1, ..StoreConfig::default() }, &others);
     for (waits, counts) in [(9, true), (14, false)] {
-        let peer = others[waits as usize];
+        let peer = others[waits as usize + 1];
         let asked = compare(&mut store, peer).time;
         store.pass(s(waits));
         assert!(store.sent().iter().all(|(to, _)| *to != peer), "it had no other turn");
@@ -308,6 +308,20 @@ fn answers_and_pushes_fit_into_a_message_but_for_an_entry_that_is_longer() {
         assert_eq!(entries.len(), expected);
         assert!(wire::to_bytes(message).len() + FRAME_OVERHEAD <= 1_400 || entries.len() == 1);
     }
+}
+
+#[test]
+fn what_is_written_anew_while_its_old_value_is_refused_stays() {
+    let mut store = store(&[PEER]);
+    write(&mut store, Op::Put(Bytes::new()));
+    store.pass(s(1));
+    let number = begin(&mut store, PEER);
+    list(&mut store, PEER, number, Vec::new());
+    let number = asked_of(&mut store, PEER)[0].0;
+    write(&mut store, Op::Put(Bytes::from_static(b"new")));
+    let outdated = vec![short_hash(&wire::to_bytes(&path("key")))];
+    store.receive(PEER, Message::Answer(number, Answer::Taken(Taken { all: false, outdated })));
+    assert_eq!(status(&mut store).keys, 1);
 }
 
 #[test]

@@ -348,7 +348,8 @@ fn recovered(records: Vec<Record>) -> Result<Harness<Store>, mesh_core::RecoverE
 #[test]
 fn all_that_a_replica_knows_is_there_after_a_restart() {
     let collected = Collected { upto: at(950), in_touch: at(900) };
-    let state = State { memory: Memory { start: HybridTime(5), knows_deletions: true }, horizon: at(940), collected };
+    let state =
+        State { memory: Memory { start: HybridTime(5), knows_deletions: true }, actor: 7, horizon: at(940), collected };
     let entry = |key, node| Record::Entry(written(key, 5_000, node));
     let records = vec![
         Record::State(state),

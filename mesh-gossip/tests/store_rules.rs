@@ -438,7 +438,7 @@ fn a_horizon_comes_with_an_answer_too_and_never_goes_back() {
 #[test]
 fn what_is_written_after_a_restart_is_newer_than_what_was_collected_whatever_the_clock_says() {
     let set_back = StoreConfig { durable: true, clock_origin: s(4_000), ..StoreConfig::default() };
-    let state = State { memory: MEMORY, horizon: at(5_000), collected: Collected::default() };
+    let state = State { memory: MEMORY, actor: 7, horizon: at(5_000), collected: Collected::default() };
     let mut restarted = Harness::recovered(ME, Store::new(set_back).unwrap(), [Record::State(state)], &[]).unwrap();
     write(&mut restarted, Op::Put(Bytes::new()));
     restarted.sync();

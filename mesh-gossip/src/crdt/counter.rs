@@ -13,7 +13,7 @@ use super::Crdt;
 pub struct Actor {
     /// The node.
     pub node: NodeId,
-    /// A number that is new whenever the node begins without memory, such as the time.
+    /// A number that is new whenever the node begins without memory.
     pub start: u64,
 }
 

@@ -98,7 +98,7 @@ impl Store {
         let away = away.map(|(_, peer)| peer.gave.upto.max(peer.in_touch.unwrap_or_default())).min();
         let collected = away.map_or(self.state.collected, |in_touch| Collected { upto: known_by, in_touch });
         let memory = Memory { knows_deletions: true, ..self.state.memory };
-        self.update_state(cx, State { memory, horizon: self.table.horizon(), collected });
+        self.update_state(cx, State { memory, horizon: self.table.horizon(), collected, ..self.state });
     }
 
     /// Takes over what another says of settled tombstones, as far as it can be true.

@@ -366,13 +366,17 @@ impl Store {
 
     /// Drops entries of which the peer says that they were deleted while this node was away.
     fn note_taken(&mut self, cx: &mut Context<'_, Self>, from: NodeId, given: &[Arc<Path>], taken: &Taken) {
-        if let Some(exchange) = self.exchanges.get_mut(&from) {
-            exchange.spoilt |= !taken.all;
-        }
+        let Some(exchange) = self.exchanges.get_mut(&from) else { return };
+        exchange.spoilt |= !taken.all;
+        let began = exchange.began;
         if !taken.outdated.is_empty() {
             self.learn_of_deletions(cx, from);
         }
         for path in given.iter().filter(|path| taken.outdated.contains(&key_hash(path))) {
+            // What was written since was not given.
+            if self.table.get(path).is_none_or(|slot| slot.entry.updated.time > began) {
+                continue;
+            }
             self.forget(cx, path);
             cx.emit(StoreEvent::Outdated { namespace: path.namespace.clone(), key: path.key.clone() });
         }

@@ -186,6 +186,8 @@ pub enum Record {
 pub struct State {
     /// Its memory.
     pub memory: Memory,
+    /// Under what this replica counts, beside its node: drawn when it began without memory.
+    pub actor: u64,
     /// Tombstones up to here are not compared.
     pub horizon: HybridTime,
     /// What was collected without everybody.
@@ -201,7 +203,7 @@ wire_struct!(Taken { all, outdated });
 wire_struct!(Equal { asked, time, memory });
 wire_struct!(Differ { asked, time, memory, token, horizon, collected });
 wire_struct!(Memory { start, knows_deletions });
-wire_struct!(State { memory, horizon, collected });
+wire_struct!(State { memory, actor, horizon, collected });
 
 impl Wire for Ask {
     fn encode(&self, out: &mut Vec<u8>) {
