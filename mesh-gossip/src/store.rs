@@ -217,7 +217,7 @@ impl Store {
     /// clocks of others may be.
     fn begin(&mut self, cx: &mut Context<'_, Self>) {
         let start = self.clock.tick(self.time_of_day(cx)).after(self.config.clock_ahead_max);
-        self.update_state(cx, State { memory: Memory { start, ..self.state.memory }, ..self.state });
+        self.remember(cx, Memory { start, ..self.state.memory });
     }
 
     fn set_time(&mut self, cx: &mut Context<'_, Self>, unix: Duration) {

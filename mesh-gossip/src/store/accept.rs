@@ -7,7 +7,7 @@ use mesh_core::{Bytes, Context, NodeId};
 use super::Store;
 use super::command::StoreEvent;
 use super::entry::{Entry, Path};
-use super::message::{Memory, Named, Record, State};
+use super::message::{Memory, Named, Record};
 use crate::crdt::{HybridTime, Stamp, TypeError};
 
 /// What became of an entry.
@@ -108,8 +108,7 @@ impl Store {
         self.has_room(path, &incoming)?;
         if incoming.updated.node == self.me && incoming.updated.time > self.state.memory.start {
             // From before this replica lost its memory, by a clock that was ahead of what it is now.
-            let memory = Memory { start: incoming.updated.time, ..self.state.memory };
-            self.update_state(cx, State { memory, ..self.state });
+            self.remember(cx, Memory { start: incoming.updated.time, ..self.state.memory });
         }
         self.put(cx, path.clone(), incoming);
         Ok(Accepted { changed: true, more_here: false })

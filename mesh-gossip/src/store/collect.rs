@@ -126,7 +126,12 @@ impl Store {
         away
     }
 
-    pub(super) fn update_state(&mut self, cx: &mut Context<'_, Self>, state: State) {
+    /// What is remembered has changed, and nothing else.
+    pub(super) fn remember(&mut self, cx: &mut Context<'_, Self>, memory: Memory) {
+        self.update_state(cx, State { memory, ..self.state });
+    }
+
+    fn update_state(&mut self, cx: &mut Context<'_, Self>, state: State) {
         if state != self.state {
             self.state = state;
             if self.config.durable {

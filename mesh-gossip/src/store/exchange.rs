@@ -23,7 +23,7 @@ use mesh_core::{Context, Instant, NodeId, wire};
 use super::accept::Lost;
 use super::config::MESSAGE_OVERHEAD;
 use super::entry::Path;
-use super::message::{Answer, Ask, Differ, Equal, Gave, Memory, Message, Named, Root, State, Taken};
+use super::message::{Answer, Ask, Differ, Equal, Gave, Memory, Message, Named, Root, Taken};
 use super::table::key_hash;
 use super::{Store, StoreEvent, Timer};
 use crate::anti_entropy::{Listed, Range};
@@ -458,8 +458,7 @@ impl Store {
     /// A peer that knows of deletions has the same as this node, or has told it of one.
     fn learn_of_deletions(&mut self, cx: &mut Context<'_, Self>, peer: NodeId) {
         if self.peers.get(peer).is_some_and(|peer| peer.knows_deletions) {
-            let memory = Memory { knows_deletions: true, ..self.state.memory };
-            self.update_state(cx, State { memory, ..self.state });
+            self.remember(cx, Memory { knows_deletions: true, ..self.state.memory });
         }
     }
 }
