@@ -76,6 +76,8 @@ use table::{Slot, Table};
 pub enum Timer {
     /// Digests are compared with the next peers.
     CompareDue,
+    /// Digests are compared with peers that came back.
+    ReturnedDue,
     /// Fresh updates are passed on.
     PushDue,
     /// Exchanges under way are looked after.
@@ -105,6 +107,10 @@ pub struct Store {
     fresh_bytes: usize,
     is_push_set: bool,
 
+    /// Peers that came back, to be asked a few at a time.
+    returned: Vec<NodeId>,
+    /// How many of them were asked in this moment.
+    returned_asked: usize,
     /// With whom digests are being compared, and of what time ours was.
     compared: BTreeMap<NodeId, HybridTime>,
     exchanges: BTreeMap<NodeId, Exchange>,
@@ -148,6 +154,8 @@ impl Store {
             fresh: VecDeque::new(),
             fresh_bytes: 0,
             is_push_set: false,
+            returned: Vec::new(),
+            returned_asked: 0,
             compared: BTreeMap::new(),
             exchanges: BTreeMap::new(),
             fetching: BTreeSet::new(),
@@ -314,6 +322,10 @@ impl Protocol for Store {
                 self.compare_in_turn(cx);
                 cx.set_timer(Timer::CompareDue, self.config.interval);
             }
+            Timer::ReturnedDue => {
+                self.returned_asked = 0;
+                self.compare_with_returned(cx);
+            }
             Timer::PushDue => self.push(cx),
             Timer::ExchangeDue => self.care_for_exchanges(cx),
             Timer::SweepDue => self.sweep(cx),
@@ -359,9 +371,8 @@ impl Protocol for Store {
     }
 
     fn on_peer(&mut self, cx: &mut Context<'_, Self>, peer: NodeId, status: PeerStatus) {
-        // A peer that comes back is asked at once, so that both are equal soon.
-        if status == PeerStatus::Connected && self.peers.get(peer).is_some_and(|peer| !peer.gone) {
-            self.compare_with(cx, vec![peer]);
+        if status == PeerStatus::Connected {
+            self.on_returned(cx, peer);
         }
     }
 

@@ -5,15 +5,15 @@ mod support_store;
 use std::collections::BTreeSet;
 
 use mesh_core::frame::FRAME_OVERHEAD;
-use mesh_core::{Bytes, Harness, LogOp, NodeId, wire};
+use mesh_core::{Bytes, Harness, LogOp, NodeId, PeerStatus, wire};
 use mesh_gossip::anti_entropy::{LISTED_MAX, Listed, PARTS, Range, Summary};
 use mesh_gossip::crdt::HybridTime;
 use mesh_gossip::store::{
     Answer, Ask, Differ, Equal, Message, Op, Record, Store, StoreCommand, StoreConfig, Taken, Write,
 };
 use support_store::hand::{
-    MEMORY, PEER, STRANGER, WRITER, asked_of, at, begin, compare, differ, is_done, list, listed, path, push, root,
-    short_hash, status, store, store_with, write, written,
+    MEMORY, PEER, STRANGER, WRITER, asked_of, at, be_equal, begin, compare, differ, is_done, list, listed, path, push,
+    root, short_hash, status, store, store_with, write, written,
 };
 use support_store::{ms, s};
 
@@ -57,6 +57,39 @@ fn an_answer_counts_for_ten_seconds() {
         store.receive(peer, Message::Equal(Equal { asked, time: asked, memory: MEMORY }));
         assert_eq!(status(&mut store).peers[&peer].is_some(), counts, "{waits} s");
     }
+}
+
+#[test]
+fn of_many_who_come_back_at_once_a_few_are_asked_at_a_time_and_who_is_equal_or_gone_not_at_all() {
+    let others: Vec<_> = (10..22).map(NodeId).collect();
+    let mut store = store_with(StoreConfig { interval: s(1_000), ..StoreConfig::default() }, &others);
+    others.iter().for_each(|peer| store.peer(*peer, PeerStatus::Connected));
+    let asked = |store: &mut Harness<Store>| -> Vec<NodeId> {
+        let root = |(to, message)| matches!(message, Message::Root(_)).then_some(to);
+        store.sent().into_iter().filter_map(root).collect()
+    };
+    let first = asked(&mut store);
+    assert_eq!(first.len(), StoreConfig::default().fan_out);
+    let left: Vec<_> = others.iter().copied().filter(|peer| !first.contains(peer)).collect();
+    left.iter().for_each(|peer| store.peer(*peer, PeerStatus::Connected));
+    let mut left = left.into_iter();
+    let (equal, gone) = (left.next().unwrap(), left.next().unwrap());
+    be_equal(&mut store, equal, |root| root);
+    store.command(StoreCommand::RemovePeer(gone));
+    let mut then = Vec::new();
+    for _ in 0..8 {
+        assert_eq!(asked(&mut store), []);
+        store.pass(ms(50));
+        let now = asked(&mut store);
+        assert!(now.len() <= StoreConfig::default().fan_out);
+        then.extend(now);
+    }
+    then.sort_unstable();
+    assert_eq!(then, left.collect::<Vec<_>>());
+    store.peer(gone, PeerStatus::Connected);
+    store.peer(STRANGER, PeerStatus::Connected);
+    assert_eq!(asked(&mut store), [], "they are no peers");
+    assert_eq!(compare(&mut store, equal).time.millis() / 1_000, store.now().as_nanos() / 1_000_000_000);
 }
 
 #[test]

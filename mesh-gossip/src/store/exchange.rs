@@ -47,7 +47,7 @@ const TURN: Duration = Duration::from_secs(10);
 /// For so long an answer to a digest is taken.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// How often exchanges under way are looked after.
+/// How often exchanges under way are looked after, and peers that came back are asked.
 const CARE_EVERY: Duration = Duration::from_millis(50);
 
 /// A token is good for this long, and as long again.
@@ -100,6 +100,32 @@ impl Store {
     pub(super) fn compare_in_turn(&mut self, cx: &mut Context<'_, Self>) {
         let next = self.peers.next(self.config.fan_out, cx.rng());
         self.compare_with(cx, next);
+    }
+
+    /// A peer that comes back is asked at once, so that both are equal soon; where many do, a few at a time.
+    pub(super) fn on_returned(&mut self, cx: &mut Context<'_, Self>, peer: NodeId) {
+        if self.peers.is_there(peer) && !self.returned.contains(&peer) {
+            self.returned.push(peer);
+            self.compare_with_returned(cx);
+        }
+    }
+
+    /// Compares digests with any few of those that came back.
+    pub(super) fn compare_with_returned(&mut self, cx: &mut Context<'_, Self>) {
+        let mut next = Vec::new();
+        while self.returned_asked + next.len() < self.config.fan_out && !self.returned.is_empty() {
+            let peer = self.returned.swap_remove(cx.rng().below(self.returned.len() as u64) as usize);
+            if self.peers.is_there(peer) {
+                next.push(peer);
+            }
+        }
+        if !next.is_empty() {
+            if self.returned_asked == 0 {
+                cx.set_timer(Timer::ReturnedDue, CARE_EVERY);
+            }
+            self.returned_asked += next.len();
+            self.compare_with(cx, next);
+        }
     }
 
     pub(super) fn compare_with(&mut self, cx: &mut Context<'_, Self>, peers: Vec<NodeId>) {
@@ -451,6 +477,7 @@ impl Store {
 
     /// This node and a peer had the same at that time.
     fn note_in_touch(&mut self, cx: &mut Context<'_, Self>, peer: NodeId, time: HybridTime) {
+        self.returned.retain(|returned| *returned != peer);
         self.peers.note_in_touch(peer, time, cx.now());
         self.learn_of_deletions(cx, peer);
     }

@@ -76,6 +76,11 @@ impl Peers {
         self.known.get(&node)
     }
 
+    /// Whether it is a peer, and was not removed.
+    pub(super) fn is_there(&self, node: NodeId) -> bool {
+        self.known.get(&node).is_some_and(|peer| !peer.gone)
+    }
+
     /// Notes that this node and a peer had the same at `time`.
     pub(super) fn note_in_touch(&mut self, node: NodeId, time: HybridTime, now: Instant) {
         if let Some(peer) = self.known.get_mut(&node) {

@@ -14,7 +14,7 @@ use mesh_gossip::store::{
     Found, Op, Store, StoreCommand, StoreConfig, StoreHandle, StoreStatus, Value, Write, WriteError,
 };
 use mesh_transport_mem::{ClockConfig, Latency, LinkConfig, Sim, SimConfig};
-use support_sizes::{MOST_BY_DEFAULT, Size, runs};
+use support_sizes::{Size, runs};
 
 pub const STORE: ProtocolId = ProtocolId(9);
 
@@ -66,8 +66,7 @@ impl Cluster {
     /// Nodes with a configuration and a clock each.
     pub fn with(seed: u64, nodes: u128, each: impl Fn(u128) -> (StoreConfig, ClockConfig)) -> Self {
         let mut sim_config = SimConfig::default();
-        // Told of a thousand connections at once, all would ask all at once, a million questions.
-        (sim_config.link, sim_config.peer_notices) = (links(), nodes <= MOST_BY_DEFAULT as u128);
+        sim_config.link = links();
         let mut cluster = Self { sim: Sim::with_config(seed, sim_config), ids: (1..=nodes).map(NodeId).collect() };
         for number in 1..=nodes {
             let (config, clock) = each(number);
