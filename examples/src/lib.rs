@@ -27,12 +27,42 @@ pub mod said;
 pub mod store;
 pub mod trouble;
 
-/// The programs of the README are compiled and run with the tests.
-#[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;
+/// The programs of these pages are compiled with the tests, and run unless they say otherwise.
+macro_rules! pages {
+    ($($name:ident: $path:literal),* $(,)?) => {
+        $(
+            #[cfg(doctest)]
+            #[doc = include_str!(concat!("../../", $path))]
+            struct $name;
+        )*
+    };
+}
 
-/// So is that of the guide for services.
-#[cfg(doctest)]
-#[doc = include_str!("../../docs/service.md")]
-struct Service;
+pages! {
+    Readme: "README.md",
+    Architecture: "ARCHITECTURE.md",
+    Changelog: "CHANGELOG.md",
+    Contributing: "CONTRIBUTING.md",
+    Ballot: "docs/ballot.md",
+    Choosing: "docs/choosing.md",
+    Comparison: "docs/comparison.md",
+    Discovery: "docs/discovery.md",
+    Durability: "docs/durability.md",
+    Gossip: "docs/gossip.md",
+    Limits: "docs/limits.md",
+    Messenger: "docs/messenger.md",
+    Operations: "docs/operations.md",
+    Overlay: "docs/overlay.md",
+    Partition: "docs/partition.md",
+    Pbft: "docs/pbft.md",
+    Raft: "docs/raft.md",
+    Scenarios: "docs/scenarios.md",
+    SeedDesign: "docs/seed-design.md",
+    Service: "docs/service.md",
+    Simulation: "docs/simulation.md",
+    Store: "docs/store.md",
+    Tasks: "docs/tasks.md",
+    Transports: "docs/transports.md",
+    Tuning: "docs/tuning.md",
+    Wire: "docs/wire.md",
+}

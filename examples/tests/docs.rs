@@ -1,4 +1,5 @@
-//! What the documents point to is there: files, headings, and the tests that they name.
+//! What the documents point to is there: files, headings, and the tests and commands that they name. Their programs are all
+//! compiled.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -81,4 +82,58 @@ fn all_links_and_tests_that_documents_name_are_there() {
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
     assert!(checked > 200, "only {checked} links were found");
+}
+
+#[test]
+fn all_programs_in_documents_are_compiled_with_the_tests() {
+    let compiled = fs::read_to_string(root().join("examples/src/lib.rs")).unwrap();
+    for page in documents() {
+        let name = page.strip_prefix(root()).unwrap().display().to_string();
+        assert!(compiled.contains(&format!("\"{name}\"")), "{name} is not in the list of examples/src/lib.rs");
+        let fences = fs::read_to_string(&page).unwrap();
+        let unseen = fences.lines().find(|line| line.starts_with("```") && line.contains("ignore"));
+        assert_eq!(unseen, None, "{name} has a program that nobody compiles");
+    }
+}
+
+/// The directories of all crates, with that of the fuzz targets.
+fn crates() -> Vec<PathBuf> {
+    let entries = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.join("Cargo.toml").exists()).collect()
+}
+
+/// What is wrong with `cargo ... option name`, if anything.
+fn unknown(option: &str, name: &str) -> Option<String> {
+    let places: &[&str] = match option {
+        "--example" => &["", "examples"],
+        "--bin" => &["src/bin"],
+        "--test" => &["tests"],
+        _ => {
+            let manifest = format!("name = \"{name}\"");
+            let is = |path: &PathBuf| fs::read_to_string(path.join("Cargo.toml")).unwrap().contains(&manifest);
+            return (!crates().iter().any(is)).then(|| format!("there is no crate {name}"));
+        }
+    };
+    let is = |path: &Path| path.join(format!("{name}.rs")).exists() || path.join(name).join("main.rs").exists();
+    let found = crates().iter().any(|path| places.iter().any(|place| is(&path.join(place))));
+    (!found).then(|| format!("there is nothing to be run by {option} {name}"))
+}
+
+#[test]
+fn all_commands_that_documents_name_can_be_run() {
+    let (mut checked, mut problems) = (0, Vec::new());
+    for page in documents() {
+        let text = fs::read_to_string(&page).unwrap();
+        for command in text.lines().flat_map(|line| line.split("cargo ").skip(1)) {
+            let command = command.split_once('`').map_or(command, |(command, _)| command);
+            // What follows `--` is for the program.
+            let words: Vec<_> = command.split_whitespace().take_while(|word| *word != "--").collect();
+            for pair in words.windows(2).filter(|pair| ["-p", "--example", "--bin", "--test"].contains(&pair[0])) {
+                checked += 1;
+                problems.extend(unknown(pair[0], pair[1]).map(|problem| format!("{}: {problem}", page.display())));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+    assert!(checked > 40, "only {checked} names were looked at");
 }

@@ -40,7 +40,7 @@ struct Args {
     /// Write all tables, the facts of this machine and the commands into this file, and pictures into docs/plots beside it.
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
-    /// Of membership and its growth, only what has a figure whose name has this in it, as in heal or 4096.
+    /// Of membership, its growth, pbft and pool, only what has a figure whose name has this in it, as in heal or 4096.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// Members of an etcd cluster to run in turn with the durable one, as http://127.0.0.1:2379,...
