@@ -50,6 +50,7 @@ mod reconnect;
 mod slice;
 mod suspicion;
 mod table;
+mod tags;
 
 pub use command::{
     LeaveError, MembershipCommand, MembershipEvent, MembershipHandle, MembershipReply, MembershipStatus,
@@ -60,6 +61,7 @@ pub use follow::follow;
 pub(crate) use member::hash_of;
 pub use member::{ADDRESS_LEN_MAX, METADATA_LEN_MAX, Member, Profile, ProfileTooLong, Status};
 pub use message::{CONFIRMATIONS_MAX, Message};
+pub use tags::Tags;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

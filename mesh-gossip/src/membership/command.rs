@@ -155,6 +155,22 @@ pub enum MembershipEvent {
     },
 }
 
+impl MembershipEvent {
+    /// Of which other node it tells, and at which incarnation.
+    pub const fn told(&self) -> Option<(NodeId, u64)> {
+        match self {
+            Self::Joined(member) | Self::Updated(member) | Self::Rejoined(member) => {
+                Some((member.node, member.incarnation))
+            }
+            Self::Suspected { node, incarnation }
+            | Self::Refuted { node, incarnation }
+            | Self::Down { node, incarnation }
+            | Self::Left { node, incarnation } => Some((*node, *incarnation)),
+            Self::Forgotten { .. } | Self::Asserted { .. } => None,
+        }
+    }
+}
+
 /// The calls of a membership's [`Handle`].
 ///
 /// ```

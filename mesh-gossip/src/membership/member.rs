@@ -38,7 +38,8 @@ pub struct Profile {
     pub zone: u16,
     /// How the transport reaches it. At most [`ADDRESS_LEN_MAX`] bytes.
     pub address: Bytes,
-    /// What the application wants others to know of it. At most [`METADATA_LEN_MAX`] bytes.
+    /// What the application wants others to know of it, be it as [`Tags`](super::Tags). At most [`METADATA_LEN_MAX`]
+    /// bytes.
     pub metadata: Bytes,
 }
 

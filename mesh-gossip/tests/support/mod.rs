@@ -54,6 +54,10 @@ pub struct Cluster {
     pub excused: BTreeSet<NodeId>,
     /// What each says of each: who is gone, and at which incarnation.
     gone: BTreeMap<(NodeId, NodeId), u64>,
+    /// The highest incarnation that each has given itself.
+    raised: BTreeMap<NodeId, u64>,
+    /// Whether somebody may say of others what is not so.
+    has_liars: bool,
 }
 
 /// Names as long as real ones.
@@ -82,6 +86,8 @@ impl Cluster {
             glance: Duration::from_millis(100),
             excused: BTreeSet::new(),
             gone: BTreeMap::new(),
+            raised: BTreeMap::new(),
+            has_liars: false,
         }
     }
 
@@ -144,6 +150,7 @@ impl Cluster {
     /// Adds a node that takes part as the others see it, and says only what [`Liar`] is told to say.
     pub fn add_liar(&mut self) -> NodeId {
         let node = name(self.sim.seed(), 1 << 20);
+        self.has_liars = true;
         self.sim.add_node(node, move |builder| {
             let handle = builder.host(ProtocolId(99), Membership::new(MembershipConfig::lan()).expect("it is valid"));
             let liar = Some(builder.host(MEMBERS, Liar::default()));
@@ -236,6 +243,11 @@ impl Cluster {
 
     /// Takes what nodes told, and checks it.
     fn look(&mut self) {
+        for node in &self.ids {
+            let incarnation = self.members(*node).map(|members| members.own().incarnation);
+            let raised = self.raised.entry(*node).or_default();
+            *raised = incarnation.unwrap_or_default().max(*raised);
+        }
         for at in 0..self.ids.len() {
             let of = self.ids[at];
             loop {
@@ -265,6 +277,13 @@ impl Cluster {
 
     fn note(&mut self, of: NodeId, event: &MembershipEvent) {
         let seed = self.sim.seed();
+        if let Some((node, incarnation)) = event.told().filter(|_| !self.has_liars) {
+            let raised = self.raised.get(&node).copied();
+            assert!(
+                Some(incarnation) <= raised,
+                "{of} knows {node} at incarnation {incarnation}, which had {raised:?} at most (seed {seed})"
+            );
+        }
         match event {
             MembershipEvent::Suspected { .. } => self.told.suspicions += 1,
             MembershipEvent::Down { node, incarnation } => {

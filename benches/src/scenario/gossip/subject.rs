@@ -63,6 +63,16 @@ pub trait Subject: Protocol<Record = Never> {
         None
     }
 
+    /// Its own incarnation, where nobody else may raise it.
+    fn incarnation(&self) -> Option<u64> {
+        None
+    }
+
+    /// Of which other node an event tells, and at which incarnation.
+    fn told(_event: &Self::Event) -> Option<(NodeId, u64)> {
+        None
+    }
+
     /// What an event says.
     fn change(event: &Self::Event) -> Option<Change>;
 }
@@ -86,6 +96,14 @@ impl Subject for Membership {
 
     fn memory(&self) -> Option<usize> {
         Some(self.status().memory)
+    }
+
+    fn incarnation(&self) -> Option<u64> {
+        Some(self.own().incarnation)
+    }
+
+    fn told(event: &MembershipEvent) -> Option<(NodeId, u64)> {
+        event.told()
     }
 
     fn change(event: &MembershipEvent) -> Option<Change> {

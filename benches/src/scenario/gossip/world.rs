@@ -64,6 +64,8 @@ pub struct World<S: Subject = Membership> {
     /// All nodes that were declared down, by whomever.
     downs: BTreeSet<NodeId>,
     spurious_rejoins: u64,
+    /// The highest incarnation that each node has given itself.
+    raised: BTreeMap<NodeId, u64>,
     violation: Option<String>,
     bytes_before: u64,
 }
@@ -101,6 +103,7 @@ impl<S: Subject> World<S> {
             misjudged: BTreeSet::new(),
             downs: BTreeSet::new(),
             spurious_rejoins: 0,
+            raised: BTreeMap::new(),
             violation: None,
             bytes_before: 0,
             setup,
@@ -302,13 +305,22 @@ impl<S: Subject> World<S> {
             self.excused_until.remove(&node);
             self.excused.remove(&node);
         }
+        for node in self.ids.iter() {
+            if let Some(incarnation) = self.members(*node).and_then(S::incarnation) {
+                let raised = self.raised.entry(*node).or_default();
+                *raised = incarnation.max(*raised);
+            }
+        }
         for at in 0..self.ids.len() {
             let of = self.ids[at];
             loop {
                 let next = self.sim.handle(of).events.borrow_mut().try_next();
                 let Some(event) = next else { break };
                 match event {
-                    Ok(event) => S::change(&event).into_iter().for_each(|change| self.note(of, change)),
+                    Ok(event) => {
+                        self.check_incarnation(of, S::told(&event));
+                        S::change(&event).into_iter().for_each(|change| self.note(of, change));
+                    }
                     Err(lagged) => self.break_rule(format!("{of} told more than was read: {lagged}")),
                 }
             }
@@ -318,6 +330,15 @@ impl<S: Subject> World<S> {
     fn break_rule(&mut self, rule: String) {
         let now = self.sim.now();
         self.violation.get_or_insert_with(|| format!("at {now:?}: {rule}"));
+    }
+
+    /// Only a node itself raises its incarnation.
+    fn check_incarnation(&mut self, of: NodeId, told: Option<(NodeId, u64)>) {
+        if let Some((node, incarnation)) = told
+            && Some(incarnation) > self.raised.get(&node).copied()
+        {
+            self.break_rule(format!("{of} knows {node} at incarnation {incarnation}, which it never had"));
+        }
     }
 
     fn note(&mut self, of: NodeId, change: Change) {
