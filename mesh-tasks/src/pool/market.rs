@@ -165,6 +165,13 @@ impl Market {
         self.sales.get(&task).and_then(|sale| sale.award).is_some_and(|(to, _)| to == node)
     }
 
+    /// Those who are asked, were asked, or are to be told something.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> impl Iterator<Item = NodeId> {
+        let asked = self.sales.values().flat_map(|sale| sale.auction.bidders());
+        asked.chain(self.asked.keys().copied()).chain(self.announcements.keys().copied())
+    }
+
     /// Those who were asked are to hear, with what they are told next, that they need not count with it any more.
     fn note_decided(&mut self, task: TaskId, me: NodeId) {
         let Some(Sale { auction, .. }) = self.sales.get(&task) else { return };
@@ -312,6 +319,10 @@ impl TaskPool {
     }
 
     pub(super) fn on_bids(&mut self, cx: &mut Context<'_>, from: NodeId, bids: &[SealedBid], room: u32) {
+        if !self.peers.get(&from).is_some_and(super::peer::Peer::is_ready) {
+            // It was on its way when its bidder was found to be gone.
+            return self.meter.bids_refused.add(bids.len() as u64);
+        }
         let now = cx.now();
         self.place_again = true;
         let has_passed = bids.iter().all(|sealed| sealed.bid.is_none());
@@ -492,7 +503,11 @@ impl TaskPool {
         }
         if now.since(self.market.forgot_at) >= FORGET_EVERY {
             self.market.forgot_at = now;
-            self.market.performance.values_mut().for_each(Performance::forget_oldest);
+            // Who is gone for good is forgotten with the last entry of its record.
+            self.market.performance.retain(|_, record| {
+                record.forget_oldest();
+                *record != Performance::default()
+            });
         }
     }
 

@@ -39,16 +39,20 @@ impl TaskPool {
     }
 
     pub(super) fn on_steal(&mut self, cx: &mut Context<'_>, from: NodeId, waiting: u32) {
-        if self.peers.get(&from).is_some_and(|peer| peer.offer.is_some()) {
+        let Some(peer) = self.peers.get(&from).filter(|peer| peer.offer.is_none()) else {
             // The answer is on its way already.
             return;
+        };
+        // Who is believed to be gone may ask still. It is told that there is nothing, and not remembered.
+        let is_there = peer.is_ready();
+        if is_there {
+            self.thieves.insert(from, cx.now());
         }
-        self.thieves.insert(from, cx.now());
         let here = self.queue.len() + self.foreign.len();
         let count = self.config.steal.share(here, waiting as usize, self.thieves.len());
         if self.offer(cx, from, count) == 0 {
             self.meter.steals_empty.increment();
-            if !self.lifelines.contains(&from) && self.lifelines.len() < self.config.steal.lifelines_max {
+            if is_there && !self.lifelines.contains(&from) && self.lifelines.len() < self.config.steal.lifelines_max {
                 self.lifelines.push_back(from);
             }
             let hint = self.thief.hint().filter(|hint| hint.node != from);

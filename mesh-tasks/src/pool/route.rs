@@ -49,6 +49,12 @@ impl Routes {
         self.unplaced.has(task)
     }
 
+    /// How many nodes tasks may be routed to.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> usize {
+        self.router.len()
+    }
+
     pub(super) fn new(config: &PoolConfig) -> Result<Self, PoolConfigError> {
         Ok(Self {
             unplaced: Queue::default(),

@@ -6,6 +6,7 @@ use mesh_core::{Bytes, RequestId};
 use super::*;
 use crate::task::{Failure, Outcome, State, TaskSpec, Token};
 
+mod churn;
 mod market;
 mod owner;
 
