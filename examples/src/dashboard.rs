@@ -30,6 +30,7 @@ mod http;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -56,8 +57,8 @@ const LOG_MAX: usize = 300;
 /// So many controls may wait for the program.
 const WAITING_MAX: usize = 16;
 
-/// How long a control may wait for its answer.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a control may wait to be taken.
+const ASK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A figure that is plotted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -172,6 +173,8 @@ pub struct Asked {
     /// What is asked for.
     pub control: Control,
     answer: SyncSender<Result<String, String>>,
+    /// Whether it was taken by the program, or given up by who asked: whichever comes first.
+    taken: Arc<AtomicBool>,
 }
 
 impl Asked {
@@ -331,8 +334,13 @@ impl Dashboard {
 
     /// The next thing that somebody asks for, if there is any.
     pub fn asked(&self) -> Option<Asked> {
-        self.asked.try_recv().ok()
+        next(&self.asked)
     }
+}
+
+/// The next control that is still waited for.
+fn next(asked: &Receiver<Asked>) -> Option<Asked> {
+    asked.try_iter().find(|asked| !asked.taken.swap(true, Relaxed))
 }
 
 fn respond(request: &Request, state: &Mutex<Arc<[u8]>>, ask: &SyncSender<Asked>) -> Response {
@@ -342,15 +350,15 @@ fn respond(request: &Request, state: &Mutex<Arc<[u8]>>, ask: &SyncSender<Asked>)
     match (request.method.as_str(), request.path.as_str()) {
         ("GET", "/") => Response::page(PAGE.as_bytes().into()),
         ("GET", "/state") => Response::json(200, state.lock().unwrap_or_else(PoisonError::into_inner).clone()),
-        ("POST", "/control") => control(request, ask),
+        ("POST", "/control") => control(request, ask, ASK_PATIENCE),
         (_, "/" | "/state") => Response::sentence(405, "it can only be read, by GET"),
         (_, "/control") => Response::sentence(405, "it takes controls, by POST"),
         _ => Response::sentence(404, "there are /, /state and /control"),
     }
 }
 
-/// Has the program do what is asked for.
-fn control(request: &Request, ask: &SyncSender<Asked>) -> Response {
+/// Has the program do what is asked for, if it takes it in time. What it has taken is waited for.
+fn control(request: &Request, ask: &SyncSender<Asked>, patience: Duration) -> Response {
     if request.is_foreign() {
         return Response::sentence(403, "the page of another site has no say here");
     }
@@ -363,15 +371,23 @@ fn control(request: &Request, ask: &SyncSender<Asked>) -> Response {
         Err(error) => return Response::sentence(400, &format!("this is no control: {error}")),
     };
     let (answer, answered) = sync_channel(1);
-    match ask.try_send(Asked { control, answer }) {
+    let taken = Arc::<AtomicBool>::default();
+    match ask.try_send(Asked { control, answer, taken: taken.clone() }) {
         Ok(()) => {}
         Err(TrySendError::Full(_)) => return Response::sentence(503, "too much is asked for at once"),
         Err(TrySendError::Disconnected(_)) => return Response::sentence(409, "the run is over"),
     }
-    match answered.recv_timeout(ANSWER_PATIENCE) {
-        Ok(Ok(done)) => Response::sentence(200, &done),
-        Ok(Err(why)) => Response::sentence(409, &why),
-        Err(_) => Response::sentence(503, "the program is busy, and does not answer"),
+    let mut answer = answered.recv_timeout(patience).ok();
+    if answer.is_none() {
+        if !taken.swap(true, Relaxed) {
+            return Response::sentence(503, "the program is busy: nothing was done, and nothing will be");
+        }
+        answer = answered.recv().ok();
+    }
+    match answer {
+        Some(Ok(done)) => Response::sentence(200, &done),
+        Some(Err(why)) => Response::sentence(409, &why),
+        None => Response::sentence(503, "the program did not say what came of it"),
     }
 }
 
@@ -390,6 +406,36 @@ mod tests {
             assert_eq!(read(text), None, "{text}");
         }
         assert_eq!(read(r#"{"do":"kill","agent":1,"twice":true}"#), None);
+    }
+
+    #[test]
+    fn what_is_given_up_is_not_done_later_and_what_is_begun_is_waited_for() {
+        let request = Request {
+            content_type: Some("application/json".to_owned()),
+            body: br#"{"do":"kill","agent":3}"#.to_vec(),
+            ..Request::default()
+        };
+        let (ask, asked) = sync_channel(WAITING_MAX);
+        let refusal = control(&request, &ask, Duration::ZERO);
+        assert_eq!(refusal.status, 503, "{refusal:?}");
+        assert!(next(&asked).is_none());
+
+        let patience = Duration::from_millis(100);
+        let program = std::thread::spawn(move || {
+            let begun = loop {
+                match next(&asked) {
+                    Some(begun) => break begun,
+                    None => std::thread::yield_now(),
+                }
+            };
+            std::thread::sleep(patience * 3);
+            begun.answer(Ok("agent 3 is killed".to_owned()));
+            next(&asked).is_none()
+        });
+        // On a busy machine the program may come too late now and then.
+        let status = (0..100).map(|_| control(&request, &ask, patience).status).find(|status| *status != 503);
+        assert_eq!(status, Some(200));
+        assert!(program.join().unwrap(), "it is done once");
     }
 
     #[test]

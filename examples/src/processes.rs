@@ -11,7 +11,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,8 +20,20 @@ use std::time::{Duration, Instant};
 use mesh_core::identity::{PublicKey, SecretKey};
 use mesh_core::{NodeHandle, NodeId};
 
+/// How long a node may take to say where it listens.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+
 /// How long a node may take to stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often it is looked at whether all is to end, while something is waited for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// So many lines may wait for whoever [listens](Processes::listen).
+const HEARD_MAX: usize = 4096;
+
+/// What an error says where all was to end meanwhile.
+pub const INTERRUPTED: &str = "interrupted";
 
 /// What [`Processes::start`] tells every process: flattened into the arguments of its own.
 #[derive(Clone, Debug, clap::Args)]
@@ -65,9 +78,14 @@ struct Node<T> {
 /// All nodes, each of which says how things are by lines that are a `T`.
 #[derive(Debug)]
 pub struct Processes<T> {
+    program: PathBuf,
     nodes: Vec<Node<T>>,
     /// Where all that is said goes as well.
-    heard: Option<Sender<(NodeId, T)>>,
+    heard: Option<SyncSender<(NodeId, T)>>,
+    /// How many lines had no room there.
+    unheard: Arc<AtomicU64>,
+    /// Whether all is to end.
+    interrupted: Arc<AtomicBool>,
 }
 
 impl<T: FromStr + Clone + Send + 'static> Processes<T> {
@@ -85,14 +103,28 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
             Ok(Node { key, id, directory, address, process, state: State::Dead, said })
         };
         let nodes = (1..=nodes).map(node).collect::<io::Result<_>>()?;
-        Ok(Self { nodes, heard: None })
+        let program = std::env::current_exe()?;
+        Ok(Self { program, nodes, heard: None, unheard: Arc::default(), interrupted: Arc::default() })
     }
 
-    /// All that nodes say from now on, in the order in which each says it.
+    /// Waits for no node to start once this is true.
+    #[must_use]
+    pub fn interrupted_by(mut self, interrupted: Arc<AtomicBool>) -> Self {
+        self.interrupted = interrupted;
+        self
+    }
+
+    /// All that nodes say from now on, in the order in which each says it. Up to 4,096 lines wait to be taken; more are
+    /// dropped, and [counted](Self::unheard): no node is held up by who listens.
     pub fn listen(&mut self) -> Receiver<(NodeId, T)> {
-        let (sender, receiver) = channel();
+        let (sender, receiver) = sync_channel(HEARD_MAX);
         self.heard = Some(sender);
         receiver
+    }
+
+    /// How many lines were dropped because too many waited for whoever listens.
+    pub fn unheard(&self) -> u64 {
+        self.unheard.load(Relaxed)
     }
 
     /// Tells a node something, on a line of its input.
@@ -151,12 +183,16 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
     /// by `--seed`, of a node that runs, if any does. One that was started before is told to `--listen` where it did.
     ///
     /// # Errors
-    /// What the operating system says, or that the node did not say where it listens.
+    /// What the operating system says, that the node did not say where it listens within 30 s, or [`INTERRUPTED`]. The
+    /// node is dead then.
     pub fn start(&mut self, at: usize, arguments: impl IntoIterator<Item = String>) -> io::Result<Option<SocketAddr>> {
         let seed = self.addresses().map(|(_, address)| address).next();
+        if self.interrupted.load(Relaxed) {
+            return Err(interrupted());
+        }
         let node = &mut self.nodes[at];
         let log = File::options().create(true).append(true).open(node.directory.join("log"))?;
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = Command::new(&self.program);
         command.arg("node").arg("--data").arg(&node.directory).args(arguments);
         if let Some(seed) = seed {
             command.args(["--seed", &seed.to_string()]);
@@ -168,29 +204,48 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
         // stops in good order when the pipe closes, as it does with this process.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn()?;
-        let mut lines = BufReader::new(process.stdout.take().ok_or_else(|| io::Error::other("no output"))?).lines();
-        let first = lines.next().transpose()?.unwrap_or_default();
-        let Ok(address) = first.parse() else {
-            let _ = process.kill();
-            process.wait()?;
-            return Err(io::Error::other(format!("node {} did not start", at + 1)));
-        };
-        (node.address, node.process, node.state) = (Some(address), Some(process), State::Runs);
+        // From here on it is one of those that are ended with this program, whatever goes wrong.
+        let process = node.process.insert(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn()?);
+        let output = process.stdout.take();
         // A process that was killed may have left a line that its reader is still to take: it goes nowhere.
         node.said = Said::default();
-        let (said, heard, id) = (node.said.clone(), self.heard.clone(), node.id);
+        let (said, heard, unheard, id) = (node.said.clone(), self.heard.clone(), self.unheard.clone(), node.id);
+        let (tell, first) = sync_channel(1);
         thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
+            let mut lines = output.into_iter().flat_map(|output| BufReader::new(output).lines().map_while(Result::ok));
+            if let Some(first) = lines.next() {
+                // Nobody waits for it any more where that took too long.
+                let _ = tell.try_send(first);
+            }
+            for line in lines {
                 let Ok(line) = line.parse::<T>() else { continue };
-                if let Some(heard) = &heard {
-                    // Nobody may listen any more.
-                    let _ = heard.send((id, line.clone()));
+                if heard.as_ref().is_some_and(|heard| heard.try_send((id, line.clone())).is_err()) {
+                    unheard.fetch_add(1, Relaxed);
                 }
                 *said.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);
             }
         });
-        Ok(seed)
+        let address = self.await_address(at, &first);
+        match address {
+            Ok(address) => (self.nodes[at].address, self.nodes[at].state) = (Some(address), State::Runs),
+            Err(_) => self.kill(at)?,
+        }
+        address.map(|_| seed)
+    }
+
+    /// Waits for the first line of a node.
+    fn await_address(&self, at: usize, first: &Receiver<String>) -> io::Result<SocketAddr> {
+        let failed = || io::Error::other(format!("node {} did not start", at + 1));
+        let deadline = Instant::now() + START_PATIENCE;
+        while Instant::now() < deadline {
+            match first.recv_timeout(LOOK_INTERVAL) {
+                Ok(line) => return line.parse().map_err(|_| failed()),
+                Err(RecvTimeoutError::Disconnected) => return Err(failed()),
+                Err(RecvTimeoutError::Timeout) if self.interrupted.load(Relaxed) => return Err(interrupted()),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+        Err(failed())
     }
 
     /// Kills a node: SIGKILL, so that it cannot say good-bye.
@@ -302,6 +357,10 @@ impl<T> Drop for Processes<T> {
     }
 }
 
+fn interrupted() -> io::Error {
+    io::Error::new(io::ErrorKind::Interrupted, INTERRUPTED)
+}
+
 /// Makes a directory that, on Unix, nobody else can look into: keys are in it.
 ///
 /// # Errors
@@ -326,4 +385,73 @@ pub fn obey(node: NodeHandle, mut told: impl FnMut(String) + Send + 'static) {
         io::stdin().lock().lines().map_while(Result::ok).for_each(&mut told);
         node.stop();
     });
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// One node that is this script of a shell, of which `$3` is the directory.
+    fn script(script: &str) -> (tempfile::TempDir, Processes<String>) {
+        let data = tempfile::tempdir().unwrap();
+        let mut processes = Processes::create(data.path(), 1).unwrap();
+        processes.program = data.path().join("program");
+        // Written by another process: what a test beside this one starts may inherit a file that is open here, and nobody
+        // executes a file that is open to be written.
+        let write = r#"printf "%s" "$1" >"$0" && chmod 700 "$0""#;
+        let mut shell = Command::new("sh");
+        shell.args(["-c", write]).arg(&processes.program).arg(format!("#!/bin/sh\n{script}\n"));
+        assert!(shell.status().unwrap().success());
+        (data, processes)
+    }
+
+    fn wait_until(wanted: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !wanted() {
+            assert!(Instant::now() < deadline, "it did not come about");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn an_interruption_ends_a_process_that_has_not_said_where_it_listens() {
+        let (data, processes) = script("echo $$ >$3/pid\nmv $3/pid $3/started\nexec sleep 1000");
+        let interrupted = Arc::<AtomicBool>::default();
+        let mut processes = processes.interrupted_by(interrupted.clone());
+        let started = data.path().join("node-1/started");
+        let file = started.clone();
+        let interrupting = thread::spawn(move || {
+            wait_until(|| file.exists());
+            interrupted.store(true, Relaxed);
+        });
+        let error = processes.start(0, []).unwrap_err();
+        interrupting.join().unwrap();
+        assert_eq!((error.kind(), error.to_string().as_str()), (io::ErrorKind::Interrupted, INTERRUPTED));
+        let pid = fs::read_to_string(started).unwrap();
+        assert!(!Path::new("/proc").join(pid.trim()).exists(), "it has ended, and was waited for");
+        assert_eq!(processes.iter().next().map(|(_, pid, state)| (pid, state)), Some((None, State::Dead)));
+        assert!(processes.start(0, []).is_err(), "none is started any more");
+        assert_eq!(processes.stop(), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn a_process_that_says_something_else_first_is_none() {
+        let (_data, mut processes) = script("echo here I am; exec sleep 1000");
+        assert_eq!(processes.start(0, []).unwrap_err().to_string(), "node 1 did not start");
+        let (_data, mut processes) = script("exit 0");
+        assert_eq!(processes.start(0, []).unwrap_err().to_string(), "node 1 did not start");
+    }
+
+    #[test]
+    fn lines_that_nobody_takes_hold_up_no_process_and_are_counted() {
+        let (_data, mut processes) = script("echo 127.0.0.1:1; seq 10000; read line");
+        let heard = processes.listen();
+        processes.start(0, []).unwrap();
+        wait_until(|| processes.said().first().is_some_and(|(_, line)| line == "10000"));
+        let taken: Vec<_> = heard.try_iter().map(|(_, line)| line).collect();
+        assert_eq!((taken.len(), taken.last().map(String::as_str)), (HEARD_MAX, Some("4096")));
+        assert_eq!(processes.unheard(), 10_000 - 4096);
+        // Its input closes, so that it ends by itself; `read` is told of that by an exit code that is not 0.
+        assert_eq!(processes.stop().len(), 1);
+    }
 }

@@ -245,7 +245,7 @@ fn records(pieces: &[Piece], seed: u64) -> Vec<Record> {
     records
 }
 
-/// Starts the agents; the mesh of them, and the name of its cluster key.
+/// Makes keys and directories for the agents; the mesh of them, of which nobody runs yet, and the name of its cluster key.
 fn gather(
     arguments: &Arguments,
     prepared: &Prepared,
@@ -256,6 +256,7 @@ fn gather(
     let founders = usize::from(arguments.nodes);
     // One more is there to be added.
     let processes = Processes::create(data, founders + 1).map_err(|error| error.to_string())?;
+    let processes = processes.interrupted_by(interrupted.clone());
     let cluster_key = data.join("cluster.key");
     let plan = Plan {
         agents: processes.keys().collect(),
@@ -275,13 +276,10 @@ fn gather(
     mesh.doing("the agents start, and find each other", Some("the agents start"));
     let (key, digits) = new_cluster_key()?;
     mesh.set_cluster_key(&digits)?;
-    for at in 0..founders {
-        mesh.start(at)?;
-    }
     Ok((mesh, key.id().to_string()))
 }
 
-/// All that the agents live through, from their first words to the end.
+/// Starts the agents, and has them live through all there is, from their first words to the end.
 fn live(
     mesh: &mut Mesh,
     arguments: &Arguments,
@@ -291,6 +289,9 @@ fn live(
 ) -> Result<(), Problem> {
     let Prepared { pieces, steps, .. } = prepared;
     let founders = usize::from(arguments.nodes);
+    for at in 0..founders {
+        mesh.start(at)?;
+    }
     let formed = whole(mesh)?;
     mesh.view.say(&format!(
         "{founders} agents know each other after {:.1} s, under cluster key {key}",
@@ -326,7 +327,8 @@ fn live(
 
 /// Compares what all agents have with what there must be.
 fn verify(mesh: &mut Mesh, prepared: &Prepared, report: &mut Report) -> Result<(), Problem> {
-    let index = Index::of_all(&prepared.input, &prepared.pieces).map_err(|error| error.to_string())?;
+    let (input, pieces) = (prepared.input.clone(), prepared.pieces.clone());
+    let index = mesh.meanwhile(move || Index::of_all(&input, &pieces))?.map_err(|error| error.to_string())?;
     (report.files, report.bytes, report.lines, report.words) = (index.files, index.bytes, index.lines, index.words);
     report.index = index.digest();
     let mut expected = Store::default();
@@ -362,6 +364,7 @@ fn verify(mesh: &mut Mesh, prepared: &Prepared, report: &mut Report) -> Result<(
     report.memories_equal = most_of_one(memories.map(|status| status.agent.memory.digest.as_str()));
     report.remembered = mesh.remembered;
     report.metrics = mesh.figures();
+    report.unheard = mesh.processes.unheard();
     if report.index_equal != report.agents_at_the_end {
         let of = report.agents_at_the_end;
         report

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mesh_core::NodeId;
-use mesh_examples::processes::{Processes, State};
+use mesh_examples::processes::{INTERRUPTED, Processes, State};
 
 use crate::agent::Plan;
 use crate::line::{Line, Numbered, Order, Status};
@@ -308,6 +308,19 @@ impl Mesh {
         }
     }
 
+    /// Has something done that takes long, and goes on meanwhile with what agents say.
+    pub(crate) fn meanwhile<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        let working = thread::spawn(work);
+        while !working.is_finished() {
+            self.pump()?;
+            thread::sleep(LOOK_INTERVAL);
+        }
+        working.join().map_err(|_| "it panicked".to_owned())
+    }
+
     /// Lets the clients write until so many records are acknowledged, of all that there are.
     pub(crate) fn open_gate(&mut self, records: usize) {
         let writing = &mut self.writing;
@@ -331,7 +344,7 @@ impl Mesh {
     /// Takes in what agents say, and goes on writing.
     fn pump(&mut self) -> Result<(), Problem> {
         if self.interrupted.load(Relaxed) {
-            return Err("interrupted".to_owned());
+            return Err(INTERRUPTED.to_owned());
         }
         while let Ok((id, line)) = self.heard.try_recv() {
             let Some(at) = self.ids.iter().position(|known| *known == id) else { continue };

@@ -38,6 +38,8 @@ pub(crate) struct Report {
     pub(crate) retries: u64,
     /// The longest time without an acknowledged write, in ms.
     pub(crate) longest_stall_ms: f64,
+    /// Lines of agents that were dropped, because this process was too busy to take them.
+    pub(crate) unheard: u64,
     /// What the script and the agents put into the shared memory, and on how many agents it is the same.
     pub(crate) remembered: usize,
     pub(crate) memories_equal: usize,

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, Subcommand};
 use mesh_core::NodeId;
 use mesh_examples::index::{Index, Piece, pieces};
-use mesh_examples::processes::{Processes, State, make_directory};
+use mesh_examples::processes::{INTERRUPTED, Processes, State, make_directory};
 use serde::Serialize;
 use stage::Stage;
 use view::{Row, View};
@@ -38,9 +38,6 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long nothing may come of it; far more than anything needs, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Why it came to nothing, where somebody wanted that.
-const INTERRUPTED: &str = "interrupted";
 
 /// So many trigrams are shown.
 const SHOWN: usize = 8;
@@ -168,6 +165,7 @@ fn run(arguments: &Arguments, pieces: &[Piece], data: &Path, stage: Option<Stage
     ctrlc::set_handler(move || asked.store(true, Relaxed)).map_err(|error| error.to_string())?;
     let nodes = usize::from(arguments.nodes);
     let processes = Processes::create(data, nodes).map_err(|error| error.to_string())?;
+    let processes = processes.interrupted_by(interrupted.clone());
     let view = View::new(arguments.json, stage.as_ref().map(Stage::log));
     let tasks = Plan::tasks(pieces.len());
     let mut farm = Farm { processes, view, said: BTreeMap::new(), tasks, stage, interrupted };
@@ -219,7 +217,13 @@ impl Farm {
         })?;
         let seconds = begin.elapsed().as_secs_f64();
 
-        let index = Index::of_all(&arguments.plan.input, pieces).map_err(|error| error.to_string())?;
+        let (input, all) = (arguments.plan.input.clone(), pieces.to_vec());
+        let counting = thread::spawn(move || Index::of_all(&input, &all));
+        while !counting.is_finished() {
+            self.look()?;
+            thread::sleep(LOOK_INTERVAL);
+        }
+        let index = counting.join().map_err(|_| "counting panicked".to_owned())?.map_err(|error| error.to_string())?;
         let digest = index.digest();
         let said = self.processes.said();
         if let Some((node, said)) = said.iter().find(|(_, said)| said.digest.as_ref() != Some(&digest)) {

@@ -91,6 +91,28 @@ fn who_is_interrupted_or_killed_leaves_no_process_behind() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn who_is_interrupted_while_agents_start_leaves_no_process_behind() {
+    // As soon as there is a process of the first agent, and of the last.
+    for agent in [1, 11] {
+        let (input, data) = (tree(), tempfile::tempdir().unwrap());
+        let swarm = Command::new(example("swarm"))
+            .args(["--nodes", "11", "--input", input.path().to_str().unwrap(), "--keep", data.path().to_str().unwrap()])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let directory = data.path().join(format!("node-{agent}"));
+        wait_until("it has a process", || !pids_of(&directory).is_empty());
+        assert!(Command::new("kill").arg("-INT").arg(swarm.id().to_string()).status().unwrap().success());
+        let output = swarm.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), said.as_str()), (Some(130), "swarm: interrupted; all agents have stopped\n"));
+        assert_eq!(pids_of(data.path()), []);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn an_agent_that_ends_by_itself_is_a_problem_with_its_name_and_its_log() {
     let (input, data) = (tree(), tempfile::tempdir().unwrap());
     // Far from its end when the agent dies.

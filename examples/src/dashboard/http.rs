@@ -59,7 +59,7 @@ impl Request {
 /// What it is answered.
 #[derive(Clone, Debug)]
 pub(super) struct Response {
-    status: u16,
+    pub(super) status: u16,
     kind: &'static str,
     body: Arc<[u8]>,
 }
@@ -93,8 +93,8 @@ pub(super) fn serve(listener: TcpListener, answer: impl Fn(&Request) -> Response
             if busy.fetch_add(1, Relaxed) >= CONNECTIONS_MAX {
                 busy.fetch_sub(1, Relaxed);
                 let refusal = Response::sentence(503, "too many connections: try again");
-                // Whoever does not take a few bytes gets none.
-                let _ = stream.set_nonblocking(true).and_then(|()| write(&stream, &refusal));
+                // Whoever does not take a few bytes at once gets none.
+                let _ = stream.set_nonblocking(true).and_then(|()| write(&stream, &refusal, Instant::now() + LINGER));
                 continue;
             }
             let (answer, taken) = (answer.clone(), Taken(busy.clone()));
@@ -119,11 +119,13 @@ impl Drop for Taken {
 
 fn converse(stream: &TcpStream, answer: &impl Fn(&Request) -> Response) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(PATIENCE))?;
     match read(stream, Instant::now() + PATIENCE)? {
-        Ok(request) => write(stream, &answer(&request)),
+        Ok(request) => {
+            let answer = answer(&request);
+            write(stream, &answer, Instant::now() + PATIENCE)
+        }
         Err((status, why)) => {
-            write(stream, &Response::sentence(status, why))?;
+            write(stream, &Response::sentence(status, why), Instant::now() + PATIENCE)?;
             stream.shutdown(Shutdown::Write)?;
             // What closes with bytes unread is reset, and the refusal is lost with it.
             let deadline = Instant::now() + LINGER;
@@ -136,12 +138,26 @@ fn converse(stream: &TcpStream, answer: &impl Fn(&Request) -> Response) -> io::R
 
 /// Reads some bytes before `deadline`.
 fn receive(mut stream: &TcpStream, deadline: Instant, into: &mut [u8]) -> io::Result<usize> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(io::ErrorKind::TimedOut.into());
-    }
-    stream.set_read_timeout(Some(left))?;
+    stream.set_read_timeout(Some(left(deadline)?))?;
     stream.read(into)
+}
+
+/// Writes all of it before `deadline`, however little of it is taken at a time.
+fn send(mut stream: &TcpStream, deadline: Instant, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        stream.set_write_timeout(Some(left(deadline)?))?;
+        match stream.write(bytes)? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            written => bytes = &bytes[written..],
+        }
+    }
+    Ok(())
+}
+
+/// How much time there is before `deadline`.
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
 /// A request that is refused before it is understood: the status, and why.
@@ -204,7 +220,10 @@ fn parse(bytes: &[u8]) -> Result<Option<(Request, usize, usize)>, Refusal> {
             "content-type" => request.content_type = Some(value()?),
             "content-length" => {
                 lengths += 1;
-                length = value()?.parse().map_err(|_| (400, "the Content-Length is no number"))?;
+                // Digits only: `parse` would take a sign as well.
+                let digits = value()?;
+                let number = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
+                length = number.ok_or((400, "the Content-Length is no number"))?;
             }
             "transfer-encoding" => return Err((501, "send a Content-Length, and no Transfer-Encoding")),
             _ => {}
@@ -216,7 +235,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(Request, usize, usize)>, Refusal> {
     Ok(Some((request, len, length)))
 }
 
-fn write(mut stream: &TcpStream, response: &Response) -> io::Result<()> {
+fn write(stream: &TcpStream, response: &Response, deadline: Instant) -> io::Result<()> {
     let reason = match response.status {
         200 => "OK",
         400 => "Bad Request",
@@ -240,8 +259,8 @@ fn write(mut stream: &TcpStream, response: &Response) -> io::Result<()> {
         response.kind,
         response.body.len(),
     );
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(&response.body)
+    send(stream, deadline, head.as_bytes())?;
+    send(stream, deadline, &response.body)
 }
 
 #[cfg(test)]
@@ -273,12 +292,36 @@ mod tests {
             ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400),
             ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".to_owned(), 400),
             ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n".to_owned(), 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +2\r\n\r\n".to_owned(), 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n".to_owned(), 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n".to_owned(), 400),
             ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n".to_owned(), 400),
             ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(), 501),
             (format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"), 431),
         ] {
             assert_eq!(head(&text).map_err(|(status, _)| status), Err(status), "{text:?}");
         }
+    }
+
+    #[test]
+    fn who_takes_an_answer_too_slowly_does_not_get_all_of_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        // Some is taken all the time, and all of it would take seconds.
+        let taking = thread::spawn(move || {
+            let mut chunk = [0; 65_536];
+            while client.read(&mut chunk).is_ok_and(|read| read > 0) {
+                thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let answer = Response::page(vec![b'x'; 64 << 20].into());
+        let begin = Instant::now();
+        let error = write(&server, &answer, begin + Duration::from_millis(200)).unwrap_err();
+        assert!(matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock), "{error}");
+        assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+        server.shutdown(Shutdown::Both).unwrap();
+        taking.join().unwrap();
     }
 
     #[test]
