@@ -107,7 +107,7 @@ fn who_is_interrupted_while_agents_start_leaves_no_process_behind() {
         let output = swarm.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!((output.status.code(), said.as_str()), (Some(130), "swarm: interrupted; all agents have stopped\n"));
-        assert_eq!(pids_of(data.path()), []);
+        assert!(pids_of(data.path()).is_empty(), "no process is left");
     }
 }
 
