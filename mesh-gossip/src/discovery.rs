@@ -59,6 +59,7 @@ use crate::allowance::Allowance;
 use crate::membership::Profile;
 use crate::reputation::{Observation, Reputation};
 use announcement::SEQUENCE_MAX;
+use exchange::Hurry;
 use peers::{Known, Novelty, Peers};
 
 type Cx<'a> = Context<'a, Discovery>;
@@ -137,8 +138,7 @@ pub struct Discovery {
     joins: u32,
     /// What is to be passed on.
     news: Vec<Told>,
-    /// For how many comparisons more there is much to learn.
-    hungry: usize,
+    hurry: Hurry,
     /// From where on names are compared next.
     cursor: u64,
     round: u8,
@@ -159,7 +159,6 @@ impl Discovery {
         config.validate()?;
         let reputation = Reputation::new(config.reputation.clone()).map_err(DiscoveryConfigError::from)?;
         Ok(Self {
-            config,
             key,
             profile: Profile::default(),
             links: BTreeSet::new(),
@@ -173,7 +172,7 @@ impl Discovery {
             seed_turn: 0,
             joins: 0,
             news: Vec::new(),
-            hungry: 1,
+            hurry: Hurry { interval: config.soon(), left: 1 },
             cursor: 0,
             round: 0,
             exchange_due: Instant::MAX,
@@ -181,6 +180,7 @@ impl Discovery {
             checks: Allowance::default(),
             senders: BTreeMap::new(),
             meter: Meter::default(),
+            config,
         })
     }
 

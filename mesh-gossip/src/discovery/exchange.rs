@@ -1,5 +1,7 @@
 //! What nodes tell each other of others: comparisons, answers, and news passed on.
 
+use std::time::Duration;
+
 use mesh_core::frame::FRAME_OVERHEAD;
 use mesh_core::{Bytes, NodeId, Wire, wire};
 
@@ -17,6 +19,13 @@ const TELL_OVERHEAD: usize = 4;
 const FANOUT: usize = 2;
 /// How many news wait to be passed on.
 const NEWS_MAX: usize = 64;
+
+/// How soon a node compares again, and how many times more before it takes its time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hurry {
+    pub(super) interval: Duration,
+    pub(super) left: usize,
+}
 
 fn prefix(node: NodeId) -> u64 {
     (node.0 >> 64) as u64
@@ -39,8 +48,13 @@ impl Discovery {
         if let Some(partner) = partner.or_else(|| self.next_seed(cx.me())) {
             self.compare(cx, partner);
         }
-        let interval = if self.hungry > 0 { self.config.soon() } else { self.config.exchange_interval };
-        self.hungry = self.hungry.saturating_sub(1);
+        // Ever more slowly: what was heard of last may not have been known to those who were asked.
+        if self.hurry.left == 0 {
+            self.hurry = Hurry { interval: self.hurry.interval * 2, left: self.ranges() };
+        }
+        self.hurry.left -= 1;
+        let interval = self.hurry.interval.min(self.config.exchange_interval);
+        self.hurry.interval = interval;
         let delay = cx.rng().duration_between(interval * 3 / 4, interval * 5 / 4);
         self.set_exchange_timer(cx, delay);
     }
@@ -56,12 +70,20 @@ impl Discovery {
 
     /// There may be more to learn: all ranges are compared soon.
     fn grow_hungry(&mut self, cx: &mut Cx<'_>) {
-        let was_hungry = self.hungry > 0;
-        self.hungry = self.peers.known.len() / ITEMS_MAX + 2;
-        if !was_hungry {
-            let delay = self.config.soon();
-            self.set_exchange_timer(cx, delay);
+        let soon = self.config.soon();
+        self.hurry = Hurry { interval: soon, left: self.ranges() };
+        if self.exchange_due > cx.now() + soon * 5 / 4 {
+            self.set_exchange_timer(cx, soon);
         }
+    }
+
+    /// How many comparisons it takes, and one or two more, to compare all.
+    fn ranges(&self) -> usize {
+        self.peers.known.len() / ITEMS_MAX + 2
+    }
+
+    fn is_hungry(&self) -> bool {
+        self.hurry.interval <= self.config.soon()
     }
 
     fn comparison(&mut self, cx: &mut Cx<'_>, from: u64, to: u64, back: bool) -> Message {
@@ -79,7 +101,7 @@ impl Discovery {
             compare.opinions.clear();
         }
         if !back {
-            let wanted = if self.hungry > 0 { COMPARE_LEN_HUNGRY } else { COMPARE_LEN_MIN };
+            let wanted = if self.is_hungry() { COMPARE_LEN_HUNGRY } else { COMPARE_LEN_MIN };
             compare.padding = vec![0; wanted.saturating_sub(len)].into();
         }
         Message::Compare(Box::new(compare))
