@@ -181,6 +181,11 @@ impl Resources {
         self.0.get(name).unwrap_or(0)
     }
 
+    /// Whether a resource is named, and be there none of it.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.get(name).is_some()
+    }
+
     /// Every resource that is named, in the order of the names.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, u64)> {
         self.0.iter()

@@ -23,7 +23,8 @@ pub struct PoolConfig {
     pub successors: usize,
     /// For how long a lease is good unless it is renewed, which its holder does three times as often. Default: 10 s.
     pub lease: Duration,
-    /// What was sent and not answered for so long is sent again. Default: 250 ms.
+    /// What was sent and not answered for so long is sent again. Longer than a round trip: what is answered later counts as
+    /// lost. Default: 250 ms.
     pub resend_after: Duration,
     /// What need not be said at once waits for so long for something else to go with. Default: 2 ms.
     pub batch_delay: Duration,
@@ -43,6 +44,10 @@ pub struct PoolConfig {
     /// From this share of the queue on, tasks of the lowest priority are refused, and those of higher ones later: the highest
     /// only where the queue is full. From 0 to 1. Default: 0.9.
     pub shed_from: f64,
+    /// Whether a task is refused where it is submitted that requires a capability, or needs a resource, whose name none of
+    /// the nodes has that this one has ever met: a name that is misspelt would be waited for without end. False where tasks
+    /// may come before the first node that can execute them is met: they wait for it. Default: true.
+    pub refuse_unknown: bool,
     /// The longest payload, in bytes. A task goes to those who keep it in one message, with its result and the names of
     /// those that it waits for: these three together take [`BYTES_MAX`] at most. Default: 256 KiB.
     pub payload_max: usize,
@@ -87,6 +92,7 @@ impl Default for PoolConfig {
             queue_max: 100_000,
             queue_bytes_max: 256 << 20,
             shed_from: 0.9,
+            refuse_unknown: true,
             payload_max: 256 << 10,
             result_max: 256 << 10,
             dependencies_max: 4096,

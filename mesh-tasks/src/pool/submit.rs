@@ -38,7 +38,7 @@ impl TaskPool {
     }
 
     pub(super) fn on_submit(&mut self, cx: &mut Context<'_>, request: RequestId, spec: Arc<TaskSpec>) {
-        if let Err(error) = self.check(&spec) {
+        if let Err(error) = self.check(&spec).and_then(|()| self.check_known(&spec)) {
             self.meter.refused.increment();
             return cx.reply(request, PoolReply::Submitted(Err(error)));
         }
@@ -69,6 +69,19 @@ impl TaskPool {
             return Err(Refusal::ReadOnly { node: self.me }.into());
         }
         Ok(())
+    }
+
+    /// Whether some node has, or had, what a task asks for, as far as names go.
+    fn check_known(&self, spec: &TaskSpec) -> Result<(), SubmitError> {
+        if !self.config.refuse_unknown {
+            return Ok(());
+        }
+        let met = self.peers.values().map(|peer| &*peer.capabilities);
+        let nodes = || std::iter::once(&*self.capabilities).chain(met.clone());
+        let is_capability = |name: &str| nodes().any(|node| node.version(name).is_some());
+        let is_resource = |name: &str| nodes().any(|node| node.resources().has(name));
+        let known = spec.requirements.check_known(is_capability, is_resource);
+        Ok(known.map_err(SpecError::Requirements)?)
     }
 
     /// Why this node cannot own one more task.

@@ -1,0 +1,179 @@
+//! Leases that are held here: what is executed is begun once, counted, and the only thing that can be finished.
+
+use crate::capability::{Capabilities, CapabilityError, Requirements};
+use crate::task::{Epoch, Policy, SpecError};
+
+use super::*;
+
+const LIFE: u32 = 5;
+
+/// A pool that knows another node, which is played by hand.
+fn beside_b(pool: TaskPool) -> Harness<TaskPool> {
+    let mut pool = Harness::new(A, pool);
+    pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
+    let gpu = Arc::new(Capabilities::new().with("gpu", 1).with_resource("slots", 1));
+    say(&mut pool, Message::Hello(Hello { incarnation: 7, capabilities: gpu, ..Hello::default() }));
+    pool.sent();
+    pool
+}
+
+fn holder() -> Harness<TaskPool> {
+    beside_b(TaskPool::new(PoolConfig::default()).expect("it can work"))
+}
+
+fn say(pool: &mut Harness<TaskPool>, message: Message) {
+    let to = pool.protocol.boot;
+    pool.receive(B, Envelope { from: LIFE, to, message });
+}
+
+/// The lease of a task of the other node, in an attempt.
+fn lease(task: u128, attempt: u32) -> Lease {
+    let token = Token { task: TaskId(task), epoch: Epoch { number: 1, node: B, life: LIFE }, attempt };
+    Lease { token, owner: B, expires_in: None, spec: Arc::new(TaskSpec::new("work")) }
+}
+
+/// Offers a lease; whether it is taken.
+fn offer(pool: &mut Harness<TaskPool>, number: u64, lease: &Lease) -> bool {
+    say(pool, Message::Offer(number, vec![lease.clone()], None));
+    pool.pass(Duration::from_millis(10));
+    let answer = pool.sent().into_iter().find_map(|(_, envelope)| match envelope.message {
+        Message::Taken(of, declined) if of == number => Some(declined),
+        _ => None,
+    });
+    !answer.expect("it is answered").contains(&lease.token)
+}
+
+fn load(pool: &Harness<TaskPool>) -> (u32, u32, usize) {
+    let status = pool.protocol.status();
+    (status.load.running, status.load.waiting, status.held)
+}
+
+fn begun(pool: &mut Harness<TaskPool>) -> Vec<Token> {
+    let jobs = pool.replies().into_iter().filter_map(|(_, reply)| match reply {
+        PoolReply::Job(Ok(job)) => Some(job.token),
+        _ => None,
+    });
+    jobs.collect()
+}
+
+#[test]
+fn what_is_executed_here_is_not_begun_a_second_time_by_a_later_lease() {
+    let mut pool = holder();
+    let [first, second, third] = [1, 2, 3].map(|attempt| lease(7, attempt));
+    assert!(offer(&mut pool, 1, &first));
+    // As long as it waits, the later lease counts.
+    assert!(offer(&mut pool, 2, &second) && !offer(&mut pool, 3, &first));
+    assert_eq!(load(&pool), (0, 1, 1));
+    let job = job(&mut pool);
+    assert_eq!((job.token, load(&pool)), (second.token, (1, 0, 1)));
+    // Its owner believes that this attempt came to nothing. It has not: it goes on.
+    pool.command(PoolCommand::Take(Ticket::default()));
+    assert!(!offer(&mut pool, 4, &third));
+    assert_eq!((begun(&mut pool), load(&pool)), (vec![], (1, 0, 1)));
+    // When it is over, another attempt may begin.
+    pool.command(PoolCommand::Finish(second.token, Ok(Bytes::new())));
+    assert_eq!(load(&pool), (0, 0, 0));
+    assert!(offer(&mut pool, 5, &third));
+    assert_eq!((begun(&mut pool), load(&pool)), (vec![third.token], (1, 0, 1)));
+}
+
+#[test]
+fn only_what_is_executed_here_can_be_finished() {
+    let mut pool = holder();
+    let waiting = lease(7, 1);
+    assert!(offer(&mut pool, 1, &waiting));
+    assert_eq!(finish(&mut pool, waiting.token, Ok(Bytes::new())), Err(FinishError::LeaseLost));
+    assert_eq!(load(&pool), (0, 1, 1), "it waits still");
+    let token = job(&mut pool).token;
+    let earlier = Token { attempt: 0, ..token };
+    assert_eq!(finish(&mut pool, earlier, Ok(Bytes::new())), Err(FinishError::LeaseLost));
+    pool.command(PoolCommand::Finish(token, Ok(Bytes::from_static(b"done"))));
+    let reported = Message::Report(vec![Report { token, result: Reported::Completed(Bytes::from_static(b"done")) }]);
+    pool.pass(Duration::from_millis(10));
+    assert!(pool.sent().into_iter().any(|(to, envelope)| to == B && envelope.message == reported));
+    assert_eq!(finish(&mut pool, token, Ok(Bytes::new())), Err(FinishError::LeaseLost));
+}
+
+#[test]
+fn who_executes_is_told_of_a_lost_lease_and_nobody_of_one_that_waits() {
+    let mut pool = holder();
+    let [runs, waits] = [lease(7, 1), lease(8, 1)];
+    assert!(offer(&mut pool, 1, &runs) && offer(&mut pool, 2, &waits));
+    assert_eq!(job(&mut pool).token, runs.token);
+    say(&mut pool, Message::Answers(vec![], vec![waits.token], vec![]));
+    assert_eq!((pool.events(), load(&pool)), (vec![], (1, 0, 1)));
+    say(&mut pool, Message::Answers(vec![], vec![runs.token], vec![]));
+    assert_eq!((pool.events(), load(&pool)), (vec![PoolEvent::LeaseLost(runs.token)], (0, 0, 0)));
+    assert_eq!(finish(&mut pool, runs.token, Ok(Bytes::new())), Err(FinishError::LeaseLost));
+}
+
+#[test]
+fn no_more_leases_are_granted_here_than_there_are_executors_though_none_has_begun() {
+    let mut pool = holder();
+    for _ in 0..3 {
+        submit(&mut pool, TaskSpec::new("work").by(Policy::Steal));
+    }
+    let takes = |pool: &mut Harness<TaskPool>| {
+        pool.command(PoolCommand::Take(Ticket::default()));
+    };
+    takes(&mut pool);
+    takes(&mut pool);
+    // The other one does not say that it keeps the leases, so that none begins.
+    let granted = |pool: &Harness<TaskPool>| pool.protocol.tasks.values().filter(|entry| !entry.waits()).count();
+    assert_eq!((begun(&mut pool), granted(&pool), load(&pool).0), (vec![], 2, 0));
+}
+
+#[test]
+fn what_is_ready_is_executed_before_what_waits_for_a_resource() {
+    let one = Capabilities::new().with_resource("licence", 1);
+    let pool = TaskPool::new(PoolConfig::default()).expect("it can work").with_capabilities(one).expect("it is good");
+    let mut pool = Harness::new(A, pool);
+    let submit_some = |pool: &mut Harness<TaskPool>, count, payload: &'static str, needs| {
+        for _ in 0..count {
+            let mut spec = TaskSpec::new(payload);
+            spec.requirements = if needs { Requirements::new().needs("licence", 1) } else { Requirements::new() };
+            submit(pool, spec);
+        }
+    };
+    // As many are looked at.
+    submit_some(&mut pool, 12, "throttled", true);
+    submit_some(&mut pool, 5, "ready", false);
+    submit_some(&mut pool, 20, "throttled", true);
+    assert_eq!(&job(&mut pool).payload[..], b"throttled");
+    for _ in 0..5 {
+        assert_eq!(&job(&mut pool).payload[..], b"ready");
+    }
+    assert_eq!(load(&pool).0, 6);
+    pool.command(PoolCommand::Take(Ticket::default()));
+    assert_eq!(begun(&mut pool), [], "the licence is in use");
+}
+
+#[test]
+fn a_name_that_no_node_has_is_refused_and_one_that_a_node_had_waits_for_it() {
+    let requires = |name: &str| TaskSpec { requirements: Requirements::new().requires(name, 1), ..TaskSpec::new("x") };
+    let needs = |name: &str| TaskSpec { requirements: Requirements::new().needs(name, 1), ..TaskSpec::new("x") };
+    let mut pool = holder();
+    let refused = |pool: &mut Harness<TaskPool>, spec| {
+        let request = submit(pool, spec);
+        match pool.replies().into_iter().find(|(of, _)| *of == request) {
+            Some((_, PoolReply::Submitted(Err(SubmitError::Spec(SpecError::Requirements(error)))))) => Some(error),
+            _ => None,
+        }
+    };
+    let unknown = |kind, name: &str| Some(CapabilityError::Unknown { kind, name: name.to_owned() });
+    assert_eq!(refused(&mut pool, requires("gup")), unknown("required capabilities", "gup"));
+    assert_eq!(refused(&mut pool, needs("lots")), unknown("resources", "lots"));
+    assert_eq!(pool.protocol.status().owned, 0);
+    pool.command(PoolCommand::RemovePeer(B));
+    assert_eq!((refused(&mut pool, requires("gpu")), refused(&mut pool, needs("slots"))), (None, None));
+    assert_eq!(pool.protocol.status().owned, 2, "they wait until it is there again");
+    // In another version it is known, and in what is only preferred any name will do.
+    let mut newer = requires("gpu");
+    newer.requirements = newer.requirements.requires("gpu", 9).prefers("anything", 1);
+    assert_eq!(refused(&mut pool, newer), None);
+
+    let config = PoolConfig { refuse_unknown: false, ..PoolConfig::default() };
+    let mut pool = beside_b(TaskPool::new(config).expect("it can work"));
+    assert_eq!(refused(&mut pool, requires("gup")), None);
+    assert_eq!(pool.protocol.status().owned, 1);
+}
