@@ -7,12 +7,15 @@
 //!   node that is hot stays so until it is a step below, and so with cold.
 //! - **Half of the difference**: so many that both have the same work to do for each of their slots, but no more than an
 //!   even share where several are cold.
+//! - **Each its part**: where several are hot, the cold are filled up to what all would have. Of what is missing there,
+//!   each that has more gives as large a part as it has of what is too much. So nodes that plan for themselves and do not
+//!   agree do not give the same cold ones too much together.
 //! - **Only what pays**: a task moves where it would wait shorter, by more than twice what moving it costs.
 //! - **What is on its way counts**: tasks of earlier plans are added and subtracted until reports can know of them, and
 //!   a node that was given tasks gives none away for a while.
-//! - **No herd on old news**: as long as reports are younger than two tasks take on average, the idlest node is chosen.
-//!   After that the idlest one is not what it was, and everybody would choose it: the better of two chosen by chance
-//!   does better then (Mitzenmacher, 2000). What is older still does not count at all.
+//! - **No herd on old news**: where one node is hot, and as long as reports are younger than two tasks take on average, the
+//!   idlest node is chosen. Else it is not what it was, or not for one alone: the better of two chosen by chance does
+//!   better then (Mitzenmacher, 2000). What is older still does not count at all.
 //! - **A limit**: no more than so many tasks move in a period.
 //!
 //! Loads that are no [`Share`] are refused and counted.
@@ -226,6 +229,11 @@ impl Node {
     fn for_each_slot(&self, more: i64) -> f64 {
         (self.waiting() + more) as f64 / f64::from(self.slots)
     }
+
+    /// By how many more tasks wait than so many for each slot.
+    fn above(&self, level: f64) -> f64 {
+        self.waiting() as f64 - level * f64::from(self.slots)
+    }
 }
 
 /// Knows loads, and which tasks should move. See the [module](self).
@@ -329,43 +337,65 @@ impl LoadBalancer {
         let mut targets: Vec<NodeId> = cold.map(|(id, _)| *id).collect();
         // Of equals any, so that not everybody takes the first.
         rng.shuffle(&mut targets);
-        let level = self.level(from, &targets);
-        while let Some(to) = self.choose(&mut targets, is_old, rng) {
-            let wanted = self.how_many(from, to).min(self.missing(to, level));
+        let level = self.level(&targets, now);
+        let too_much: Vec<f64> = self.givers(now).map(|node| node.above(level)).filter(|above| *above > 0.0).collect();
+        let mine = self.nodes.get(&from).map_or(0.0, |node| node.above(level).max(0.0));
+        let part = mine / too_much.iter().sum::<f64>();
+        let by_chance = is_old || too_much.len() > 1;
+        let mut left = mine.ceil() as u32;
+        while left > 0
+            && let Some(to) = self.choose(&mut targets, by_chance, rng)
+        {
+            let wanted = self.how_many(from, to).min(self.missing(to, level, part)).min(left);
             if wanted == 0 {
                 // The others have more to do, where the one with the least was chosen.
-                if is_old { continue } else { break }
+                if by_chance { continue } else { break }
             }
             let tasks = self.allowed(wanted, now);
             if tasks == 0 {
                 break;
             }
+            left -= tasks;
             self.set_under_way(from, to, tasks, now);
             plan.push(Move { from, to, tasks });
         }
         plan
     }
 
-    /// How many tasks would wait for each slot, were all that wait at these shared evenly.
-    fn level(&self, from: NodeId, targets: &[NodeId]) -> f64 {
-        let nodes = || targets.iter().chain([&from]).filter_map(|id| self.nodes.get(id));
-        let slots: f64 = nodes().map(|node| f64::from(node.slots)).sum();
-        nodes().map(|node| node.waiting() as f64).sum::<f64>() / slots
+    fn givers(&self, now: Instant) -> impl Iterator<Item = &Node> {
+        self.nodes.values().filter(move |node| self.may_give(node, now))
     }
 
-    /// How many tasks a node may be given up to that level: the others are there for the rest.
-    fn missing(&self, node: NodeId, level: f64) -> u32 {
-        let missing = |node: &Node| (level * f64::from(node.slots)).ceil() - node.waiting() as f64;
-        self.nodes.get(&node).map_or(0, |node| missing(node) as u32)
+    /// How many tasks would wait for each slot of these, were they filled up evenly by those hot ones that have more than
+    /// that.
+    fn level(&self, targets: &[NodeId], now: Instant) -> f64 {
+        let mut hot: Vec<&Node> = self.givers(now).collect();
+        hot.sort_by(|a, b| b.for_each_slot(0).total_cmp(&a.for_each_slot(0)));
+        let (mut waiting, mut slots) = (0.0, 0.0);
+        let cold = targets.iter().filter_map(|id| self.nodes.get(id));
+        for (is_hot, node) in cold.map(|node| (false, node)).chain(hot.into_iter().map(|node| (true, node))) {
+            if is_hot && slots > 0.0 && node.for_each_slot(0) <= waiting / slots {
+                break;
+            }
+            waiting += node.waiting() as f64;
+            slots += f64::from(node.slots);
+        }
+        waiting / slots
     }
 
-    /// Takes out one that has little to do: the one with the least, or where reports are old the better of two.
-    fn choose(&self, targets: &mut Vec<NodeId>, is_old: bool, rng: &mut Rng64) -> Option<NodeId> {
+    /// How many tasks a node may be given by one that has this part of all that is to be given: others give the rest.
+    fn missing(&self, node: NodeId, level: f64, part: f64) -> u32 {
+        self.nodes.get(&node).map_or(0, |node| (-node.above(level) * part).ceil() as u32)
+    }
+
+    /// Takes out one that has little to do: the one with the least, or where others choose too, or reports are old, the
+    /// better of two.
+    fn choose(&self, targets: &mut Vec<NodeId>, by_chance: bool, rng: &mut Rng64) -> Option<NodeId> {
         let work = |place: &usize| self.nodes[&targets[*place]].for_each_slot(0);
         let by_work = |a: &usize, b: &usize| work(a).total_cmp(&work(b));
         let best = match targets.len() {
             0 => None,
-            count if is_old => [(); 2].map(|()| rng.below(count as u64) as usize).into_iter().min_by(by_work),
+            count if by_chance => [(); 2].map(|()| rng.below(count as u64) as usize).into_iter().min_by(by_work),
             count => (0..count).min_by(by_work),
         };
         best.map(|place| targets.swap_remove(place))

@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_share_is_refused_with_its_reason() {
+    fn s11_what_is_no_share_is_refused_with_its_reason() {
         assert_eq!(Share::new(f64::NAN), Err(ShareError::NotANumber));
         assert_eq!(Share::new(f64::INFINITY), Err(ShareError::Infinite));
         assert_eq!(Share::new(f64::NEG_INFINITY), Err(ShareError::Infinite));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_one_zero_and_the_smallest_numbers_come_after_it() {
+    fn s11_there_is_one_zero_and_the_smallest_numbers_come_after_it() {
         let smallest = Share::new(f64::from_bits(1)).unwrap();
         let zero = Share::new(-0.0).unwrap();
         assert_eq!((zero, zero.get().to_bits()), (Share::ZERO, 0));

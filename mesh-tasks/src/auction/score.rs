@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn equals_win_equally_often() {
+    fn s11_equals_win_equally_often() {
         let offers: Vec<Offer> = (1..=10).map(|node| offer(node, [50; 4])).collect();
         let mut wins: BTreeMap<NodeId, u32> = BTreeMap::new();
         for item in 0..100_000 {
@@ -291,7 +291,7 @@ mod tests {
     proptest! {
         /// Few values, so that many are equal.
         #[test]
-        fn the_best_is_as_good_as_the_best_in_whatever_order(
+        fn s11_the_best_is_as_good_as_the_best_in_whatever_order(
             values in vec(any::<[bool; 4]>(), 0..12), item in any::<u128>(), turn in 0..12_usize, gate in any::<u16>(),
         ) {
             let of = |(node, values): (u128, &[bool; 4])| offer(node, values.map(|value| 100 * u8::from(value)));

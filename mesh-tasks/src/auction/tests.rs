@@ -128,7 +128,7 @@ fn a_lost_award_goes_to_the_next_best_and_is_not_taken_late() {
 }
 
 #[test]
-fn bids_that_do_not_count_are_refused_with_their_reason() {
+fn s12_bids_that_do_not_count_are_refused_with_their_reason() {
     let mut auction = open(&[A, B]);
     let good = sealed(&auction, 10);
     let other = SealedBid { auction: AuctionId { item: 8, round: 1 }, ..good };

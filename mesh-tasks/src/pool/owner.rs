@@ -29,21 +29,24 @@ impl TaskPool {
 
     /// The replicas that a task of this node should have.
     pub(super) fn group_of(&self, task: TaskId) -> Arc<Group> {
-        self.group_by(&self.ring, task)
+        // One in the zone of this node goes down with it: it is the first to be left out.
+        self.group_by(&self.ring, task, |zone| zone == self.zone)
     }
 
     /// The replicas of a new task that others may create, too: also those who are away. Of any two of such groups
     /// majorities meet, so that one of the two creations is refused.
     pub(super) fn home_of(&self, task: TaskId) -> Arc<Group> {
-        self.group_by(&self.home, task)
+        self.group_by(&self.home, task, |_| false)
     }
 
-    fn group_by(&self, ring: &Ring, task: TaskId) -> Arc<Group> {
+    fn group_by(&self, ring: &Ring, task: TaskId, is_last: impl Fn(u32) -> bool) -> Arc<Group> {
         if self.config.successors == 0 || self.peers.is_empty() {
             return self.alone.clone();
         }
         let others = ring.replicas_across_zones(task.0, self.config.successors + 1);
-        let others = others.filter(|node| *node != self.me).filter_map(|node| self.replica_of(node));
+        let mut others: Vec<NodeId> = others.filter(|node| *node != self.me).collect();
+        others.sort_by_key(|node| ring.member(*node).is_some_and(|member| is_last(member.zone)));
+        let others = others.into_iter().filter_map(|node| self.replica_of(node));
         let members = [self.replica()].into_iter().chain(others.take(self.config.successors)).collect();
         Arc::new(Group { members, ..Group::default() })
     }

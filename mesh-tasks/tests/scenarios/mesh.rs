@@ -130,8 +130,13 @@ impl Mesh {
     }
 
     pub(crate) fn with(seed: u64, nodes: u128, config: PoolConfig) -> Self {
+        Self::in_zones(seed, nodes, u32::MAX, config)
+    }
+
+    /// With so many zones, to which the nodes belong in turn.
+    pub(crate) fn in_zones(seed: u64, nodes: u128, zones: u32, config: PoolConfig) -> Self {
         Self {
-            world: World::with(seed, nodes, config, 4096),
+            world: World::in_zones(seed, nodes, zones, config, 4096),
             sink: Rc::default(),
             rng: Rng64::from_seed(seed, "scenario"),
             seed,

@@ -1,11 +1,13 @@
 //! 24 and 26 to 28, 30: what is asked for with a task.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::try_join_all;
 use mesh_core::NodeId;
 use mesh_tasks::pool::{PoolConfig, PoolHandle as _};
 use mesh_tasks::task::{OnFailedDependency, Outcome, Policy, TaskId};
+use mesh_transport_mem::{Latency, LinkConfig};
 
 use crate::mesh::{A, B, C, D, Does, Mesh, SECOND, ms, policy_of, pool_by, task, work};
 
@@ -25,6 +27,60 @@ fn s24_a_load_that_swings_moves_a_task_a_few_times_at_most() {
         let (tasks, moved) = (mesh.submitted().len() as u64, mesh.counted("tasks_moved"));
         assert_eq!(tasks, 240);
         assert!((20..=2 * tasks).contains(&moved), "seed {seed}: {moved} moves of {tasks}");
+    }
+}
+
+#[test]
+fn s23_nodes_whose_loads_are_half_a_second_old_give_no_herd_to_those_that_are_idle() {
+    for seed in 0..4 {
+        let (nodes, busy) = (12, 3 + seed as u128 * 2);
+        let mut config = pool_by(Policy::Balance);
+        // Longer than a round trip, and than it takes until a load tells of what was given.
+        config.resend_after = SECOND;
+        config.balancer.settle_after = SECOND;
+        let mut mesh = Mesh::with(seed, nodes, config);
+        let links = LinkConfig { latency: Latency::fixed(ms(250)), ..LinkConfig::default() };
+        mesh.sim.set_links(links);
+        mesh.work_at_all(2);
+        for task in 0..240 {
+            mesh.submit_soon(NodeId(1 + task % busy), work(2_000));
+        }
+        mesh.wait_until("tasks are given", |world, _| world.counted("tasks_balanced") > 0);
+        mesh.pass(SECOND);
+        let load = |node: NodeId| mesh.pool_status(node).load;
+        let in_hand: Vec<u32> = mesh.ids().into_iter().map(|node| load(node).running + load(node).waiting).collect();
+        let most = in_hand.iter().max().copied().unwrap_or_default();
+        assert!(f64::from(most) <= 1.5 * 20.0, "seed {seed}: {busy} were busy: {in_hand:?}");
+        assert_eq!(mesh.counted("tasks_declined"), 0);
+        mesh.check_each_begun_once();
+    }
+}
+
+#[test]
+fn s26_each_tenant_and_priority_has_its_share_within_a_tenth() {
+    for nodes in [1, 4] {
+        for seed in 0..3 {
+            let mut mesh = Mesh::with(seed, nodes, pool_by(Policy::Steal));
+            // Four turns for one with the next higher priority.
+            let flows = [(1, 2, 4), (2, 2, 4), (3, 1, 1)];
+            let mut flow_of = BTreeMap::new();
+            for (tenant, priority, _) in flows {
+                for _ in 0..400 {
+                    let mut spec = work(20);
+                    (spec.tenant, spec.priority) = (tenant, priority);
+                    flow_of.insert(mesh.submit(A, spec), tenant);
+                }
+            }
+            mesh.work_at_all(1);
+            let some = 540;
+            mesh.wait_until("some are begun", |_, sink| sink.begun.len() >= some);
+            let sink = mesh.sink.borrow();
+            for (tenant, _, weight) in flows {
+                let begun = sink.begun.iter().take(some).filter(|(token, ..)| flow_of[&token.task] == tenant).count();
+                let fair = some * weight / 9;
+                assert!(begun.abs_diff(fair) * 10 <= fair, "{nodes} nodes: tenant {tenant}: {begun} of {fair}");
+            }
+        }
     }
 }
 
@@ -97,6 +153,9 @@ fn s27_what_is_too_late_is_expired_once_wherever_it_is() {
         let begun = mesh.sink.borrow().attempts(task).len();
         assert_eq!(begun, usize::from(seed % 3 == 2), "seed {seed}");
         assert_eq!(mesh.counted("tasks_expired"), 1, "seed {seed}");
+        // Whoever was about it is told so.
+        let sink = mesh.sink.borrow();
+        assert_eq!((sink.refused.len(), sink.counted.len()), (begun, 0), "seed {seed}");
     }
 }
 

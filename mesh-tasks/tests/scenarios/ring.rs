@@ -1,5 +1,7 @@
 //! 14 to 17: owners and replicas while nodes come and go. What the ring itself promises is tested beside it.
 
+use std::collections::BTreeSet;
+
 use mesh_core::NodeId;
 use mesh_tasks::dht::ring::{Member, Ring, RingConfig};
 use mesh_tasks::pool::{FollowError, PoolCommand, PoolHandle as _, TaskPool};
@@ -86,10 +88,19 @@ fn keepers(mesh: &Mesh, task: TaskId) -> Vec<NodeId> {
     mesh.ids().into_iter().filter(knows).collect()
 }
 
+/// Which change of a task a node has, and who keeps it by that.
+fn version_at(mesh: &Mesh, node: NodeId, task: TaskId) -> String {
+    let described = mesh.sim.protocol::<TaskPool>(node, POOL).map(|pool| pool.describe(task)).unwrap_or_default();
+    let version = described.strip_prefix("owns ").or_else(|| described.strip_prefix("keeps "));
+    version.and_then(|version| version.split(", promised").next()).expect("it is kept").to_owned()
+}
+
 #[test]
 fn s16_after_a_storm_of_churn_each_task_has_its_owner_and_three_more_and_little_more_is_copied_than_must_be() {
     for seed in 0..30 {
-        let mut mesh = Mesh::with(seed, 10, pool_by(if seed % 2 == 0 { Policy::Dht } else { Policy::Steal }));
+        let policy = if seed % 2 == 0 { Policy::Dht } else { Policy::Steal };
+        // Two nodes in each of five zones.
+        let mut mesh = Mesh::in_zones(seed, 10, 5, pool_by(policy));
         mesh.notice = SECOND;
         for _ in 0..60 {
             let node = NodeId(1 + u128::from(mesh.rng.below(10)));
@@ -115,6 +126,11 @@ fn s16_after_a_storm_of_churn_each_task_has_its_owner_and_three_more_and_little_
         for task in mesh.submitted() {
             let keepers = keepers(&mesh, *task);
             assert_eq!(keepers.len(), 4, "seed {seed}: {task:?} is kept by {keepers:?}: {}", mesh.tell(*task));
+            let zones: BTreeSet<u32> = keepers.iter().map(|node| mesh.zone_of(*node)).collect();
+            assert_eq!(zones.len(), 4, "seed {seed}: {task:?} is kept by {keepers:?}");
+            // They do not differ: all have what its owner has.
+            let versions: BTreeSet<String> = keepers.iter().map(|node| version_at(&mesh, *node, *task)).collect();
+            assert_eq!(versions.len(), 1, "seed {seed}: {}", mesh.tell(*task));
         }
         let owned: usize = mesh.ids().into_iter().map(|node| mesh.pool_status(node).owned).sum();
         assert_eq!(owned, 60, "seed {seed}");

@@ -1,4 +1,5 @@
-//! 25: where tasks come in, and how much longer that takes than if nothing were ever on its way.
+//! 25: where tasks come in, and how much longer that takes than if nothing were ever on its way; and 21: one node that is
+//! slow.
 //!
 //! Times are from a Pareto distribution (alpha 1.5, cut at a hundred means): a few long tasks are much of the work. The
 //! measure is the list schedule without latency (Graham 1966): whoever is free takes the next task that has come in.
@@ -58,8 +59,23 @@ fn list_schedule(arrivals: &[Arrival], nodes: usize) -> Duration {
     free.into_iter().map(|Reverse(at)| at).max().unwrap_or_default()
 }
 
+/// What came of tasks.
+struct Run {
+    /// How long it took until the last one was done.
+    took: Duration,
+    arrivals: Vec<Arrival>,
+    /// How many each node executed.
+    done: BTreeMap<NodeId, u32>,
+}
+
 /// How long it takes, by the list schedule.
 fn ratio(seed: u64, skew: Skew, nodes: usize, tasks_per_node: usize) -> f64 {
+    let Run { took, arrivals, .. } = run(seed, skew, nodes, tasks_per_node, |_| 1);
+    took.as_secs_f64() / list_schedule(&arrivals, nodes).as_secs_f64()
+}
+
+/// Executes tasks on nodes that are so many times slower than they should be.
+fn run(seed: u64, skew: Skew, nodes: usize, tasks_per_node: usize, slower: fn(NodeId) -> u32) -> Run {
     let mut config = PoolConfig::default();
     // As in the model by which policies are compared: a task is kept by its owner only.
     config.successors = 0;
@@ -67,14 +83,16 @@ fn ratio(seed: u64, skew: Skew, nodes: usize, tasks_per_node: usize) -> f64 {
     world.sim.set_links(LinkConfig { latency: Latency::fixed(ms(1)), ..LinkConfig::default() });
     // How often each is executed, and when the last one was done.
     let runs = Arc::new(Mutex::new((BTreeMap::<TaskId, u32>::new(), Instant::ZERO)));
+    let done = Arc::new(Mutex::new(BTreeMap::new()));
     let mut servings = Vec::new();
     for node in world.ids() {
-        let (clock, runs) = (world.clock.clone(), runs.clone());
+        let (clock, runs, done) = (world.clock.clone(), runs.clone(), done.clone());
         let executor = move |job: Job, _: RunToken| {
-            let (clock, runs) = (clock.clone(), runs.clone());
+            let (clock, runs, done) = (clock.clone(), runs.clone(), done.clone());
             async move {
                 let nanos = job.payload.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-                clock.sleep(Duration::from_nanos(nanos)).await;
+                clock.sleep(Duration::from_nanos(nanos) * slower(node)).await;
+                *done.lock().unwrap().entry(node).or_default() += 1;
                 let mut runs = runs.lock().unwrap();
                 *runs.0.entry(job.token.task).or_default() += 1;
                 runs.1 = clock.now();
@@ -100,7 +118,8 @@ fn ratio(seed: u64, skew: Skew, nodes: usize, tasks_per_node: usize) -> f64 {
     assert!(world.until(SECOND * 60, |world| world.counted("tasks_completed") == all), "seed {seed}: {skew:?}");
     let runs = runs.lock().unwrap();
     assert!(runs.0.keys().eq(&submitted) && runs.0.values().all(|times| *times == 1), "seed {seed}: each once");
-    runs.1.since(began).as_secs_f64() / list_schedule(&arrivals, nodes).as_secs_f64()
+    let done = std::mem::take(&mut *done.lock().unwrap());
+    Run { took: runs.1.since(began), arrivals, done }
 }
 
 fn check(nodes: usize, tasks_per_node: usize, seeds: u64) {
@@ -126,4 +145,22 @@ fn s25_sixteen_nodes_need_hardly_longer_than_without_a_network() {
 #[test]
 fn s25_sixty_four_nodes_need_hardly_longer_than_without_a_network() {
     check(64, 100, 3);
+}
+
+/// One of 16 is ten times slower, and all tasks come to another at once.
+#[test]
+fn s21_a_straggler_is_left_the_work_that_it_can_do_and_the_others_do_the_rest() {
+    const STRAGGLER: NodeId = NodeId(7);
+    let mut ratios: Vec<f64> = Vec::new();
+    for seed in 0..9 {
+        let slower = |node| if node == STRAGGLER { 10 } else { 1 };
+        let Run { took, arrivals, done } = run(seed, Skew::AtOne, 16, 200, slower);
+        let work: Duration = arrivals.iter().map(|(.., takes)| *takes).sum();
+        // What 15 nodes and a tenth of one can do.
+        ratios.push(took.as_secs_f64() / (work.as_secs_f64() / 15.1));
+        let (behind, fair) = (done.get(&STRAGGLER).copied().unwrap_or_default(), 3_200.0 * 0.1 / 15.1);
+        assert!(f64::from(behind) <= 2.0 * fair, "seed {seed}: it did {behind} tasks; {fair:.0} are its share");
+    }
+    ratios.sort_by(f64::total_cmp);
+    assert!(ratios[ratios.len() / 2] <= 1.25, "{ratios:.3?}");
 }

@@ -98,6 +98,8 @@ pub(crate) struct World {
     /// After how long the others hear that a node crashed or is there again. Default: at once.
     pub(crate) notice: Duration,
     ids: Vec<NodeId>,
+    /// In how many zones they are, in turn.
+    zones: u32,
     local: LocalPool,
     /// When the simulation stops next for what runs beside it.
     stops_at: Option<Instant>,
@@ -112,6 +114,10 @@ impl World {
     }
 
     pub(crate) fn with(seed: u64, nodes: u128, config: PoolConfig, queue_len_max: usize) -> Self {
+        Self::in_zones(seed, nodes, u32::MAX, config, queue_len_max)
+    }
+
+    pub(crate) fn in_zones(seed: u64, nodes: u128, zones: u32, config: PoolConfig, queue_len_max: usize) -> Self {
         let mut sim = Sim::with_config(seed, SimConfig::default());
         let ids: Vec<_> = (1..=nodes).map(NodeId).collect();
         let metrics = Metrics::default();
@@ -125,7 +131,7 @@ impl World {
         }
         let (clock, local, runs) = (Arc::default(), LocalPool::new(), Rc::default());
         let (notice, stops_at) = (Duration::ZERO, None);
-        let mut world = Self { sim, clock, metrics, notice, ids: ids.clone(), local, stops_at, runs };
+        let mut world = Self { sim, clock, metrics, notice, ids: ids.clone(), zones, local, stops_at, runs };
         for id in ids {
             world.introduce(id);
         }
@@ -140,11 +146,17 @@ impl World {
     }
 
     fn introduce(&mut self, node: NodeId) {
-        for (zone, other) in self.ids.clone().into_iter().enumerate() {
-            while self.pool(node).cast(PoolCommand::AddPeer { node: other, zone: zone as u32 }).is_err() {
+        for other in self.ids.clone() {
+            let zone = self.zone_of(other);
+            while self.pool(node).cast(PoolCommand::AddPeer { node: other, zone }).is_err() {
                 self.pass(Duration::from_millis(1));
             }
         }
+    }
+
+    /// The zone of a node.
+    pub(crate) const fn zone_of(&self, node: NodeId) -> u32 {
+        (node.0 - 1) as u32 % self.zones
     }
 
     /// The nodes.
@@ -290,7 +302,7 @@ impl World {
     /// Starts a node again; nothing serves it yet. The others notice.
     pub(crate) fn restart(&mut self, node: NodeId) {
         self.come_back(node);
-        let (ids, zone) = (self.ids(), (node.0 - 1) as u32);
+        let (ids, zone) = (self.ids(), self.zone_of(node));
         self.later(move |sim| {
             if sim.is_up(node) {
                 tell(sim, &ids, &PoolCommand::AddPeer { node, zone });
@@ -314,9 +326,10 @@ impl World {
     pub(crate) fn heal(&mut self) {
         self.sim.heal();
         let ids = self.ids();
+        let zones: Vec<(NodeId, u32)> = ids.iter().map(|node| (*node, self.zone_of(*node))).collect();
         self.later(move |sim| {
-            for (zone, node) in ids.iter().enumerate().filter(|(_, node)| sim.is_up(**node)).collect::<Vec<_>>() {
-                tell(sim, &ids, &PoolCommand::AddPeer { node: *node, zone: zone as u32 });
+            for (node, zone) in zones.into_iter().filter(|(node, _)| sim.is_up(*node)).collect::<Vec<_>>() {
+                tell(sim, &ids, &PoolCommand::AddPeer { node, zone });
             }
             tell(sim, &ids, &PoolCommand::SetReadOnly(false));
         });

@@ -56,7 +56,7 @@ fn apply(ring: &mut Ring, members: &mut BTreeMap<NodeId, Member>, change: &Chang
 proptest! {
     /// However it came about, a ring is that of its members: no two nodes of one view disagree.
     #[test]
-    fn after_any_changes_it_is_the_ring_of_its_members(changes in changes(), rendezvous in 0..3_usize) {
+    fn s18_after_any_changes_it_is_the_ring_of_its_members(changes in changes(), rendezvous in 0..3_usize) {
         let config = config(RENDEZVOUS[rendezvous]);
         let (mut ring, mut members) = (Ring::new(config.clone()).unwrap(), BTreeMap::new());
         for change in &changes {
@@ -71,7 +71,7 @@ proptest! {
     /// The replicas lose or gain only the member that changed, whether zones count or not; where the way owners
     /// are found does not change with the number of members.
     #[test]
-    fn nothing_moves_between_members_that_stay(changes in changes(), rendezvous in 0..2_usize, count in 1..5_usize) {
+    fn s18_nothing_moves_between_members_that_stay(changes in changes(), rendezvous in 0..2_usize, count in 1..5_usize) {
         let (mut ring, mut members) = (Ring::new(config(RENDEZVOUS[rendezvous])).unwrap(), BTreeMap::new());
         for change in &changes {
             let before = placement(&ring, count);
@@ -96,7 +96,7 @@ proptest! {
     }
 
     #[test]
-    fn replicas_are_distinct_and_in_as_many_zones_as_there_are(
+    fn s18_replicas_are_distinct_and_in_as_many_zones_as_there_are(
         changes in changes(), rendezvous in 0..3_usize, count in 0..20_usize,
     ) {
         let (mut ring, mut members) = (Ring::new(config(RENDEZVOUS[rendezvous])).unwrap(), BTreeMap::new());
@@ -155,7 +155,7 @@ proptest! {
 }
 
 #[test]
-fn none_one_two_and_three_members() {
+fn s18_none_one_two_and_three_members() {
     for rendezvous_max in RENDEZVOUS {
         let all = |members: u128, count| {
             let replicas = |key| ring(config(rendezvous_max), 1..=members).replicas(key, count).collect();
@@ -182,7 +182,7 @@ fn no_more_are_named_than_the_limit() {
 }
 
 #[test]
-fn three_nodes_in_three_zones_keep_a_copy_each_and_a_fourth_is_passed_over() {
+fn s18_three_nodes_in_three_zones_keep_a_copy_each_and_a_fourth_is_passed_over() {
     for rendezvous_max in RENDEZVOUS {
         let zones = [(1, 0), (2, 1), (3, 2), (4, 2)];
         let members = zones.map(|(id, zone)| Member { zone, ..Member::new(NodeId(id)) });

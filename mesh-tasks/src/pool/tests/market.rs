@@ -112,7 +112,7 @@ fn who_declines_or_says_nothing_loses_the_award_to_the_next_best() {
 }
 
 #[test]
-fn two_bids_of_one_node_are_told_and_the_first_counts() {
+fn s12_two_bids_of_one_node_are_told_and_the_first_counts() {
     let mut pool = auctioneer(&[B, C]);
     submit(&mut pool, TaskSpec::new("work"));
     let auction = auction_of(&mut pool, B);
@@ -126,7 +126,7 @@ fn two_bids_of_one_node_are_told_and_the_first_counts() {
 }
 
 #[test]
-fn bids_by_strangers_of_another_life_or_for_what_is_not_sold_do_not_count() {
+fn s12_bids_by_strangers_of_another_life_or_for_what_is_not_sold_do_not_count() {
     let mut pool = auctioneer(&[B, C]);
     submit(&mut pool, TaskSpec::new("work"));
     let auction = auction_of(&mut pool, B);
