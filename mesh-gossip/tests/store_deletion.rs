@@ -6,7 +6,7 @@ use mesh_core::{Bytes, NodeId};
 use mesh_gossip::store::{Op, StoreCommand, StoreConfig, Value};
 use mesh_transport_mem::ClockConfig;
 use support_store::support_sizes::ONE_SEED_EACH;
-use support_store::{Cluster, config, ms, s, sizes, sizes_or};
+use support_store::{Cluster, config, config_for, ms, round, s, sizes, sizes_or, sizes_up_to_256};
 
 /// A cluster in which everybody has `old`, and the last node nothing else to do.
 fn cluster(seed: u64, nodes: u128, config: StoreConfig) -> (Cluster, NodeId) {
@@ -18,7 +18,7 @@ fn cluster(seed: u64, nodes: u128, config: StoreConfig) -> (Cluster, NodeId) {
     cluster.update(NodeId(2), "count", Op::Add(3)).unwrap();
     cluster.settle(s(10));
     // Long enough for everybody to have been found equal with everybody.
-    cluster.run(s(60));
+    cluster.run(s(60).max(round(nodes)));
     (cluster, NodeId(nodes))
 }
 
@@ -47,9 +47,7 @@ fn tombstones_are_collected_everywhere_once_everybody_has_them() {
         cluster.delete(NodeId(3), "old");
         cluster.settle(s(5));
         assert_eq!(cluster.status(NodeId(1)).tombstones, 1);
-        // Everybody compares with everybody within nodes / fan_out intervals, as the one who asks alone.
-        let round = 3 * u64::try_from(nodes).unwrap() / 3;
-        cluster.run(s(40 + round * 3 / 2));
+        cluster.run(s(40) + round(nodes) * 3 / 2);
         for node in 1..=nodes {
             assert_eq!(cluster.status(NodeId(node)).tombstones, 0, "seed {seed}, node {node}");
         }
@@ -76,10 +74,12 @@ fn a_node_that_is_away_holds_tombstones_back_until_their_time_is_up() {
 /// The same for a node that was cut off, that was paused, and that was down with a disk.
 #[test]
 fn who_was_away_for_longer_brings_nothing_back_and_loses_nothing_of_its_own() {
-    for (seed, nodes) in sizes() {
+    for (seed, nodes) in sizes_up_to_256() {
         for way in 0..3 {
             let durable = way == 2;
-            let (mut cluster, away) = cluster(seed, nodes, StoreConfig { durable, ..config() });
+            let config = StoreConfig { durable, ..config_for(nodes) };
+            let within = config.tombstone_ttl.as_secs() + 80;
+            let (mut cluster, away) = cluster(seed, nodes, config.clone());
             match way {
                 0 => cut_off(&mut cluster, away),
                 1 => cluster.sim.pause(away),
@@ -91,10 +91,10 @@ fn who_was_away_for_longer_brings_nothing_back_and_loses_nothing_of_its_own() {
                 cluster.put(away, "mine", "x");
             }
             for node in 1..nodes {
-                run_until_collected(&mut cluster, NodeId(node), 200);
+                run_until_collected(&mut cluster, NodeId(node), within);
             }
             // One that never met the node that was away.
-            let stranger = cluster.join(StoreConfig { durable, ..config() });
+            let stranger = cluster.join(config);
             if way == 0 {
                 cluster.sim.cut(stranger, away);
                 cluster.sim.cut(away, stranger);
@@ -195,9 +195,8 @@ fn a_peer_that_is_removed_holds_nothing_back_and_brings_nothing_back() {
 
 #[test]
 fn meshes_that_grew_apart_keep_what_both_have_when_they_meet() {
-    for (seed, nodes) in sizes() {
-        // Time for two rounds with all: none of those who are there is to count as away.
-        let ttl = s(120).max(s(2 * nodes as u64));
+    for (seed, nodes) in sizes_up_to_256() {
+        let ttl = s(120).max(2 * round(nodes));
         let config = StoreConfig { tombstone_ttl: ttl, ..config() };
         let mut cluster = Cluster::new(seed, nodes, config);
         let ids = cluster.ids.clone();

@@ -14,7 +14,7 @@ use mesh_gossip::store::{
     Found, Op, Store, StoreCommand, StoreConfig, StoreHandle, StoreStatus, Value, Write, WriteError,
 };
 use mesh_transport_mem::{ClockConfig, Latency, LinkConfig, Sim, SimConfig};
-use support_sizes::{Size, runs};
+use support_sizes::{MOST_BY_DEFAULT, Size, runs, runs_up_to};
 
 pub const STORE: ProtocolId = ProtocolId(9);
 
@@ -26,6 +26,12 @@ pub fn sizes() -> impl Iterator<Item = (u64, u128)> {
 /// Each seed with its size, for a test that has sizes of its own.
 pub fn sizes_or(own: impl IntoIterator<Item = Size>) -> impl Iterator<Item = (u64, u128)> {
     runs(own).map(|(nodes, seed)| (seed, nodes as u128))
+}
+
+/// Each seed with its size, for a test that waits for tombstones to be given up: that takes hours with more nodes.
+pub fn sizes_up_to_256() -> impl Iterator<Item = (u64, u128)> {
+    let why = "tombstones live for longer than a round with all, which takes a second for each node";
+    runs_up_to(256, why, [(5, 0..4), (16, 0..2), (128, 0..1)]).map(|(nodes, seed)| (seed, nodes as u128))
 }
 
 /// Seconds.
@@ -40,6 +46,18 @@ pub const fn ms(millis: u64) -> Duration {
 /// Intervals of a test: tombstones live for minutes instead of a day.
 pub fn config() -> StoreConfig {
     StoreConfig { tombstone_grace: s(20), tombstone_ttl: s(120), ..StoreConfig::default() }
+}
+
+/// The same for so many nodes: none of those who are there is to count as away before it had its turn.
+pub fn config_for(nodes: u128) -> StoreConfig {
+    let tombstone_ttl = if nodes > MOST_BY_DEFAULT as u128 { 2 * round(nodes) } else { config().tombstone_ttl };
+    StoreConfig { tombstone_ttl, ..config() }
+}
+
+/// How long it takes until each of so many nodes has compared with each.
+pub fn round(nodes: u128) -> Duration {
+    let StoreConfig { interval, fan_out, .. } = config();
+    interval * nodes as u32 / fan_out as u32
 }
 
 /// Latencies of 1 to 50 ms.
