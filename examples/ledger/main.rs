@@ -33,7 +33,7 @@ use mesh_consensus::pbft::{Evidence, ReplicaSet};
 use mesh_core::identity::{PublicKey, SecretKey};
 use mesh_core::{NodeId, wire};
 use mesh_examples::hex::to_hex;
-use mesh_examples::processes::Processes;
+use mesh_examples::processes::{Processes, exit_code};
 use replica::{ReplicaOptions, Said};
 use serde::Serialize;
 
@@ -100,13 +100,7 @@ struct Report {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(Role::Node(options)) = arguments.role {
-        return match replica::serve(options) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{error}");
-                ExitCode::FAILURE
-            }
-        };
+        return exit_code(replica::serve(options));
     }
     let data = std::env::temp_dir().join(format!("mesh-ledger-{}", std::process::id()));
     match run(&arguments, &data) {

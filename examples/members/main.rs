@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use mesh_core::NodeId;
-use mesh_examples::processes::{ProcessOptions, Processes, State};
+use mesh_examples::processes::{ProcessOptions, Processes, State, exit_code};
 use mesh_gossip::partition::Mode;
 use table::Table;
 use view::View;
@@ -63,13 +63,7 @@ enum Role {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(Role::Node { process, zone, founders }) = arguments.role {
-        return match node::serve(process, zone, founders) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{error}");
-                ExitCode::FAILURE
-            }
-        };
+        return exit_code(node::serve(process, zone, founders));
     }
     let data = std::env::temp_dir().join(format!("mesh-members-{}", std::process::id()));
     let outcome = Processes::create(&data, usize::from(arguments.nodes)).map_err(|error| error.to_string());

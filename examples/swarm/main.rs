@@ -37,7 +37,7 @@ use mesh_examples::dashboard::Dashboard;
 use mesh_examples::hex::short_digest;
 use mesh_examples::index::{Index, Piece, pieces};
 use mesh_examples::indexer;
-use mesh_examples::processes::{Processes, make_directory};
+use mesh_examples::processes::{Processes, exit_code, make_directory};
 use mesh_examples::store::{Store, StoreCommand};
 
 use agent::{AgentOptions, PIECE_LEN, Plan};
@@ -108,13 +108,7 @@ struct Prepared {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(Role::Node(options)) = arguments.role {
-        return match agent::serve_agent(options) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{error}");
-                ExitCode::FAILURE
-            }
-        };
+        return exit_code(agent::serve_agent(options));
     }
     let (prepared, dashboard) = match prepare(&arguments) {
         Ok(prepared) => prepared,

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, Subcommand};
 use mesh_core::NodeId;
 use mesh_examples::index::{Index, Piece, pieces};
-use mesh_examples::processes::{INTERRUPTED, Processes, State, make_directory};
+use mesh_examples::processes::{INTERRUPTED, Processes, State, exit_code, make_directory};
 use serde::Serialize;
 use stage::Stage;
 use view::{Row, View};
@@ -103,13 +103,7 @@ struct Report {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(Role::Node(options)) = arguments.role {
-        return match worker::serve_node(options) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{error}");
-                ExitCode::FAILURE
-            }
-        };
+        return exit_code(worker::serve_node(options));
     }
     let pieces = match pieces(&arguments.plan.input, arguments.plan.piece_len()) {
         Ok(pieces) => pieces,

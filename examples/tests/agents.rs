@@ -2,6 +2,8 @@
 //! tasks are done, once each in effect; all that was acknowledged is there, on every node; and everybody agrees.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::panic::UnwindSafe;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use mesh_core::identity::SecretKey;
 use mesh_core::{Bytes, Instant, NodeId, Rng64};
 use mesh_examples::agent::{Agent, AgentConfig, CATALOGUE, DECISION_LEN_MAX, DECISIONS, Decisions};
 use mesh_examples::store::{SharedStore, StoreCommand};
-use mesh_gossip::membership::Membership;
+use mesh_gossip::membership::{Membership, MembershipHandle as _};
 use mesh_gossip::messenger::{MessengerEvent, MessengerHandle as _};
 use mesh_gossip::overlay::OverlayHandle as _;
 use mesh_gossip::partition::{Mode, Partition};
@@ -32,6 +34,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// How long a task takes.
 const WORK: Duration = Duration::from_millis(150);
 const PATIENCE: Duration = Duration::from_secs(240);
+/// How long an agent goes on after it heard that the network is shut down, as in the `swarm` example.
+const LINGER: Duration = Duration::from_secs(2);
 
 fn key(agent: u8) -> SecretKey {
     SecretKey::from_seed([agent + 1; 32])
@@ -415,22 +419,84 @@ fn figures(world: &mut World) {
     }
 }
 
+/// Shuts the network down by the word of one agent: each that hears of it leaves, a while later.
+fn shut_down(world: &mut World, teller: NodeId) {
+    let swarm = world.sim.handle(teller).swarm.clone();
+    let telling = swarm.shut_down_network("all is done");
+    assert_eq!(world.sim.wait(10 * SECOND, telling).map(|told| told.is_ok()), Some(true));
+    let end = world.sim.now() + 60 * SECOND;
+    let mut leaving = BTreeMap::new();
+    while !world.up().is_empty() {
+        for node in world.up() {
+            let swarm = world.sim.handle(node).swarm.clone();
+            match leaving.get(&node) {
+                Some(leaves_at) if world.sim.now() >= *leaves_at => {
+                    assert_eq!(world.sim.wait(10 * SECOND, swarm.members.leave()), Some(Ok(())));
+                    world.sim.stop(node);
+                }
+                Some(_) => {}
+                None => {
+                    let reason = world.sim.wait(SECOND, swarm.shutdown_reason()).expect("it answers").unwrap();
+                    leaving.extend(reason.map(|_| (node, world.sim.now() + LINGER)));
+                }
+            }
+        }
+        let untold: Vec<_> = world.up().into_iter().filter(|node| !leaving.contains_key(node)).collect();
+        assert!(world.sim.now() < end, "{untold:?} do not hear that the network is shut down");
+        world.sim.run_for(STEP);
+    }
+}
+
+/// The seeds that `SEEDS` asks for, as in `0..1000`, or else these.
+fn seeds(usual: Range<u64>) -> Range<u64> {
+    let Ok(asked) = std::env::var("SEEDS") else { return usual };
+    let range = asked.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    let range = range.filter(|range: &Range<u64>| !range.is_empty());
+    range.unwrap_or_else(|| panic!("SEEDS={asked} is no range of seeds, such as 0..1000"))
+}
+
+/// Runs a test, and says how to run it again where it fails.
+fn replayed(seed: u64, test: &str, run: impl FnOnce() + UnwindSafe) {
+    if let Err(panic) = std::panic::catch_unwind(run) {
+        eprintln!("to replay it: SEEDS={seed}..{} cargo test -p mesh-examples --test agents {test}", seed + 1);
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[test]
+fn who_was_down_for_long_hears_that_the_network_is_shut_down() {
+    for seed in seeds(0..6) {
+        replayed(seed, "who_was_down", || {
+            let mut world = World::new(seed);
+            world.until("all know each other and go on", World::all_go_on);
+            let victim = node(world.rng.below(AGENTS.into()) as u8);
+            world.crash(victim);
+            world.turns(15 * SECOND);
+            let others = world.up();
+            let is_down = |other: &NodeId| {
+                let members = world.sim.protocol::<Membership>(*other, ids::MEMBERS);
+                members.is_some_and(|members| members.status_of(victim).is_none_or(|status| !status.is_live()))
+            };
+            assert!(others.iter().all(is_down), "all have noticed");
+            if world.rng.chance(1, 2) {
+                // It may have come no further than to its first messages.
+                world.sim.restart(victim);
+                let head_start = world.rng.duration_between(Duration::ZERO, 3 * SECOND);
+                world.turns(head_start);
+            } else {
+                // Others have heard it already, and are about to leave.
+                let late = world.rng.duration_between(Duration::ZERO, 3 * LINGER / 4);
+                world.sim.after(late, move |sim| sim.restart(victim));
+            }
+            let teller = others[world.rng.below(others.len() as u64) as usize];
+            shut_down(&mut world, teller);
+        });
+    }
+}
+
 #[test]
 fn agents_get_through_all_trouble() {
-    let range = |seeds: &str| {
-        let (from, to) = seeds.split_once("..")?;
-        Some(from.parse().ok()?..to.parse().ok()?)
-    };
-    let seeds = match std::env::var("SEEDS") {
-        Ok(seeds) => range(&seeds).unwrap_or_else(|| panic!("SEEDS={seeds} is no range of seeds, such as 0..1000")),
-        Err(_) => 0..12,
-    };
-    assert!(!seeds.is_empty(), "SEEDS={seeds:?} has no seed");
-    for seed in seeds {
-        let ended = std::panic::catch_unwind(|| run(seed));
-        if let Err(panic) = ended {
-            eprintln!("to replay it: SEEDS={seed}..{} cargo test -p mesh-examples --test agents", seed + 1);
-            std::panic::resume_unwind(panic);
-        }
+    for seed in seeds(0..12) {
+        replayed(seed, "agents_get_through", || run(seed));
     }
 }
