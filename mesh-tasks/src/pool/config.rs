@@ -45,8 +45,8 @@ pub struct PoolConfig {
     /// only where the queue is full. From 0 to 1. Default: 0.9.
     pub shed_from: f64,
     /// Whether a task is refused where it is submitted that requires a capability, or needs a resource, whose name none of
-    /// the nodes has that this one has ever met: a name that is misspelt would be waited for without end. False where tasks
-    /// may come before the first node that can execute them is met: they wait for it. Default: true.
+    /// the nodes has that this one has met since it started: a name that is misspelt would be waited for without end. False
+    /// where tasks may come before the first node that can execute them is met: they wait for it. Default: true.
     pub refuse_unknown: bool,
     /// The longest payload, in bytes. A task goes to those who keep it in one message, with its result and the names of
     /// those that it waits for: these three together take [`BYTES_MAX`] at most. Default: 256 KiB.
