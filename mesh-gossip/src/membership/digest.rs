@@ -127,6 +127,12 @@ impl SyncState {
         }
     }
 
+    /// All that was told is known, and not all was told: the rest is beside it.
+    fn look_closer(&mut self, slice: Slice, told: &[Update]) {
+        let closer = told.iter().filter_map(|update| slice.closer(update.node));
+        closer.for_each(|slice| self.add(Part { slice, vain: 0 }, 0, 1));
+    }
+
     /// Awaits no more what was asked for so long ago.
     fn expire(&mut self, now: Instant, patience: Duration) {
         while let Some(ask) = self.asked.front().copied().filter(|ask| ask.at + patience <= now) {
@@ -266,7 +272,10 @@ impl Membership {
         let Some(part) = asked else { return };
         let (has_learned, more) = (self.digest() != before, entries.more as usize);
         let most = ANSWERS * entries.updates.len().max(1);
-        if part.slice == Slice::ALL {
+        if !has_learned && (1..=most).contains(&more) {
+            // In a bucket with more than there is room for, what is not told may always be the same.
+            self.sync.look_closer(part.slice, &entries.updates);
+        } else if part.slice == Slice::ALL {
             // What it was told may be what it knew, but there may be much more.
             if has_learned && more > 0 || more > most {
                 self.sync.add(part, more, most);

@@ -50,6 +50,15 @@ impl Slice {
         (first, first + (u32::MAX >> depth))
     }
 
+    /// The smaller slice around a member of this one, with all that is in the same bucket: a sixteenth of it, where
+    /// those of the bucket are in sixteen. `None` where it cannot be smaller.
+    pub(super) fn closer(self, node: NodeId) -> Option<Self> {
+        self.bucket_of(node)?;
+        let depth = self.depth() + 4;
+        let first = u64::from(place_of(node)) >> (32 - depth);
+        (depth <= DEPTH_MAX).then_some(Self((1 << depth) + first as u32))
+    }
+
     /// Whether the two have members in common.
     pub(super) const fn overlaps(self, other: Self) -> bool {
         let (depth, others) = (self.depth(), other.depth());
@@ -79,6 +88,8 @@ impl Wire for Slice {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -114,6 +125,25 @@ mod tests {
         }
         let all: usize = buckets.iter().sum();
         assert!((1_300..1_800).contains(&all) && buckets.iter().all(|count| *count < 30), "{buckets:?}");
+    }
+
+    #[test]
+    fn what_is_in_one_bucket_is_in_one_slice_closer_by_and_in_many_buckets_there() {
+        for whole in [Slice::ALL, Slice::ALL.cut(4, 1).last().unwrap()] {
+            let members: Vec<_> = (0..50_000).map(NodeId).filter(|node| whole.bucket_of(*node) == Some(77)).collect();
+            let closer = whole.closer(members[0]).unwrap();
+            assert!(
+                members.iter().all(|node| closer.bucket_of(*node).is_some() && whole.closer(*node) == Some(closer))
+            );
+            let buckets: BTreeSet<_> = members.iter().map(|node| closer.bucket_of(*node)).collect();
+            assert_eq!(buckets.len(), 16);
+            assert!((0..1_000).map(NodeId).all(|node| whole.bucket_of(node).is_some() || whole.closer(node).is_none()));
+        }
+        let (mut slice, mut depths) = (Some(Slice::ALL), 0);
+        while let Some(closer) = slice.and_then(|slice| slice.closer(NodeId(1))) {
+            (slice, depths) = (Some(closer), depths + 4);
+        }
+        assert_eq!(depths, DEPTH_MAX);
     }
 
     #[test]

@@ -266,6 +266,41 @@ fn a_slice_is_asked_for_until_it_was_in_vain_three_times() {
 }
 
 #[test]
+fn of_many_in_one_bucket_none_stays_unknown_because_others_are_told_first() {
+    let bucket = |node: &NodeId| Slice::ALL.bucket_of(*node) == Slice::ALL.bucket_of(B);
+    let crowd: Vec<_> = (100..).map(NodeId).filter(bucket).take(9).collect();
+    let long = Profile { metadata: vec![7; METADATA_LEN_MAX].into(), ..Profile::default() };
+    let is_there = |node| says(node, 0, Claim::Alive(EncodedProfile::of(&long)));
+    for unknown in 0..crowd.len() {
+        let knows = |me, other, except: Option<usize>| {
+            let mut node = Harness::new(me, Membership::new(MembershipConfig::lan()).unwrap());
+            let known = crowd.iter().enumerate().filter(|(at, _)| Some(*at) != except);
+            known.for_each(|(_, member)| node.receive(*member, is_there(*member)));
+            node.receive(other, alive(other, 0));
+            node
+        };
+        let (mut asker, mut other) = (knows(ME, A, Some(unknown)), knows(A, ME, None));
+        asker.sent();
+        let mut questions = 0;
+        asker.receive(A, ping(0));
+        while status(&asker, crowd[unknown]).is_none() && asker.now() < Instant::ZERO + Duration::from_secs(2) {
+            // Whoever is asked knows the same as A, and says so.
+            for (to, message) in asker.sent() {
+                if let Kind::Sync(_) = message.0 {
+                    questions += 1;
+                    other.receive(ME, message);
+                    let answer = other.sent().into_iter().find(|(_, message)| matches!(message.0, Kind::Entries(_)));
+                    asker.receive(to, answer.expect("it is answered").1);
+                }
+            }
+            asker.pass(Duration::from_millis(50));
+        }
+        assert_eq!(status(&asker, crowd[unknown]), Some(Status::Alive), "{unknown} after {questions} questions");
+        assert!(questions <= 8, "{questions}");
+    }
+}
+
+#[test]
 fn a_slice_whose_answer_is_lost_is_asked_of_another() {
     let mut node = with_more(MembershipConfig::lan(), 6);
     let first = asks(&mut node);
