@@ -1,7 +1,8 @@
 //! What an owner has another node keep: always the present state, never each change.
 //!
 //! Tasks that changed are *dirty*; as many of them as fit go into a message, as they are then. A message is answered by
-//! its number; where no answer comes, what was in it is dirty again. A receiver drops what is numbered lower than what it
+//! its number; where no answer comes, what was in it is dirty again, and its answer still counts when it comes late, as it
+//! does where a round trip takes longer than one waits. A receiver drops what is numbered lower than what it
 //! had, so that a message that was on its way for long cannot bring back what it has forgotten.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -13,6 +14,9 @@ use crate::task::TaskId;
 
 /// The most messages that are on their way to a node.
 const WINDOW: usize = 8;
+
+/// The most messages that are given up and whose answers still count.
+const LATE_MAX: usize = 8 * WINDOW;
 
 /// A message on its way.
 #[derive(Clone, Debug)]
@@ -31,6 +35,8 @@ pub(super) struct Stream {
     /// Tasks to forget, up to a version.
     forget: BTreeMap<TaskId, Version>,
     in_flight: VecDeque<InFlight>,
+    /// What was given up last.
+    late: VecDeque<InFlight>,
 }
 
 impl Stream {
@@ -75,8 +81,11 @@ impl Stream {
 
     /// A message was answered.
     pub(super) fn answered(&mut self, number: u64) -> Option<InFlight> {
-        let at = self.in_flight.iter().position(|message| message.number == number)?;
-        self.in_flight.remove(at)
+        let take = |messages: &mut VecDeque<InFlight>| {
+            let at = messages.iter().position(|message| message.number == number)?;
+            messages.remove(at)
+        };
+        take(&mut self.in_flight).or_else(|| take(&mut self.late))
     }
 
     /// Counts what was sent before `since` as lost: all of it is dirty again. Whether there was any.
@@ -84,8 +93,12 @@ impl Stream {
         let mut lost = false;
         while self.in_flight.front().is_some_and(|message| message.sent_at < since) {
             let message = self.in_flight.pop_front().expect("it was there");
-            self.forget.extend(message.forget);
-            self.dirty.extend(message.changes.into_iter().map(|(task, _)| task));
+            self.dirty.extend(message.changes.iter().map(|(task, _)| *task));
+            self.forget.extend(message.forget.iter().copied());
+            if self.late.len() >= LATE_MAX {
+                self.late.pop_front();
+            }
+            self.late.push_back(message);
             lost = true;
         }
         lost
@@ -94,6 +107,7 @@ impl Stream {
     /// The node began a new life: nothing is on its way to it.
     pub(super) fn restart(&mut self) {
         self.give_up(Instant::MAX);
+        self.late.clear();
         self.number = 0;
     }
 }
@@ -125,7 +139,25 @@ mod tests {
         assert!(stream.answered(second).is_none() && !stream.has_more());
         assert!(!stream.give_up(at(0)) && stream.give_up(at(1)));
         assert_eq!((stream.next_dirty(), stream.next_dirty(), stream.next_forgotten(9).len()), (Some(a), None, 1));
+        // It was only late.
+        assert_eq!(stream.answered(first).unwrap().changes[0].0, a);
         assert!(stream.answered(first).is_none());
+    }
+
+    #[test]
+    fn of_what_was_given_up_the_latest_still_counts_and_nothing_of_another_life() {
+        let mut stream = Stream::default();
+        let numbers: Vec<_> = (0..LATE_MAX as u64 + 1)
+            .map(|at_ms| {
+                let number = stream.send(vec![(TaskId(1), Version::default())], Vec::new(), at(at_ms));
+                assert!(stream.give_up(Instant::MAX));
+                number
+            })
+            .collect();
+        assert!(stream.answered(numbers[0]).is_none());
+        assert!(stream.answered(numbers[1]).is_some() && stream.answered(numbers[LATE_MAX]).is_some());
+        stream.restart();
+        assert!(stream.answered(numbers[2]).is_none());
     }
 
     #[test]

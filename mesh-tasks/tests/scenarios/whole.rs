@@ -2,6 +2,7 @@
 
 use mesh_core::NodeId;
 use mesh_tasks::task::Policy;
+use mesh_transport_mem::{Latency, LinkConfig};
 
 use crate::mesh::{Does, Mesh, SECOND, ms, policy_of, pool_by, task, work};
 
@@ -63,6 +64,21 @@ fn s33_on_a_network_that_loses_repeats_and_reorders_no_task_is_lost_and_each_cou
     for seed in 0..60 {
         let mesh = storm(seed, policy_of(seed / 3));
         assert!(mesh.submitted().len() > 30, "seed {seed}: {}", mesh.submitted().len());
+    }
+}
+
+#[test]
+fn far_from_each_other_with_round_trips_longer_than_what_is_waited_for_an_answer_all_is_done_once() {
+    for seed in 0..Policy::ALL.len() as u64 {
+        let config = pool_by(policy_of(seed));
+        let one_way = config.resend_after;
+        let mut mesh = Mesh::with(seed, 5, config);
+        mesh.sim.set_links(LinkConfig { latency: Latency::between(one_way, one_way * 3 / 2), ..LinkConfig::default() });
+        mesh.work_at_all(2);
+        for at in 0..40 {
+            mesh.submit_soon(NodeId(1 + at % 5), work(100));
+        }
+        mesh.check();
     }
 }
 
