@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -219,7 +219,8 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
             }
             for line in lines {
                 let Ok(line) = line.parse::<T>() else { continue };
-                if heard.as_ref().is_some_and(|heard| heard.try_send((id, line.clone())).is_err()) {
+                let sent = heard.as_ref().map(|heard| heard.try_send((id, line.clone())));
+                if matches!(sent, Some(Err(TrySendError::Full(_)))) {
                     unheard.fetch_add(1, Relaxed);
                 }
                 *said.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);

@@ -47,6 +47,9 @@ use mesh_core::{Instant, NodeId, Rng64};
 
 use crate::share::{Share, ShareError};
 
+/// Another that is hot counts for so many times as much as waits at the one that plans, at most.
+const TIMES_MOST: f64 = 4.0;
+
 /// How loads are balanced.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BalancerConfig {
@@ -230,9 +233,9 @@ impl Node {
         (self.waiting() + more) as f64 / f64::from(self.slots)
     }
 
-    /// By how many more tasks wait than so many for each slot.
-    fn above(&self, level: f64) -> f64 {
-        self.waiting() as f64 - level * f64::from(self.slots)
+    /// By how many more tasks wait than so many for each slot, where they count for no more than `most` for each.
+    fn above(&self, level: f64, most: f64) -> f64 {
+        (self.for_each_slot(0).min(most) - level) * f64::from(self.slots)
     }
 }
 
@@ -337,9 +340,13 @@ impl LoadBalancer {
         let mut targets: Vec<NodeId> = cold.map(|(id, _)| *id).collect();
         // Of equals any, so that not everybody takes the first.
         rng.shuffle(&mut targets);
-        let level = self.level(&targets, now);
-        let too_much: Vec<f64> = self.givers(now).map(|node| node.above(level)).filter(|above| *above > 0.0).collect();
-        let mine = self.nodes.get(&from).map_or(0.0, |node| node.above(level).max(0.0));
+        // Another may keep what waits there, or say that it has more than it has.
+        let most =
+            TIMES_MOST * self.nodes.get(&from).map_or(0.0, |node| f64::from(node.queued) / f64::from(node.slots));
+        let level = self.level(&targets, most, now);
+        let too_much: Vec<f64> =
+            self.givers(now).map(|node| node.above(level, most)).filter(|above| *above > 0.0).collect();
+        let mine = self.nodes.get(&from).map_or(0.0, |node| node.above(level, most).max(0.0));
         let part = mine / too_much.iter().sum::<f64>();
         let by_chance = is_old || too_much.len() > 1;
         let mut left = mine.ceil() as u32;
@@ -367,17 +374,17 @@ impl LoadBalancer {
     }
 
     /// How many tasks would wait for each slot of these, were they filled up evenly by those hot ones that have more than
-    /// that.
-    fn level(&self, targets: &[NodeId], now: Instant) -> f64 {
+    /// that. Nobody counts for more than `most` for each slot.
+    fn level(&self, targets: &[NodeId], most: f64, now: Instant) -> f64 {
         let mut hot: Vec<&Node> = self.givers(now).collect();
         hot.sort_by(|a, b| b.for_each_slot(0).total_cmp(&a.for_each_slot(0)));
         let (mut waiting, mut slots) = (0.0, 0.0);
         let cold = targets.iter().filter_map(|id| self.nodes.get(id));
         for (is_hot, node) in cold.map(|node| (false, node)).chain(hot.into_iter().map(|node| (true, node))) {
-            if is_hot && slots > 0.0 && node.for_each_slot(0) <= waiting / slots {
+            if is_hot && slots > 0.0 && node.for_each_slot(0).min(most) <= waiting / slots {
                 break;
             }
-            waiting += node.waiting() as f64;
+            waiting += node.for_each_slot(0).min(most) * f64::from(node.slots);
             slots += f64::from(node.slots);
         }
         waiting / slots
@@ -385,7 +392,7 @@ impl LoadBalancer {
 
     /// How many tasks a node may be given by one that has this part of all that is to be given: others give the rest.
     fn missing(&self, node: NodeId, level: f64, part: f64) -> u32 {
-        self.nodes.get(&node).map_or(0, |node| (-node.above(level) * part).ceil() as u32)
+        self.nodes.get(&node).map_or(0, |node| (-node.above(level, f64::INFINITY) * part).ceil() as u32)
     }
 
     /// Takes out one that has little to do: the one with the least, or where others choose too, or reports are old, the

@@ -17,6 +17,8 @@ const COMPARE_LEN_HUNGRY: usize = 700;
 const TELL_OVERHEAD: usize = 4;
 /// To how many each news is passed on: with the answer to a message never longer than twice the message, so is this.
 const FANOUT: usize = 2;
+/// So few nodes that were not known may have been missed by chance.
+const FEW: usize = 2;
 /// How many news wait to be passed on.
 const NEWS_MAX: usize = 64;
 
@@ -68,9 +70,10 @@ impl Discovery {
         cx.send(to, message);
     }
 
-    /// There may be more to learn: all ranges are compared soon.
-    fn grow_hungry(&mut self, cx: &mut Cx<'_>) {
-        let soon = self.config.soon();
+    /// There may be more to learn: all ranges are compared soon, or sooner than before where hardly anything was news.
+    fn grow_hungry(&mut self, cx: &mut Cx<'_>, news: usize) {
+        let least = self.config.soon();
+        let soon = if news > FEW { least } else { least.max(self.hurry.interval / 2) };
         self.hurry = Hurry { interval: soon, left: self.ranges() };
         if self.exchange_due > cx.now() + soon * 5 / 4 {
             self.set_exchange_timer(cx, soon);
@@ -196,8 +199,9 @@ impl Discovery {
         }
         if answer {
             self.answered(from);
-            if self.peers.known.len() > before {
-                self.grow_hungry(cx);
+            let news = self.peers.known.len().saturating_sub(before);
+            if news > 0 {
+                self.grow_hungry(cx, news);
             }
         }
     }

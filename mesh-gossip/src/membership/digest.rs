@@ -272,7 +272,8 @@ impl Membership {
         let Some(part) = asked else { return };
         let (has_learned, more) = (self.digest() != before, entries.more as usize);
         let most = ANSWERS * entries.updates.len().max(1);
-        if !has_learned && (1..=most).contains(&more) {
+        let is_last = part.slice == Slice::ALL || part.vain + 1 >= VAIN_MAX;
+        if !has_learned && is_last && (1..=most).contains(&more) {
             // In a bucket with more than there is room for, what is not told may always be the same.
             self.sync.look_closer(part.slice, &entries.updates);
         } else if part.slice == Slice::ALL {

@@ -112,6 +112,13 @@ impl Store {
 
     /// Compares digests with any few of those that came back.
     pub(super) fn compare_with_returned(&mut self, cx: &mut Context<'_, Self>) {
+        if !self.returned.is_empty() && !self.may_begin(cx.now()) {
+            // Whoever differs would have to wait for its next turn.
+            if self.returned_asked == 0 {
+                cx.set_timer(Timer::ReturnedDue, CARE_EVERY);
+            }
+            return;
+        }
         let mut next = Vec::new();
         while self.returned_asked + next.len() < self.config.fan_out && !self.returned.is_empty() {
             let peer = self.returned.swap_remove(cx.rng().below(self.returned.len() as u64) as usize);
@@ -172,7 +179,7 @@ impl Store {
         self.compared.remove(&from);
         self.adopt(cx, differ.horizon, differ.collected);
         self.peers.note_memory(from, differ.memory);
-        if self.exchanges.contains_key(&from) || !self.has_place(cx.now()) {
+        if self.exchanges.contains_key(&from) || !self.make_place(cx.now()) {
             return;
         }
         let exchange = Exchange {
@@ -192,14 +199,24 @@ impl Store {
         cx.set_timer(Timer::ExchangeDue, CARE_EVERY);
     }
 
-    /// Whether another exchange may begin, if need be in place of one that has had its turn.
-    fn has_place(&mut self, now: Instant) -> bool {
-        if self.exchanges.len() < self.config.fan_out {
-            return true;
-        }
+    /// An exchange that has had its turn.
+    fn oldest_over(&self, now: Instant) -> Option<NodeId> {
         let oldest = self.exchanges.iter().min_by_key(|(_, exchange)| exchange.since);
-        let over = oldest.filter(|(_, exchange)| now.since(exchange.since) >= TURN).map(|(peer, _)| *peer);
-        over.inspect(|peer| self.give_up(*peer)).is_some()
+        oldest.filter(|(_, exchange)| now.since(exchange.since) >= TURN).map(|(peer, _)| *peer)
+    }
+
+    /// Whether another exchange may begin, if need be in place of one that has had its turn.
+    fn may_begin(&self, now: Instant) -> bool {
+        self.exchanges.len() < self.config.fan_out || self.oldest_over(now).is_some()
+    }
+
+    /// Makes place for another exchange; whether there is any.
+    fn make_place(&mut self, now: Instant) -> bool {
+        if self.exchanges.len() >= self.config.fan_out {
+            let over = self.oldest_over(now);
+            return over.inspect(|peer| self.give_up(*peer)).is_some();
+        }
+        true
     }
 
     /// Asks what there is room for.

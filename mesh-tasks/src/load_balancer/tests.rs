@@ -248,6 +248,18 @@ fn s23_many_that_plan_by_loads_that_are_half_a_second_old_form_no_herd() {
 }
 
 #[test]
+fn one_that_keeps_what_waits_there_or_says_so_does_not_keep_others_from_giving() {
+    for kept in [100, 100_000, u32::MAX] {
+        let mut balancer = balancer(BalancerConfig::default());
+        report(&mut balancer, A, 1.0, 40, T0);
+        report(&mut balancer, B, 1.0, kept, T0);
+        (10..20).for_each(|node| report(&mut balancer, NodeId(node), 0.0, 0, T0));
+        let given: u32 = balancer.plan_of(A, T0, &mut rng()).iter().map(|to| to.tasks).sum();
+        assert!((5..=36).contains(&given), "{given} where {kept} are kept");
+    }
+}
+
+#[test]
 fn equals_are_given_tasks_by_chance() {
     let mut first = BTreeMap::new();
     for seed in 0..100 {

@@ -23,8 +23,8 @@ pub struct PoolConfig {
     pub successors: usize,
     /// For how long a lease is good unless it is renewed, which its holder does three times as often. Default: 10 s.
     pub lease: Duration,
-    /// What was sent and not answered for so long is sent again. Longer than a round trip: what is answered later counts as
-    /// lost. Default: 250 ms.
+    /// What was sent and not answered for so long is sent again. Longer than a round trip, or things are sent twice.
+    /// Default: 250 ms.
     pub resend_after: Duration,
     /// What need not be said at once waits for so long for something else to go with. Default: 2 ms.
     pub batch_delay: Duration,

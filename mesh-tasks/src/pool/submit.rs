@@ -38,9 +38,12 @@ impl TaskPool {
     }
 
     pub(super) fn on_submit(&mut self, cx: &mut Context<'_>, request: RequestId, spec: Arc<TaskSpec>) {
-        if let Err(error) = self.check(&spec).and_then(|()| self.check_known(&spec)) {
-            self.meter.refused.increment();
-            return cx.reply(request, PoolReply::Submitted(Err(error)));
+        let refuse = |pool: &Self, cx: &mut Context<'_>, error| {
+            pool.meter.refused.increment();
+            cx.reply(request, PoolReply::Submitted(Err(error)));
+        };
+        if let Err(error) = self.check(&spec) {
+            return refuse(self, cx, error);
         }
         let task = match &spec.key {
             Some(key) => TaskId::of_key(key),
@@ -52,6 +55,10 @@ impl TaskPool {
             }
             let owner = entry.owner();
             return self.send_submission(cx, task, spec, request, owner);
+        }
+        // Who asks again for what is there gets it, whomever this node has met since it started.
+        if let Err(error) = self.check_known(&spec) {
+            return refuse(self, cx, error);
         }
         let owner = self.owner_by_ring(task, &spec);
         if owner != self.me {

@@ -172,6 +172,15 @@ fn a_name_that_no_node_has_is_refused_and_one_that_a_node_had_waits_for_it() {
     newer.requirements = newer.requirements.requires("gpu", 9).prefers("anything", 1);
     assert_eq!(refused(&mut pool, newer), None);
 
+    // Who asks again for what is there gets it, also where nobody has that name any more.
+    let again = TaskSpec { key: Some("k".into()), ..requires("gpu") };
+    assert_eq!(refused(&mut pool, again.clone()), None);
+    say(&mut pool, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
+    pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
+    say(&mut pool, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
+    assert_eq!(refused(&mut pool, requires("gpu")), unknown("required capabilities", "gpu"));
+    assert_eq!((refused(&mut pool, again), pool.protocol.status().owned), (None, 4));
+
     let config = PoolConfig { refuse_unknown: false, ..PoolConfig::default() };
     let mut pool = beside_b(TaskPool::new(config).expect("it can work"));
     assert_eq!(refused(&mut pool, requires("gup")), None);
