@@ -18,9 +18,12 @@ use support_sizes::{MOST_BY_DEFAULT, Size, runs, runs_up_to};
 
 pub const STORE: ProtocolId = ProtocolId(9);
 
+/// The sizes of most tests.
+const OWN: [Size; 3] = [(5, 0..4), (16, 0..2), (128, 0..1)];
+
 /// Each seed with its size.
 pub fn sizes() -> impl Iterator<Item = (u64, u128)> {
-    sizes_or([(5, 0..4), (16, 0..2), (128, 0..1)])
+    sizes_or(OWN)
 }
 
 /// Each seed with its size, for a test that has sizes of its own.
@@ -31,7 +34,7 @@ pub fn sizes_or(own: impl IntoIterator<Item = Size>) -> impl Iterator<Item = (u6
 /// Each seed with its size, for a test that waits for tombstones to be given up: that takes hours with more nodes.
 pub fn sizes_up_to_256() -> impl Iterator<Item = (u64, u128)> {
     let why = "tombstones live for longer than a round with all, which takes a second for each node";
-    runs_up_to(256, why, [(5, 0..4), (16, 0..2), (128, 0..1)]).map(|(nodes, seed)| (seed, nodes as u128))
+    runs_up_to(256, why, OWN).map(|(nodes, seed)| (seed, nodes as u128))
 }
 
 /// Seconds.
