@@ -332,21 +332,18 @@ impl LoadBalancer {
     /// Which tasks of one node should move now: for a node that moves its own only. They count as under way.
     pub fn plan_of(&mut self, from: NodeId, now: Instant, rng: &mut Rng64) -> Vec<Move> {
         let mut plan = Vec::new();
-        if !self.nodes.get(&from).is_some_and(|node| self.may_give(node, now)) {
-            return plan;
-        }
+        let Some(source) = self.nodes.get(&from).filter(|node| self.may_give(node, now)) else { return plan };
         let cold = self.nodes.iter().filter(|(_, node)| self.may_be_given(node, now));
         let is_old = cold.clone().any(|(_, node)| now - node.at > 2 * self.mean_task);
         let mut targets: Vec<NodeId> = cold.map(|(id, _)| *id).collect();
         // Of equals any, so that not everybody takes the first.
         rng.shuffle(&mut targets);
         // Another may keep what waits there, or say that it has more than it has.
-        let most =
-            TIMES_MOST * self.nodes.get(&from).map_or(0.0, |node| f64::from(node.queued) / f64::from(node.slots));
+        let most = TIMES_MOST * f64::from(source.queued) / f64::from(source.slots);
         let level = self.level(&targets, most, now);
         let too_much: Vec<f64> =
             self.givers(now).map(|node| node.above(level, most)).filter(|above| *above > 0.0).collect();
-        let mine = self.nodes.get(&from).map_or(0.0, |node| node.above(level, most).max(0.0));
+        let mine = source.above(level, most).max(0.0);
         let part = mine / too_much.iter().sum::<f64>();
         let by_chance = is_old || too_much.len() > 1;
         let mut left = mine.ceil() as u32;

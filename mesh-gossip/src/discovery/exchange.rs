@@ -52,11 +52,11 @@ impl Discovery {
         }
         // Ever more slowly: what was heard of last may not have been known to those who were asked.
         if self.hurry.left == 0 {
-            self.hurry = Hurry { interval: self.hurry.interval * 2, left: self.ranges() };
+            let interval = (self.hurry.interval * 2).min(self.config.exchange_interval);
+            self.hurry = Hurry { interval, left: self.ranges() };
         }
         self.hurry.left -= 1;
-        let interval = self.hurry.interval.min(self.config.exchange_interval);
-        self.hurry.interval = interval;
+        let interval = self.hurry.interval;
         let delay = cx.rng().duration_between(interval * 3 / 4, interval * 5 / 4);
         self.set_exchange_timer(cx, delay);
     }
