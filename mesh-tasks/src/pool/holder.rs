@@ -303,6 +303,13 @@ impl TaskPool {
         }
     }
 
+    /// No lease of a task that is held here is good any more.
+    pub(super) fn lose_held(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        if let Some(token) = self.held.get(&task).map(|held| held.token) {
+            self.lose(cx, token);
+        }
+    }
+
     /// Gives back a lease that was not begun.
     pub(super) fn give_back(&mut self, cx: &mut Context<'_>, task: TaskId) {
         if let Some(held) = self.held.get(&task).filter(|held| held.stage == Stage::Waiting) {
@@ -423,9 +430,7 @@ impl TaskPool {
                 cx.reply(request, PoolReply::Finished(Err(FinishError::LeaseLost)));
             }
         }
-        if let Some(token) = self.held.get(&task).map(|held| held.token) {
-            self.lose(cx, token);
-        }
+        self.lose_held(cx, task);
     }
 
     /// Another node owns a task that is held here, or was executed here.

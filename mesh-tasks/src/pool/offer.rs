@@ -222,6 +222,8 @@ impl TaskPool {
             match self.held.get_mut(&token.task).filter(|held| held.token == token) {
                 // It went on from there, and came back.
                 Some(held) if held.stage != Stage::Offered => {}
+                // It is owned here by now.
+                Some(_) if is_declined && is_leased => self.requeue(cx, token.task, Duration::ZERO),
                 Some(held) if is_declined => {
                     held.stage = Stage::Waiting;
                     self.queue.push(token.task, held.spec.tenant, held.spec.priority);

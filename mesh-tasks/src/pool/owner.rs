@@ -58,6 +58,13 @@ impl TaskPool {
 
     /// Looks after a task that is owned here from now on.
     pub(super) fn begin_to_own(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        let Some(entry) = self.tasks.get(&task) else { return };
+        let token = entry.token(task);
+        let is_leased = matches!(entry.state, State::Leased { .. });
+        if self.held.get(&task).is_some_and(|held| !is_leased || held.token != token) {
+            // A former owner granted it, and that did not count.
+            self.lose_held(cx, task);
+        }
         let Some(entry) = self.tasks.get_mut(&task) else { return };
         if let Some(at) = entry.expires_at {
             self.expiring.insert((at, task));
@@ -74,16 +81,9 @@ impl TaskPool {
                 }
                 self.follow_dependencies(cx, task);
             }
-            State::Queued => {
-                // A lease that is held of it is not good any more.
-                if let Some(token) = self.held.get(&task).map(|held| held.token) {
-                    self.lose(cx, token);
-                }
-                self.enqueue(cx.now(), task);
-            }
+            State::Queued => self.enqueue(cx.now(), task),
             State::Leased { holder } => {
-                let token = entry.token(task);
-                if let Some(held) = self.held.get_mut(&task).filter(|held| held.token == token) {
+                if let Some(held) = self.held.get_mut(&task) {
                     held.owner = self.me;
                     if held.stage == Stage::Offered {
                         // Whoever takes it renews it.
@@ -196,6 +196,7 @@ impl TaskPool {
     pub(super) fn grant(&mut self, cx: &mut Context<'_>, task: TaskId, holder: NodeId) -> Option<Token> {
         // Whoever gave a task up may find it in its queue yet.
         let entry = self.tasks.get_mut(&task).filter(|entry| entry.waits())?;
+        debug_assert!(!self.held.contains_key(&task), "{task:?} waits, and a lease of it is held");
         if entry.attempts == 0 {
             self.meter.wait_nanos.record_duration(cx.now().since(entry.ready_at));
         }
@@ -286,6 +287,7 @@ impl TaskPool {
     }
 
     pub(super) fn requeue(&mut self, cx: &mut Context<'_>, task: TaskId, wait: Duration) {
+        self.lose_held(cx, task);
         let now = cx.now();
         let Some(entry) = self.tasks.get_mut(&task) else { return };
         entry.state = State::Queued;

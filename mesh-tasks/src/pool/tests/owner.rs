@@ -67,6 +67,93 @@ fn give_and_take(pool: &mut Harness<TaskPool>, task: TaskId, expires_in: Option<
     keep(pool);
 }
 
+/// Another node takes a task over, leases it to this one in an attempt, and has this one own it again, as it is told.
+fn lease_and_give(pool: &mut Harness<TaskPool>, task: TaskId, attempt: u32, told: State) -> Token {
+    let entry = pool.protocol.tasks.get(&task).expect("it is kept");
+    let epoch = Epoch { number: entry.version.epoch.number + 1, node: B, life: LIFE };
+    let change = Change {
+        version: Version { epoch, number: 1 },
+        state: told,
+        attempts: 1,
+        granted: epoch,
+        ..entry.change(task, true, Instant::ZERO)
+    };
+    let spec = entry.spec.clone();
+    say(pool, B, Message::Replicate(1, vec![change], vec![]));
+    let token = Token { task, epoch, attempt };
+    say(pool, B, Message::Offer(1, vec![Lease { token, owner: B, expires_in: None, spec }], None));
+    token
+}
+
+fn own_again(pool: &mut Harness<TaskPool>, task: TaskId) {
+    say(pool, B, Message::TakeOver(vec![task]));
+    let claimed = pool.protocol.tasks.get(&task).expect("it is kept").promised;
+    say(pool, B, Message::Promise(vec![Promise::Given(task, claimed, None)]));
+    assert!(pool.protocol.owns(task));
+    keep(pool);
+}
+
+/// Takes a task, which may need an auction; the lease.
+fn taken(pool: &mut Harness<TaskPool>) -> Token {
+    let taken = pool.command(PoolCommand::Take(Ticket::default()));
+    for _ in 0..100 {
+        keep(pool);
+        if let Some((_, PoolReply::Job(Ok(job)))) = pool.replies().into_iter().find(|(of, _)| *of == taken) {
+            return job.token;
+        }
+        pool.pass(Duration::from_millis(100));
+    }
+    panic!("nothing is executed")
+}
+
+#[test]
+fn a_lease_that_did_not_count_is_lost_where_its_task_is_taken_over_and_the_task_goes_on() {
+    // Who owns a task by the ring does not depend on who submits it.
+    for policy in Policy::ALL.into_iter().filter(|policy| *policy != Policy::Dht) {
+        // Of the second attempt the others were not told; and the first may have ended for all that they know.
+        let leased = State::Leased { holder: A };
+        for (told, attempt) in [(State::Queued, 1), (State::Queued, 2), (State::Blocked, 1), (leased, 2)] {
+            let mut pool = one_of_three(PoolConfig::default());
+            let task = owned(&mut pool, TaskSpec::new("work").by(policy));
+            let token = lease_and_give(&mut pool, task, attempt, told.clone());
+            assert_eq!(taken(&mut pool), token);
+            pool.events();
+            own_again(&mut pool, task);
+            assert_eq!(pool.events()[..2], [PoolEvent::TakenOver { task }, PoolEvent::LeaseLost(token)], "{told:?}");
+            if told != State::Blocked {
+                assert!(taken(&mut pool) > token, "{policy:?}, {told:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_lease_that_was_passed_on_when_its_task_was_taken_over_and_is_refused_or_never_answered_is_granted_anew() {
+    for is_answered in [true, false] {
+        let mut pool = one_of_three(PoolConfig::default());
+        let task = owned(&mut pool, TaskSpec::new("work"));
+        let token = lease_and_give(&mut pool, task, 1, State::Leased { holder: A });
+        own_again(&mut pool, task);
+        say(&mut pool, B, Message::Steal(0));
+        let mut sent = pool.sent().into_iter();
+        let offered = sent.any(|(to, envelope)| {
+            to == B && matches!(&envelope.message, Message::Offer(1, leases, _) if leases[0].token == token)
+        });
+        assert!(offered);
+        if is_answered {
+            say(&mut pool, B, Message::Taken(1, vec![token]));
+        } else {
+            pool.pass(2 * PoolConfig::default().lease);
+        }
+        let again = taken(&mut pool);
+        assert!(again > token);
+        pool.pass(2 * PoolConfig::default().lease);
+        let finished = pool.command(PoolCommand::Finish(again, Ok(Bytes::new())));
+        keep(&mut pool);
+        assert!(matches!(reply(&mut pool, finished), PoolReply::Finished(Ok(()))));
+    }
+}
+
 #[test]
 fn an_end_that_did_not_count_does_not_have_its_task_forgotten() {
     for waits in [false, true] {
