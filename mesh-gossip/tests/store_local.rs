@@ -3,7 +3,7 @@
 mod support_store;
 
 use mesh_core::{Bytes, Harness, LogOp, NodeId, wire};
-use mesh_gossip::crdt::{Crdt, HybridTime, Register, Set, Stamp};
+use mesh_gossip::crdt::{Crdt, HybridTime, Max, Register, Set, Stamp, TooFarAhead};
 use mesh_gossip::store::{
     Collected, Deadline, Entry, Expect, Memory, Message, Named, Op, Path, Pushed, Record, State, Store, StoreCommand,
     StoreConfig, StoreEvent, StoreReply, Timer, Value, Write, WriteError,
@@ -132,6 +132,84 @@ fn in_a_full_store_nothing_grows_and_all_can_be_deleted() {
     assert_eq!(status(&mut store).keys, 1);
     let full = Err(WriteError::NamespaceFull { limit: 8 });
     assert_eq!(do_write(&mut store, vec![put("new", 1)]), full);
+}
+
+/// A tombstone of a peer.
+fn tombstone(namespace: &str, key: &str, seconds: u64) -> Named {
+    let deleted = Stamp { time: at(seconds), node: WRITER };
+    let path = Path { namespace: namespace.to_owned(), ..path(key) };
+    Named { path, entry: Entry { updated: deleted, floor: deleted, ..Entry::default() } }
+}
+
+#[test]
+fn peers_cannot_fill_a_store_with_tombstones_and_what_is_here_can_be_deleted_all_the_same() {
+    let metrics = mesh_core::Metrics::default();
+    let config =
+        StoreConfig { bytes_max: 1_000, tombstone_grace: s(100), tombstone_ttl: s(1_000), ..StoreConfig::default() };
+    let mut store = Harness::new(ME, Store::new(config).unwrap().with_metrics(&metrics));
+    store.command(StoreCommand::AddPeer(PEER));
+    store.pass(s(1_000));
+    do_write(&mut store, vec![put("mine", 100), put("theirs", 100)]).unwrap();
+    let namespaces = (0..1_000).map(|number| format!("n{number}"));
+    namespaces.for_each(|namespace| store.receive(PEER, push(tombstone(&namespace, "key", 1_000))));
+    let full = status(&mut store);
+    assert!(full.bytes > 1_900 && full.bytes <= 2_000, "{full:?}");
+    assert_eq!(metrics.snapshot()["store_refused_full"], 1_000 - full.tombstones as u64);
+    // What is here is deleted by both, and does not come back.
+    store.receive(PEER, push(tombstone("test", "theirs", 1_001)));
+    store.receive(PEER, push(written("theirs", 990, WRITER)));
+    do_write(&mut store, vec![of("mine", Op::Delete)]).unwrap();
+    assert_eq!((status(&mut store).keys, status(&mut store).tombstones), (0, full.tombstones + 2));
+    // Nothing else comes in until tombstones are collected.
+    assert_eq!(do_write(&mut store, vec![put("new", 1)]), Err(WriteError::StoreFull { limit: 1_000 }));
+    store.pass(s(1_500));
+    assert_eq!(status(&mut store).bytes, 0);
+    do_write(&mut store, vec![put("new", 1)]).unwrap();
+}
+
+#[test]
+fn in_a_full_store_what_is_shorter_than_its_tombstone_can_be_deleted_and_no_new_key_is_made_and_deleted() {
+    let mut store = store_with(StoreConfig { bytes_max: 200, ..StoreConfig::default() }, &[PEER]);
+    let keys: Vec<_> = (0..100).map(|number| format!("k{number:02}")).collect();
+    let is_done = |store: &mut Harness<Store>, key: &String| do_write(store, vec![of(key, Op::Max(1))]).is_ok();
+    let made = keys.iter().take_while(|key| is_done(&mut store, key)).count();
+    assert!(made > 3, "{made}");
+    let both = ["new", "new"].map(|key| of(key, Op::Max(1))).into_iter().chain([of("new", Op::Delete)]).collect();
+    assert_eq!(do_write(&mut store, both), Err(WriteError::StoreFull { limit: 200 }));
+    let before = status(&mut store).bytes;
+    for key in &keys[1..made] {
+        do_write(&mut store, vec![of(key, Op::Delete)]).expect("what is here can be deleted");
+    }
+    let by_peer = tombstone("test", &keys[0], 1_001);
+    store.receive(PEER, push(Named { path: Path { tag: Max::TAG, ..by_peer.path }, ..by_peer }));
+    assert_eq!((status(&mut store).keys, status(&mut store).tombstones), (0, made));
+    assert!(status(&mut store).bytes > before, "the tombstones are longer");
+}
+
+#[test]
+fn in_a_full_store_a_value_of_a_peer_takes_the_room_of_the_one_it_replaces() {
+    let mut store = store_with(StoreConfig { bytes_max: 1_000, ..StoreConfig::default() }, &[PEER]);
+    do_write(&mut store, vec![put("key", 800)]).unwrap();
+    let replaced = |seconds, len| {
+        let stamp = Stamp { time: at(seconds), node: WRITER };
+        let state = Some(wire::to_bytes(&Register { stamp, value: Bytes::from(vec![8; len]) }));
+        push(Named { path: path("key"), entry: Entry { updated: stamp, state, ..Entry::default() } })
+    };
+    let len = |store: &mut Harness<Store>| match value(store, "key") {
+        Some(Value::Bytes(bytes)) => bytes.len(),
+        other => panic!("{other:?} is no register"),
+    };
+    for (seconds, written, there) in [(1_001, 800, 800), (1_002, 850, 850), (1_003, 1_000, 850), (1_004, 700, 700)] {
+        store.receive(PEER, replaced(seconds, written));
+        assert_eq!(len(&mut store), there, "{written}");
+    }
+    // Tombstones have taken more than there is, and still a value may become shorter, but not longer.
+    (0..20).for_each(|number| store.receive(PEER, push(tombstone("n", &"k".repeat(40 + number), 1_000))));
+    assert!(status(&mut store).bytes > 1_000);
+    for (seconds, written, there) in [(1_005, 710, 700), (1_006, 690, 690)] {
+        store.receive(PEER, replaced(seconds, written));
+        assert_eq!(len(&mut store), there, "{written}");
+    }
 }
 
 #[test]
@@ -333,6 +411,27 @@ fn a_state_of_ones_own_may_have_newer_stamps_than_its_write() {
         other.receive(PEER, message);
     }
     assert_eq!(status(&mut other).keys, 1, "others take it");
+    do_write(&mut store, vec![of("key", Op::Delete)]).unwrap();
+    assert_eq!(status(&mut store).keys, 0, "what is deleted after it was merged is gone");
+    let both = vec![of("key", Op::merge(&Register { stamp, value: Bytes::new() })), of("key", Op::Delete)];
+    do_write(&mut other, both).unwrap();
+    assert_eq!(status(&mut other).keys, 0, "in one batch as well");
+}
+
+#[test]
+fn a_state_of_ones_own_is_not_of_the_far_future() {
+    let mut store = store(&[PEER]);
+    let merge = |seconds| {
+        let stamp = Stamp { time: at(seconds), node: WRITER };
+        of("key", Op::merge(&Register { stamp, value: Bytes::new() }))
+    };
+    let ahead = WriteError::Ahead(TooFarAhead { ahead: s(11) });
+    assert_eq!(do_write(&mut store, vec![put("other", 1), merge(1_011)]), Err(ahead), "no peer would take it");
+    assert_eq!(status(&mut store).keys, 0);
+    let stamp = do_write(&mut store, vec![merge(1_010)]).unwrap();
+    assert!(stamp.time > at(1_010), "{stamp:?}");
+    store.pass(s(1));
+    do_write(&mut store, vec![merge(1_011)]).unwrap();
 }
 
 // The log.

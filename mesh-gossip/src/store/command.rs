@@ -65,7 +65,8 @@ pub enum Op {
     Max(i64),
     /// Lower a [`Min`].
     Min(i64),
-    /// Merge a state, or a delta, into a value of the type with this tag.
+    /// Merge a state, or a delta, into a value of the type with this tag. Its stamps may be ahead of this node's
+    /// clock by [`clock_ahead_max`](super::StoreConfig::clock_ahead_max).
     Merge {
         /// The type.
         tag: u16,
@@ -291,6 +292,10 @@ pub enum WriteError {
     /// No such type is registered here, or the state is none of it.
     #[error(transparent)]
     Type(#[from] crate::crdt::TypeError),
+    /// A state to be merged has a stamp that is ahead of this node's clock by more than
+    /// [`clock_ahead_max`](super::StoreConfig::clock_ahead_max): no replica takes it before its time comes.
+    #[error(transparent)]
+    Ahead(#[from] crate::crdt::TooFarAhead),
     /// A write's expectation does not hold on this replica.
     #[error("write {at} of the batch finds the key otherwise than expected")]
     Unexpected {

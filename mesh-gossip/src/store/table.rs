@@ -49,6 +49,14 @@ pub(super) fn key_hash(path: &Path) -> u64 {
     short_hash(&bytes)
 }
 
+/// The length of a path and its entry, encoded: what an entry counts with.
+pub(super) fn encoded_len(path: &Path, entry: &Entry) -> usize {
+    let mut bytes = Vec::new();
+    path.encode(&mut bytes);
+    entry.encode(&mut bytes);
+    bytes.len()
+}
+
 impl Table {
     /// The entry of this name.
     pub(super) fn get(&self, path: &Path) -> Option<&Slot> {

@@ -8,6 +8,7 @@ use super::Store;
 use super::accept::Lost;
 use super::command::{Expect, Op, Write, WriteError};
 use super::entry::{Deadline, Entry, Path};
+use super::table::encoded_len;
 use crate::crdt::{Actor, Counter, Crdt, HybridTime, Map, Max, Min, Register, Set, Stamp, TypeError};
 
 /// A batch on its way into the table.
@@ -62,6 +63,7 @@ impl Store {
             return Err(WriteError::Batch { len: writes.len(), limit });
         }
         let now = self.time_of_day(cx);
+        self.observe(&writes, now)?;
         let time = self.clock.tick(now);
         let stamp = Stamp { time, node: cx.me() };
         let count = writes.len();
@@ -82,6 +84,18 @@ impl Store {
         }
         self.meter.writes.add(count as u64);
         Ok(stamp)
+    }
+
+    /// Follows the stamps in states of the application's own, so that the batch is newer than they are. None may be
+    /// further ahead than a peer would take.
+    fn observe(&mut self, writes: &[Write], now: HybridTime) -> Result<(), WriteError> {
+        for write in writes {
+            if let Op::Merge { tag, state } = &write.op {
+                let newest = self.types.newest(*tag, state)?;
+                self.clock.observe(now, newest.time)?;
+            }
+        }
+        Ok(())
     }
 
     fn check_names(&self, write: &Write) -> Result<(), WriteError> {
@@ -138,11 +152,9 @@ impl Store {
         }
         let is_put = matches!(op, Op::Put(_));
         let state = op.change(entry.state.as_ref(), stamp, self.actor(stamp.node)).map_err(TypeError::from)?;
-        // A state of the application's own may hold any stamps: the entry must not claim to be older.
-        let newest = self.types.newest(tag, &state)?;
         let at = ttl.map(|ttl| now.after(ttl));
         let deadline = if is_put || at.is_some() { Deadline { set: stamp, at } } else { entry.deadline };
-        let change = Entry { updated: stamp.max(newest), floor: entry.floor, deadline, state: Some(state) };
+        let change = Entry { updated: stamp, floor: entry.floor, deadline, state: Some(state) };
         let path = Path { namespace, key, tag };
         self.stage_change(batch, path, entry, change)
     }
@@ -163,10 +175,12 @@ impl Store {
         let mut added: BTreeMap<&str, usize> = BTreeMap::new();
         let mut bytes = self.table.bytes();
         for (path, entry) in &batch.entries {
-            let here = self.table.get(path);
-            // What makes an entry shorter, such as a deletion, is allowed in a store that is full.
-            let len = wire::to_bytes(path).len() + wire::to_bytes(entry).len();
-            bytes = (bytes + len).saturating_sub(here.map_or(0, |slot| slot.len as usize));
+            let (here, len) = (self.table.get(path), encoded_len(path, entry));
+            let before = here.map_or(0, |slot| slot.len as usize);
+            // What makes an entry shorter is allowed in a store that is full, and so is every deletion of what is here,
+            // although a tombstone may be longer than a short value.
+            let counted = if here.is_some() && entry.is_dead() { len.min(before) } else { len };
+            bytes = (bytes + counted).saturating_sub(before);
             if here.is_none() {
                 let added = added.entry(&path.namespace).or_default();
                 *added += 1;
@@ -181,14 +195,24 @@ impl Store {
         Ok(())
     }
 
-    /// Whether there is room for an entry of a peer.
+    /// Whether there is room for an entry, as a peer's makes it.
+    ///
+    /// A deletion of what is here always comes in, or it would come back. Tombstones of what is not here have as much
+    /// room again as all entries: where the store is full of values, they come in as well, and yet there is an end to
+    /// what peers can bring.
     pub(super) fn has_room(&self, path: &Path, entry: &Entry) -> Result<(), Lost> {
         let here = self.table.get(path);
         if here.is_none() && self.table.count(&path.namespace) >= self.config.keys_per_namespace_max {
             return Err(Lost::Full);
         }
-        let len = entry.state.as_ref().map_or(0, Bytes::len) + path.key.len() + path.namespace.len();
-        if !entry.is_dead() && self.table.bytes().saturating_add(len) > self.config.bytes_max {
+        let (before, len) = (here.map_or(0, |slot| slot.len as usize), encoded_len(path, entry));
+        let limit = match (here.is_some(), entry.is_dead()) {
+            (true, true) => return Ok(()),
+            (false, true) => self.config.bytes_max.saturating_mul(2),
+            (_, false) => self.config.bytes_max,
+        };
+        let bytes = (self.table.bytes() + len).saturating_sub(before);
+        if bytes > limit && len > before {
             return Err(Lost::Full);
         }
         Ok(())
