@@ -265,6 +265,7 @@ impl Partition {
         if !news && !self.view.knows(node) {
             return Err(PartitionError::TooManyPeers { limit: self.config.peers_max });
         }
+        self.outage.note_known(node);
         if news && reachable {
             self.outage.note_back(cx.now());
         }
@@ -443,6 +444,9 @@ impl Protocol for Partition {
             PartitionCommand::AddPeer(node) => PartitionReply::Done(self.set_peer(cx, node, true)),
             PartitionCommand::Unreachable(node) => PartitionReply::Done(self.set_peer(cx, node, false)),
             PartitionCommand::RemovePeer(node) => {
+                if self.view.misses(node) {
+                    self.outage.note_removed(node, self.config.peers_max);
+                }
                 self.view.remove(node, cx.now());
                 self.on_view(cx);
                 PartitionReply::Done(Ok(()))

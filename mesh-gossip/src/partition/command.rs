@@ -17,7 +17,7 @@ pub enum PartitionCommand {
     AddPeer(NodeId),
     /// A node cannot be reached. It is known still, and missed.
     Unreachable(NodeId),
-    /// A node has left: it is not missed.
+    /// A node has left: it is not missed. One that could not be reached in a partition does not count as back by this.
     RemovePeer(NodeId),
     /// The lease is this node's, for so long from now: measured from when it was asked for, so that it is not over
     /// before this node takes it to be. For [`Strategy::Lease`](super::Strategy::Lease).
@@ -131,12 +131,20 @@ pub enum PartitionEvent {
         /// Other nodes that are known, and have not left.
         known: usize,
     },
-    /// There is no partition any more: this node may go on, and nearly all are back, for a while now.
+    /// There is no partition any more: this node may go on, and nearly all are back, for a while now. Those who were
+    /// removed meanwhile are not.
     Healed {
         /// For how long there was one, up to when the last came back.
         lasted: Duration,
         /// How long it took to heal: from when the first came back until the last did, and this node may go on.
         recovery: Duration,
+    },
+    /// There is no partition any more, and it has not healed: this node may go on and misses nobody, for a while now,
+    /// because those who were missed were [removed](PartitionCommand::RemovePeer), and too few of them came back. A
+    /// membership forgets who is down for long: they may be out of reach still.
+    Ended {
+        /// For how long there was one, up to when the last was removed.
+        lasted: Duration,
     },
     /// The service should give this node the lease, or renew it: answer with
     /// [`LeaseGranted`](PartitionCommand::LeaseGranted). Told again each beat. For

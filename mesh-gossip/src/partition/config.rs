@@ -59,7 +59,8 @@ pub struct PartitionConfig {
     pub stable_after: Duration,
     /// A partition is noticed when less than this share of the known nodes can be reached. Default: 0.5.
     pub detect_below: f64,
-    /// It has healed when at least this share can be reached, for `stable_after`. Default: 0.75.
+    /// It has healed when at least this share can be reached, for `stable_after`. Those who were removed while they could
+    /// not be reached count as missing. Default: 0.75.
     pub heal_at: f64,
     /// A node that was read-only, and is so again within six times this, waits for so long, and each time twice as long,
     /// before it goes on. Default: 5 s.
@@ -122,6 +123,16 @@ impl PartitionConfig {
         if self.beat_interval.is_zero() || self.stable_after.is_zero() {
             return refuse("beat_interval and stable_after must be longer than zero".to_owned());
         }
+        let times = [
+            ("beat_interval", self.beat_interval),
+            ("lease", self.lease),
+            ("stable_after", self.stable_after),
+            ("hold", self.hold),
+            ("hold_max", self.hold_max),
+        ];
+        if let Some((name, time)) = times.iter().find(|(_, time)| *time > TIME_MAX) {
+            return refuse(format!("{name} is {time:?}; it must be at most {TIME_MAX:?}"));
+        }
         if self.lease < 4 * self.beat_interval {
             return refuse(format!(
                 "lease is {:?} and beat_interval {:?}: one lost message must not end a lease, so it must be four times as \
@@ -131,10 +142,6 @@ impl PartitionConfig {
         }
         if self.hold > self.hold_max {
             return refuse(format!("hold is {:?}; it must be at most hold_max, {:?}", self.hold, self.hold_max));
-        }
-        let times = [("lease", self.lease), ("stable_after", self.stable_after), ("hold_max", self.hold_max)];
-        if let Some((name, time)) = times.iter().find(|(_, time)| *time > TIME_MAX) {
-            return refuse(format!("{name} is {time:?}; it must be at most {TIME_MAX:?}"));
         }
         if !(self.detect_below > 0.0 && self.detect_below <= self.heal_at && self.heal_at <= 1.0) {
             return refuse(format!(
@@ -159,6 +166,9 @@ impl PartitionConfig {
 
 #[cfg(test)]
 mod tests {
+    use mesh_core::{Harness, NodeId};
+
+    use super::super::{Partition, PartitionCommand};
     use super::*;
 
     #[test]
@@ -183,5 +193,54 @@ mod tests {
             let error = config.validate().expect_err(name);
             assert!(error.to_string().contains(name), "{error}");
         }
+    }
+
+    #[test]
+    fn the_least_and_the_most_of_each_value_are_judged_and_what_is_valid_runs() {
+        type Set = fn(&mut PartitionConfig);
+        let extremes: [Set; 26] = [
+            |c| c.strategy = Strategy::StaticQuorum { quorum: 0 },
+            |c| c.strategy = Strategy::StaticQuorum { quorum: usize::MAX },
+            |c| c.founders = 0,
+            |c| c.founders = usize::MAX,
+            |c| c.beat_interval = Duration::ZERO,
+            |c| c.beat_interval = Duration::MAX,
+            |c| c.lease = Duration::ZERO,
+            |c| c.lease = Duration::MAX,
+            |c| c.lease = TIME_MAX,
+            |c| c.stable_after = Duration::ZERO,
+            |c| c.stable_after = Duration::MAX,
+            |c| c.stable_after = TIME_MAX,
+            |c| c.detect_below = 0.0,
+            |c| c.detect_below = f64::MAX,
+            |c| c.detect_below = f64::INFINITY,
+            |c| c.heal_at = 0.0,
+            |c| c.heal_at = f64::MAX,
+            |c| c.heal_at = f64::NAN,
+            |c| c.hold = Duration::ZERO,
+            |c| c.hold = Duration::MAX,
+            |c| c.hold_max = Duration::ZERO,
+            |c| c.hold_max = Duration::MAX,
+            |c| c.clock_drift_ppm = 0,
+            |c| c.clock_drift_ppm = u32::MAX,
+            |c| c.peers_max = 0,
+            |c| c.peers_max = usize::MAX,
+        ];
+        let mut valid = 0;
+        for one in extremes {
+            for other in extremes {
+                let mut config = PartitionConfig::default();
+                one(&mut config);
+                other(&mut config);
+                if config.validate().is_ok() {
+                    valid += 1;
+                    let mut node = Harness::new(NodeId(1), Partition::new(config, [NodeId(2)]).expect("it is valid"));
+                    node.pass(Duration::from_secs(30));
+                    node.command(PartitionCommand::Unreachable(NodeId(2)));
+                    node.pass(Duration::from_secs(30));
+                }
+            }
+        }
+        assert!(valid > 50, "{valid}");
     }
 }

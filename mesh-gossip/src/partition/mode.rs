@@ -1,5 +1,6 @@
 //! What the application may do, and since when there is a partition: with hysteresis both.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use mesh_core::{Context, Counter, Gauge, Instant, Metrics, NodeId};
@@ -31,8 +32,12 @@ pub(super) struct Permit {
 pub(super) struct Outage {
     /// When a partition was noticed, while there is one.
     since: Option<Instant>,
-    /// When the first came back, and when the last did.
+    /// When the first came back, and when the last did and this node went on.
     back: Option<(Instant, Instant)>,
+    /// Who was missed when it was removed, and has not come back.
+    removed: BTreeSet<NodeId>,
+    /// Since when it looks as if there were none any more, without a break.
+    over: Option<Instant>,
     pub(super) last_recovery: Option<Duration>,
 }
 
@@ -47,6 +52,25 @@ impl Outage {
             let first = self.back.map_or(now, |(first, _)| first);
             self.back = Some((first, now));
         }
+    }
+
+    /// This node goes on.
+    const fn note_going(&mut self, now: Instant) {
+        if let Some((_, last)) = &mut self.back {
+            *last = now;
+        }
+    }
+
+    /// A node is removed that cannot be reached. It has not come back by that. No more than `max` are remembered.
+    pub(super) fn note_removed(&mut self, node: NodeId, max: usize) {
+        if self.since.is_some() && self.removed.len() < max {
+            self.removed.insert(node);
+        }
+    }
+
+    /// A node is known, again perhaps.
+    pub(super) fn note_known(&mut self, node: NodeId) {
+        self.removed.remove(&node);
     }
 }
 
@@ -127,42 +151,49 @@ impl Partition {
         if mode == Mode::ReadOnly {
             self.meter.interruptions.increment();
         } else {
-            self.outage.note_back(cx.now());
+            self.outage.note_going(cx.now());
         }
         self.meter.continues.set(u64::from(mode == Mode::Continue));
         cx.emit(PartitionEvent::ModeChanged(mode));
     }
 
-    /// Notices that a partition began, or healed; when to look again.
+    /// Notices that a partition began, healed, or ended without; when to look again.
     fn watch(&mut self, cx: &mut Context<'_, Self>) -> Option<Instant> {
         let (now, view) = (cx.now(), &self.view);
-        let (reachable, known, share) = (view.reachable_len(), view.known_len(), view.share());
+        let (reachable, known) = (view.reachable_len(), view.known_len());
         let goes_on = self.permit.mode == Mode::Continue;
         let Some(since) = self.outage.since else {
             // Where only the coordinator crashed, another one takes over sooner.
             let stopped = self.permit.interrupted.filter(|_| !goes_on && reachable < known);
             let stopped = stopped.map(|at| at + self.config.stable_after);
-            if share < self.config.detect_below || stopped.is_some_and(|since| now >= since) {
+            if view.share(0) < self.config.detect_below || stopped.is_some_and(|since| now >= since) {
                 self.outage.since = Some(now);
-                self.outage.back = None;
                 self.meter.partitions.increment();
                 cx.emit(PartitionEvent::Detected { reachable, known });
                 return None;
             }
             return stopped;
         };
-        if share < self.config.heal_at || !goes_on {
+        let is_back = view.share(self.outage.removed.len()) >= self.config.heal_at;
+        if !goes_on || !is_back && reachable < known {
+            self.outage.over = None;
             return None;
         }
-        let (first, last) = self.outage.back.unwrap_or((now, now));
-        let healed = last + self.config.stable_after;
-        if now < healed || !view.is_stable(now, self.config.stable_after) {
-            return Some(healed.max(now + self.config.stable_after / 4));
+        let over = *self.outage.over.get_or_insert(now);
+        let (first, last) = self.outage.back.unwrap_or((over, over));
+        let told = over.max(last).max(view.changed()) + self.config.stable_after;
+        if now < told {
+            return Some(told);
         }
-        let (lasted, recovery) = (last.since(since), last.since(first));
-        self.outage = Outage { last_recovery: Some(recovery), ..Outage::default() };
-        self.meter.recovery_ms.set(u64::try_from(recovery.as_millis()).unwrap_or(u64::MAX));
-        cx.emit(PartitionEvent::Healed { lasted, recovery });
+        let last_recovery = if is_back { Some(last.since(first)) } else { self.outage.last_recovery };
+        self.outage = Outage { last_recovery, ..Outage::default() };
+        cx.emit(if is_back {
+            let (lasted, recovery) = (last.since(since), last.since(first));
+            self.meter.recovery_ms.set(u64::try_from(recovery.as_millis()).unwrap_or(u64::MAX));
+            PartitionEvent::Healed { lasted, recovery }
+        } else {
+            PartitionEvent::Ended { lasted: over.since(since) }
+        });
         None
     }
 }

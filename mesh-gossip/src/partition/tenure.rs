@@ -182,14 +182,14 @@ impl Partition {
             Strategy::Lease => self.leased_until.min(own),
             Strategy::StaticQuorum { quorum } => {
                 let known = self.view.known_len() + 1;
-                let too_small = known > 2 * quorum - 1;
+                let too_small = known > quorum.saturating_mul(2).saturating_sub(1);
                 if too_small && !tenure.too_small_told {
                     cx.emit(PartitionEvent::QuorumTooSmall { known, quorum });
                 }
                 let mut untils: Vec<_> = tenure.supporters.values().map(|supporter| supporter.until).collect();
                 untils.push(own);
                 untils.sort_unstable_by(|a, b| b.cmp(a));
-                let until = untils.get(quorum - 1).copied().filter(|_| !too_small);
+                let until = untils.get(quorum.saturating_sub(1)).copied().filter(|_| !too_small);
                 if let Some(tenure) = &mut self.tenure {
                     tenure.too_small_told = too_small;
                 }

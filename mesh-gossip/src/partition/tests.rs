@@ -326,6 +326,131 @@ fn no_more_peers_are_known_than_may_be() {
     assert_eq!(node.replies().pop().map(|(_, reply)| reply), Some(PartitionReply::Done(Ok(()))));
 }
 
+/// Node A goes on by a lease of the service, and reaches nobody else: a partition is told.
+fn alone() -> Harness<Partition> {
+    let mut node = node(A, Strategy::Lease);
+    while !node.events().contains(&PartitionEvent::LeaseWanted { wish: 1 }) {
+        node.pass(SECOND);
+    }
+    node.command(PartitionCommand::LeaseGranted { wish: 1, lasts: 100_000 * SECOND });
+    node.pass(SECOND);
+    for peer in [B, C] {
+        node.command(PartitionCommand::Unreachable(peer));
+    }
+    assert!(told(&mut node).contains(&PartitionEvent::Detected { reachable: 0, known: 2 }));
+    node
+}
+
+/// What a node tells, but for its wishes.
+fn told(node: &mut Harness<Partition>) -> Vec<PartitionEvent> {
+    node.events().into_iter().filter(|event| !matches!(event, PartitionEvent::LeaseWanted { .. })).collect()
+}
+
+#[test]
+fn a_partition_does_not_heal_by_those_who_are_removed_but_ends_with_the_last_one() {
+    for was_interrupted in [false, true] {
+        let mut node = alone();
+        if was_interrupted {
+            node.command(PartitionCommand::LeaseGranted { wish: 1, lasts: SECOND / 2 });
+            node.pass(11 * SECOND);
+            node.command(PartitionCommand::LeaseGranted { wish: 1, lasts: 100_000 * SECOND });
+            node.pass(SECOND);
+            let modes = [Mode::ReadOnly, Mode::Continue].map(PartitionEvent::ModeChanged);
+            assert_eq!(told(&mut node), modes);
+        }
+        node.pass(60 * SECOND);
+        let began = if was_interrupted { 72 } else { 60 };
+        node.command(PartitionCommand::RemovePeer(B));
+        node.pass(60 * SECOND);
+        assert_eq!(told(&mut node), [], "C is missed");
+        node.command(PartitionCommand::RemovePeer(C));
+        // It may be known again before it can be reached.
+        node.pass(3 * SECOND);
+        node.command(PartitionCommand::Unreachable(C));
+        node.pass(3 * SECOND);
+        node.command(PartitionCommand::RemovePeer(C));
+        node.pass(4 * SECOND);
+        assert_eq!(told(&mut node), []);
+        node.pass(SECOND);
+        assert_eq!(told(&mut node), [PartitionEvent::Ended { lasted: (began + 66) * SECOND }]);
+        let status = node.protocol.status(node.now());
+        assert!(!status.partitioned && status.last_recovery.is_none(), "{status:?}");
+        // Whoever comes back now is new.
+        node.command(PartitionCommand::AddPeer(B));
+        node.pass(60 * SECOND);
+        assert_eq!(told(&mut node), []);
+    }
+}
+
+#[test]
+fn a_partition_heals_by_those_who_come_back_though_they_were_removed_and_not_while_a_node_reads_only() {
+    // One that is back of two is too few for three quarters.
+    let mut node = alone();
+    node.command(PartitionCommand::RemovePeer(B));
+    node.command(PartitionCommand::AddPeer(C));
+    node.pass(6 * SECOND);
+    assert_eq!(told(&mut node), [PartitionEvent::Ended { lasted: Duration::ZERO }]);
+    // Both are. That this node went on before does not count as coming back.
+    let mut node = alone();
+    node.command(PartitionCommand::LeaseGranted { wish: 1, lasts: SECOND / 2 });
+    node.pass(11 * SECOND);
+    node.command(PartitionCommand::RemovePeer(B));
+    node.command(PartitionCommand::RemovePeer(C));
+    node.pass(2 * SECOND);
+    assert!(node.protocol.status(node.now()).partitioned);
+    node.command(PartitionCommand::LeaseGranted { wish: 1, lasts: 100_000 * SECOND });
+    node.pass(2 * SECOND);
+    let modes = [Mode::ReadOnly, Mode::Continue].map(PartitionEvent::ModeChanged);
+    assert_eq!(told(&mut node), modes);
+    node.command(PartitionCommand::AddPeer(C));
+    node.pass(2 * SECOND);
+    node.command(PartitionCommand::AddPeer(B));
+    node.pass(4 * SECOND);
+    assert_eq!(told(&mut node), []);
+    node.pass(SECOND);
+    assert_eq!(told(&mut node), [PartitionEvent::Healed { lasted: 17 * SECOND, recovery: 2 * SECOND }]);
+    // One that reads only is not told, whoever is removed.
+    let mut node = node_of_two_that_reads();
+    node.command(PartitionCommand::RemovePeer(B));
+    node.command(PartitionCommand::RemovePeer(C));
+    node.pass(60 * SECOND);
+    assert_eq!(told(&mut node), []);
+    assert!(node.protocol.status(node.now()).partitioned);
+}
+
+#[test]
+fn a_partition_has_healed_when_nobody_came_or_went_for_a_while_and_the_node_goes_on() {
+    let mut node = alone();
+    node.command(PartitionCommand::LeaseGranted { wish: 1, lasts: SECOND / 2 });
+    node.pass(11 * SECOND);
+    for peer in [B, C, NodeId(4), NodeId(5)] {
+        node.command(PartitionCommand::AddPeer(peer));
+        node.pass(SECOND);
+    }
+    node.pass(SECOND);
+    node.command(PartitionCommand::LeaseGranted { wish: 1, lasts: 100_000 * SECOND });
+    node.pass(3 * SECOND);
+    let modes = [Mode::ReadOnly, Mode::Continue].map(PartitionEvent::ModeChanged);
+    assert_eq!(told(&mut node), modes);
+    // Four of five is enough, and nearly all of the wait is over.
+    node.command(PartitionCommand::Unreachable(C));
+    node.pass(4 * SECOND);
+    assert_eq!(told(&mut node), []);
+    node.pass(SECOND);
+    let [PartitionEvent::Healed { recovery, .. }] = told(&mut node)[..] else { panic!("it has healed") };
+    assert!(recovery >= 5 * SECOND && recovery <= 6 * SECOND, "until it went on: {recovery:?}");
+}
+
+/// Node A, which reaches nobody and has no quorum.
+fn node_of_two_that_reads() -> Harness<Partition> {
+    let mut node = node(A, quorum_of_two());
+    for peer in [B, C] {
+        node.command(PartitionCommand::Unreachable(peer));
+    }
+    assert_eq!(node.events(), [PartitionEvent::Detected { reachable: 0, known: 2 }]);
+    node
+}
+
 #[test]
 fn a_wish_for_the_lease_that_was_given_up_is_not_granted_later() {
     let mut node = node(A, Strategy::Lease);

@@ -63,6 +63,11 @@ impl View {
         self.peers.contains_key(&node)
     }
 
+    /// Whether a node is known and cannot be reached.
+    pub(super) fn misses(&self, node: NodeId) -> bool {
+        self.peers.get(&node) == Some(&false)
+    }
+
     /// Other nodes that can be reached, in order.
     pub(super) fn reachable(&self) -> impl Iterator<Item = NodeId> {
         self.peers.iter().filter(|(_, reachable)| **reachable).map(|(node, _)| *node)
@@ -76,9 +81,9 @@ impl View {
         self.peers.len()
     }
 
-    /// Which share of all nodes can be reached, this one among them.
-    pub(super) fn share(&self) -> f64 {
-        (self.reachable + 1) as f64 / (self.peers.len() + 1) as f64
+    /// Which share of all nodes can be reached, this one among them, and `removed` that are not known any more.
+    pub(super) fn share(&self, removed: usize) -> f64 {
+        (self.reachable + 1) as f64 / (self.peers.len() + 1 + removed) as f64
     }
 
     pub(super) const fn digest(&self) -> u64 {
@@ -93,6 +98,11 @@ impl View {
     /// How many that can be reached have smaller ids than this node.
     pub(super) fn rank(&self) -> usize {
         self.peers.range(..self.me).filter(|(_, reachable)| **reachable).count()
+    }
+
+    /// When somebody came or went last.
+    pub(super) const fn changed(&self) -> Instant {
+        self.changed
     }
 
     /// Whether nobody came or went for so long.
@@ -123,7 +133,8 @@ mod tests {
         (1..3).for_each(|node| assert!(other.set(NodeId(node), true, 4, now)));
         assert_eq!((other.digest(), other.to_set()), (view.digest(), view.to_set()), "as another of them sees it");
         assert_eq!((view.reachable_len(), view.known_len()), (2, 3));
-        assert!((view.share() - 0.75).abs() < 1e-9);
+        assert!((view.share(0) - 0.75).abs() < 1e-9 && (view.share(2) - 0.5).abs() < 1e-9);
+        assert!(view.misses(NodeId(3)) && !view.misses(NodeId(4)) && !view.misses(NodeId(5)));
         assert!(view.is_stable(now + Duration::from_secs(5), Duration::from_secs(2)));
         assert!(!view.is_stable(now + Duration::from_secs(4), Duration::from_secs(2)));
         assert_eq!(view.rank(), 0);

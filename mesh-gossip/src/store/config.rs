@@ -169,6 +169,9 @@ pub struct ConfigError(String);
 
 #[cfg(test)]
 mod tests {
+    use mesh_core::{Harness, NodeId};
+
+    use super::super::{Op, Store, StoreCommand, Write};
     use super::*;
 
     #[test]
@@ -190,5 +193,76 @@ mod tests {
         assert!(refused(|c| c.value_len_max = usize::MAX).contains("value_len_max"));
         assert!(refused(|c| c.peer_bytes_per_s = 1_000).contains("takes longer than a second"));
         assert!(refused(|c| c.tombstone_ttl = Duration::from_secs(1)).contains("must not be less"));
+    }
+
+    #[test]
+    fn the_least_and_the_most_of_each_value_are_judged_and_what_is_valid_runs() {
+        type Set = fn(&mut StoreConfig);
+        let extremes: [Set; 40] = [
+            |c| c.interval = Duration::ZERO,
+            |c| c.interval = Duration::MAX,
+            |c| c.fan_out = 0,
+            |c| c.fan_out = usize::MAX,
+            |c| c.push_delay = Duration::ZERO,
+            |c| c.push_delay = Duration::MAX,
+            |c| c.push_rounds = 0,
+            |c| c.push_rounds = u8::MAX,
+            |c| c.push_hops_max = 0,
+            |c| c.push_hops_max = u8::MAX,
+            |c| c.message_len = 0,
+            |c| c.message_len = usize::MAX,
+            |c| c.clock_origin = Duration::ZERO,
+            |c| c.clock_origin = Duration::MAX,
+            |c| c.clock_ahead_max = Duration::ZERO,
+            |c| c.clock_ahead_max = Duration::MAX,
+            |c| c.namespace_len_max = 0,
+            |c| c.namespace_len_max = usize::MAX,
+            |c| c.key_len_max = 0,
+            |c| c.key_len_max = usize::MAX,
+            |c| c.value_len_max = 0,
+            |c| c.value_len_max = usize::MAX,
+            |c| c.keys_per_namespace_max = 0,
+            |c| c.keys_per_namespace_max = usize::MAX,
+            |c| c.bytes_max = 0,
+            |c| c.bytes_max = usize::MAX,
+            |c| c.batch_len_max = 0,
+            |c| c.batch_len_max = usize::MAX,
+            |c| c.push_bytes_max = 0,
+            |c| c.push_bytes_max = usize::MAX,
+            |c| c.peer_bytes_per_s = 0,
+            |c| c.peer_bytes_per_s = u64::MAX,
+            |c| c.peers_max = 0,
+            |c| c.peers_max = usize::MAX,
+            |c| c.watches_max = 0,
+            |c| c.watches_max = usize::MAX,
+            |c| (c.tombstone_grace, c.tombstone_ttl) = (Duration::ZERO, Duration::ZERO),
+            |c| (c.tombstone_grace, c.tombstone_ttl) = (Duration::MAX, Duration::MAX),
+            |c| (c.durable, c.checkpoint_bytes) = (true, 0),
+            |c| (c.durable, c.checkpoint_bytes) = (true, usize::MAX),
+        ];
+        let write = |op| Write::new("test", "key", op).with_ttl(Duration::MAX);
+        let mut valid = 0;
+        for one in extremes {
+            for other in extremes {
+                let mut config = StoreConfig::default();
+                one(&mut config);
+                other(&mut config);
+                if config.validate().is_ok() {
+                    valid += 1;
+                    let mut store = Harness::new(NodeId(1), Store::new(config).expect("it is valid"));
+                    (2..7).for_each(|peer| _ = store.command(StoreCommand::AddPeer(NodeId(peer))));
+                    store.command(StoreCommand::Write(vec![write(Op::Add(1))]));
+                    store.command(StoreCommand::Write(vec![Write::new("test", "key", Op::Delete), write(Op::Add(2))]));
+                    store.pass(Duration::from_secs(7));
+                    // What it says is said to it.
+                    for (_, message) in store.sent() {
+                        store.receive(NodeId(2), message);
+                    }
+                    store.command(StoreCommand::SetTime(Duration::MAX));
+                    store.pass(Duration::from_secs(7));
+                }
+            }
+        }
+        assert!(valid > 300, "{valid}");
     }
 }
