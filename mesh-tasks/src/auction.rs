@@ -58,6 +58,7 @@ use std::time::Duration;
 use mesh_core::{Instant, NodeId, wire_struct};
 
 use crate::share::Share;
+use crate::times::too_long;
 use score::{Bid, Offer, Weights, best_bid};
 
 /// The most items of a bundle.
@@ -151,6 +152,10 @@ impl AuctionConfig {
     /// A sentence that names the value and the bound.
     pub fn validate(&self) -> Result<(), AuctionConfigError> {
         let refuse = |why| Err(AuctionConfigError(why));
+        let times = [("bid_window", self.bid_window), ("award_timeout", self.award_timeout)];
+        if let Some(why) = too_long(&times) {
+            return refuse(why);
+        }
         if let Err(error) = self.weights.validate() {
             return refuse(error.to_string());
         }

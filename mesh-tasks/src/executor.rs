@@ -82,7 +82,7 @@ use futures_channel::oneshot;
 use futures_util::future::{FutureExt as _, Shared};
 use mesh_core::{Bytes, Handle};
 
-pub use serve::{Ended, ServeConfig, ServeConfigError, ServeReport, serve};
+pub use serve::{CONCURRENCY_MAX, Ended, ServeConfig, ServeConfigError, ServeReport, serve};
 
 use crate::pool::{Job, PoolHandle as _, ProgressError, TaskPool};
 #[cfg(doc)]

@@ -24,4 +24,5 @@ pub mod share;
 #[cfg(feature = "swarm")]
 pub mod swarm;
 pub mod task;
+mod times;
 pub mod work_stealing;

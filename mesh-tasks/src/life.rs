@@ -77,6 +77,11 @@ pub(crate) enum Heard {
 }
 
 impl Life {
+    /// Whether it cannot be reached, for so long.
+    pub(crate) fn is_gone_for(&self, time: Duration, now: Instant) -> bool {
+        !self.is_up && now.since(self.down_since) >= time
+    }
+
     /// A node that can be reached, and was not heard of.
     pub(crate) const fn new(now: Instant) -> Self {
         Self { is_up: true, down_since: now, boot: 0, incarnation: 0, hello_at: None, ended: VecDeque::new() }

@@ -46,6 +46,7 @@ use std::time::Duration;
 use mesh_core::{Instant, NodeId, Rng64};
 
 use crate::share::{Share, ShareError};
+use crate::times::too_long;
 
 /// Another that is hot counts for so many times as much as waits at the one that plans, at most.
 const TIMES_MOST: f64 = 4.0;
@@ -108,6 +109,17 @@ impl BalancerConfig {
     /// A sentence that names the value and the bound.
     pub fn validate(&self) -> Result<(), BalancerConfigError> {
         let refuse = |why| Err(BalancerConfigError(why));
+        let times = [
+            ("stale_after", self.stale_after),
+            ("mean_task", self.mean_task),
+            ("transfer_cost", self.transfer_cost),
+            ("settle_after", self.settle_after),
+            ("hold", self.hold),
+            ("period", self.period),
+        ];
+        if let Some(why) = too_long(&times) {
+            return refuse(why);
+        }
         let Self { hot, cold, hysteresis, .. } = *self;
         if !(cold >= 0.0 && cold < hot && hot <= 1.0) {
             return refuse(format!("cold is {cold} and hot is {hot}; it must be 0 <= cold < hot <= 1"));

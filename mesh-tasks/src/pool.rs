@@ -139,6 +139,8 @@ pub struct TaskPool {
     /// Drawn at each start.
     boot: u32,
     started_at: Instant,
+    /// It started with a log that has tasks.
+    has_recovered: bool,
     /// Drawn when the log began.
     incarnation: u64,
     /// The replicas of what nobody else keeps.
@@ -240,6 +242,7 @@ impl TaskPool {
             zone: 0,
             boot: 0,
             started_at: Instant::ZERO,
+            has_recovered: false,
             incarnation: 0,
             alone: Arc::default(),
             capabilities: Arc::default(),
@@ -440,6 +443,7 @@ impl Protocol for TaskPool {
         }
         self.alone = Arc::new(Group { members: vec![self.replica()], ..Group::default() });
         self.join_rings();
+        self.has_recovered = !self.tasks.is_empty();
         let now = cx.now();
         for (task, entry) in self.tasks.iter_mut() {
             entry.ready_at = now + entry.ready_at.since(Instant::ZERO);
@@ -515,7 +519,10 @@ impl Protocol for TaskPool {
             PoolCommand::AddPeer { node, zone } => self.on_add_peer(cx, node, zone),
             PoolCommand::RemovePeer(node) => self.on_remove_peer(cx, node),
             PoolCommand::SetReadOnly(read_only) => {
-                self.read_only = read_only;
+                if self.read_only != read_only {
+                    self.read_only = read_only;
+                    self.bound_own_leases(cx.now());
+                }
                 self.look_again();
             }
             PoolCommand::Submit(spec) => return self.on_submit(cx, request, spec),

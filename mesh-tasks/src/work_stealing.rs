@@ -28,6 +28,8 @@ use std::time::Duration;
 
 use mesh_core::{Instant, NodeId, Rng64, wire_struct};
 
+use crate::times::too_long;
+
 /// How nodes steal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -70,6 +72,10 @@ impl StealConfig {
     /// # Errors
     /// A sentence that names the value and the bound.
     pub fn validate(&self) -> Result<(), StealConfigError> {
+        let times = [("backoff", self.backoff), ("backoff_max", self.backoff_max)];
+        if let Some(why) = too_long(&times) {
+            return Err(StealConfigError(why));
+        }
         if self.batch_max == 0 || self.backoff.is_zero() {
             return Err(StealConfigError("batch_max and backoff must be more than zero".to_owned()));
         }

@@ -379,7 +379,9 @@ fn a_task_gets_the_results_of_those_it_waited_for() {
 }
 
 #[test]
-fn nobody_serves_with_no_room_for_a_task() {
-    let error = ServeConfig::default().concurrency(0).validate().unwrap_err();
-    assert_eq!(error.to_string(), "concurrency is 0: at least one task must run at a time");
+fn nobody_serves_with_no_room_for_a_task_or_for_more_than_there_can_be() {
+    for concurrency in [0, usize::MAX] {
+        let error = ServeConfig::default().concurrency(concurrency).validate().unwrap_err();
+        assert_eq!(error.to_string(), format!("concurrency is {concurrency}: from 1 to 65536 tasks may run at a time"));
+    }
 }

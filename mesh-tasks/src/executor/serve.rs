@@ -24,11 +24,14 @@ const BUSY_PAUSE: Duration = Duration::from_millis(5);
 /// So many results may be on their way before a further task is taken.
 const REPORTS_MAX: usize = 1024;
 
+/// The most tasks that a call of [`serve`] executes at a time.
+pub const CONCURRENCY_MAX: usize = 1 << 16;
+
 /// How an executor is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServeConfig {
-    /// How many tasks run at a time. Default: 1.
+    /// How many tasks run at a time, [`CONCURRENCY_MAX`] at most. Default: 1.
     pub concurrency: usize,
     /// How long runs may go on after `stop` before they are dropped, and are executed elsewhere. Default: 30 s.
     pub stop_grace: Duration,
@@ -55,8 +58,11 @@ impl ServeConfig {
     /// # Errors
     /// A sentence that names the value and the bound.
     pub fn validate(&self) -> Result<(), ServeConfigError> {
-        if self.concurrency == 0 {
-            return Err(ServeConfigError("concurrency is 0: at least one task must run at a time".to_owned()));
+        if self.concurrency == 0 || self.concurrency > CONCURRENCY_MAX {
+            let concurrency = self.concurrency;
+            return Err(ServeConfigError(format!(
+                "concurrency is {concurrency}: from 1 to {CONCURRENCY_MAX} tasks may run at a time"
+            )));
         }
         Ok(())
     }
@@ -102,7 +108,8 @@ pub struct ServeReport {
 /// When a lease is lost, the run's token is cancelled; the run has [`cancel_grace`](ServeConfig::cancel_grace) to end. On
 /// `stop` no more tasks are taken, and what runs has [`stop_grace`](ServeConfig::stop_grace) to be finished. When the
 /// node is drained, what runs has the time that the drain is given. Dropping the future drops what runs: such tasks are
-/// executed again once their time limits are over, so have it end by `stop` instead.
+/// executed again once their time limits are over, and never while the node is up where they have none, so have it end by
+/// `stop` instead.
 ///
 /// Call it more than once, on several threads, where runs are to be polled in parallel.
 ///
@@ -127,6 +134,8 @@ pub async fn serve(
         runs: FuturesUnordered::new(),
         cancellers: BTreeMap::new(),
         reports: FuturesUnordered::new(),
+        give_ups: FuturesUnordered::new(),
+        has_dropped: false,
         check: None,
         pause: None,
         ended: None,
@@ -167,6 +176,9 @@ struct Server<'a, E: ?Sized> {
     cancellers: BTreeMap<Token, Canceller>,
     /// Whether it was a result that counts.
     reports: FuturesUnordered<BoxFuture<'static, Result<bool, FinishError>>>,
+    /// Those of the runs that were dropped whose leases are yet to be given up.
+    give_ups: FuturesUnordered<BoxFuture<'static, ()>>,
+    has_dropped: bool,
     check: Option<Check>,
     /// Whether and until when nothing is taken because the node is busy.
     pause: Option<BoxFuture<'static, ()>>,
@@ -191,7 +203,13 @@ impl<'a, E: Executor + ?Sized> Server<'a, E> {
             if let Some(ended) = self.ended {
                 if is_over(&mut self.grace, cx) {
                     self.drop_runs();
-                    return Poll::Ready(ServeReport { ended, ..self.counts });
+                }
+                if self.has_dropped {
+                    while let Poll::Ready(Some(())) = self.give_ups.poll_next_unpin(cx) {}
+                    if self.give_ups.is_empty() {
+                        return Poll::Ready(ServeReport { ended, ..self.counts });
+                    }
+                    return Poll::Pending;
                 }
                 if self.runs.is_empty() && self.reports.is_empty() {
                     return Poll::Ready(ServeReport { ended, ..self.counts });
@@ -382,12 +400,19 @@ impl<'a, E: Executor + ?Sized> Server<'a, E> {
 
     /// Drops what runs, and has it executed elsewhere.
     fn drop_runs(&mut self) {
+        self.has_dropped = true;
         self.counts.dropped += self.runs.len() as u64;
         self.counts.lost += self.runs.len() as u64;
         self.runs.clear();
         for token in std::mem::take(&mut self.cancellers).into_keys() {
+            let (pool, clock) = (self.pool.clone(), self.clock.clone());
             // The command is given by the call; nobody waits for what comes of it.
-            drop(self.pool.finish(token, Err(Failure::Lost)));
+            let give_up = async move {
+                while let Some(Err(FinishError::Busy)) = pool.finish(token, Err(Failure::Lost)).now_or_never() {
+                    sleep(&clock, BUSY_PAUSE).await;
+                }
+            };
+            self.give_ups.push(give_up.boxed());
         }
     }
 }

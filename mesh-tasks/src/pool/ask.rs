@@ -10,7 +10,9 @@ use std::time::Duration;
 use mesh_core::{Instant, NodeId, RequestId};
 
 use super::command::{PoolReply, UnknownTask};
+use super::entry::Met;
 use super::message::{Known, MESSAGE_BYTES, Message, NAMES_MAX, TaskStatus};
+use super::peer::Peer;
 use super::{Context, TaskPool};
 use crate::task::{OnFailedDependency, Outcome, State, TaskId, Token};
 
@@ -82,7 +84,7 @@ impl TaskPool {
     pub(super) fn follow_dependencies(&mut self, cx: &mut Context<'_>, task: TaskId) {
         let owned = self.tasks.get(&task).and_then(|entry| entry.owned.as_ref());
         let unmet = owned.map(|owned| owned.extras().unmet.clone());
-        for dependency in unmet.into_iter().flatten() {
+        for dependency in unmet.into_iter().flatten().map(|(dependency, _)| dependency) {
             match self.known(dependency) {
                 Some(Known::Here(status)) if matches!(status.state, State::Settled(_)) => {
                     let State::Settled(outcome) = status.state else { continue };
@@ -104,18 +106,24 @@ impl TaskPool {
     fn on_dependency(&mut self, cx: &mut Context<'_>, task: TaskId, dependency: TaskId, outcome: &Outcome) {
         let Some(entry) = self.tasks.get_mut(&task).filter(|entry| entry.state == State::Blocked) else { return };
         let Some(owned) = &mut entry.owned else { return };
-        owned.extras_mut().unmet.remove(&dependency);
-        if matches!(outcome, Outcome::Completed(_)) || entry.spec.on_failed_dependency == OnFailedDependency::Run {
-            self.unblock(cx, task);
-        } else {
-            self.settle(cx, task, Outcome::Cancelled);
+        let extras = owned.extras_mut();
+        let Some(place) = extras.unmet.remove(&dependency) else { return };
+        if !matches!(outcome, Outcome::Completed(_)) && entry.spec.on_failed_dependency == OnFailedDependency::Cancel {
+            return self.settle(cx, task, Outcome::Cancelled);
         }
+        if extras.unmet.is_empty() {
+            return self.unblock(cx, task);
+        }
+        // Whoever owns it next may not find out any more.
+        entry.met.add(place);
+        self.changed(cx, task);
     }
 
     fn unblock(&mut self, cx: &mut Context<'_>, task: TaskId) {
         let Some(entry) = self.tasks.get_mut(&task).filter(|entry| entry.state == State::Blocked) else { return };
         if entry.owned.as_ref().is_some_and(|owned| owned.extras().unmet.is_empty()) {
             entry.state = State::Queued;
+            entry.met = Met::default();
             self.changed(cx, task);
             self.enqueue(cx.now(), task);
         }
@@ -144,14 +152,26 @@ impl TaskPool {
         let owner = self.tasks.get(&task).map(|entry| entry.owner()).filter(|owner| *owner != self.me);
         let keepers = self.keepers(task);
         let is_ours = self.owns(task);
+        let is_complete = self.is_complete(cx.now());
         let Some(wanted) = self.wanted.get_mut(&task) else { return };
         let mut may_know: Vec<_> =
             owner.into_iter().chain(keepers).filter(|node| !wanted.unknown.contains(node)).collect();
         may_know.dedup();
+        if may_know.is_empty() && !wanted.dependents.is_empty() {
+            // It may be kept elsewhere yet, as the views of the ring differed. Nobody is cancelled for that.
+            may_know.extend(self.ready.iter().filter(|node| !wanted.unknown.contains(node)));
+        }
         // One that is kept here, or on its way to its owner, is waited for.
         if may_know.is_empty() {
             if !is_ours && owner.is_none() && !self.submissions.contains_key(&task) {
-                return self.on_unknown(cx, task);
+                let dependents = if is_complete { BTreeSet::new() } else { std::mem::take(&mut wanted.dependents) };
+                self.on_unknown(cx, task);
+                if !dependents.is_empty() {
+                    // Whoever is away may know it.
+                    let asked = Some((self.me, cx.now()));
+                    self.wanted.insert(task, Wanted { dependents, asked, ..Wanted::default() });
+                }
+                return;
             }
             // Who did not know it then may know it now.
             wanted.unknown.clear();
@@ -163,6 +183,17 @@ impl TaskPool {
         if let Some(node) = asked {
             self.say(cx, node, Message::Ask(vec![task]));
         }
+    }
+
+    /// Whether all are there who were there lately: what none of them knows, nobody does.
+    fn is_complete(&self, now: Instant) -> bool {
+        let is_early = self.has_just_started(now);
+        // Who is up and says nothing has no pool.
+        let is_silent = |peer: &Peer| !is_early && peer.life.is_up && peer.life.boot == 0;
+        let is_gone = |peer: &Peer| peer.life.is_gone_for(self.config.home_for, now);
+        let is_there = |peer: &Peer| peer.is_ready() || is_gone(peer) || is_silent(peer);
+        let is_alone = self.read_only || (is_early && self.has_recovered);
+        !is_alone && self.peers.values().all(is_there)
     }
 
     /// Nobody knows a task.
@@ -236,7 +267,7 @@ impl TaskPool {
                     if wanted.cancels_until.is_some() {
                         self.say(cx, owner, Message::Cancel(task));
                     }
-                    if self.peers.get(&owner).is_some_and(super::peer::Peer::is_ready) {
+                    if self.peers.get(&owner).is_some_and(Peer::is_ready) {
                         self.say(cx, owner, Message::Ask(vec![task]));
                     }
                 }
@@ -284,12 +315,23 @@ impl TaskPool {
             let is_over = wanted.cancels_until.take_if(|until| *until <= now).is_some();
             !(is_over && wanted.is_idle())
         });
-        let due = self.wanted.iter().filter(|(_, wanted)| {
+        let due = self.wanted.iter().filter_map(|(task, wanted)| {
             let patience = if wanted.answered { again * POLL } else { again };
-            wanted.asked.is_none_or(|(_, at)| now.since(at) >= patience)
+            let asked_at = wanted.asked.map_or(Instant::ZERO, |(_, at)| at);
+            (wanted.asked.is_none() || now.since(asked_at) >= patience).then_some((asked_at, *task))
         });
-        for task in due.map(|(task, _)| *task).take(NAMES_MAX).collect::<Vec<_>>() {
+        let mut due: Vec<(Instant, TaskId)> = due.collect();
+        // Those that have waited for longest, so that each has its turn.
+        if due.len() > NAMES_MAX {
+            due.select_nth_unstable(NAMES_MAX);
+            due.truncate(NAMES_MAX);
+            due.sort_unstable();
+        }
+        for (_, task) in due {
             if let Some(Known::Here(status)) = self.known(task) {
+                if let Some(wanted) = self.wanted.get_mut(&task) {
+                    (wanted.asked, wanted.answered) = (Some((self.me, now)), true);
+                }
                 self.on_told_status(cx, task, *status);
             } else {
                 self.ask(cx, task);

@@ -80,9 +80,9 @@ pub struct Job {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Receipt {
-    /// Tasks that others own now.
+    /// Tasks that were owned here and that others own now.
     pub handed_over: usize,
-    /// Leases given back.
+    /// Leases given back: of tasks that were not begun, or not ended in time.
     pub given_back: usize,
     /// Tasks that are still owned here, because nobody took them in time.
     pub left: usize,
@@ -343,7 +343,8 @@ impl Recall {
 impl Drop for Recall {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
-            // A node that is gone needs no recall. One that is too busy keeps the lease, to the end of its time limit.
+            // A node that is gone needs no recall. One that is too busy keeps what it gave, to the end of
+            // its time limit if it has one.
             let _ = self.pool.cast(PoolCommand::Recall(ticket));
         }
     }

@@ -10,6 +10,7 @@ use crate::capability_router::{RouterConfig, RouterConfigError};
 use crate::dht::ring::RingConfigError;
 use crate::load_balancer::{BalancerConfig, BalancerConfigError};
 use crate::task::{Limits, Policy, TaskId};
+use crate::times::too_long;
 use crate::work_stealing::{StealConfig, StealConfigError};
 
 /// How a pool behaves. All nodes must be given the same, but for what only concerns what is kept here.
@@ -146,6 +147,19 @@ impl PoolConfig {
     /// A sentence that names the value and the bound.
     pub fn validate(&self) -> Result<(), PoolConfigError> {
         let refuse = |why| Err(PoolConfigError(why));
+        let times = [
+            ("lease", self.lease),
+            ("resend_after", self.resend_after),
+            ("batch_delay", self.batch_delay),
+            ("takeover_after", self.takeover_after),
+            ("repair_after", self.repair_after),
+            ("home_for", self.home_for),
+            ("retain_for", self.retain_for),
+            ("ask_every", self.ask_every),
+        ];
+        if let Some(why) = too_long(&times) {
+            return refuse(why);
+        }
         if self.successors > SUCCESSORS_MAX {
             return refuse(format!("successors is {}: {SUCCESSORS_MAX} are the most", self.successors));
         }
@@ -190,6 +204,11 @@ impl PoolConfig {
         Ok(self.steal.validate()?)
     }
 
+    /// So many tasks are kept at most, for this node and for others.
+    pub(super) const fn kept_max(&self) -> usize {
+        self.queue_max.saturating_add(self.retain_max).saturating_mul(2 + self.successors)
+    }
+
     pub(super) const fn limits(&self) -> Limits {
         Limits { payload_max: self.payload_max, dependencies_max: self.dependencies_max }
     }
@@ -220,6 +239,11 @@ mod tests {
         assert!(refused(|c| c.router.threshold = f64::NAN).contains("threshold"));
         assert!(refused(|c| c.balancer.hot = 2.0).contains("hot"));
         assert!(refused(|c| c.retain_for = Duration::ZERO).contains("retain_for"));
+        assert!(refused(|c| c.home_for = Duration::MAX).contains("home_for"));
+        assert!(refused(|c| c.resend_after = Duration::MAX).contains("resend_after"));
+        assert!(refused(|c| c.steal.backoff_max = Duration::MAX).contains("backoff_max"));
+        assert!(refused(|c| c.auction.bid_window = Duration::MAX).contains("bid_window"));
+        assert!(refused(|c| c.balancer.mean_task = Duration::MAX).contains("mean_task"));
         assert!(refused(|c| c.auctions_max = 0).contains("auctions_max"));
     }
 }

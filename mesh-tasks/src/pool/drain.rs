@@ -16,8 +16,6 @@ pub(super) struct Drain {
     requests: Vec<RequestId>,
     until: Instant,
     receipt: Receipt,
-    /// How many tasks were owned here, not settled, when it began.
-    owned: usize,
 }
 
 impl TaskPool {
@@ -30,8 +28,7 @@ impl TaskPool {
                 return;
             }
             None => {
-                let (requests, owned) = (vec![request], self.unsettled);
-                self.drain = Some(Drain { requests, until, receipt: Receipt::default(), owned });
+                self.drain = Some(Drain { requests: vec![request], until, receipt: Receipt::default() });
             }
         }
         self.ring.leave(self.me);
@@ -41,9 +38,6 @@ impl TaskPool {
         let waiting = self.held.iter().filter(|(_, held)| held.stage == Stage::Waiting && held.owner != self.me);
         for task in waiting.map(|(task, _)| *task).collect::<Vec<_>>() {
             self.give_back(cx, task);
-            if let Some(drain) = &mut self.drain {
-                drain.receipt.given_back += 1;
-            }
         }
         self.say_status(cx);
         self.repair.begin();
@@ -51,8 +45,9 @@ impl TaskPool {
 
     pub(super) fn on_undrain(&mut self, cx: &mut Context<'_>) {
         if let Some(drain) = self.drain.take() {
+            let receipt = Receipt { left: self.unsettled, ..drain.receipt };
             for request in drain.requests {
-                cx.reply(request, PoolReply::Drained(drain.receipt));
+                cx.reply(request, PoolReply::Drained(receipt));
             }
             self.join_rings();
             self.say_status(cx);
@@ -84,16 +79,31 @@ impl TaskPool {
         if !is_done && cx.now() < drain.until {
             return self.repair.begin();
         }
-        drain.receipt.left = self.unsettled;
-        drain.receipt.handed_over = drain.owned.saturating_sub(self.unsettled);
-        let (receipt, requests) = (drain.receipt, std::mem::take(&mut drain.requests));
-        for request in requests {
-            cx.reply(request, PoolReply::Drained(receipt));
-        }
+        let requests = std::mem::take(&mut drain.requests);
         // What still runs is given up: others may execute it from now on.
         let runs: Vec<_> = self.held.values().map(|held| held.token).collect();
         for token in runs {
             self.report_lost(cx, token);
+        }
+        let left = self.unsettled;
+        let Some(drain) = &mut self.drain else { return };
+        drain.receipt.left = left;
+        for request in requests {
+            cx.reply(request, PoolReply::Drained(drain.receipt));
+        }
+    }
+
+    /// Another node owns a task now that was owned here.
+    pub(super) fn note_handed_over(&mut self) {
+        if let Some(drain) = &mut self.drain {
+            drain.receipt.handed_over += 1;
+        }
+    }
+
+    /// A lease was given back.
+    pub(super) fn note_given_back(&mut self) {
+        if let Some(drain) = &mut self.drain {
+            drain.receipt.given_back += 1;
         }
     }
 }

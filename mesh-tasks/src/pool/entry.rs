@@ -4,7 +4,7 @@
 //! the parliament): it obeys the highest epoch that it promised, and a change counts when a majority has it. The group
 //! is part of what is kept, and changes by joint consensus: meanwhile it takes a majority of the old one, too.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +48,32 @@ pub(super) enum Effect {
     Drop,
 }
 
+/// Which of the tasks that another [waits for](TaskSpec::after) need not be waited for any more: a bit for each, in their
+/// order, up to the last of these. Kept with it, as they may be forgotten long before the last of the others is done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Met(Vec<u8>);
+
+wire_struct!(Met { 0 });
+
+impl Met {
+    /// What it takes in memory and on the way, in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn has(&self, place: u32) -> bool {
+        self.0.get(place as usize / 8).is_some_and(|bits| bits & (1 << (place % 8)) != 0)
+    }
+
+    pub(super) fn add(&mut self, place: u32) {
+        let at = place as usize / 8;
+        if self.0.len() <= at {
+            self.0.resize(at + 1, 0);
+        }
+        self.0[at] |= 1 << (place % 8);
+    }
+}
+
 /// A task that is kept here.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
@@ -61,6 +87,7 @@ pub(super) struct Entry {
     pub(super) granted: Epoch,
     pub(super) failures: u32,
     pub(super) state: State,
+    pub(super) met: Met,
     pub(super) ready_at: Instant,
     pub(super) expires_at: Option<Instant>,
     /// What this node has to do with it as its owner; `None` where it is not.
@@ -85,8 +112,8 @@ pub(super) struct Owned {
 /// What the owner knows of few tasks only.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Extras {
-    /// What it waits for.
-    pub(super) unmet: BTreeSet<TaskId>,
+    /// What it waits for, and which of those it waited for at first.
+    pub(super) unmet: BTreeMap<TaskId, u32>,
     /// What its executor said last.
     pub(super) progress: Bytes,
     /// Who wants to hear of its end.
@@ -105,7 +132,7 @@ pub(super) struct Extras {
 
 /// What it knows of all others.
 static NO_EXTRAS: Extras = Extras {
-    unmet: BTreeSet::new(),
+    unmet: BTreeMap::new(),
     progress: Bytes::new(),
     watchers: BTreeSet::new(),
     dropped: Vec::new(),
@@ -142,6 +169,7 @@ impl Entry {
             ready_at: now + spec.delay,
             expires_at: spec.expires_in.map(|time| now + time),
             state: if spec.after.is_empty() { State::Queued } else { State::Blocked },
+            met: Met::default(),
             spec,
             group,
             promised: epoch,
@@ -170,11 +198,13 @@ impl Entry {
         self.granted = change.granted;
         self.failures = change.failures;
         self.state = change.state.clone();
+        self.met = change.met.clone();
         self.ready_at = now + change.ready_in;
         self.expires_at = change.expires_in.map(|time| now + time);
         if let Some(spec) = &change.spec {
             self.spec = spec.clone();
         }
+        self.met.0.truncate(self.spec.after.len().div_ceil(8));
     }
 
     /// The task as it is told to another.
@@ -187,6 +217,7 @@ impl Entry {
             granted: self.granted,
             failures: self.failures,
             state: self.state.clone(),
+            met: self.met.clone(),
             ready_in: self.ready_at.since(now),
             expires_in: self.expires_in(now),
             spec: with_spec.then(|| self.spec.clone()),
@@ -257,6 +288,13 @@ impl Entry {
     /// Whether a majority has it as it is, or had it as it was before.
     pub(super) fn was_safe(&self, me: Replica) -> bool {
         self.is_safe(me) || self.owned.as_ref().is_some_and(|owned| owned.counted)
+    }
+
+    /// What it waits for, and which of those it waited for at first.
+    pub(super) fn unmet(&self) -> BTreeMap<TaskId, u32> {
+        let after = || self.spec.after.iter().copied().zip(0..);
+        let met: BTreeSet<TaskId> = after().filter(|(_, place)| self.met.has(*place)).map(|(task, _)| task).collect();
+        after().filter(|(task, _)| !met.contains(task)).collect()
     }
 
     /// The next change.

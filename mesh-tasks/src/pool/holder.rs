@@ -189,7 +189,7 @@ impl TaskPool {
             spec: entry.spec.clone(),
             expires_at: entry.expires_at,
             stage: Stage::Waiting,
-            until: Instant::MAX,
+            until: self.own_until(cx.now()),
         };
         self.held.insert(task, held);
         self.run(cx, task);
@@ -314,8 +314,35 @@ impl TaskPool {
     pub(super) fn give_back(&mut self, cx: &mut Context<'_>, task: TaskId) {
         if let Some(held) = self.held.get(&task).filter(|held| held.stage == Stage::Waiting) {
             let token = held.token;
+            self.note_given_back();
             self.end(cx, token, Reported::GivenBack, None);
         }
+    }
+
+    /// This node may only read, or may write again: what it owns and executes itself goes on for a lease, as what others
+    /// own does that nobody renews.
+    pub(super) fn bound_own_leases(&mut self, now: Instant) {
+        let until = self.own_until(now);
+        for (_, held) in self.held.iter_mut().filter(|(_, held)| held.owner == self.me) {
+            held.until = until;
+        }
+    }
+
+    /// Until when a lease is good that this node has from itself.
+    pub(super) fn own_until(&self, now: Instant) -> Instant {
+        if self.read_only { now + self.config.lease } else { Instant::MAX }
+    }
+
+    /// A node that has not executed anything for some time, and does not want to, gives back what waits here.
+    fn give_back_idle(&mut self, cx: &mut Context<'_>) {
+        if self.load().slots > 0 || self.read_only {
+            return;
+        }
+        let waiting = self.held.iter().filter(|(_, held)| held.stage == Stage::Waiting && held.owner != self.me);
+        for task in waiting.map(|(task, _)| *task).collect::<Vec<_>>() {
+            self.give_back(cx, task);
+        }
+        self.place_elsewhere(cx);
     }
 
     /// A lease is given up of which nobody knows whether another node has begun, or that this one has no time to finish:
@@ -323,6 +350,7 @@ impl TaskPool {
     pub(super) fn report_lost(&mut self, cx: &mut Context<'_>, token: Token) {
         if self.held.get(&token.task).is_some_and(Held::is_running) {
             cx.emit(PoolEvent::LeaseLost(token));
+            self.note_given_back();
         }
         self.end(cx, token, Reported::Failed(Failure::Lost), None);
     }
@@ -453,6 +481,7 @@ impl TaskPool {
 
     /// Renews leases, and ends those that were not renewed or run for too long.
     pub(super) fn renew(&mut self, cx: &mut Context<'_>) {
+        self.give_back_idle(cx);
         let now = cx.now();
         let mut renewals: BTreeMap<NodeId, Vec<Token>> = BTreeMap::new();
         let mut over = Vec::new();
@@ -471,6 +500,8 @@ impl TaskPool {
             if timed_out {
                 cx.emit(PoolEvent::TimedOut(token));
                 self.end(cx, token, Reported::Failed(Failure::TimedOut), None);
+            } else if self.owns(token.task) {
+                self.break_lease(cx, token.task);
             } else {
                 self.lose(cx, token);
             }

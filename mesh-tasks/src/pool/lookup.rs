@@ -86,8 +86,7 @@ impl TaskPool {
 
     /// Creates a task that nobody has.
     fn end_lookup(&mut self, cx: &mut Context<'_>, task: TaskId) {
-        let meets = cx.now().since(self.started_at) < self.config.repair_after
-            && self.peers.values().any(|peer| peer.life.is_up && peer.life.boot == 0);
+        let meets = self.is_meeting(cx.now());
         // Those who are cut off may have it: they are asked once they are there again.
         if self.read_only {
             return;
@@ -113,6 +112,15 @@ impl TaskPool {
                 submitter => self.answer_submitter(cx, task, submitter),
             }
         }
+    }
+
+    pub(super) fn has_just_started(&self, now: Instant) -> bool {
+        now.since(self.started_at) < self.config.repair_after
+    }
+
+    /// Whether this node has just started, and is there to meet others of whom it knows.
+    pub(super) fn is_meeting(&self, now: Instant) -> bool {
+        self.has_just_started(now) && self.peers.values().any(|peer| peer.life.is_up && peer.life.boot == 0)
     }
 
     /// Tells whoever submitted a task that it is kept, as soon as it is.

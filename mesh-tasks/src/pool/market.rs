@@ -155,6 +155,12 @@ impl Market {
         self.performance.get(&node).copied().unwrap_or_default().share()
     }
 
+    /// A node is of no interest any more.
+    pub(super) fn forget(&mut self, node: NodeId) {
+        self.asked.remove(&node);
+        self.performance.remove(&node);
+    }
+
     /// Whether a task is auctioned.
     pub(super) fn has(&self, task: TaskId) -> bool {
         self.sales.contains_key(&task)

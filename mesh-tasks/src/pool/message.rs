@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mesh_core::{Bytes, NodeId, wire_enum, wire_message, wire_struct};
 
-use super::entry::Version;
+use super::entry::{Met, Version};
 use crate::auction::{AuctionId, SealedBid};
 use crate::capability::{Capabilities, Requirements, Resources};
 use crate::group::Group;
@@ -18,7 +18,7 @@ use crate::task::{Epoch, Failure, State, TaskId, TaskSpec, Token};
 use crate::work_stealing::Hint;
 
 /// The version of the message format.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The most names of tasks in a message.
 pub(super) const NAMES_MAX: usize = 1024;
@@ -76,6 +76,8 @@ pub struct Change {
     pub failures: u32,
     /// Where it is in its life.
     pub state: State,
+    /// What it need not wait for any more.
+    pub met: Met,
     /// When it may be executed.
     pub ready_in: Duration,
     /// When it is too late.
@@ -84,14 +86,14 @@ pub struct Change {
     pub spec: Option<Arc<TaskSpec>>,
 }
 
-wire_struct!(Change { task, version, group, attempts, granted, failures, state, ready_in, expires_in, spec });
+wire_struct!(Change { task, version, group, attempts, granted, failures, state, met, ready_in, expires_in, spec });
 
 impl Change {
     /// What it takes in a message, roughly.
     pub(super) fn len(&self) -> usize {
         let Group { members, former, learners } = &*self.group;
         let replicas = 24 * (members.len() + former.len() + learners.len());
-        160 + replicas + self.state.size() + self.spec.as_ref().map_or(0, |spec| spec.size())
+        160 + replicas + self.met.len() + self.state.size() + self.spec.as_ref().map_or(0, |spec| spec.size())
     }
 }
 
@@ -364,6 +366,7 @@ mod tests {
             granted: epoch,
             failures: 1,
             state: State::Settled(Outcome::Dead(Failure::Error("no".to_owned()))),
+            met: Met::default(),
             ready_in: Duration::from_secs(1),
             expires_in: Some(Duration::from_secs(2)),
             spec: Some(spec.clone()),

@@ -22,6 +22,7 @@
 //! | `tasks_taken_over` | tasks whose ownership was taken over |
 //! | `tasks_regrouped` | tasks whose replicas were changed |
 //! | `tasks_copied`, `tasks_copied_bytes` | tasks that were sent here with all that is to be done, to be kept, and their bytes |
+//! | `tasks_copies_refused` | tasks that were not kept here, as there are too many: they are sent again |
 //! | `tasks_strangers` | messages of nodes that are not known |
 //! | `tasks_stale` | messages of or to another life of a node |
 //! | `tasks_peers_refused` | nodes beyond the most that a pool knows |
@@ -59,5 +60,5 @@ macro_rules! meter {
 meter! {
     submitted, refused, shed, completed, dead, cancelled, expired, started, retried, leases_lost, fenced, moved, declined,
     steals, steals_empty, pushed, auctions, unsold, awards, bids_refused, routed, balanced, taken_over, regrouped, copied,
-    copied_bytes, strangers, stale, peers_refused, invalid,
+    copied_bytes, copies_refused, strangers, stale, peers_refused, invalid,
 }

@@ -11,6 +11,7 @@ use super::holder::Stage;
 use super::message::{Lease, Message};
 use super::peer::Offer;
 use super::{Context, TaskPool, Timer};
+use crate::capability::Requirements;
 use crate::task::{Policy, State, TaskId, Token};
 use crate::work_stealing::Hint;
 
@@ -102,17 +103,20 @@ impl TaskPool {
             return Vec::new();
         }
         let mut bytes = 0;
-        let gives = |task: &TaskId| {
-            let spec = self.spec_of(*task)?;
-            let fits = spec.requirements.admits(&peer.capabilities, peer.capabilities.resources());
-            (self.policy(spec) == policy && fits).then(|| spec.size())
-        };
         let mut tasks = Vec::new();
-        // Those that nobody near can execute must not hide the others.
+        // Those that it cannot execute must not hide the others.
+        let mut refused: Vec<&Requirements> = Vec::new();
         let foreign = self.foreign.iter().take(count.saturating_add(LOOK_AT));
         for task in foreign.chain(self.queue.iter().take(count.saturating_add(LOOK_AT))) {
-            let Some(len) = gives(&task) else { continue };
-            bytes += len;
+            let Some(spec) = self.spec_of(task).filter(|spec| self.policy(spec) == policy) else { continue };
+            if refused.contains(&&spec.requirements) {
+                continue;
+            }
+            if !spec.requirements.admits(&peer.capabilities, peer.capabilities.resources()) {
+                refused.push(&spec.requirements);
+                continue;
+            }
+            bytes += spec.size();
             if tasks.len() == count || (bytes > self.config.steal.batch_bytes_max && !tasks.is_empty()) {
                 break;
             }
@@ -237,7 +241,10 @@ impl TaskPool {
                     }
                     self.on_award_answered(cx, from, token.task, is_declined);
                 }
-                None if is_declined && is_leased => self.requeue(cx, token.task, Duration::ZERO),
+                None if is_declined && is_leased => {
+                    self.on_place_declined(from, token.task);
+                    self.requeue(cx, token.task, Duration::ZERO);
+                }
                 None => {}
             }
         }
@@ -292,4 +299,4 @@ impl TaskPool {
 const THIEF_FOR: Duration = Duration::from_secs(1);
 
 /// So many tasks more than are wanted are looked at for some that a node can execute.
-const LOOK_AT: usize = 64;
+const LOOK_AT: usize = 1024;

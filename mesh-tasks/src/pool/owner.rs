@@ -65,6 +65,7 @@ impl TaskPool {
             // A former owner granted it, and that did not count.
             self.lose_held(cx, task);
         }
+        let until = self.own_until(cx.now());
         let Some(entry) = self.tasks.get_mut(&task) else { return };
         if let Some(at) = entry.expires_at {
             self.expiring.insert((at, task));
@@ -76,8 +77,9 @@ impl TaskPool {
         self.unsettled_bytes += entry.spec.size();
         match entry.state {
             State::Blocked => {
+                let unmet = entry.unmet();
                 if let Some(owned) = &mut entry.owned {
-                    owned.extras_mut().unmet = entry.spec.after.iter().copied().collect();
+                    owned.extras_mut().unmet = unmet;
                 }
                 self.follow_dependencies(cx, task);
             }
@@ -91,7 +93,7 @@ impl TaskPool {
                         return;
                     }
                     // It is at hand here, whomever it was granted to.
-                    held.until = Instant::MAX;
+                    held.until = until;
                     entry.state = State::Leased { holder: self.me };
                     return;
                 }
@@ -115,6 +117,7 @@ impl TaskPool {
         if entry.owned.take().is_some() && !entry.is_settled() {
             self.unsettled -= 1;
             self.unsettled_bytes -= entry.spec.size();
+            self.note_handed_over();
         }
         if !self.held.contains_key(&task) {
             self.dequeue(task);
@@ -259,6 +262,11 @@ impl TaskPool {
             }
             self.market.ask_again(from);
             match result {
+                Reported::Completed(result) if result.len() > self.config.result_max => {
+                    let (len, limit) = (result.len(), self.config.result_max);
+                    let why = super::FinishError::TooLong { len, limit }.to_string();
+                    self.fail(cx, token.task, Failure::Error(why));
+                }
                 Reported::Completed(_) if is_expired => {
                     self.settle(cx, token.task, Outcome::Expired);
                     return fence(self, cx);

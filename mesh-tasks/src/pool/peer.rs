@@ -1,5 +1,6 @@
 //! The other nodes: which life each is in, how busy it is, and what is still to be said to it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,13 +92,27 @@ impl TaskPool {
             self.home.leave(node);
             return self.join_rings();
         }
-        if !self.peers.contains_key(&node) && self.peers.len() >= PEERS_MAX {
+        if !self.peers.contains_key(&node) && self.peers.len() >= PEERS_MAX && !self.forget_a_peer(cx.now()) {
             return self.meter.peers_refused.increment();
         }
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(zone, cx.now()));
         (peer.life.is_up, peer.zone) = (true, zone);
         self.place(node);
         self.greet(cx, node);
+    }
+
+    /// Forgets who has been gone for longest, if that is long and nothing is kept there; whether there was such a node.
+    fn forget_a_peer(&mut self, now: Instant) -> bool {
+        let kept_by: BTreeSet<NodeId> =
+            self.tasks.values().flat_map(|entry| entry.group.all().map(|replica| replica.node)).collect();
+        let is_gone =
+            |node: &NodeId, life: &Life| life.is_gone_for(self.config.home_for, now) && !kept_by.contains(node);
+        let gone = self.peers.iter().filter(|(node, peer)| is_gone(node, &peer.life));
+        let Some(node) = gone.min_by_key(|(_, peer)| peer.life.down_since).map(|(node, _)| *node) else { return false };
+        self.peers.remove(&node);
+        self.home.leave(node);
+        self.market.forget(node);
+        true
     }
 
     pub(super) fn on_remove_peer(&mut self, cx: &mut Context<'_>, node: NodeId) {
@@ -142,8 +157,7 @@ impl TaskPool {
     /// Those who are down for long are at home here no more.
     pub(super) fn leave_home(&mut self, now: Instant) {
         let home_for = self.config.home_for;
-        let is_gone = |peer: &Peer| !peer.life.is_up && now.since(peer.life.down_since) >= home_for;
-        for (node, _) in self.peers.iter().filter(|(_, peer)| is_gone(peer)) {
+        for (node, _) in self.peers.iter().filter(|(_, peer)| peer.life.is_gone_for(home_for, now)) {
             self.home.leave(*node);
         }
     }
@@ -152,7 +166,8 @@ impl TaskPool {
         let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
         Load {
             running: count(self.running),
-            slots: self.slots.0.max(self.slots.1),
+            // Who may only read executes nothing that is new.
+            slots: if self.read_only { 0 } else { self.slots.0.max(self.slots.1) },
             waiting: count(self.queue.len()),
             draining: self.drain.is_some(),
         }

@@ -23,7 +23,7 @@ pub enum Record {
     Forgot(TaskId),
 }
 
-wire_record!(Record: version 1 { 0 => Begun(incarnation), 1 => Kept(change), 2 => Promised(task, epoch), 3 => Forgot(task) });
+wire_record!(Record: version 2 { 0 => Begun(incarnation), 1 => Kept(change), 2 => Promised(task, epoch), 3 => Forgot(task) });
 
 impl TaskPool {
     /// Replays a record. Times go on from where they were when it was written: nobody knows how long it is ago.

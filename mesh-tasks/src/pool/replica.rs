@@ -107,14 +107,12 @@ impl TaskPool {
         changes: &[Change],
         forget: &[(TaskId, Version)],
     ) {
-        let Some(peer) = self.peers.get_mut(&from) else { return };
-        let kept_max = self.config.queue_max.saturating_mul(2 + self.config.successors);
-        let new = changes.iter().filter(|change| !self.tasks.contains_key(&change.task)).count();
-        if number <= peer.received || (new > 0 && self.tasks.len() + new > kept_max) {
+        let Some(peer) = self.peers.get(&from) else { return };
+        if number <= peer.received {
             return;
         }
-        peer.received = number;
-        let (mut stale, mut lacking) = (Vec::new(), Vec::new());
+        let kept_max = self.config.kept_max();
+        let (mut stale, mut lacking, mut is_full) = (Vec::new(), Vec::new(), false);
         for change in changes {
             if change.spec.is_some() {
                 self.meter.copied.increment();
@@ -123,6 +121,11 @@ impl TaskPool {
             if change.version.epoch.node != from || !change.group.is_sane(GROUP_MAX) || !change.group.has_node(self.me)
             {
                 self.meter.invalid.increment();
+                continue;
+            }
+            if self.tasks.len() >= kept_max && !self.tasks.contains_key(&change.task) {
+                self.meter.copies_refused.increment();
+                is_full = true;
                 continue;
             }
             match self.keep(cx, change) {
@@ -139,6 +142,13 @@ impl TaskPool {
                 self.forget(cx, *task);
                 self.orphans.remove(task);
             }
+        }
+        if is_full {
+            // It is sent again, until there is room.
+            return;
+        }
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.received = number;
         }
         self.say(cx, from, Message::Replicated(number, stale, lacking));
     }
@@ -175,6 +185,11 @@ impl TaskPool {
         let effects = entry.owned.as_mut().map(Owned::take_waiting).unwrap_or_default();
         let (token, spec, state) = (entry.token(task), entry.spec.clone(), entry.state.clone());
         self.stop_owning(task);
+        if let Some(held) = self.held.get_mut(&task).filter(|held| held.owner == self.me) {
+            // It goes on, unless its new owner does not want it.
+            (held.owner, held.until) = (owner, cx.now() + self.config.lease);
+            self.renew_at = cx.now();
+        }
         for effect in effects {
             match (effect, &state) {
                 (Effect::ReplySubmitted(request), _) => self.send_submission(cx, task, spec.clone(), request, owner),

@@ -5,6 +5,7 @@
 //! goes there as the offer of a lease ([`offer`](super::offer)), with others for the same node.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::{Instant, NodeId, RequestId};
@@ -19,7 +20,10 @@ use crate::load_balancer::{LoadBalancer, LoadReport};
 use crate::task::{Failure, Outcome, Policy, State, TaskId, TaskSpec};
 
 /// Of the tasks that wait for a place, so many are looked at for one that has one now.
-const LOOK_AT: usize = 64;
+const LOOK_AT: usize = 1024;
+
+/// And for so many of them, each unlike those before, one is looked for.
+const KINDS_MAX: usize = 64;
 
 /// A task that nobody can execute is looked at again after so long.
 const NOBODY_FOR: Duration = Duration::from_secs(1);
@@ -119,6 +123,20 @@ impl TaskPool {
         }
     }
 
+    /// Tasks whose place was to be here, where nobody executes them: another is found.
+    pub(super) fn place_elsewhere(&mut self, cx: &mut Context<'_>) {
+        let is_placed = |task: &TaskId| {
+            let entry = self.tasks.get(task).filter(|entry| entry.waits());
+            entry.is_some_and(|entry| matches!(self.policy(&entry.spec), Policy::Auction | Policy::Capability))
+        };
+        let tasks: Vec<_> = self.queue.iter().take(LOOK_AT).filter(is_placed).collect();
+        for task in tasks {
+            self.dequeue(task);
+            self.withdraw(task);
+            self.enqueue(cx.now(), task);
+        }
+    }
+
     /// How many tasks wait for a place.
     pub(super) fn unplaced(&self) -> usize {
         self.routes.unplaced.len()
@@ -163,16 +181,24 @@ impl TaskPool {
     /// Finds places for some of the tasks that wait for one; whether there is more to do.
     fn place_some(&mut self, cx: &mut Context<'_>) -> bool {
         let mut any = false;
+        // For tasks like these there is no place now. They must not hide others for which there is.
+        let mut unplaced: Vec<(Policy, Arc<TaskSpec>)> = Vec::new();
         for task in self.routes.unplaced.iter().take(LOOK_AT).collect::<Vec<_>>() {
             let Some(spec) = self.tasks.get(&task).map(|entry| entry.spec.clone()) else {
                 self.routes.unplaced.remove(task);
                 continue;
             };
+            let policy = self.policy(&spec);
+            let is_like =
+                |(other, like): &(Policy, Arc<TaskSpec>)| *other == policy && like.requirements == spec.requirements;
+            if unplaced.iter().any(is_like) {
+                continue;
+            }
             if self.market.has(task) || self.routes.routed.contains_key(&task) {
                 self.routes.unplaced.remove(task);
                 continue;
             }
-            let is_placed = match self.policy(&spec) {
+            let is_placed = match policy {
                 Policy::Auction => self.open_auction(cx, task),
                 _ => self.route(cx, task, &spec),
             };
@@ -184,6 +210,11 @@ impl TaskPool {
                 self.routes.unplaced.remove(task);
                 self.later.insert((cx.now() + NOBODY_FOR, task));
                 any = true;
+            } else {
+                unplaced.push((policy, spec));
+                if unplaced.len() >= KINDS_MAX {
+                    break;
+                }
             }
         }
         any && !self.routes.unplaced.is_empty()
@@ -253,6 +284,15 @@ impl TaskPool {
                 self.routes.placed.insert(node, waiting);
             }
             self.offer_tasks(cx, node, &tasks);
+        }
+    }
+
+    /// A node was the place of a task and did not take it: it has no room before it has said how busy it is.
+    pub(super) fn on_place_declined(&mut self, node: NodeId, task: TaskId) {
+        if let Some(peer) = self.peers.get(&node)
+            && self.routes.routed.get(&task) == Some(&node)
+        {
+            self.routes.router.report(node, &peer.capabilities, &Resources::new(), 0);
         }
     }
 

@@ -8,6 +8,7 @@ use crate::task::{Failure, Outcome, State, TaskSpec, Token};
 
 mod churn;
 mod holder;
+mod limits;
 mod market;
 mod owner;
 

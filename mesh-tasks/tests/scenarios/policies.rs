@@ -269,6 +269,49 @@ fn s30_a_wide_fan_in_is_done_and_one_that_is_too_wide_is_refused() {
 }
 
 #[test]
+fn s30_who_takes_over_a_task_knows_what_it_need_not_wait_for_any_more() {
+    for seed in 0..6 {
+        let is_restarted = seed % 2 == 0;
+        let mut config = pool_by(policy_of(seed));
+        config.retain_for = SECOND * 2;
+        config.durable = is_restarted;
+        let mut mesh = Mesh::with(seed, 4, config);
+        for node in [B, C, D] {
+            mesh.work(node, 2);
+        }
+        let (short, long) = (mesh.submit(B, work(10)), mesh.submit(C, work(15_000)));
+        let child = mesh.submit(A, work(10).after([short, long]));
+        // One of the two is over, and forgotten.
+        mesh.pass(SECOND * 6);
+        mesh.crash(A);
+        mesh.pass(SECOND * 2);
+        if is_restarted {
+            mesh.restart(A);
+        }
+        assert!(matches!(mesh.outcome_of(D, child), Outcome::Completed(_)), "seed {seed}");
+    }
+}
+
+#[test]
+fn s30_a_node_that_starts_again_asks_for_what_its_tasks_wait_for_once_it_has_met_the_others() {
+    for seed in 0..3 {
+        let mut config = pool_by(Policy::Steal);
+        (config.successors, config.durable) = (0, true);
+        let mut mesh = Mesh::with(seed, 3, config);
+        mesh.work(B, 1);
+        let long = mesh.submit(B, work(8_000));
+        let child = mesh.submit(A, work(10).after([long]));
+        mesh.vanish(A);
+        mesh.pass(SECOND);
+        mesh.sim.restart(A);
+        // It is told of the others later than it looks at its tasks.
+        mesh.pass(SECOND);
+        mesh.introduce(A);
+        assert!(matches!(mesh.outcome_of(A, child), Outcome::Completed(_)), "seed {seed}");
+    }
+}
+
+#[test]
 fn s30_a_fan_in_of_a_hundred_thousand_is_done_in_bounded_memory() {
     const PARENTS: usize = 100_000;
     let mut config = PoolConfig::default();

@@ -145,7 +145,8 @@ impl World {
         self.sim.set_links(bad);
     }
 
-    fn introduce(&mut self, node: NodeId) {
+    /// Tells a node that has started of the others.
+    pub(crate) fn introduce(&mut self, node: NodeId) {
         for other in self.ids.clone() {
             let zone = self.zone_of(other);
             while self.pool(node).cast(PoolCommand::AddPeer { node: other, zone }).is_err() {

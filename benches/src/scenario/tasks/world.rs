@@ -50,19 +50,21 @@ pub struct Done {
 }
 
 /// How a task may end other than by what its executors say.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct MayEnd {
-    /// It was cancelled by somebody, or waits for others.
+    /// It was cancelled by somebody.
     cancelled: bool,
     /// It has a deadline.
     expired: bool,
+    /// It is cancelled where one of these was not completed.
+    after: BTreeSet<TaskId>,
 }
 
 impl MayEnd {
     /// As a task may that was submitted so.
-    const fn allow(&mut self, spec: &TaskSpec) {
-        self.cancelled |= !spec.after.is_empty();
+    fn allow(&mut self, spec: &TaskSpec) {
         self.expired |= spec.expires_in.is_some();
+        self.after.extend(&spec.after);
     }
 }
 
@@ -274,8 +276,8 @@ impl World {
                     self.submitted.entry(task).or_insert(since);
                     // It may have been cancelled before it was heard that it is there.
                     let known = self.may_end.entry(task).or_default();
-                    known.cancelled |= may_end.cancelled;
                     known.expired |= may_end.expired;
+                    known.after.extend(may_end.after);
                     drop(self.submitting.swap_remove(at));
                 }
                 // Whether it is kept is not known where its node crashed.
@@ -422,6 +424,7 @@ impl World {
     /// Waits until every task that was taken is settled, and checks that of each exactly one result counts.
     pub fn check_all_settled(&mut self, within: Duration) {
         let tasks: Vec<TaskId> = self.submitted.keys().copied().collect();
+        let mut outcomes = BTreeMap::new();
         let asked = self.ids.iter().copied().find(|node| self.sim.is_up(*node)).expect("a node is up");
         let end = self.sim.now() + within;
         for task in tasks {
@@ -434,7 +437,10 @@ impl World {
                 }
             }
             match outcome {
-                Some(Ok(PoolReply::Settled(Ok(outcome)))) => self.check_outcome(task, &outcome),
+                Some(Ok(PoolReply::Settled(Ok(outcome)))) => {
+                    self.check_outcome(task, &outcome);
+                    outcomes.insert(task, outcome);
+                }
                 Some(other) => self.break_rule(format!("task {task:?} is lost: {other:?}")),
                 None => self.break_rule(format!("task {task:?} is not settled after {within:?}: {}", self.tell(task))),
             }
@@ -442,16 +448,29 @@ impl World {
                 return;
             }
         }
+        self.check_cancelled(&outcomes);
+    }
+
+    /// Who was not cancelled by anybody waited for a task that was not completed.
+    fn check_cancelled(&mut self, outcomes: &BTreeMap<TaskId, Outcome>) {
+        let is_completed = |task: &TaskId| matches!(outcomes.get(task), Some(Outcome::Completed(_)));
+        for (task, _) in outcomes.iter().filter(|(_, outcome)| **outcome == Outcome::Cancelled) {
+            let may_end = self.may_end.get(task).cloned().unwrap_or_default();
+            if !may_end.cancelled && may_end.after.iter().all(is_completed) {
+                let after = may_end.after;
+                return self.break_rule(format!("task {task:?} is cancelled by nobody, and {after:?} are completed"));
+            }
+        }
     }
 
     fn check_outcome(&mut self, task: TaskId, outcome: &Outcome) {
         let counted = self.counted.get(&task).cloned().unwrap_or_default();
         let result = if let Outcome::Completed(result) = outcome { Some(result) } else { None };
-        let may_end = self.may_end.get(&task).copied().unwrap_or_default();
+        let may_end = self.may_end.get(&task).cloned().unwrap_or_default();
         let (end, is_unasked) = match outcome {
             Outcome::Completed(_) => ("completed", false),
             Outcome::Dead(_) => ("dead", false),
-            Outcome::Cancelled => ("cancelled", !may_end.cancelled),
+            Outcome::Cancelled => ("cancelled", false),
             Outcome::Expired => ("expired", !may_end.expired),
             _ => ("otherwise", true),
         };

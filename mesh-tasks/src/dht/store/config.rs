@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::dht::ring::{RingConfig, RingConfigError};
+use crate::times::too_long;
 
 /// How a store behaves. All nodes must be given the same `shards`, `replicas`, `ring`, `key_max` and `value_max`.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,6 +94,16 @@ impl DhtConfig {
     /// A sentence that names the value and the bound.
     pub fn validate(&self) -> Result<(), DhtConfigError> {
         let refuse = |why| Err(DhtConfigError(why));
+        let times = [
+            ("deadline", self.deadline),
+            ("resend_after", self.resend_after),
+            ("takeover_after", self.takeover_after),
+            ("repair_after", self.repair_after),
+            ("collect_every", self.collect_every),
+        ];
+        if let Some(why) = too_long(&times) {
+            return refuse(why);
+        }
         if !(1..=SHARDS_MAX).contains(&self.shards) {
             return refuse(format!("shards is {}; it must be from 1 to {SHARDS_MAX}", self.shards));
         }

@@ -154,6 +154,106 @@ fn a_lease_that_was_passed_on_when_its_task_was_taken_over_and_is_refused_or_nev
     }
 }
 
+/// A task that this node owns and executes itself.
+fn executed(pool: &mut Harness<TaskPool>, task: TaskId) -> Token {
+    let token = taken(pool);
+    assert_eq!(token.task, task);
+    pool.events();
+    token
+}
+
+#[test]
+fn who_owned_what_it_executes_renews_it_at_the_next_owner_or_loses_it() {
+    for is_renewed in [true, false] {
+        let mut pool = one_of_three(PoolConfig::default());
+        let task = owned(&mut pool, TaskSpec::new("work"));
+        let token = executed(&mut pool, task);
+        let entry = pool.protocol.tasks.get(&task).expect("it is kept");
+        let epoch = Epoch { number: entry.version.epoch.number + 1, node: B, life: LIFE };
+        let change = Change { version: Version { epoch, number: 1 }, ..entry.change(task, true, Instant::ZERO) };
+        say(&mut pool, B, Message::Replicate(1, vec![change], vec![]));
+        for _ in 0..20 {
+            pool.pass(Duration::from_secs(1));
+            let renews =
+                |(to, envelope): &(NodeId, Envelope)| *to == B && envelope.message == Message::Renew(vec![token]);
+            if pool.sent().iter().any(renews) && is_renewed {
+                say(&mut pool, B, Message::Renewed(vec![token]));
+            }
+        }
+        let lost = if is_renewed { vec![] } else { vec![PoolEvent::LeaseLost(token)] };
+        assert_eq!((pool.events(), pool.protocol.status().held), (lost, usize::from(is_renewed)));
+    }
+}
+
+#[test]
+fn what_a_node_executes_for_itself_goes_on_for_a_lease_where_it_may_only_read() {
+    let lease = PoolConfig::default().lease;
+    let mut pool = one_of_three(PoolConfig::default());
+    let task = owned(&mut pool, TaskSpec::new("work"));
+    let token = executed(&mut pool, task);
+    // Not for long enough.
+    pool.command(PoolCommand::SetReadOnly(true));
+    pool.pass(lease / 2);
+    pool.command(PoolCommand::SetReadOnly(false));
+    pool.pass(lease * 2);
+    assert_eq!((pool.events(), pool.protocol.status().held), (vec![], 1));
+    pool.command(PoolCommand::SetReadOnly(true));
+    pool.pass(lease * 3 / 4);
+    // It is told so more than once.
+    pool.command(PoolCommand::SetReadOnly(true));
+    pool.pass(lease / 2);
+    assert_eq!((pool.events(), pool.protocol.status().held), (vec![PoolEvent::LeaseLost(token)], 0));
+    keep(&mut pool);
+    pool.command(PoolCommand::SetReadOnly(false));
+    assert!(taken(&mut pool) > token, "it goes on from there");
+}
+
+#[test]
+fn a_drain_counts_what_others_took_over_and_not_what_ended() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let [ends, goes, stays] = ["ends", "goes", "stays"].map(|payload| owned(&mut pool, TaskSpec::new(payload)));
+    let drained = pool.command(PoolCommand::Drain(Duration::from_secs(5)));
+    pool.command(PoolCommand::Cancel(ends));
+    keep(&mut pool);
+    let entry = pool.protocol.tasks.get(&goes).expect("it is kept");
+    let epoch = Epoch { number: entry.version.epoch.number + 1, node: B, life: LIFE };
+    let change = Change { version: Version { epoch, number: 1 }, ..entry.change(goes, true, Instant::ZERO) };
+    say(&mut pool, B, Message::Replicate(1, vec![change], vec![]));
+    pool.command(PoolCommand::Undrain);
+    let PoolReply::Drained(receipt) = reply(&mut pool, drained) else { panic!("a receipt") };
+    assert_eq!((receipt.handed_over, receipt.left), (1, 1), "{stays:?} stays");
+}
+
+#[test]
+fn what_a_task_waited_for_is_known_to_its_next_owner() {
+    let mut pool = one_of_three(PoolConfig { refuse_unknown: false, ..PoolConfig::default() });
+    let waited: Vec<TaskId> = (100..110).map(TaskId).collect();
+    // One of them is named twice.
+    let spec = TaskSpec::new("work").keyed("child").after(waited.iter().copied().chain([waited[0]]));
+    let change = {
+        let epoch = Epoch { number: 1, node: B, life: LIFE };
+        let entry = Entry::new(Arc::new(spec), pool.protocol.group_of(TaskId(1)), epoch, Instant::ZERO);
+        let mut change = entry.change(TaskId(1), true, Instant::ZERO);
+        // All but one are over, and forgotten.
+        (0..9).for_each(|place| change.met.add(place));
+        change
+    };
+    say(&mut pool, B, Message::Replicate(1, vec![change], vec![]));
+    own_again(&mut pool, TaskId(1));
+    let entry = pool.protocol.tasks.get(&TaskId(1)).expect("it is kept");
+    assert_eq!(entry.unmet().into_keys().collect::<Vec<_>>(), [waited[9]]);
+    let status = TaskStatus {
+        owner: B,
+        state: State::Settled(Outcome::Completed(Bytes::new())),
+        attempts: 1,
+        failures: 0,
+        progress: Bytes::new(),
+    };
+    say(&mut pool, B, Message::Told(vec![(waited[9], Known::Here(Box::new(status)))]));
+    keep(&mut pool);
+    assert_eq!(super::status(&mut pool, TaskId(1)).state, State::Queued);
+}
+
 #[test]
 fn an_end_that_did_not_count_does_not_have_its_task_forgotten() {
     for waits in [false, true] {

@@ -1,0 +1,244 @@
+//! What has a bound, and that nothing is held up by what is beyond it.
+
+use crate::capability::{Capabilities, Requirements};
+use crate::group::Replica;
+use crate::life::PEERS_MAX;
+use crate::task::{Epoch, Policy};
+
+use super::*;
+
+const LIFE: u32 = 5;
+
+/// A pool that knows another node, which is played by hand and can do more.
+fn beside_b(config: PoolConfig) -> Harness<TaskPool> {
+    let mut pool = pool(PoolConfig { refuse_unknown: false, ..config });
+    meet(&mut pool, Load::default());
+    pool.sent();
+    pool
+}
+
+fn meet(pool: &mut Harness<TaskPool>, load: Load) {
+    pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
+    let capabilities = Arc::new(Capabilities::new().with("gpu", 1));
+    say(pool, Message::Hello(Hello { incarnation: 7, capabilities, load, ..Hello::default() }));
+}
+
+fn say(pool: &mut Harness<TaskPool>, message: Message) {
+    let to = pool.protocol.boot;
+    pool.receive(B, Envelope { from: LIFE, to, message });
+}
+
+fn sent(pool: &mut Harness<TaskPool>) -> Vec<Message> {
+    pool.sent().into_iter().filter(|(to, _)| *to == B).map(|(_, envelope)| envelope.message).collect()
+}
+
+fn requires(name: &str, policy: Policy) -> TaskSpec {
+    TaskSpec { requirements: Requirements::new().requires(name, 1), ..TaskSpec::new("x").by(policy) }
+}
+
+/// A task of the other node, to be kept here.
+fn change(pool: &Harness<TaskPool>, task: u128, number: u32, state: State) -> Change {
+    let epoch = Epoch { number: 1, node: B, life: LIFE };
+    let members = vec![Replica { node: B, incarnation: 7 }, pool.protocol.replica()];
+    let entry = Entry::new(Arc::new(TaskSpec::new("x")), Arc::new(Group { members, ..Group::default() }), epoch, at(0));
+    let change = entry.change(TaskId(task), number == 1, at(0));
+    Change { version: Version { epoch, number }, state, ..change }
+}
+
+fn at(secs: u64) -> Instant {
+    Instant::ZERO + Duration::from_secs(secs)
+}
+
+fn is_answered(pool: &mut Harness<TaskPool>, number: u64) -> bool {
+    sent(pool).iter().any(|message| matches!(message, Message::Replicated(of, ..) if *of == number))
+}
+
+#[test]
+fn where_no_more_can_be_kept_what_is_kept_still_changes_and_is_forgotten() {
+    let config = PoolConfig { queue_max: 1, retain_max: 1, successors: 1, ..PoolConfig::default() };
+    let mut pool = beside_b(config);
+    let kept_max = pool.protocol.config.kept_max() as u128;
+    let all: Vec<_> = (0..kept_max).map(|task| change(&pool, task, 1, State::Queued)).collect();
+    say(&mut pool, Message::Replicate(1, all, vec![]));
+    assert!(is_answered(&mut pool, 1));
+    // One that is known, one for which there is no room, and one that may be forgotten.
+    let known = change(&pool, 0, 2, State::Settled(Outcome::Cancelled));
+    let new = change(&pool, kept_max, 1, State::Queued);
+    let version = change(&pool, 1, 1, State::Queued).version;
+    let changes = vec![new.clone(), known];
+    say(&mut pool, Message::Replicate(2, changes, vec![(TaskId(1), version)]));
+    let is_kept = |pool: &Harness<TaskPool>, task| pool.protocol.tasks.contains_key(&TaskId(task));
+    assert!(!is_answered(&mut pool, 2) && !is_kept(&pool, kept_max) && !is_kept(&pool, 1));
+    assert!(pool.protocol.tasks.get(&TaskId(0)).is_some_and(|entry| entry.is_settled()));
+    // By now there is room.
+    say(&mut pool, Message::Replicate(3, vec![new], vec![]));
+    assert!(is_answered(&mut pool, 3) && is_kept(&pool, kept_max));
+}
+
+#[test]
+fn tasks_for_which_there_is_no_place_hide_none_that_has_one() {
+    for policy in [Policy::Capability, Policy::Auction] {
+        let mut pool = beside_b(PoolConfig { successors: 0, ..PoolConfig::default() });
+        for _ in 0..200 {
+            // The other node has no room.
+            submit(&mut pool, requires("gpu", policy));
+        }
+        submit(&mut pool, TaskSpec::new("anywhere").by(policy));
+        let taken = pool.command(PoolCommand::Take(Ticket::default()));
+        for _ in 0..20 {
+            for message in sent(&mut pool) {
+                match message {
+                    Message::Announce(announced, _) => {
+                        let bids = announced.iter().map(|one| crate::auction::SealedBid {
+                            auction: one.auction,
+                            incarnation: u64::from(LIFE),
+                            bid: None,
+                        });
+                        say(&mut pool, Message::Bids(bids.collect(), 0));
+                    }
+                    Message::AskLoad => say(&mut pool, Message::Status(Load::default(), Resources::new())),
+                    _ => {}
+                }
+            }
+            pool.pass(Duration::from_millis(50));
+        }
+        let PoolReply::Job(Ok(job)) = reply(&mut pool, taken) else { panic!("it is executed here") };
+        assert_eq!(&job.payload[..], b"anywhere", "{policy:?}");
+    }
+}
+
+#[test]
+fn tasks_that_a_thief_cannot_execute_hide_none_that_it_can() {
+    let mut pool = beside_b(PoolConfig { successors: 0, ..PoolConfig::default() });
+    for _ in 0..500 {
+        submit(&mut pool, requires("tpu", Policy::Steal));
+    }
+    submit(&mut pool, requires("gpu", Policy::Steal));
+    say(&mut pool, Message::Steal(0));
+    let offered = sent(&mut pool).into_iter().find_map(|message| match message {
+        Message::Offer(_, leases, _) => Some(leases),
+        _ => None,
+    });
+    let leases = offered.expect("there is one");
+    assert!(leases.len() == 1 && leases[0].spec.requirements == requires("gpu", Policy::Steal).requirements);
+}
+
+#[test]
+fn what_waits_where_nobody_executes_anything_is_given_back() {
+    let mut pool = beside_b(PoolConfig { successors: 0, ..PoolConfig::default() });
+    let epoch = Epoch { number: 1, node: B, life: LIFE };
+    let token = Token { task: TaskId(7), epoch, attempt: 1 };
+    let spec = Arc::new(TaskSpec::new("x"));
+    // There was an executor, and its task takes long.
+    let taken = pool.command(PoolCommand::Take(Ticket(1)));
+    say(&mut pool, Message::Offer(1, vec![Lease { token, owner: B, expires_in: None, spec: spec.clone() }], None));
+    let PoolReply::Job(Ok(job)) = reply(&mut pool, taken) else { panic!("it begins") };
+    let next = Token { task: TaskId(8), ..token };
+    say(&mut pool, Message::Offer(2, vec![Lease { token: next, owner: B, expires_in: None, spec }], None));
+    submit(&mut pool, TaskSpec::new("mine").by(Policy::Capability));
+    for _ in 0..50 {
+        pool.pass(Duration::from_millis(100));
+        say(&mut pool, Message::Renewed(vec![token, next]));
+    }
+    assert_eq!((pool.protocol.status().held, pool.protocol.status().unplaced), (2, 0), "they wait their turn");
+    sent(&mut pool);
+    finish_later(&mut pool, job.token);
+    for _ in 0..30 {
+        pool.pass(Duration::from_millis(100));
+        say(&mut pool, Message::Renewed(vec![next]));
+    }
+    assert_eq!((pool.protocol.status().held, pool.protocol.status().unplaced), (0, 1));
+    let is_given_back = |message: &Message| {
+        let Message::Report(reports) = message else { return false };
+        reports.iter().any(|report| report.token == next && report.result == Reported::GivenBack)
+    };
+    assert!(sent(&mut pool).iter().any(is_given_back));
+}
+
+fn finish_later(pool: &mut Harness<TaskPool>, token: Token) {
+    pool.command(PoolCommand::Finish(token, Ok(Bytes::new())));
+}
+
+#[test]
+fn a_node_that_may_only_read_has_no_room_and_one_that_declines_is_asked_before_it_is_offered_more() {
+    let mut pool = beside_b(PoolConfig { successors: 0, ..PoolConfig::default() });
+    pool.command(PoolCommand::Take(Ticket(1)));
+    assert_eq!(pool.protocol.load().slots, 1);
+    pool.command(PoolCommand::SetReadOnly(true));
+    assert_eq!(pool.protocol.load().slots, 0);
+
+    let mut pool = beside_b(PoolConfig { successors: 0, ..PoolConfig::default() });
+    meet(&mut pool, Load { slots: 4, ..Load::default() });
+    submit(&mut pool, requires("gpu", Policy::Capability));
+    let mut offers = 0;
+    for _ in 0..20 {
+        for message in sent(&mut pool) {
+            if let Message::Offer(number, leases, _) = message {
+                offers += 1;
+                say(&mut pool, Message::Taken(number, leases.iter().map(|lease| lease.token).collect()));
+            }
+        }
+        pool.pass(Duration::from_millis(1));
+    }
+    assert_eq!(offers, 1);
+    say(&mut pool, Message::Status(Load { slots: 4, ..Load::default() }, Resources::new()));
+    assert!(sent(&mut pool).iter().any(|message| matches!(message, Message::Offer(..))));
+}
+
+#[test]
+fn who_is_gone_for_long_makes_room_for_those_who_come() {
+    let mut pool = pool(PoolConfig { home_for: Duration::from_secs(60), ..PoolConfig::default() });
+    let node = |number: usize| NodeId(100 + number as u128);
+    let add = |pool: &mut Harness<TaskPool>, number| {
+        pool.command(PoolCommand::AddPeer { node: node(number), zone: 0 });
+        pool.protocol.peers.contains_key(&node(number))
+    };
+    assert!((0..PEERS_MAX).all(|number| add(&mut pool, number)));
+    assert!(!add(&mut pool, PEERS_MAX));
+    pool.command(PoolCommand::RemovePeer(node(3)));
+    pool.stall(Duration::from_secs(1));
+    pool.command(PoolCommand::RemovePeer(node(2)));
+    pool.stall(Duration::from_secs(58));
+    assert!(!add(&mut pool, PEERS_MAX), "they may come back");
+    pool.stall(Duration::from_secs(2));
+    assert!(add(&mut pool, PEERS_MAX));
+    assert!(!pool.protocol.peers.contains_key(&node(3)) && pool.protocol.peers.contains_key(&node(2)));
+    assert!(add(&mut pool, PEERS_MAX + 1) && !add(&mut pool, PEERS_MAX + 2));
+}
+
+#[test]
+fn whoever_waits_is_asked_for_again_however_many_others_wait() {
+    let mut pool = beside_b(PoolConfig { successors: 0, ..PoolConfig::default() });
+    for _ in 0..1_100 {
+        let request = submit(&mut pool, TaskSpec::new("x"));
+        let PoolReply::Submitted(Ok(parent)) = reply(&mut pool, request) else { panic!("it is there") };
+        submit(&mut pool, TaskSpec::new("x").after([parent]));
+    }
+    let last = TaskId(u128::MAX);
+    submit(&mut pool, TaskSpec::new("x").after([last]));
+    let status = TaskStatus { owner: B, state: State::Queued, attempts: 0, failures: 0, progress: Bytes::new() };
+    let mut asked = 0;
+    for _ in 0..100 {
+        pool.pass(Duration::from_millis(100));
+        for message in sent(&mut pool) {
+            if message == Message::Ask(vec![last]) {
+                asked += 1;
+                say(&mut pool, Message::Told(vec![(last, Known::Here(Box::new(status.clone())))]));
+            }
+        }
+    }
+    assert!(asked > 2, "{asked} times in ten seconds");
+}
+
+#[test]
+fn a_result_that_is_too_long_is_a_failure_whoever_says_it() {
+    let mut pool = beside_b(PoolConfig { successors: 0, result_max: 10, ..PoolConfig::default() });
+    let request = submit(&mut pool, TaskSpec::new("x"));
+    let PoolReply::Submitted(Ok(task)) = reply(&mut pool, request) else { panic!("it is there") };
+    say(&mut pool, Message::Steal(0));
+    let token = pool.protocol.tasks.get(&task).expect("it is there").token(task);
+    let report = |len| vec![Report { token, result: Reported::Completed(Bytes::from(vec![0; len])) }];
+    say(&mut pool, Message::Report(report(11)));
+    let told = status(&mut pool, task);
+    assert_eq!((told.failures, told.state), (1, State::Queued));
+}
