@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use mesh_core::frame::FRAME_OVERHEAD;
 use mesh_core::{Bytes, Harness, LogOp, NodeId, PeerStatus, wire};
 use mesh_gossip::anti_entropy::{LISTED_MAX, Listed, PARTS, Range, Summary};
-use mesh_gossip::crdt::HybridTime;
+use mesh_gossip::crdt::{HybridTime, Stamp};
 use mesh_gossip::store::{
-    Answer, Ask, Differ, Equal, Message, Op, Record, Store, StoreCommand, StoreConfig, Taken, Write,
+    Answer, Ask, Differ, Entry, Equal, Message, Named, Op, Record, Store, StoreCommand, StoreConfig, Taken, Write,
 };
 use support_store::hand::{
     MEMORY, PEER, STRANGER, WRITER, asked_of, at, be_equal, begin, compare, differ, is_done, list, listed, path, push,
@@ -230,16 +230,39 @@ fn an_answer_of_another_kind_ends_the_exchange_without_a_result() {
 
 #[test]
 fn who_gets_less_than_it_wanted_is_not_equal() {
-    let mut store = store(&[PEER]);
+    for came in [1, 0] {
+        let mut store = store(&[PEER]);
+        let number = begin(&mut store, PEER);
+        let entries = [written("key", 900, WRITER), written("other", 900, WRITER)];
+        list(&mut store, PEER, number, entries.iter().map(listed).collect());
+        let number = asked_of(&mut store, PEER)[0].0;
+        store.receive(PEER, Message::Answer(number, Answer::Entries(entries[..came].to_vec())));
+        assert!(!is_done(&mut store, PEER), "what was left out did not fit any more, or is gone");
+        assert_eq!(status(&mut store).keys, came);
+        store.receive(PEER, push(entries[1].clone()));
+        assert_eq!(status(&mut store).keys, came + 1, "and was not deleted");
+    }
+}
+
+#[test]
+fn a_tombstone_for_which_there_is_no_room_leaves_both_different() {
+    let mut store = store_with(StoreConfig { bytes_max: 200, ..StoreConfig::default() }, &[PEER]);
+    let tombstones = (10..99).map(|number| {
+        let deleted = Stamp { time: at(990), node: WRITER };
+        let entry = Entry { updated: deleted, floor: deleted, ..Entry::default() };
+        Named { path: path(&format!("key{number}")), entry }
+    });
+    let tombstones: Vec<_> = tombstones.collect();
+    tombstones.iter().for_each(|tombstone| store.receive(PEER, push(tombstone.clone())));
+    let count = status(&mut store).tombstones;
+    // All that is here, and one more.
     let number = begin(&mut store, PEER);
-    let entries = [written("key", 900, WRITER), written("other", 900, WRITER)];
-    list(&mut store, PEER, number, entries.iter().map(listed).collect());
-    let number = asked_of(&mut store, PEER)[0].0;
-    store.receive(PEER, Message::Answer(number, Answer::Entries(entries[..1].to_vec())));
-    assert!(!is_done(&mut store, PEER), "what was left out did not fit any more");
-    assert_eq!(status(&mut store).keys, 1);
-    store.receive(PEER, push(entries[1].clone()));
-    assert_eq!(status(&mut store).keys, 2, "and was not deleted");
+    list(&mut store, PEER, number, tombstones[..=count].iter().map(listed).collect());
+    let asked = asked_of(&mut store, PEER);
+    let [(number, Ask::Want(_))] = &asked[..] else { panic!("{asked:?}") };
+    store.receive(PEER, Message::Answer(*number, Answer::Entries(vec![tombstones[count].clone()])));
+    assert!(!is_done(&mut store, PEER));
+    assert_eq!((status(&mut store).tombstones, status(&mut store).peers[&PEER]), (count, None));
 }
 
 #[test]

@@ -222,6 +222,16 @@ fn those_who_are_equal_tell_each_other_of_those_who_are_away() {
 }
 
 #[test]
+fn what_tells_nothing_of_a_writer_does_not_stand_in_the_way_of_what_does() {
+    let mut store = store(&[PEER, WRITER]);
+    for gave in [Gave { start: at(950), upto: at(950) }, gave(at(900))] {
+        be_equal(&mut store, PEER, |root| Root { away: vec![(WRITER, gave)], ..root });
+    }
+    store.receive(STRANGER, push(written("old", 900, WRITER)));
+    assert_eq!(status(&mut store).keys, 0);
+}
+
+#[test]
 fn what_is_older_than_the_time_since_when_somebody_was_away_is_not_taken_from_strangers() {
     let mut blank = store(&[PEER]);
     let collected = Collected { upto: at(950), in_touch: at(900) };
@@ -304,6 +314,18 @@ fn who_was_away_when_tombstones_went_is_told_with_what_was_had_of_it() {
     let Collected { upto, in_touch } = told(&mut store).collected;
     assert!(upto >= at(1_010) && upto < at(1_020), "{upto:?}");
     assert_eq!(in_touch, at(1_005), "the least of them all: not that of who was never met");
+}
+
+#[test]
+fn who_lost_its_memory_is_away_since_it_was_in_touch_before() {
+    let mut store = store(&[WRITER]);
+    be_equal(&mut store, WRITER, |root| root);
+    store.pass(s(1));
+    store.receive(WRITER, Message::Root(Root { memory: since(1_000), ..root(5, 1_001) }));
+    write(&mut store, Op::Put(Bytes::new()));
+    write(&mut store, Op::Delete);
+    store.pass(s(1_100));
+    assert_eq!((status(&mut store).tombstones, told(&mut store).collected.in_touch), (0, at(1_000)));
 }
 
 #[test]
