@@ -149,17 +149,29 @@ fn peers_cannot_fill_a_store_with_tombstones_and_what_is_here_can_be_deleted_all
     let mut store = Harness::new(ME, Store::new(config).unwrap().with_metrics(&metrics));
     store.command(StoreCommand::AddPeer(PEER));
     store.pass(s(1_000));
-    do_write(&mut store, vec![put("mine", 100), put("theirs", 100)]).unwrap();
+    do_write(&mut store, vec![put("mine", 100), put("theirs", 100), of("short", Op::Max(1))]).unwrap();
     let namespaces = (0..1_000).map(|number| format!("n{number}"));
     namespaces.for_each(|namespace| store.receive(PEER, push(tombstone(&namespace, "key", 1_000))));
     let full = status(&mut store);
     assert!(full.bytes > 1_900 && full.bytes <= 2_000, "{full:?}");
     assert_eq!(metrics.snapshot()["store_refused_full"], 1_000 - full.tombstones as u64);
-    // What is here is deleted by both, and does not come back.
+    // Nor by longer ones of the same names: a node's number may take 17 bytes.
+    for number in 0..full.tombstones {
+        let mut longer = tombstone(&format!("n{number}"), "key", 1_001);
+        longer.entry.updated.node = NodeId(u128::MAX);
+        store.receive(PEER, push(longer));
+    }
+    assert!(status(&mut store).bytes <= 2_000, "{:?}", status(&mut store));
+    // What lives here is deleted by both, and does not come back.
+    let mut short = tombstone("test", "short", 1_001);
+    short.path.tag = Max::TAG;
+    (short.entry.updated.node, short.entry.floor.node) = (NodeId(u128::MAX), NodeId(u128::MAX));
+    store.receive(PEER, push(short));
+    assert!(status(&mut store).bytes > 2_000, "its tombstone is longer, and there was no room");
     store.receive(PEER, push(tombstone("test", "theirs", 1_001)));
     store.receive(PEER, push(written("theirs", 990, WRITER)));
     do_write(&mut store, vec![of("mine", Op::Delete)]).unwrap();
-    assert_eq!((status(&mut store).keys, status(&mut store).tombstones), (0, full.tombstones + 2));
+    assert_eq!((status(&mut store).keys, status(&mut store).tombstones), (0, full.tombstones + 3));
     // Nothing else comes in until tombstones are collected.
     assert_eq!(do_write(&mut store, vec![put("new", 1)]), Err(WriteError::StoreFull { limit: 1_000 }));
     store.pass(s(1_500));

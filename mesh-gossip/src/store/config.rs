@@ -43,8 +43,8 @@ pub struct StoreConfig {
     pub value_len_max: usize,
     /// How many keys a namespace may have, deleted ones that are remembered included. Default: 100,000.
     pub keys_per_namespace_max: usize,
-    /// How many bytes all entries may have together, encoded. What is here can be deleted all the same, and
-    /// tombstones of what is not here are taken from peers up to twice as much. Default: 256 MiB.
+    /// How many bytes all entries may have together, encoded. What lives here can be deleted all the same,
+    /// and tombstones of what does not are taken from peers up to twice as much. Default: 256 MiB.
     pub bytes_max: usize,
     /// How many writes one batch may have. Default: 1,024.
     pub batch_len_max: usize,

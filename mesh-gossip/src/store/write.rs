@@ -197,16 +197,17 @@ impl Store {
 
     /// Whether there is room for an entry, as a peer's makes it.
     ///
-    /// A deletion of what is here always comes in, or it would come back. Tombstones of what is not here have as much
-    /// room again as all entries: where the store is full of values, they come in as well, and yet there is an end to
-    /// what peers can bring.
+    /// A deletion of what lives here always comes in, or it would come back. Other tombstones have as much room again
+    /// as all entries: where the store is full of values, they come in as well, and yet there is an end to what peers
+    /// can bring.
     pub(super) fn has_room(&self, path: &Path, entry: &Entry) -> Result<(), Lost> {
         let here = self.table.get(path);
         if here.is_none() && self.table.count(&path.namespace) >= self.config.keys_per_namespace_max {
             return Err(Lost::Full);
         }
         let (before, len) = (here.map_or(0, |slot| slot.len as usize), encoded_len(path, entry));
-        let limit = match (here.is_some(), entry.is_dead()) {
+        let lives = here.is_some_and(|slot| !slot.entry.is_dead());
+        let limit = match (lives, entry.is_dead()) {
             (true, true) => return Ok(()),
             (false, true) => self.config.bytes_max.saturating_mul(2),
             (_, false) => self.config.bytes_max,
