@@ -39,6 +39,12 @@ use message::REPORTS_MAX;
 /// The least of [`MonitorConfig::packet_len_max`]: any one report must fit.
 pub const PACKET_LEN_MIN: usize = FRAME_OVERHEAD + 800;
 
+/// No report counts for longer: a day.
+const LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// No more others are told at once: more is a broadcast.
+const FANOUT_MAX: usize = 64;
+
 /// What a message takes beside its reports.
 const MESSAGE_OVERHEAD: usize = FRAME_OVERHEAD + 2 + 9 + 3;
 
@@ -47,7 +53,7 @@ const MESSAGE_OVERHEAD: usize = FRAME_OVERHEAD + 2 + 9 + 3;
 pub struct MonitorConfig {
     /// How often a node reports. Default: 3 s.
     pub interval: Duration,
-    /// To how many others it sends reports. Default: 2.
+    /// To how many others it sends reports. At most 64. Default: 2.
     pub fanout: usize,
     /// For how long a report counts. Default: 60 s.
     pub lifetime: Duration,
@@ -86,6 +92,12 @@ impl MonitorConfig {
         let refuse = |why| Err(ConfigError(why));
         if self.interval.is_zero() || self.lifetime < self.interval {
             return refuse("interval must be longer than zero, and lifetime as long at least".to_owned());
+        }
+        if self.lifetime > LIFETIME_MAX || self.fanout > FANOUT_MAX {
+            return refuse(format!(
+                "lifetime is {:?} and fanout {}: they must be at most {LIFETIME_MAX:?} and {FANOUT_MAX}",
+                self.lifetime, self.fanout,
+            ));
         }
         if !(PACKET_LEN_MIN..=FRAME_LEN_MAX).contains(&self.packet_len_max) {
             let given = self.packet_len_max;

@@ -67,6 +67,12 @@ impl Default for AggregationConfig {
     }
 }
 
+/// No round takes longer: a day.
+const INTERVAL_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// No epoch has more rounds.
+const ROUNDS_MAX: u32 = 1 << 20;
+
 /// A configuration that cannot work, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -81,6 +87,12 @@ impl AggregationConfig {
         let refuse = |why| Err(AggregationConfigError(why));
         if self.interval.is_zero() || self.fan_out == 0 || self.rounds == 0 || self.peers_max == 0 {
             return refuse("interval, fan_out, rounds and peers_max must be more than zero".to_owned());
+        }
+        if self.interval > INTERVAL_MAX || self.rounds > ROUNDS_MAX {
+            let Self { interval, rounds, .. } = self;
+            return refuse(format!(
+                "interval is {interval:?} and rounds {rounds}: they must be at most {INTERVAL_MAX:?} and {ROUNDS_MAX}"
+            ));
         }
         if self.fan_out > 16 {
             return refuse(format!("fan_out is {}: more than 16 is a broadcast", self.fan_out));
@@ -118,7 +130,11 @@ mod tests {
             config.validate().expect_err("it cannot work").to_string()
         };
         assert!(refused(|c| c.interval = Duration::ZERO).contains("more than zero"));
+        assert!(refused(|c| c.interval = Duration::MAX).contains("interval"));
+        assert!(refused(|c| c.rounds = u32::MAX).contains("rounds"));
         assert!(refused(|c| c.fan_out = 17).contains("broadcast"));
+        assert!(refused(|c| c.fan_out = u32::MAX).contains("broadcast"));
+        assert_eq!(AggregationConfig { peers_max: usize::MAX, ..AggregationConfig::default() }.validate(), Ok(()));
         assert!(refused(|c| c.variables = vec![Variable::new("x", 1.0, 1.0)]).contains("lower one first"));
         assert!(refused(|c| c.variables = vec![Variable::new("x", 0.0, f64::NAN)]).contains("finite"));
         let wide = |c: &mut AggregationConfig| {

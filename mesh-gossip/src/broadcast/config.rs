@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use mesh_core::frame::FRAME_LEN_MAX;
+
 /// How urgent a message is. Each class has a share of what a link carries, that the others cannot take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
@@ -111,8 +113,8 @@ impl BroadcastConfig {
             self.interval,
             self.forget_after,
         ];
-        if times.iter().any(Duration::is_zero) {
-            return refuse("times must be more than zero".to_owned());
+        if times.iter().any(|time| time.is_zero() || *time > TIME_MAX) {
+            return refuse("times must be more than zero, and at most a day".to_owned());
         }
         let counts = [self.peers_max, self.keep_bytes_max, self.queue_max, self.streams_max];
         if counts.contains(&0) || self.grafts_max == 0 || self.answers_max == 0 || self.pushes_per_s == 0 {
@@ -126,6 +128,12 @@ impl BroadcastConfig {
         }
         if self.weights.contains(&0) || self.weights.iter().any(|weight| *weight > 1_000) {
             return refuse(format!("the weights are {:?}: each must be from 1 to 1,000", self.weights));
+        }
+        if self.payload_max > PAYLOAD_MAX || self.interval_bytes > INTERVAL_BYTES_MAX {
+            return refuse(format!(
+                "payload_max is {} and interval_bytes {}: they must be at most {PAYLOAD_MAX} and {INTERVAL_BYTES_MAX}",
+                self.payload_max, self.interval_bytes,
+            ));
         }
         if let Some(class) = Class::ALL.into_iter().find(|class| self.share(*class) < self.payload_max + PUSH_OVERHEAD)
         {
@@ -144,6 +152,15 @@ impl BroadcastConfig {
 /// What a message takes beside its payload, about.
 pub(super) const PUSH_OVERHEAD: usize = 64;
 
+/// No time is longer.
+const TIME_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// No payload is longer: it goes in one frame, with what comes around it.
+const PAYLOAD_MAX: usize = FRAME_LEN_MAX - 1024;
+
+/// No neighbour is sent more in an interval: a GiB.
+const INTERVAL_BYTES_MAX: usize = 1 << 30;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,6 +178,51 @@ mod tests {
         assert!(refused(|c| c.keep = c.announce_again).contains("announce_again"));
         assert!(refused(|c| c.weights = [1, 0, 1]).contains("weights"));
         assert!(refused(|c| c.payload_max = 20_000).contains("Bulk"));
+    }
+
+    #[test]
+    fn the_greatest_values_are_refused_or_work() {
+        type Raise = fn(&mut BroadcastConfig);
+        let refused: [(&str, Raise); 10] = [
+            ("payload_max", |c| c.payload_max = usize::MAX),
+            ("times", |c| c.announce_after = Duration::MAX),
+            ("times", |c| c.announce_again = Duration::MAX),
+            ("times", |c| c.graft_after = Duration::MAX),
+            ("times", |c| c.graft_again = Duration::MAX),
+            ("times", |c| c.keep = Duration::MAX),
+            ("times", |c| c.interval = Duration::MAX),
+            ("times", |c| c.forget_after = Duration::MAX),
+            ("interval_bytes", |c| c.interval_bytes = usize::MAX),
+            ("weights", |c| c.weights = [u32::MAX; 3]),
+        ];
+        for (name, raise) in refused {
+            let mut config = BroadcastConfig::default();
+            raise(&mut config);
+            let error = config.validate().expect_err(name).to_string();
+            assert!(error.contains(name), "{name}: {error}");
+        }
+        let greatest = BroadcastConfig {
+            payload_max: PAYLOAD_MAX,
+            peers_max: usize::MAX,
+            announce_after: TIME_MAX,
+            announce_again: TIME_MAX - Duration::from_secs(1),
+            graft_after: TIME_MAX,
+            graft_again: TIME_MAX,
+            grafts_max: u32::MAX,
+            answers_max: u32::MAX,
+            shorter_by: u8::MAX,
+            keep: TIME_MAX,
+            keep_bytes_max: usize::MAX,
+            interval: TIME_MAX,
+            interval_bytes: INTERVAL_BYTES_MAX,
+            weights: [1_000; 3],
+            queue_max: usize::MAX,
+            pushes_per_s: u32::MAX,
+            streams_max: usize::MAX,
+            forget_after: TIME_MAX,
+        };
+        assert_eq!(greatest.validate(), Ok(()));
+        assert_eq!(Class::ALL.map(|class| greatest.share(class)), [INTERVAL_BYTES_MAX / 3; 3]);
     }
 
     #[test]

@@ -158,4 +158,33 @@ mod tests {
         assert_eq!((config.announce_interval_of(1024), config.lifetime_of(1024)), (Duration::from_secs(960), 2880));
         assert_eq!(config.lifetime_of(usize::MAX), LIFETIME_MAX / 4 * 3);
     }
+
+    #[test]
+    fn the_greatest_values_are_refused_or_work() {
+        type Raise = fn(&mut DiscoveryConfig);
+        let refused: [(&str, Raise); 7] = [
+            ("announce_interval", |c| c.announce_interval = Duration::MAX),
+            ("exchange_interval", |c| c.exchange_interval = Duration::MAX),
+            ("join_interval", |c| c.join_interval = Duration::MAX),
+            ("probe_interval", |c| c.probe_interval = Duration::MAX),
+            ("probe_timeout", |c| c.probe_timeout = Duration::MAX),
+            ("former_time", |c| c.former_time = Duration::MAX),
+            ("packet_len_max", |c| c.packet_len_max = usize::MAX),
+        ];
+        for (name, raise) in refused {
+            let mut config = DiscoveryConfig::default();
+            raise(&mut config);
+            let error = config.validate().expect_err(name).to_string();
+            assert!(error.contains(name), "{name}: {error}");
+        }
+        let greatest = DiscoveryConfig {
+            probes: u8::MAX,
+            peers_max: usize::MAX,
+            former_max: usize::MAX,
+            checks_per_s: u32::MAX,
+            checks_per_sender_s: u32::MAX,
+            ..DiscoveryConfig::default()
+        };
+        assert_eq!(greatest.validate(), Ok(()));
+    }
 }

@@ -54,6 +54,9 @@ impl Default for HeartbeatConfig {
 /// No time is longer: 100 days.
 const TIME_MAX: Duration = Duration::from_secs(100 * 24 * 3600);
 
+/// No more intervals are remembered of a peer.
+const WINDOW_MAX: usize = 10_000;
+
 /// A configuration that cannot work, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -107,8 +110,10 @@ impl HeartbeatConfig {
                 self.late_phi, self.suspect_phi,
             ));
         }
-        if self.phi.window < 2 || self.phi.deviation_min.is_zero() {
-            return refuse("phi.window must be 2 at least, and phi.deviation_min longer than zero".to_owned());
+        if !(2..=WINDOW_MAX).contains(&self.phi.window) || self.phi.deviation_min.is_zero() {
+            return refuse(format!(
+                "phi.window must be from 2 to {WINDOW_MAX}, and phi.deviation_min longer than zero"
+            ));
         }
         if self.confirmations == Confirmations::Count(0) {
             return refuse("confirmations must be 1 at least: this node itself".to_owned());
@@ -144,5 +149,28 @@ mod tests {
         assert!(refused(|c| c.timeout = Duration::MAX).contains("timeout"));
         assert!(refused(|c| c.confirm_timeout = Duration::MAX).contains("confirm_timeout"));
         assert!(refused(|c| c.phi.pause = Duration::MAX).contains("pause"));
+    }
+
+    #[test]
+    fn the_greatest_values_are_refused_or_work() {
+        type Raise = fn(&mut HeartbeatConfig);
+        let refused: [(&str, Raise); 8] = [
+            ("interval", |c| c.interval = Duration::MAX),
+            ("timeout", |c| c.timeout = Duration::MAX),
+            ("confirm_timeout", |c| c.confirm_timeout = Duration::MAX),
+            ("late_phi", |c| c.late_phi = f64::MAX),
+            ("suspect_phi", |c| c.suspect_phi = f64::MAX),
+            ("phi.window", |c| c.phi.window = usize::MAX),
+            ("phi.deviation_min", |c| c.phi.deviation_min = Duration::MAX),
+            ("phi.pause", |c| c.phi.pause = Duration::MAX),
+        ];
+        for (name, raise) in refused {
+            let mut config = HeartbeatConfig::default();
+            raise(&mut config);
+            let error = config.validate().expect_err(name).to_string();
+            assert!(error.contains(name), "{name}: {error}");
+        }
+        let (confirmations, peers_max) = (Confirmations::Count(usize::MAX), usize::MAX);
+        assert_eq!(HeartbeatConfig { confirmations, peers_max, ..HeartbeatConfig::default() }.validate(), Ok(()));
     }
 }

@@ -21,11 +21,11 @@ pub struct MembershipConfig {
     /// How long a node waits for the answer to a ping before it asks others to ping in its place. Longer
     /// than a round trip takes. At most half of `probe_period`. Default: 500 ms.
     pub probe_timeout: Duration,
-    /// How many others are asked to (SWIM's k). Default: 3.
+    /// How many others are asked to (SWIM's k). At most 64. Default: 3.
     pub indirect_probes: usize,
     /// How often news are pushed to others while there are any. Default: 200 ms.
     pub gossip_interval: Duration,
-    /// To how many others they are pushed. Default: 3.
+    /// To how many others they are pushed. At most 64. Default: 3.
     pub gossip_fanout: usize,
     /// News are sent so many times ⌈log10(n + 1)⌉ by each node. Default: 3.
     pub retransmit_factor: u32,
@@ -141,6 +141,22 @@ impl MembershipConfig {
         if let Some((name, _)) = zeros.iter().find(|(_, zero)| *zero) {
             return no(format!("{name} is 0; it must be more"));
         }
+        let times = [
+            ("probe_period", self.probe_period),
+            ("probe_timeout", self.probe_timeout),
+            ("gossip_interval", self.gossip_interval),
+            ("sync_interval", self.sync_interval),
+            ("reconnect_interval", self.reconnect_interval),
+            ("tombstone_time", self.tombstone_time),
+            ("leave_linger", self.leave_linger),
+        ];
+        if let Some((name, value)) = times.iter().find(|(_, value)| *value > TIME_MAX) {
+            return no(format!("{name} is {value:?}; it must be at most {TIME_MAX:?}"));
+        }
+        let fanouts = [("indirect_probes", self.indirect_probes), ("gossip_fanout", self.gossip_fanout)];
+        if let Some((name, value)) = fanouts.iter().find(|(_, value)| *value > FANOUT_MAX) {
+            return no(format!("{name} is {value}; it must be at most {FANOUT_MAX}"));
+        }
         if self.probe_period < 2 * self.probe_timeout {
             let Self { probe_period, probe_timeout, .. } = self;
             return no(format!(
@@ -163,23 +179,15 @@ impl MembershipConfig {
         if self.max_members > u32::MAX as usize / 4 || self.max_tombstones > u32::MAX as usize / 4 {
             return no("max_members and max_tombstones must be below 2^30".to_owned());
         }
-        let times = [
-            ("probe_period", self.probe_period),
-            ("gossip_interval", self.gossip_interval),
-            ("sync_interval", self.sync_interval),
-            ("reconnect_interval", self.reconnect_interval),
-            ("tombstone_time", self.tombstone_time),
-            ("leave_linger", self.leave_linger),
-        ];
-        if let Some((name, value)) = times.iter().find(|(_, value)| *value > TIME_MAX) {
-            return no(format!("{name} is {value:?}; it must be at most {TIME_MAX:?}"));
-        }
         Ok(())
     }
 }
 
 /// No period or timeout is longer: 100 days.
 const TIME_MAX: Duration = Duration::from_secs(100 * 24 * 3600);
+
+/// No more others are asked, or told, at once: more is a broadcast.
+const FANOUT_MAX: usize = 64;
 
 /// Values of a [`MembershipConfig`] cannot work together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -188,6 +196,9 @@ pub struct ConfigError(String);
 
 #[cfg(test)]
 mod tests {
+    use mesh_core::{Harness, NodeId};
+
+    use super::super::MembershipCommand;
     use super::*;
 
     #[test]
@@ -214,6 +225,52 @@ mod tests {
             change(&mut config);
             let error = config.validate().unwrap_err();
             assert!(error.to_string().contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_greatest_values_are_refused_or_work() {
+        type Raise = fn(&mut MembershipConfig);
+        let raises: [(&str, Raise); 19] = [
+            ("probe_period", |config| config.probe_period = Duration::MAX),
+            ("probe_timeout", |config| config.probe_timeout = Duration::MAX),
+            ("indirect_probes", |config| config.indirect_probes = usize::MAX),
+            ("gossip_interval", |config| config.gossip_interval = Duration::MAX),
+            ("gossip_fanout", |config| config.gossip_fanout = usize::MAX),
+            ("", |config| config.retransmit_factor = u32::MAX),
+            ("suspicion_factor", |config| config.suspicion_factor = f64::MAX),
+            ("suspicion_max_factor", |config| config.suspicion_max_factor = f64::MAX),
+            ("suspicion_confirmations", |config| config.suspicion_confirmations = usize::MAX),
+            ("", |config| config.health_max = u8::MAX),
+            ("sync_interval", |config| config.sync_interval = Duration::MAX),
+            ("", |config| config.catch_up_rate = usize::MAX),
+            ("reconnect_interval", |config| config.reconnect_interval = Duration::MAX),
+            ("tombstone_time", |config| config.tombstone_time = Duration::MAX),
+            ("leave_linger", |config| config.leave_linger = Duration::MAX),
+            ("packet_len_max", |config| config.packet_len_max = usize::MAX),
+            ("max_members", |config| config.max_members = usize::MAX),
+            ("max_tombstones", |config| config.max_tombstones = usize::MAX),
+            ("", |config| {
+                (config.indirect_probes, config.gossip_fanout) = (FANOUT_MAX, FANOUT_MAX);
+                (config.probe_period, config.probe_timeout) = (TIME_MAX, TIME_MAX / 2);
+                (config.suspicion_factor, config.suspicion_max_factor) = (1000.0, 1000.0);
+                (config.gossip_interval, config.sync_interval) = (TIME_MAX, TIME_MAX);
+                (config.reconnect_interval, config.leave_linger) = (TIME_MAX, TIME_MAX);
+                (config.tombstone_time, config.packet_len_max) = (TIME_MAX, FRAME_LEN_MAX);
+            }),
+        ];
+        for (refused, raise) in raises {
+            let mut config = MembershipConfig::lan();
+            raise(&mut config);
+            let Err(error) = config.validate() else {
+                assert_eq!(refused, "");
+                let membership = crate::membership::Membership::new(config).expect("it is valid").seeds([NodeId(2)]);
+                let mut node = Harness::new(NodeId(1), membership);
+                node.pass(Duration::from_secs(60));
+                node.command(MembershipCommand::Leave);
+                continue;
+            };
+            assert!(!refused.is_empty() && error.to_string().contains(refused), "{refused}: {error}");
         }
     }
 }

@@ -140,4 +140,37 @@ mod tests {
         assert!(refused(|c| c.per_peer_max = 0).contains("per_peer_max"));
         assert!(refused(|c| c.per_peer_max = 2000).contains("1 to 1024"));
     }
+
+    #[test]
+    fn the_greatest_values_are_refused_or_work() {
+        type Raise = fn(&mut MessengerConfig);
+        let refused: [(&str, Raise); 8] = [
+            ("message_max", |c| c.message_max = usize::MAX),
+            ("times", |c| c.retry_after = Duration::MAX),
+            ("times", |c| c.retry_max = Duration::MAX),
+            ("times", |c| c.notify_timeout = Duration::MAX),
+            ("times", |c| c.trust_for = Duration::MAX),
+            ("times", |c| c.hold_max = Duration::MAX),
+            ("per_peer_max", |c| c.per_peer_max = usize::MAX),
+            ("relay_max", |c| c.relay_max = usize::MAX),
+        ];
+        for (name, raise) in refused {
+            let mut config = MessengerConfig::default();
+            raise(&mut config);
+            let error = config.validate().expect_err(name).to_string();
+            assert!(error.contains(name), "{name}: {error}");
+        }
+        let greatest = MessengerConfig {
+            channel: u32::MAX,
+            in_flight_max: usize::MAX,
+            held_max: usize::MAX,
+            kept_bytes_max: usize::MAX,
+            calls_per_s: u32::MAX,
+            checks_per_s: u32::MAX,
+            peers_max: usize::MAX,
+            strangers_max: usize::MAX,
+            ..MessengerConfig::default()
+        };
+        assert_eq!(greatest.validate(), Ok(()));
+    }
 }

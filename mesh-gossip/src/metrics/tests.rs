@@ -217,7 +217,13 @@ fn configurations_that_cannot_work_are_refused() {
         MonitorConfig { lifetime: Duration::from_secs(1), ..default() },
         MonitorConfig { packet_len_max: 100, ..default() },
         MonitorConfig { fanout: 0, ..default() },
+        MonitorConfig { interval: Duration::MAX, ..default() },
+        MonitorConfig { interval: Duration::MAX, lifetime: Duration::MAX, ..default() },
+        MonitorConfig { packet_len_max: usize::MAX, ..default() },
+        MonitorConfig { fanout: usize::MAX, ..default() },
     ] {
         assert!(config.validate().is_err(), "{config:?}");
     }
+    let many = MonitorConfig { peers_max: usize::MAX, reports_max: usize::MAX, ..default() };
+    assert_eq!(many.validate(), Ok(()));
 }

@@ -158,4 +158,42 @@ mod tests {
         assert!(refused(|c| c.hops_max = 32).contains("hops_max"));
         assert!(refused(|c| c.payload_max = 2 << 20).contains("MiB"));
     }
+
+    #[test]
+    fn the_greatest_values_are_refused_or_work() {
+        type Raise = fn(&mut OverlayConfig);
+        let refused: [(&str, Raise); 13] = [
+            ("ascend", |c| c.degree_min = usize::MAX),
+            ("ascend", |c| c.degree = usize::MAX),
+            ("degree_max", |c| c.degree_max = usize::MAX),
+            ("full_mesh", |c| c.full_mesh = usize::MAX),
+            ("a day", |c| c.keepalive = Duration::MAX),
+            ("a day", |c| c.ping_timeout = Duration::MAX),
+            ("a day", |c| c.shuffle = Duration::MAX),
+            ("a day", |c| c.beacon = Duration::MAX),
+            ("a day", |c| c.compare = Duration::MAX),
+            ("a day", |c| c.relay_timeout = Duration::MAX),
+            ("a day", |c| c.improve = Some(Duration::MAX)),
+            ("hops_max", |c| c.hops_max = usize::MAX),
+            ("payload_max", |c| c.payload_max = usize::MAX),
+        ];
+        for (name, raise) in refused {
+            let mut config = OverlayConfig::default();
+            raise(&mut config);
+            let error = config.validate().expect_err(name).to_string();
+            assert!(error.contains(name), "{name}: {error}");
+        }
+        let greatest = OverlayConfig {
+            zone: u16::MAX,
+            passive_max: usize::MAX,
+            members_max: usize::MAX,
+            pings: u32::MAX,
+            sends_max: usize::MAX,
+            routes_max: usize::MAX,
+            floods_per_s: u32::MAX,
+            relays_per_s: u32::MAX,
+            ..OverlayConfig::default()
+        };
+        assert_eq!(greatest.validate(), Ok(()));
+    }
 }
