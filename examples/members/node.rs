@@ -60,7 +60,7 @@ pub(crate) fn serve(
     end_with_the_input(node.handle());
     let followed = members.clone();
     thread::spawn(move || {
-        let followed = block_on(follow(&followed, &book, |found| followed.join(found)));
+        let followed = block_on(follow(&followed, &book, |found| followed.meet(found)));
         followed.unwrap_or_else(|error| eprintln!("{error}"));
     });
     println!("{listens_at}");

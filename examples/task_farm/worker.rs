@@ -204,7 +204,7 @@ pub(crate) fn serve_node(options: WorkerOptions) -> Result<(), Box<dyn std::erro
 
     end_with_the_input(node.handle());
     thread::spawn(move || {
-        let followed = block_on(follow(&members, &book, |found| members.join(found)));
+        let followed = block_on(follow(&members, &book, |found| members.meet(found)));
         followed.unwrap_or_else(|error| eprintln!("{error}"));
     });
     println!("{listens_at}");

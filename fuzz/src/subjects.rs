@@ -136,7 +136,8 @@ subjects! {
     /// Four members.
     OfMembership, "membership": Membership, named(4), |_place| Membership::new(MembershipConfig::default()).expect("it can work"),
     |choice| match choice % 8 {
-        0..=4 => MembershipCommand::Join { seeds: named(4) },
+        0..=2 => MembershipCommand::Join { seeds: named(4) },
+        3 | 4 => MembershipCommand::Meet { nodes: named(4) },
         5 => MembershipCommand::SetProfile(Profile { metadata: payload(choice), ..Profile::default() }),
         6 => MembershipCommand::Members,
         _ if choice > 200 => MembershipCommand::Leave,

@@ -2,7 +2,7 @@
 //!
 //! A membership spreads, with each member, in what words the member says where it may be reached. A transport that keeps an
 //! address book implements [`Directory`], and is told; and what the transport finds at an address of which nobody
-//! knew whose it is, the membership joins through. `mesh_gossip::membership::follow` does both.
+//! knew whose it is, the membership meets. `mesh_gossip::membership::follow` does both.
 
 use crate::id::NodeId;
 

@@ -51,6 +51,7 @@ mod slice;
 mod suspicion;
 mod table;
 mod tags;
+mod tombstones;
 
 pub use command::{
     LeaveError, MembershipCommand, MembershipEvent, MembershipHandle, MembershipReply, MembershipStatus,
@@ -63,7 +64,7 @@ pub use member::{ADDRESS_LEN_MAX, METADATA_LEN_MAX, Member, Profile, ProfileTooL
 pub use message::{CONFIRMATIONS_MAX, Message};
 pub use tags::Tags;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mesh_core::frame::FRAME_OVERHEAD;
@@ -80,6 +81,7 @@ use probe::{Probe, Relays};
 use reconnect::Reconnect;
 use suspicion::Suspicion;
 use table::{Entry, Table, Told};
+use tombstones::Tombstones;
 
 type Cx<'a> = Context<'a, Membership>;
 
@@ -109,8 +111,7 @@ pub struct Membership {
     profile: EncodedProfile,
     phase: Phase,
     table: Table,
-    /// When each of those that are down or gone went, in seconds of the node's clock.
-    tombstones: BTreeSet<(u32, NodeId)>,
+    tombstones: Tombstones,
     suspicions: BTreeMap<NodeId, Suspicion>,
     news: News,
     /// As [`Entry::news`], for the node itself.
@@ -144,7 +145,7 @@ impl Membership {
             profile: EncodedProfile::default(),
             phase: Phase::In,
             table: Table::default(),
-            tombstones: BTreeSet::new(),
+            tombstones: Tombstones::default(),
             suspicions: BTreeMap::new(),
             news: News::default(),
             own_news: 0,
@@ -350,6 +351,10 @@ impl Protocol for Membership {
                 seeds.into_iter().for_each(|seed| self.reconnect.add_seed(seed));
                 self.join(cx);
                 cx.reply(request, MembershipReply::Joining);
+            }
+            MembershipCommand::Meet { nodes } => {
+                self.meet(cx, &nodes);
+                cx.reply(request, MembershipReply::Meeting);
             }
             MembershipCommand::Leave => self.leave(cx, request),
             MembershipCommand::SetProfile(profile) => {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use mesh_core::{CallError, Directory, Handle, NodeId, ProtocolId};
-use mesh_gossip::membership::{Membership, MembershipConfig, MembershipHandle as _, Profile, follow};
+use mesh_gossip::membership::{Membership, MembershipConfig, MembershipHandle as _, Profile, Status, follow};
 use mesh_transport_mem::Sim;
 
 const MEMBERS: ProtocolId = ProtocolId(1);
@@ -83,12 +83,12 @@ fn line(node: NodeId) -> Vec<u8> {
 }
 
 #[test]
-fn whom_the_transport_finds_is_joined_through_once_and_where_all_are_is_told_until_they_are_forgotten() {
-    let (mut sim, book, joined) = (mesh(), Book::default(), RefCell::<Vec<NodeId>>::default());
+fn whom_the_transport_finds_is_met_once_and_where_all_are_is_told_until_they_are_forgotten() {
+    let (mut sim, book, met) = (mesh(), Book::default(), RefCell::<Vec<NodeId>>::default());
     let members = sim.handle(ONE).clone();
     let mut following = Box::pin(follow(&members, &book, |found: Vec<NodeId>| {
-        joined.borrow_mut().extend(&found);
-        members.join(found)
+        met.borrow_mut().extend(&found);
+        members.meet(found)
     }));
     let mut run = |sim: &mut Sim<Handle<Membership>>, until: &dyn Fn(&Sim<Handle<Membership>>) -> bool| {
         for _ in 0..1_000_000 {
@@ -104,17 +104,17 @@ fn whom_the_transport_finds_is_joined_through_once_and_where_all_are_is_told_unt
     join(&mut sim, THREE, TWO);
     sim.run_for(Duration::from_secs(1));
     run(&mut sim, &|_| true);
-    assert!(joined.borrow().is_empty() && book.all().is_empty(), "nobody is found by nobody");
+    assert!(met.borrow().is_empty() && book.all().is_empty(), "nobody is found by nobody");
 
     // The transport has found somebody at an address that it was told.
     book.hear(TWO, b"somewhere");
     run(&mut sim, &|_| book.all() == BTreeMap::from([(TWO, line(TWO)), (THREE, line(THREE))]));
-    assert_eq!(*joined.borrow(), [TWO], "who is heard of is a member already");
+    assert_eq!(*met.borrow(), [TWO], "who is heard of is a member already");
     for somewhere in ["nowhere", "nowhere else"] {
         book.hear(FOUR, somewhere.as_bytes());
         run(&mut sim, &|_| true);
     }
-    assert_eq!(*joined.borrow(), [TWO, FOUR], "the membership remembers whom it was to join through");
+    assert_eq!(*met.borrow(), [TWO, FOUR], "the membership remembers whom it was to meet");
 
     // It says that it is somewhere else now.
     let elsewhere = Profile { address: "elsewhere".into(), ..Profile::default() };
@@ -125,7 +125,7 @@ fn whom_the_transport_finds_is_joined_through_once_and_where_all_are_is_told_unt
     sim.kill(THREE);
     run(&mut sim, &|sim| sim.protocol::<Membership>(ONE, MEMBERS).unwrap().status_of(THREE).is_none());
     run(&mut sim, &|_| book.nodes() == [TWO, FOUR]);
-    assert_eq!(*joined.borrow(), [TWO, FOUR]);
+    assert_eq!(*met.borrow(), [TWO, FOUR]);
 
     sim.stop(ONE);
     sim.run_for(Duration::from_secs(60));
@@ -139,7 +139,7 @@ fn who_follows_late_hears_of_all_who_are_there_and_who_loses_events_catches_up()
     sim.run_for(Duration::from_secs(10));
     let members = sim.handle(ONE).clone();
     let mut following = Box::pin(follow(&members, &book, |found: Vec<NodeId>| {
-        panic!("{found:?} are members: nobody has to be joined through");
+        panic!("{found:?} are members: nobody has to be met");
         #[allow(unreachable_code)]
         std::future::ready(Ok::<(), CallError>(()))
     }));
@@ -174,4 +174,28 @@ fn who_follows_late_hears_of_all_who_are_there_and_who_loses_events_catches_up()
     assert!(sim.run_until(Duration::from_secs(3 * 3600), is_forgotten));
     is_told_much(&mut sim);
     assert_eq!(book.nodes(), [TWO], "who was forgotten meanwhile is forgotten here");
+}
+
+#[test]
+fn who_leaves_while_it_follows_is_gone_whomever_the_transport_finds() {
+    let (mut sim, book) = (mesh(), Book::default());
+    join(&mut sim, ONE, TWO);
+    let members = sim.handle(ONE).clone();
+    let mut following = Box::pin(follow(&members, &book, |found: Vec<NodeId>| members.meet(found)));
+    let mut run = |sim: &mut Sim<Handle<Membership>>| {
+        for _ in 0..20 {
+            assert_eq!((&mut following).now_or_never(), None);
+            sim.run_for(Duration::from_millis(50));
+        }
+    };
+    run(&mut sim);
+    let mut left = Box::pin(members.leave());
+    for found in [THREE, FOUR] {
+        // As it leaves, and when it has left.
+        book.hear(found, b"somewhere");
+        run(&mut sim);
+        let own = sim.protocol::<Membership>(ONE, MEMBERS).unwrap().own().status;
+        assert_eq!(own, Status::Left);
+    }
+    assert_eq!((&mut left).now_or_never(), Some(Ok(())));
 }

@@ -330,14 +330,21 @@ impl<M: Says> Swarm<M> {
         Ok(joined.await?)
     }
 
-    /// Tells a transport where members are, and joins through whom it finds, until the node stops: see
+    /// Tells a transport where members are, and meets whom it finds, until the node stops: see
     /// [`follow`]. Runs beside the node, so an agent needs to be told no more than one
-    /// address of another.
+    /// address of another. An agent that leaves meanwhile is not brought back by it.
     ///
     /// # Errors
     /// As [`join`](Self::join).
     pub async fn follow(&self, directory: &impl Directory) -> Result<(), DiscoveryError> {
-        follow(&self.members, directory, |found| self.join(found)).await
+        let meet = |found: Vec<NodeId>| {
+            let (added, met) = (self.discovery.add_seeds(found.clone()), self.members.meet(found));
+            async move {
+                added.await?;
+                Ok(met.await?)
+            }
+        };
+        follow(&self.members, directory, meet).await
     }
 
     /// Leaves the swarm in good order: hands over all tasks within a time, and says good-bye. The receipt says whether all

@@ -211,7 +211,7 @@ impl MembershipCommand {
     /// What a membership is told of whom one discovers: for [`Handle::link`]. It notices itself who is gone.
     pub fn of_peer(event: &DiscoveryEvent) -> Option<Self> {
         match event {
-            DiscoveryEvent::Discovered(peer) => Some(Self::Join { seeds: vec![peer.node] }),
+            DiscoveryEvent::Discovered(peer) => Some(Self::Meet { nodes: vec![peer.node] }),
             _ => None,
         }
     }

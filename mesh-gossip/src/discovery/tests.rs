@@ -3,6 +3,7 @@ use mesh_core::harness::Harness;
 use mesh_core::{Rng64, wire};
 
 use super::*;
+use crate::membership::MembershipCommand;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -437,4 +438,13 @@ fn a_good_bye_of_somebody_unknown_takes_no_room() {
         node.receive(id(2), tell_of(good_bye));
     }
     assert!(node.protocol.peers.former.is_empty());
+}
+
+#[test]
+fn a_membership_meets_whom_one_discovers_and_is_not_told_to_join() {
+    let mut node = node();
+    node.receive(id(2), tell(2, 100));
+    node.pass(2 * SECOND);
+    let told: Vec<_> = node.events().iter().filter_map(MembershipCommand::of_peer).collect();
+    assert_eq!(told, [MembershipCommand::Meet { nodes: vec![id(2)] }]);
 }

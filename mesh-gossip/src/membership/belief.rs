@@ -96,7 +96,7 @@ impl Membership {
         let mut entry = Entry::new(node, incarnation, status, EncodedProfile::default());
         entry.since_s = seconds(cx.now()).saturating_sub(age);
         entry.told = Told::Others;
-        self.tombstones.insert((entry.since_s, node));
+        self.tombstones.insert_hearsay(entry.since_s, node);
         self.table.insert(entry);
         self.sync.learned(node);
     }
@@ -134,7 +134,7 @@ impl Membership {
         self.sync.learned(node);
         if let Some(entry) = self.table.get(node) {
             if !before.is_live() {
-                self.tombstones.remove(&(since_s, node));
+                self.tombstones.remove(since_s, node);
                 cx.emit(match was_told {
                     Told::All => MembershipEvent::Rejoined(member_of(entry)),
                     Told::Others | Told::Nobody => MembershipEvent::Joined(member_of(entry)),
@@ -155,7 +155,7 @@ impl Membership {
             entry.flaps = entry.flaps.saturating_sub(quiet.min(255) as u8);
             (entry.incarnation, entry.status, entry.since_s) = (incarnation, status, since_s);
         });
-        self.tombstones.insert((since_s, node));
+        self.tombstones.insert(since_s, node);
         self.sync.learned(node);
         cx.emit(match status {
             Status::Left => MembershipEvent::Left { node, incarnation },
@@ -164,22 +164,26 @@ impl Membership {
         self.publish(cx, node, false);
         while self.tombstones.len() > self.config.max_tombstones {
             self.meter.count(Count::Dropped);
-            self.forget_oldest();
+            let least = self.tombstones.pop_least();
+            least.into_iter().for_each(|node| self.forget(cx, node));
         }
     }
 
     /// Who is gone was there again meanwhile, and is gone again.
     fn note_gone_again(&mut self, cx: &mut Cx<'_>, node: NodeId, incarnation: u64, age: u32) {
-        let Some(before_s) = self.table.get(node).map(|entry| entry.since_s) else { return };
+        let Some((before_s, told)) = self.table.get(node).map(|entry| (entry.since_s, entry.told)) else { return };
         if u64::from(age) >= self.config.tombstone_time.as_secs() {
             return;
         }
         let since_s = seconds(cx.now()).saturating_sub(age);
-        self.tombstones.remove(&(before_s, node));
-        self.tombstones.insert((since_s, node));
+        self.tombstones.remove(before_s, node);
+        match told {
+            Told::All => self.tombstones.insert(since_s, node),
+            Told::Others | Told::Nobody => self.tombstones.insert_hearsay(since_s, node),
+        }
         self.table.change(node, |entry| {
             (entry.incarnation, entry.since_s) = (incarnation, since_s);
-            if entry.told == Told::Nobody {
+            if told == Told::Nobody {
                 entry.told = Told::Others;
             }
         });
@@ -234,30 +238,34 @@ impl Membership {
     pub(super) fn reap(&mut self, cx: &mut Cx<'_>) {
         let time_s = u32::try_from(self.config.tombstone_time.as_secs()).unwrap_or(u32::MAX);
         let now_s = seconds(cx.now());
-        while let Some((since_s, node)) = self.tombstones.first().copied()
+        while let Some((since_s, node)) = self.tombstones.first()
             && now_s.saturating_sub(since_s) >= time_s.saturating_mul(2)
         {
-            self.tombstones.remove(&(since_s, node));
-            self.table.remove(node);
+            self.tombstones.remove(since_s, node);
+            self.forget(cx, node);
         }
         let fresh = now_s.saturating_sub(time_s.saturating_sub(1));
-        let expiring: Vec<_> = (self.tombstones.range(..(fresh, NodeId(0))))
-            .rev()
-            .map_while(|(_, node)| self.table.get(*node).filter(|entry| entry.told != Told::Nobody))
-            .map(|entry| (entry.node, entry.told))
+        let expiring: Vec<_> = (self.tombstones.before(fresh))
+            .map_while(|node| self.table.get(node).filter(|entry| entry.told != Told::Nobody))
+            .map(|entry| (entry.node, entry.told, entry.status))
             .collect();
-        for (node, told) in expiring {
+        for (node, told, status) in expiring {
             self.table.change(node, |entry| entry.told = Told::Nobody);
             if told == Told::All {
                 cx.emit(MembershipEvent::Forgotten { node });
             }
+            if told == Told::All && status == Status::Down {
+                self.reconnect.keep_in_mind(node);
+            }
         }
     }
 
-    fn forget_oldest(&mut self) {
-        if let Some((_, node)) = self.tombstones.pop_first() {
-            self.table.remove(node);
+    /// Forgets one that is down or gone, and tells the application where it heard of it.
+    fn forget(&mut self, cx: &mut Cx<'_>, node: NodeId) {
+        if self.table.get(node).is_some_and(|entry| entry.told == Told::All) {
+            cx.emit(MembershipEvent::Forgotten { node });
         }
+        self.table.remove(node);
     }
 }
 

@@ -16,6 +16,12 @@ pub enum MembershipCommand {
         /// Nodes to join through. At most 256 are remembered.
         seeds: Vec<NodeId>,
     },
+    /// Ask these nodes, unless they are members, and keep asking for a while where they do not answer. A node that is
+    /// leaving, or has left, ignores it.
+    Meet {
+        /// Nodes that may be members. At most 256 that did not answer are remembered, the latest.
+        nodes: Vec<NodeId>,
+    },
     /// Say good-bye. Answered when the node need not stay any longer.
     Leave,
     /// Say something else of the node.
@@ -32,6 +38,8 @@ pub enum MembershipCommand {
 pub enum MembershipReply {
     /// The seeds are being contacted.
     Joining,
+    /// To [`MembershipCommand::Meet`].
+    Meeting,
     /// To [`MembershipCommand::Leave`].
     Left(Result<(), LeaveError>),
     /// To [`MembershipCommand::SetProfile`].
@@ -142,8 +150,8 @@ pub enum MembershipEvent {
     },
     /// A member that was down or had left is there again.
     Rejoined(Member),
-    /// A member that was down or had left for long is not remembered any more; or it was a member, and this
-    /// node slept for so long that it has to begin anew.
+    /// A member that was down or had left for long is not remembered any more, or there was no more room for it; or this
+    /// node slept, or had left, for so long that it has to begin anew, and remembers nobody.
     Forgotten {
         /// Which one.
         node: NodeId,
@@ -194,6 +202,16 @@ pub trait MembershipHandle {
         seeds: impl IntoIterator<Item = NodeId>,
     ) -> impl Future<Output = Result<(), CallError>> + Send + 'static;
 
+    /// Makes the acquaintance of nodes that may be members: of whom a transport or a discovery came across. Each that is no
+    /// member is asked six times within about a minute, until it answers, and seldom after that. A node that is leaving, or has
+    /// left, ignores it: only [`join`](Self::join) brings it back.
+    ///
+    /// Answered at once.
+    fn meet(
+        &self,
+        nodes: impl IntoIterator<Item = NodeId>,
+    ) -> impl Future<Output = Result<(), CallError>> + Send + 'static;
+
     /// Says good-bye, and waits until the node need not stay any longer.
     fn leave(&self) -> impl Future<Output = Result<(), LeaveError>> + Send + 'static;
 
@@ -215,6 +233,14 @@ impl MembershipHandle for Handle<Membership> {
     ) -> impl Future<Output = Result<(), CallError>> + Send + 'static {
         let call = self.call(MembershipCommand::Join { seeds: seeds.into_iter().collect() });
         async move { reply!(call, MembershipReply::Joining => Ok(())) }
+    }
+
+    fn meet(
+        &self,
+        nodes: impl IntoIterator<Item = NodeId>,
+    ) -> impl Future<Output = Result<(), CallError>> + Send + 'static {
+        let call = self.call(MembershipCommand::Meet { nodes: nodes.into_iter().collect() });
+        async move { reply!(call, MembershipReply::Meeting => Ok(())) }
     }
 
     fn leave(&self) -> impl Future<Output = Result<(), LeaveError>> + Send + 'static {

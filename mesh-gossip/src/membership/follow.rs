@@ -10,10 +10,10 @@ use mesh_core::{Directory, Handle, Lagged, NodeId};
 
 use super::{Member, Membership, MembershipEvent, MembershipHandle as _};
 
-/// Keeps a transport's directory like the membership, and calls `join` with those whom the transport finds and the
+/// Keeps a transport's directory like the membership, and calls `meet` with those whom the transport finds and the
 /// membership has not heard of, once for each; until the node stops.
 ///
-/// A node that is told nothing but the address of another finds it by the transport, joins through it, and hears of all
+/// A node that is told nothing but the address of another finds it by the transport, meets it, and hears of all
 /// others where they are, as they [say of themselves](super::Profile::address). What is heard of a node is kept while it is
 /// down, and forgotten with it.
 ///
@@ -23,22 +23,22 @@ use super::{Member, Membership, MembershipEvent, MembershipHandle as _};
 ///
 /// /// Runs beside the node, on any runtime.
 /// async fn keep(members: Handle<Membership>, directory: impl Directory) -> Result<(), CallError> {
-///     follow(&members, &directory, |found| members.join(found)).await
+///     follow(&members, &directory, |found| members.meet(found)).await
 /// }
 /// ```
 ///
 /// # Errors
-/// That of `join`, which ends it.
+/// That of `meet`, which ends it.
 pub async fn follow<F, E>(
     members: &Handle<Membership>,
     directory: &impl Directory,
-    mut join: impl FnMut(Vec<NodeId>) -> F,
+    mut meet: impl FnMut(Vec<NodeId>) -> F,
 ) -> Result<(), E>
 where
     F: Future<Output = Result<(), E>>,
 {
     let mut events = members.events();
-    // Nobody need be joined through who is a member already, or was named before; the node itself least of all.
+    // Nobody need be met who is a member already, or was named before; the node itself least of all.
     let mut known = BTreeSet::new();
     let mut seen = 0;
     let mut behind = true;
@@ -73,7 +73,7 @@ where
                 let found: Vec<_> = directory.nodes().into_iter().filter(|node| !known.contains(node)).collect();
                 if !found.is_empty() {
                     known.extend(&found);
-                    join(found).await?;
+                    meet(found).await?;
                 }
             }
         }

@@ -1,12 +1,12 @@
 //! Joining, leaving, and what a node says of itself.
 
-use mesh_core::{Instant, NodeId, RequestId};
+use mesh_core::{Instant, RequestId};
 
 use super::command::{LeaveError, MembershipReply, SetProfileError};
 use super::member::EncodedProfile;
 use super::message::{Gossip, Kind, Message};
 use super::meter::Count;
-use super::table::Table;
+use super::table::{Table, Told};
 use super::{Cx, Membership, MembershipEvent, Profile, Timer};
 
 /// Who leaves, or is shut down, says so at once to so many times as many as news are pushed to.
@@ -22,8 +22,8 @@ pub(super) enum Phase {
     In,
     /// It has said good-bye, and stays until then to answer who asks.
     Leaving { until: Instant, request: RequestId },
-    /// It is not any more.
-    Out,
+    /// It is not any more. What it knows is as it was then.
+    Out { since: Instant },
 }
 
 impl Phase {
@@ -39,12 +39,14 @@ impl Phase {
 impl Membership {
     /// Takes part, again where the node had left.
     pub(super) fn join(&mut self, cx: &mut Cx<'_>) {
+        self.forget_what_is_old(cx);
         if !self.phase.is_in() {
             if let Phase::Leaving { request, .. } = std::mem::replace(&mut self.phase, Phase::In) {
                 cx.reply(request, MembershipReply::Left(Err(LeaveError::Joined)));
             }
             self.raise(cx, self.incarnation.saturating_add(1), true);
             self.begin_to_probe(cx);
+            self.reconnect.forget_answers();
         }
         self.announce(cx);
     }
@@ -67,7 +69,7 @@ impl Membership {
     /// Tells some at once that the node leaves.
     pub(super) fn say_good_bye(&mut self, cx: &mut Cx<'_>) {
         if self.phase.is_in() {
-            self.phase = Phase::Out;
+            self.phase = Phase::Out { since: cx.now() };
         }
         let targets = self.table.some_live(cx.rng(), GOOD_BYES * self.config.gossip_fanout, None);
         if !targets.is_empty() {
@@ -81,7 +83,7 @@ impl Membership {
         if let Phase::Leaving { until, request } = self.phase
             && cx.now() >= until
         {
-            self.phase = Phase::Out;
+            self.phase = Phase::Out { since: cx.now() };
             cx.reply(request, MembershipReply::Left(Ok(())));
         }
     }
@@ -97,11 +99,23 @@ impl Membership {
 
     /// Finds out whether the node was asleep: then that it heard nothing says nothing of others.
     pub(super) fn notice_sleep(&mut self, cx: &mut Cx<'_>) {
+        self.forget_what_is_old(cx);
         let Some(asleep) = self.awake.wake(cx.now(), self.config.probe_timeout) else { return };
         self.meter.count(Count::Sleeps);
         self.probe = None;
         cx.cancel_timer(Timer::Unanswered);
         if asleep >= self.config.tombstone_time {
+            self.deaf_until = cx.now() + self.config.probe_timeout;
+            self.start_afresh(cx);
+        }
+    }
+
+    /// Who has left hears no more who is gone: after long it must not tell anybody who was there.
+    fn forget_what_is_old(&mut self, cx: &mut Cx<'_>) {
+        if let Phase::Out { since } = &mut self.phase
+            && cx.now() - *since >= self.config.tombstone_time
+        {
+            *since = cx.now();
             self.start_afresh(cx);
         }
     }
@@ -111,21 +125,18 @@ impl Membership {
         now < self.deaf_until
     }
 
-    /// The node slept for so long that what it knows, and what waits to be read, may be forgotten by all
-    /// others: it must not tell it.
+    /// What the node knows may be forgotten by all others: it must not tell it.
     fn start_afresh(&mut self, cx: &mut Cx<'_>) {
-        let known: Vec<NodeId> =
-            self.table.iter().filter(|entry| entry.status.is_live()).map(|entry| entry.node).collect();
-        self.table = Table::new(cx.rng().next_u64());
+        let known = std::mem::replace(&mut self.table, Table::new(cx.rng().next_u64()));
         self.suspicions.clear();
         self.tombstones.clear();
         self.news = super::News::default();
-        self.deaf_until = cx.now() + self.config.probe_timeout;
+        self.own_news = 0;
         self.reconnect.forget_answers();
-        for node in known.iter().take(RECALLED_MAX) {
-            self.reconnect.recall(*node);
-        }
-        known.into_iter().for_each(|node| cx.emit(MembershipEvent::Forgotten { node }));
+        let live = known.iter().filter(|entry| entry.status.is_live());
+        live.take(RECALLED_MAX).for_each(|entry| self.reconnect.add_contact(cx.now(), entry.node));
+        let told = known.iter().filter(|entry| entry.told == Told::All);
+        told.for_each(|entry| cx.emit(MembershipEvent::Forgotten { node: entry.node }));
         if self.phase.is_in() {
             self.raise(cx, self.incarnation.saturating_add(1), true);
             self.announce(cx);

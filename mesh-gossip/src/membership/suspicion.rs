@@ -25,6 +25,8 @@ pub(super) struct Suspicion {
     /// Whether somebody said that it is down, or has left.
     said: Option<Status>,
     calls: u32,
+    /// When it was called last, in time that the node was awake.
+    called_at: Option<Instant>,
 }
 
 impl Suspicion {
@@ -79,7 +81,7 @@ impl Membership {
             self.table.change(node, |entry| entry.status = Status::Suspect);
             self.meter.count(Count::Suspicions);
             cx.emit(MembershipEvent::Suspected { node, incarnation });
-            Suspicion { since, marks: Marks::default(), said: None, calls: 0 }
+            Suspicion { since, marks: Marks::default(), said: None, calls: 0, called_at: None }
         })
     }
 
@@ -108,7 +110,9 @@ impl Membership {
         for (node, suspicion) in &self.suspicions {
             let end = suspicion.since + self.patience(*node, suspicion);
             let calls_left = LAST_CALLS.saturating_sub(suspicion.calls);
-            if now + calls_left * self.config.probe_timeout >= end {
+            // Where others' suspicions cut its time short, it has that of a round trip to each call still.
+            let is_answer_due = suspicion.called_at.is_none_or(|at| now >= at + self.config.probe_timeout);
+            if is_answer_due && now + calls_left * self.config.probe_timeout >= end {
                 due.push((*node, suspicion.calls));
             }
         }
@@ -122,8 +126,10 @@ impl Membership {
     }
 
     pub(super) fn last_call(&mut self, cx: &mut Cx<'_>, node: NodeId) {
+        let now = self.awake.time(cx.now());
         if let Some(suspicion) = self.suspicions.get_mut(&node) {
             suspicion.calls += 1;
+            suspicion.called_at = Some(now);
         }
         let (seq, digest) = (self.next_seq(), self.digest());
         let updates = self.about(cx.now(), node).into_iter().collect();
@@ -146,7 +152,7 @@ impl Membership {
     pub(super) fn excuse(&mut self, cx: &Cx<'_>, node: NodeId) {
         let now = self.awake.time(cx.now());
         if let Some(suspicion) = self.suspicions.get_mut(&node) {
-            (suspicion.since, suspicion.calls) = (now, 0);
+            (suspicion.since, suspicion.calls, suspicion.called_at) = (now, 0, None);
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Unit stories: one node, and what others tell it.
 
+mod contacts;
 mod costs;
+mod forgetting;
 mod rules;
 
 use mesh_core::Harness;
@@ -148,7 +150,7 @@ fn that_another_has_left_is_not_believed_at_once() {
     assert_eq!(status(&node, A), Some(Status::Alive));
     node.receive(B, says(C, 0, Claim::Left(0)));
     node.sent();
-    node.pass(Duration::from_millis(1_300));
+    node.pass(Duration::from_millis(1_500));
     assert!(pings(&node.sent(), C) >= 2);
     assert_eq!(status(&node, C), Some(Status::Left));
     assert_eq!(downs(&node.events()), 0);

@@ -1,6 +1,8 @@
 //! What others can cost a node, and what they can make it do to others.
 
 use super::message::Entries;
+use std::collections::BTreeSet;
+
 use super::*;
 
 fn len(message: &Message) -> usize {

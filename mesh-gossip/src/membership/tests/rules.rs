@@ -301,6 +301,30 @@ fn who_answered_is_called_again_before_it_is_declared_down() {
 }
 
 #[test]
+fn each_last_call_can_be_answered_however_late_others_agree() {
+    let mut config = MembershipConfig { probe_period: Duration::from_secs(100), ..MembershipConfig::lan() };
+    for timeout in [500, 1_000] {
+        config.probe_timeout = Duration::from_millis(timeout);
+        let mut node = Harness::new(ME, Membership::new(config.clone()).unwrap());
+        [A, B, C].into_iter().for_each(|other| node.receive(other, alive(other, 0)));
+        node.receive(B, suspect(A, 0, &[1]));
+        pass_with(&mut node, Duration::from_secs(350), &[A]);
+        assert_eq!(status(&node, A), Some(Status::Suspect), "nobody else suspects it");
+        // Then the time it has is over since long.
+        node.receive(B, suspect(A, 0, &[2, 3, 4]));
+        let (begin, mut calls) = (node.now(), Vec::new());
+        while status(&node, A) == Some(Status::Suspect) {
+            let called = pings(&pass_with(&mut node, Duration::from_millis(50), &[A]), A);
+            calls.extend((0..called).map(|_| node.now()));
+        }
+        assert_eq!((status(&node, A), calls.len()), (Some(Status::Down), 2));
+        calls.push(node.now());
+        assert!(calls.windows(2).all(|pair| pair[1] - pair[0] >= config.probe_timeout), "{calls:?}");
+        assert!(node.now() - begin <= 2 * (config.probe_timeout + config.gossip_interval) + config.gossip_interval);
+    }
+}
+
+#[test]
 fn who_is_said_to_have_left_is_not_down_whatever_else_is_said() {
     let mut node = with_three();
     node.receive(B, says(A, 0, Claim::Left(0)));
