@@ -3,8 +3,10 @@
 //! `cargo run --example simulate [SEED]`: the same seed gives the same run, byte for byte. With `--trace DIR` it is written
 //! there as lines of JSON, and what happened around the partition as a picture.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
@@ -27,14 +29,29 @@ struct Arguments {
 /// How much of the run is drawn, from the moment in question on.
 const WINDOW: Duration = Duration::from_secs(2);
 
-/// Writes a run down, and draws what happened after `from`.
-fn write_trace(dir: &Path, seed: u64, events: &[Traced], from: mesh_core::Instant) -> std::io::Result<()> {
-    fs::create_dir_all(dir)?;
-    fs::write(dir.join("trace.jsonl"), json_lines(events))?;
-    let window: Vec<_> = events.iter().filter(|event| event.at >= from && event.at <= from + WINDOW).cloned().collect();
-    fs::write(dir.join("trace.svg"), space_time(&format!("simulate, seed {seed}: the leader is cut off"), &window))?;
-    println!("{} events are in {}", events.len(), dir.display());
-    Ok(())
+/// Where a run is written down.
+struct Trace {
+    lines: File,
+    picture: File,
+}
+
+impl Trace {
+    /// Makes the files, before anything runs.
+    fn create(dir: &Path) -> io::Result<Self> {
+        fs::create_dir_all(dir)?;
+        Ok(Self { lines: File::create(dir.join("trace.jsonl"))?, picture: File::create(dir.join("trace.svg"))? })
+    }
+
+    /// Writes a run down, and draws what happened after `from`.
+    fn write(&mut self, seed: u64, events: &[Traced], from: mesh_core::Instant) -> io::Result<()> {
+        self.lines.write_all(json_lines(events).as_bytes())?;
+        let window = events.iter().filter(|event| event.at >= from && event.at <= from + WINDOW);
+        let window: Vec<_> = window.cloned().collect();
+        let picture = space_time(&format!("simulate, seed {seed}: the leader is cut off"), &window);
+        self.picture.write_all(picture.as_bytes())?;
+        println!("{} events are written", events.len());
+        Ok(())
+    }
 }
 
 /// The state machine: a sum.
@@ -63,10 +80,22 @@ impl StateMachine for Sum {
     }
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> ExitCode {
+    let Arguments { seed, trace } = Arguments::parse();
+    let files = trace.as_deref().map(Trace::create).transpose();
+    match files.and_then(|files| simulate(seed, files)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("simulate: cannot write into {}: {error}", trace.unwrap_or_default().display());
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Runs three nodes, and writes down what happened where that is asked for.
+fn simulate(seed: u64, trace: Option<Trace>) -> io::Result<()> {
     const RAFT: ProtocolId = ProtocolId(1);
     let (ids, second) = ([1, 2, 3].map(NodeId), Duration::from_secs(1));
-    let Arguments { seed, trace } = Arguments::parse();
     let mut sim = Sim::new(seed);
     sim.keep_trace(if trace.is_some() { usize::MAX } else { 0 });
     sim.describe::<Raft<Sum>>(RAFT);
@@ -94,8 +123,5 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sum_of = |sim: &Sim<_>, id| sim.protocol::<Raft<Sum>>(id, RAFT).map(|raft| raft.state().0);
     assert!(sim.run_until(second * 5, |sim| ids.iter().all(|id| sum_of(sim, *id) == Some(12))), "not equal");
     println!("{:?} healed: all have 12; digest of the run {:016x}", sim.now(), sim.digest());
-    if let Some(dir) = trace {
-        write_trace(&dir, seed, &sim.traced(), before)?;
-    }
-    Ok(())
+    trace.map_or(Ok(()), |mut trace| trace.write(seed, &sim.traced(), before))
 }

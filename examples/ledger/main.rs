@@ -21,7 +21,7 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ use mesh_consensus::pbft::{Evidence, ReplicaSet};
 use mesh_core::identity::{PublicKey, SecretKey};
 use mesh_core::{NodeId, wire};
 use mesh_examples::hex::to_hex;
-use mesh_examples::processes::{Processes, exit_code};
+use mesh_examples::processes::{INTERRUPTED, Processes, exit_code, failure, interruption, make_directory};
 use replica::{ReplicaOptions, Said};
 use serde::Serialize;
 
@@ -103,6 +103,10 @@ fn main() -> ExitCode {
         return exit_code(replica::serve(options));
     }
     let data = std::env::temp_dir().join(format!("mesh-ledger-{}", std::process::id()));
+    if let Err(error) = make_directory(&data, false) {
+        eprintln!("ledger: cannot make {}: {error}", data.display());
+        return ExitCode::from(2);
+    }
     match run(&arguments, &data) {
         Ok(report) => {
             // Keys and logs of replicas that are no more; what is left of them does no harm.
@@ -113,10 +117,7 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Err(problem) => {
-            eprintln!("ledger: {problem}; the replicas' logs are in {}", data.display());
-            ExitCode::FAILURE
-        }
+        Err(problem) => failure("ledger", &problem, &data),
     }
 }
 
@@ -135,9 +136,11 @@ impl Teller {
 
 fn run(arguments: &Arguments, data: &Path) -> Result<Report, String> {
     let teller = Teller { is_quiet: arguments.json };
+    let interrupted = interruption().map_err(|error| error.to_string())?;
     let customers = customers::customers(ORGANISATIONS.len(), arguments.payments as usize, arguments.seed);
     let at_first = customers::genesis(&customers);
-    let mut ledger = Ledger::start(arguments.evil, data, &at_first, &teller).map_err(|error| error.to_string())?;
+    let ledger = Ledger::start(arguments.evil, data, &at_first, &teller, interrupted);
+    let mut ledger = ledger.map_err(|error| error.to_string())?;
     teller.say(&format!(
         "{} customers have {} in all, and make {} payments",
         at_first.len(),
@@ -145,8 +148,23 @@ fn run(arguments: &Arguments, data: &Path) -> Result<Report, String> {
         arguments.payments
     ));
 
+    let report = keep(&mut ledger, arguments, &customers, &at_first, &teller);
+    if report.is_ok() || report.as_ref().is_err_and(|problem| problem == INTERRUPTED) {
+        ledger.stop()?;
+    }
+    report
+}
+
+/// Lets customers pay, and checks what comes of it.
+fn keep(
+    ledger: &mut Ledger,
+    arguments: &Arguments,
+    customers: &[Customer],
+    at_first: &Balances,
+    teller: &Teller,
+) -> Result<Report, String> {
     let begin = Instant::now();
-    let (paid, progress) = ledger.pay(&customers, arguments, &teller)?;
+    let (paid, progress) = ledger.pay(customers, arguments, teller)?;
     let seconds = begin.elapsed().as_secs_f64();
     let (longest, median) = progress.longest_and_median().unwrap_or_default();
     let [median_ms, longest_ms] = [median, longest].map(|time| time.as_secs_f64() * 1e3);
@@ -155,7 +173,7 @@ fn run(arguments: &Arguments, data: &Path) -> Result<Report, String> {
         paid.paid, paid.refused
     ));
 
-    let expected = paid.applied_to(&at_first);
+    let expected = paid.applied_to(at_first);
     let replicas_equal = ledger.until_equal(&expected)?;
     let quorum = ledger.gateways[FIRST].balances()?.ok_or("no quorum of replicas answers alike")?;
     if quorum != expected {
@@ -168,8 +186,7 @@ fn run(arguments: &Arguments, data: &Path) -> Result<Report, String> {
     ));
     let said = ledger.honest();
     let view = said.iter().map(|said| said.view).max().unwrap_or_default();
-    let (evidence, dropped) = ledger.case_against_evil(&teller)?;
-    ledger.stop()?;
+    let (evidence, dropped) = ledger.case_against_evil(teller)?;
     Ok(Report {
         payments: arguments.payments,
         paid: paid.paid,
@@ -222,6 +239,8 @@ struct Ledger {
     arguments: [Vec<String>; 2],
     replicas: ReplicaSet,
     gateways: Vec<Gateway>,
+    /// Whether all is to end at once.
+    interrupted: Arc<AtomicBool>,
 }
 
 impl Ledger {
@@ -230,8 +249,9 @@ impl Ledger {
         data: &Path,
         at_first: &Balances,
         teller: &Teller,
+        interrupted: Arc<AtomicBool>,
     ) -> Result<Self, Box<dyn std::error::Error>> {
-        let processes = Processes::create(data, ORGANISATIONS.len())?;
+        let processes = Processes::create(data, ORGANISATIONS.len())?.interrupted_by(interrupted.clone());
         let genesis = data.join("genesis");
         Books::write(at_first, &genesis)?;
         let keys: Vec<PublicKey> = processes.keys().collect();
@@ -239,7 +259,7 @@ impl Ledger {
         let clients: Vec<NodeId> = gateways.iter().map(SecretKey::node_id).collect();
         let arguments = [None, evil].map(|evil| ReplicaOptions::arguments(&genesis, &keys, &clients, evil));
         let replicas = replica::group(&keys)?;
-        let mut ledger = Self { evil, processes, arguments, replicas, gateways: Vec::new() };
+        let mut ledger = Self { evil, processes, arguments, replicas, gateways: Vec::new(), interrupted };
         for (at, name) in ORGANISATIONS.iter().enumerate() {
             ledger.start_replica(at)?;
             match evil.filter(|_| at == FIRST) {
@@ -288,6 +308,10 @@ impl Ledger {
             if is_over {
                 break;
             }
+            if self.interrupted.load(Relaxed) {
+                progress.give_up();
+                return Err(INTERRUPTED.to_owned());
+            }
             if Instant::now() > deadline {
                 progress.give_up();
                 return Err("the payments took too long".to_owned());
@@ -322,6 +346,9 @@ impl Ledger {
         loop {
             if let Some(found) = wanted(&self.honest()) {
                 return Ok(found);
+            }
+            if self.interrupted.load(Relaxed) {
+                return Err(INTERRUPTED.to_owned());
             }
             if Instant::now() > deadline {
                 return Err(format!("it did not come about in {PATIENCE:?} that {what}"));

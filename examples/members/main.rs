@@ -15,14 +15,18 @@ mod table;
 mod view;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use mesh_core::NodeId;
-use mesh_examples::processes::{ProcessOptions, Processes, State, exit_code};
-use mesh_gossip::partition::Mode;
+use mesh_examples::processes::{
+    INTERRUPTED, ProcessOptions, Processes, State, exit_code, failure, interruption, make_directory,
+};
 use table::Table;
 use view::View;
 
@@ -66,29 +70,42 @@ fn main() -> ExitCode {
         return exit_code(node::serve(process, zone, founders));
     }
     let data = std::env::temp_dir().join(format!("mesh-members-{}", std::process::id()));
-    let outcome = Processes::create(&data, usize::from(arguments.nodes)).map_err(|error| error.to_string());
-    let outcome = outcome.and_then(|processes| {
-        let mut script = Script { processes, view: View::default() };
-        if arguments.watch { script.watch() } else { script.play() }
-    });
-    match outcome {
-        Ok(()) => {
+    if let Err(error) = make_directory(&data, false) {
+        eprintln!("members: cannot make {}: {error}", data.display());
+        return ExitCode::from(2);
+    }
+    match run(&arguments, &data) {
+        Ok(all_is_well) => {
             // Keys and logs of nodes that are no more; what is left of them does no harm.
             let _ = std::fs::remove_dir_all(&data);
-            println!("ok: all tables agreed after every trouble");
+            println!("ok: {all_is_well}");
             ExitCode::SUCCESS
         }
-        Err(problem) => {
-            eprintln!("members: {problem}; the nodes' logs are in {}", data.display());
-            ExitCode::FAILURE
+        Err(problem) => failure("members", &problem, &data),
+    }
+}
+
+fn run(arguments: &Arguments, data: &Path) -> Result<&'static str, String> {
+    let interrupted = interruption().map_err(|error| error.to_string())?;
+    let processes = Processes::create(data, usize::from(arguments.nodes)).map_err(|error| error.to_string())?;
+    let processes = processes.interrupted_by(interrupted.clone());
+    let mut script = Script { processes, view: View::default(), interrupted };
+    let outcome = if arguments.watch { script.watch() } else { script.play() };
+    if outcome.as_ref().is_err_and(|problem| problem == INTERRUPTED) {
+        let problems = script.processes.stop();
+        if !problems.is_empty() {
+            return Err(problems.join("; "));
         }
     }
+    outcome
 }
 
 /// What is done to the nodes, and what is expected of them.
 struct Script {
     processes: Processes<Table>,
     view: View,
+    /// Whether all is to end at once.
+    interrupted: Arc<AtomicBool>,
 }
 
 impl Script {
@@ -109,7 +126,7 @@ impl Script {
         Ok(())
     }
 
-    fn play(&mut self) -> Result<(), String> {
+    fn play(&mut self) -> Result<&'static str, String> {
         self.start_all()?;
 
         self.say("killing node 3 (SIGKILL)");
@@ -132,7 +149,7 @@ impl Script {
             self.processes.pause(at).map_err(|error| error.to_string())?;
         }
         self.until("the others may only read", |tables, _, _| {
-            !tables.is_empty() && tables.iter().all(|(_, table)| table.mode == Mode::ReadOnly)
+            !tables.is_empty() && tables.iter().all(|(_, table)| !table.goes_on)
         })?;
         self.say("resuming them");
         for at in 0..most {
@@ -142,16 +159,23 @@ impl Script {
 
         self.say("stopping all in good order");
         let problems = self.processes.stop();
-        if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
+        if problems.is_empty() { Ok("all tables agreed after every trouble") } else { Err(problems.join("; ")) }
     }
 
-    fn watch(&mut self) -> Result<(), String> {
+    fn watch(&mut self) -> Result<&'static str, String> {
         self.start_all()?;
         self.say("kill, kill -STOP and kill -CONT them as you like; Ctrl-C ends all");
-        loop {
+        while !self.interrupted.load(Relaxed) {
             self.view.show(&self.processes, &self.processes.said());
             thread::sleep(LOOK_INTERVAL);
         }
+        for at in 0..self.processes.len() {
+            // Whoever was paused by hand would not notice that it is to stop; whoever was killed needs not.
+            let _ = self.processes.resume(at);
+        }
+        // How those end that were disturbed by hand is no problem.
+        self.processes.stop();
+        Ok("all nodes have stopped")
     }
 
     fn say(&mut self, text: &str) {
@@ -168,6 +192,9 @@ impl Script {
         let running = self.processes.ids(|state| state == State::Runs);
         let others = self.processes.ids(|state| state != State::Runs);
         loop {
+            if self.interrupted.load(Relaxed) {
+                return Err(INTERRUPTED.to_owned());
+            }
             let tables = self.processes.said();
             self.view.show(&self.processes, &tables);
             if tables.len() == running.len() && wanted(&tables, &running, &others) {
@@ -193,7 +220,7 @@ impl Script {
                 && table.gone == *others
                 && !table.links.is_empty()
                 && running.iter().all(|node| table.down_by.get(node) == Some(gone[0]))
-                && table.mode == Mode::Continue
+                && table.goes_on
                 && table.voters == Some(running.len())
         })
     }

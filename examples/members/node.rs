@@ -13,7 +13,7 @@ use mesh_examples::said::say;
 use mesh_gossip::membership::{Membership, MembershipConfig, MembershipHandle as _, Profile, Status, follow};
 use mesh_gossip::metrics::{Monitor, MonitorCommand, MonitorConfig, MonitorHandle as _};
 use mesh_gossip::overlay::{Overlay, OverlayCommand, OverlayConfig, OverlayHandle as _};
-use mesh_gossip::partition::{Partition, PartitionCommand, PartitionConfig, PartitionHandle as _};
+use mesh_gossip::partition::{Mode, Partition, PartitionCommand, PartitionConfig, PartitionHandle as _};
 use mesh_transport_tcp::{Allow, TcpConfig, TcpTransport};
 
 use crate::table::Table;
@@ -82,7 +82,7 @@ fn report(
             members.iter().filter(move |member| status(member.status)).map(|member| member.node).collect()
         };
         let table = Table {
-            mode: partition.mode,
+            goes_on: partition.mode == Mode::Continue,
             coordinator: partition.coordinator,
             voters: partition.voters,
             alive: with(|status| status == Status::Alive),

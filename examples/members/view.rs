@@ -5,15 +5,14 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use mesh_core::NodeId;
 use mesh_examples::processes::{Processes, State};
-use mesh_gossip::partition::Mode;
+use mesh_examples::redraw::Drawn;
 
 use crate::table::Table;
 
 /// Draws the table again and again in its place; where the output is no terminal, only when it is to be kept.
 #[derive(Default)]
 pub(crate) struct View {
-    /// Lines of the table that is on the screen.
-    drawn: usize,
+    drawn: Drawn,
 }
 
 impl View {
@@ -27,7 +26,7 @@ impl View {
     pub(crate) fn show(&mut self, processes: &Processes<Table>, tables: &[(NodeId, Table)]) {
         if io::stdout().is_terminal() {
             self.erase();
-            self.drawn = draw(processes, tables);
+            self.drawn = Drawn(draw(processes, tables));
         }
     }
 
@@ -38,11 +37,7 @@ impl View {
     }
 
     fn erase(&mut self) {
-        if self.drawn > 0 {
-            // Up to where it began, and clear from there.
-            print!("\x1b[{}A\x1b[J", self.drawn);
-            self.drawn = 0;
-        }
+        self.drawn.erase(&mut io::stdout());
     }
 }
 
@@ -70,7 +65,7 @@ fn draw(processes: &Processes<Table>, tables: &[(NodeId, Table)]) -> usize {
             continue;
         };
         let zone = table.zones.get(&id).copied().unwrap_or_default();
-        let mode = if table.mode == Mode::Continue { "continue" } else { "read-only" };
+        let mode = if table.goes_on { "continue" } else { "read-only" };
         let coordinator = table.coordinator.map(|node| processes.number(node).to_string()).unwrap_or_default();
         let thinks: String = processes.iter().map(|(other, ..)| format!("{:>3}", opinion(table, id, other))).collect();
         println!(

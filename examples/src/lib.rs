@@ -23,6 +23,7 @@ pub mod index;
 pub mod indexer;
 pub mod node;
 pub mod processes;
+pub mod redraw;
 pub mod said;
 pub mod store;
 pub mod trouble;

@@ -96,7 +96,7 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
     pub fn create(data: &Path, nodes: usize) -> io::Result<Self> {
         let node = |number: usize| {
             let directory = data.join(format!("node-{number}"));
-            fs::create_dir_all(&directory)?;
+            make_directory(&directory, true)?;
             let key = SecretKey::load_or_create(directory.join("key")).map_err(io::Error::other)?;
             let (address, process, said) = (None, None, Said::default());
             let (key, id) = (key.public(), key.node_id());
@@ -312,6 +312,17 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
         self.nodes.iter().position(|node| node.id == id).map_or(0, |at| at + 1)
     }
 
+    /// The place of the node that has this number, from 1, and is in one of these states.
+    ///
+    /// # Errors
+    /// What to say where it is not: that there is none, or what else it is, such as "is dead already"; `kind` is what nodes
+    /// are called.
+    pub fn find(&self, kind: &str, number: usize, wanted: &[State], otherwise: &str) -> Result<usize, String> {
+        let at = number.checked_sub(1).filter(|at| *at < self.len());
+        let at = at.ok_or_else(|| format!("there is no {kind} {number}"))?;
+        if wanted.contains(&self.nodes[at].state) { Ok(at) } else { Err(format!("{kind} {number} {otherwise}")) }
+    }
+
     /// Asks all to stop in good order, and says which did not.
     pub fn stop(&mut self) -> Vec<String> {
         // Who is paused would not notice.
@@ -360,6 +371,31 @@ impl<T> Drop for Processes<T> {
 
 fn interrupted() -> io::Error {
     io::Error::new(io::ErrorKind::Interrupted, INTERRUPTED)
+}
+
+/// Whether this program was interrupted in the terminal, or told to end by a signal that can be noticed, from now on.
+///
+/// # Errors
+/// What the operating system says, or that this was called before.
+pub fn interruption() -> io::Result<Arc<AtomicBool>> {
+    let interrupted = Arc::<AtomicBool>::default();
+    let asked = interrupted.clone();
+    ctrlc::set_handler(move || asked.store(true, Relaxed)).map_err(io::Error::other)?;
+    Ok(interrupted)
+}
+
+/// What a program says and ends with where what it did came to an error: that all of its processes have stopped where it
+/// was [interrupted](INTERRUPTED), and then what they kept below `data` is gone; otherwise where their logs are.
+pub fn failure(program: &str, problem: &str, data: &Path) -> ExitCode {
+    if problem == INTERRUPTED {
+        // What is left of them does no harm.
+        let _ = fs::remove_dir_all(data);
+        eprintln!("{program}: {problem}; all nodes have stopped");
+        ExitCode::from(130)
+    } else {
+        eprintln!("{program}: {problem}; the nodes' logs are in {}", data.display());
+        ExitCode::FAILURE
+    }
 }
 
 /// Makes a directory that, on Unix, nobody else can look into: keys are in it.

@@ -136,11 +136,6 @@ impl Status {
     pub(crate) fn is_gone(&self, node: NodeId) -> bool {
         self.agent.members.gone().any(|gone| gone == node)
     }
-
-    /// How many tasks it gave to others.
-    pub(crate) fn moved(&self) -> u64 {
-        self.agent.metric("tasks_moved") + self.agent.metric("tasks_balanced")
-    }
 }
 
 json_lines!(Numbered, Line);

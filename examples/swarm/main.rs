@@ -37,7 +37,7 @@ use mesh_examples::dashboard::Dashboard;
 use mesh_examples::hex::short_digest;
 use mesh_examples::index::{Index, Piece, pieces};
 use mesh_examples::indexer;
-use mesh_examples::processes::{Processes, exit_code, make_directory};
+use mesh_examples::processes::{Processes, exit_code, interruption, make_directory};
 use mesh_examples::store::{Store, StoreCommand};
 
 use agent::{AgentOptions, PIECE_LEN, Plan};
@@ -117,11 +117,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let interrupted = Arc::<AtomicBool>::default();
-    let asked = interrupted.clone();
-    if let Err(error) = ctrlc::set_handler(move || asked.store(true, Relaxed)) {
+    let interrupted = interruption().unwrap_or_else(|error| {
         eprintln!("swarm: an interruption cannot be noticed: {error}");
-    }
+        Arc::default()
+    });
     let (report, is_told) = swarm(&arguments, &prepared, dashboard, &interrupted);
     let data = &prepared.data;
     if interrupted.load(Relaxed) && !is_told {

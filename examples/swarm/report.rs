@@ -6,6 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::script::Told;
+use crate::stage::FIGURES;
 
 /// The outcome of a run.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -78,7 +79,9 @@ impl fmt::Display for Report {
             writeln!(f, "{:<13} recovered in {:.0} ms: {}", told.step, told.recovery_ms, told.seen)?;
         }
         for (name, value) in &self.metrics {
-            writeln!(f, "{name:<22} {value:.2}")?;
+            let unit = FIGURES.iter().find(|figure| figure.name == name).map_or("", |figure| figure.unit);
+            let line = format!("{name:<22} {value:.2} {unit}");
+            writeln!(f, "{}", line.trim_end())?;
         }
         if let Some(kept) = &self.kept {
             writeln!(f, "data          kept in {kept}")?;

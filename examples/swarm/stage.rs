@@ -80,21 +80,15 @@ impl Stage {
     }
 
     fn carry_out(&mut self, mesh: &mut Mesh, asked: &Asked) -> Result<String, Problem> {
-        let find = |mesh: &Mesh, number: usize, wanted: &[State], what: &str| {
-            let at = number.checked_sub(1).filter(|at| *at < mesh.ids.len());
-            let at = at.ok_or_else(|| format!("there is no agent {number}"))?;
-            let (_, _, state) = mesh.processes.iter().nth(at).ok_or("there is no such process")?;
-            if wanted.contains(&state) { Ok(at) } else { Err(format!("agent {number} {what}")) }
-        };
         match &asked.control {
             Control::Kill { agent } => {
-                let at = find(mesh, *agent, &[State::Runs, State::Paused], "is dead already")?;
+                let at = mesh.processes.find("agent", *agent, &[State::Runs, State::Paused], "is dead already")?;
                 mesh.kill(at)?;
                 self.down.insert(at);
                 Ok(format!("agent {agent} is killed (SIGKILL)"))
             }
             Control::Restart { agent } => {
-                let at = find(mesh, *agent, &[State::Dead], "has a process already")?;
+                let at = mesh.processes.find("agent", *agent, &[State::Dead], "has a process already")?;
                 mesh.start(at)?;
                 self.down.remove(&at);
                 if let Some(cut_off) = self.cut_off.clone() {
@@ -103,13 +97,13 @@ impl Stage {
                 Ok(format!("agent {agent} is started, from its directory"))
             }
             Control::Pause { agent } => {
-                let at = find(mesh, *agent, &[State::Runs], "does not run")?;
+                let at = mesh.processes.find("agent", *agent, &[State::Runs], "does not run")?;
                 mesh.pause(at)?;
                 self.down.insert(at);
                 Ok(format!("agent {agent} is paused (SIGSTOP)"))
             }
             Control::Resume { agent } => {
-                let at = find(mesh, *agent, &[State::Paused], "is not paused")?;
+                let at = mesh.processes.find("agent", *agent, &[State::Paused], "is not paused")?;
                 mesh.processes.resume(at).map_err(|error| error.to_string())?;
                 self.down.remove(&at);
                 Ok(format!("agent {agent} goes on (SIGCONT)"))
@@ -202,7 +196,7 @@ impl Stage {
                 queued: status.agent.pool.queued,
                 running: status.agent.pool.running,
                 done: status.tasks.done,
-                moved: Some(status.moved()),
+                moved: Some(status.agent.moves()),
                 taken_over: Some(status.agent.metric("tasks_taken_over")),
                 records: Some(status.records),
                 ..blank

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use mesh_examples::dashboard::Log;
 use mesh_examples::processes::State;
+use mesh_examples::redraw::Drawn;
 
 use crate::line::Status;
 
@@ -17,8 +18,7 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct View {
     is_terminal: bool,
-    /// Lines of the table that is on the screen.
-    drawn: usize,
+    drawn: Drawn,
     shown: Option<Instant>,
     begin: Instant,
     /// Where all that is said goes as well.
@@ -29,7 +29,7 @@ impl View {
     /// A view that draws a table where there is a terminal; elsewhere, and where it is to be `quiet`, it writes a line every
     /// few seconds.
     pub(crate) fn new(quiet: bool, log: Option<Log>) -> Self {
-        Self { is_terminal: stderr().is_terminal() && !quiet, drawn: 0, shown: None, begin: Instant::now(), log }
+        Self { is_terminal: stderr().is_terminal() && !quiet, drawn: Drawn(0), shown: None, begin: Instant::now(), log }
     }
 
     /// Says something that stays on the screen.
@@ -75,16 +75,12 @@ impl View {
             // A terminal that has gone away needs no table.
             let _ = writeln!(out, "{line}");
         }
-        self.drawn = lines.len();
+        self.drawn = Drawn(lines.len());
     }
 
     /// Takes the table off the screen.
     pub(crate) fn erase(&mut self) {
-        if self.drawn > 0 {
-            // Up to where it began, and clear from there.
-            eprint!("\x1b[{}A\x1b[J", self.drawn);
-            self.drawn = 0;
-        }
+        self.drawn.erase(&mut stderr());
     }
 }
 

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, Subcommand};
 use mesh_core::NodeId;
 use mesh_examples::index::{Index, Piece, pieces};
-use mesh_examples::processes::{INTERRUPTED, Processes, State, exit_code, make_directory};
+use mesh_examples::processes::{INTERRUPTED, Processes, State, exit_code, failure, interruption, make_directory};
 use serde::Serialize;
 use stage::Stage;
 use view::{Row, View};
@@ -133,15 +133,7 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Err(problem) if problem == INTERRUPTED => {
-            eprintln!("task_farm: {problem}; all nodes have stopped");
-            let _ = std::fs::remove_dir_all(&data);
-            ExitCode::from(130)
-        }
-        Err(problem) => {
-            eprintln!("task_farm: {problem}; the nodes' logs are in {}", data.display());
-            ExitCode::FAILURE
-        }
+        Err(problem) => failure("task_farm", &problem, &data),
     }
 }
 
@@ -154,9 +146,7 @@ fn tell(report: &Report, json: bool) {
 
 /// Runs the nodes until all is counted, and where there is a dashboard until Ctrl-C. The report, unless it was told already.
 fn run(arguments: &Arguments, pieces: &[Piece], data: &Path, stage: Option<Stage>) -> Result<Option<Report>, String> {
-    let interrupted = Arc::<AtomicBool>::default();
-    let asked = interrupted.clone();
-    ctrlc::set_handler(move || asked.store(true, Relaxed)).map_err(|error| error.to_string())?;
+    let interrupted = interruption().map_err(|error| error.to_string())?;
     let nodes = usize::from(arguments.nodes);
     let processes = Processes::create(data, nodes).map_err(|error| error.to_string())?;
     let processes = processes.interrupted_by(interrupted.clone());

@@ -84,11 +84,6 @@ impl Stage {
 
 fn carry_out(processes: &mut Processes<Said>, control: &Control) -> Result<String, String> {
     let states: Vec<_> = processes.iter().map(|(_, _, state)| state).collect();
-    let find = |number: usize, wanted: &[State], what: &str| {
-        let at = number.checked_sub(1).filter(|at| *at < states.len());
-        let at = at.ok_or_else(|| format!("there is no node {number}"))?;
-        if wanted.contains(&states[at]) { Ok(at) } else { Err(format!("node {number} {what}")) }
-    };
     // The rest must go on: it is a majority, and the first node waits for the results.
     let spare = |at: usize| {
         let rest = states.iter().enumerate().filter(|(other, state)| *other != at && **state == State::Runs).count();
@@ -100,19 +95,19 @@ fn carry_out(processes: &mut Processes<Said>, control: &Control) -> Result<Strin
     };
     match control {
         Control::Kill { agent } => {
-            let at = find(*agent, &[State::Runs, State::Paused], "is dead already")?;
+            let at = processes.find("node", *agent, &[State::Runs, State::Paused], "is dead already")?;
             spare(at)?;
             processes.kill(at).map_err(|error| error.to_string())?;
             Ok(format!("node {agent} is killed (SIGKILL)"))
         }
         Control::Pause { agent } => {
-            let at = find(*agent, &[State::Runs], "does not run")?;
+            let at = processes.find("node", *agent, &[State::Runs], "does not run")?;
             spare(at)?;
             processes.pause(at).map_err(|error| error.to_string())?;
             Ok(format!("node {agent} is paused (SIGSTOP)"))
         }
         Control::Resume { agent } => {
-            let at = find(*agent, &[State::Paused], "is not paused")?;
+            let at = processes.find("node", *agent, &[State::Paused], "is not paused")?;
             processes.resume(at).map_err(|error| error.to_string())?;
             Ok(format!("node {agent} goes on (SIGCONT)"))
         }

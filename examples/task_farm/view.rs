@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _, Write as _};
 
 use mesh_examples::dashboard::Log;
+use mesh_examples::redraw::Drawn;
 
 /// How one node is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,8 +19,7 @@ pub(crate) struct Row {
 #[derive(Debug)]
 pub(crate) struct View {
     is_quiet: bool,
-    /// Lines of the table that is on the screen.
-    drawn: usize,
+    drawn: Drawn,
     /// How many tenths were told.
     tenths: usize,
     /// Where all that is said goes as well.
@@ -28,7 +28,7 @@ pub(crate) struct View {
 
 impl View {
     pub(crate) const fn new(is_quiet: bool, log: Option<Log>) -> Self {
-        Self { is_quiet, drawn: 0, tenths: 0, log }
+        Self { is_quiet, drawn: Drawn(0), tenths: 0, log }
     }
 
     /// Says something, above the table.
@@ -37,7 +37,7 @@ impl View {
             log.say(text);
         }
         if !self.is_quiet {
-            self.erase();
+            self.drawn.erase(&mut io::stdout());
             println!("{text}");
         }
     }
@@ -49,14 +49,14 @@ impl View {
         }
         let done: usize = rows.iter().map(|row| row.done as usize).sum();
         if io::stdout().is_terminal() {
-            self.erase();
+            self.drawn.erase(&mut io::stdout());
             println!("  node     pid  queued  running   done");
             for row in rows {
                 let pid = row.pid.map_or_else(|| "dead".to_owned(), |pid| pid.to_string());
                 println!("  {:>4} {pid:>7}  {:>6}  {:>7}  {:>5}", row.number, row.queued, row.running, row.done);
             }
             println!("  {:>4} {:>7}  {:>6}  {:>7}  {done:>5} of {tasks}", "all", "", "", "");
-            self.drawn = rows.len() + 2;
+            self.drawn = Drawn(rows.len() + 2);
         } else if done * 10 / tasks > self.tenths {
             self.tenths = done * 10 / tasks;
             let by: Vec<_> = rows.iter().map(|row| row.done.to_string()).collect();
@@ -64,13 +64,5 @@ impl View {
         }
         // Nothing is lost where nobody reads.
         let _ = io::stdout().flush();
-    }
-
-    fn erase(&mut self) {
-        if self.drawn > 0 {
-            // Up to where it began, and clear from there.
-            print!("\x1b[{}A\x1b[J", self.drawn);
-            self.drawn = 0;
-        }
     }
 }

@@ -2,9 +2,16 @@
 
 mod support;
 
+#[cfg(target_os = "linux")]
+use std::io::{BufRead as _, BufReader};
+#[cfg(target_os = "linux")]
+use std::process::{Command, Stdio};
+
 use mesh_consensus::pbft::Evidence;
 use mesh_core::wire;
 use serde_json::Value;
+#[cfg(target_os = "linux")]
+use support::{example, pids_of, wait_until};
 use support::{output, refusal};
 
 /// Runs it with 300 payments, and checks what is so in every run.
@@ -62,5 +69,35 @@ fn bad_arguments_are_refused_with_a_sentence() {
     ] {
         let refusal = refusal("ledger", arguments);
         assert!(refusal.contains(said), "{arguments:?}: {refusal}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn who_is_interrupted_stops_all_replicas_and_leaves_no_keys() {
+    // While replicas start, and while customers pay.
+    for seen in ["started the replica of Birch", "make 1000000 payments"] {
+        let mut ledger = Command::new(example("ledger"))
+            .args(["--payments", "1000000"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let data = std::env::temp_dir().join(format!("mesh-ledger-{}", ledger.id()));
+        let mut lines = BufReader::new(ledger.stdout.take().unwrap()).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.contains(seen)), "it comes to {seen}");
+        assert!(!pids_of(&data).is_empty());
+        assert!(Command::new("kill").arg("-INT").arg(ledger.id().to_string()).status().unwrap().success());
+        let rest = std::thread::spawn(move || lines.count());
+        let output = ledger.wait_with_output().unwrap();
+        rest.join().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(
+            (output.status.code(), error.as_str()),
+            (Some(130), "ledger: interrupted; all nodes have stopped\n"),
+            "{seen}"
+        );
+        wait_until("all replicas have ended", || pids_of(&data).is_empty());
+        assert!(!data.exists(), "{} is left", data.display());
     }
 }

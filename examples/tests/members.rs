@@ -2,6 +2,15 @@
 
 mod support;
 
+#[cfg(target_os = "linux")]
+use std::io::{BufRead as _, BufReader};
+#[cfg(target_os = "linux")]
+use std::os::unix::fs::PermissionsExt as _;
+#[cfg(target_os = "linux")]
+use std::process::{Command, Stdio};
+
+#[cfg(target_os = "linux")]
+use support::{example, pids_of, wait_until};
 use support::{output, refusal};
 
 #[test]
@@ -40,5 +49,44 @@ fn bad_arguments_are_refused_with_a_sentence() {
     {
         let refusal = refusal("members", arguments);
         assert!(refusal.contains(said), "{arguments:?}: {refusal}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn who_is_interrupted_stops_all_nodes_and_leaves_no_keys() {
+    // While nodes start, in the middle of the script, and while one watches: that ends no other way.
+    for (arguments, seen, code, said) in [
+        (&["--nodes", "15"][..], "started node 2", 130, "members: interrupted; all nodes have stopped\n"),
+        (&[], "pausing node 4", 130, "members: interrupted; all nodes have stopped\n"),
+        (&["--watch"], "Ctrl-C ends all", 0, ""),
+    ] {
+        let mut members = Command::new(example("members"))
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let data = std::env::temp_dir().join(format!("mesh-members-{}", members.id()));
+        let mut lines = BufReader::new(members.stdout.take().unwrap()).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.contains(seen)), "it comes to {seen}");
+        let mode = std::fs::metadata(data.join("node-1")).unwrap().permissions().mode();
+        let above = std::fs::metadata(&data).unwrap().permissions().mode();
+        assert_eq!((mode & 0o777, above & 0o777), (0o700, 0o700), "nobody else sees the keys");
+        let nodes = pids_of(&data);
+        assert!(!nodes.is_empty());
+        if code == 0 {
+            // One who is paused by hand ends with the others, as does one who was killed.
+            assert!(Command::new("kill").arg("-STOP").arg(nodes[1].to_string()).status().unwrap().success());
+            assert!(Command::new("kill").arg("-KILL").arg(nodes[2].to_string()).status().unwrap().success());
+        }
+        assert!(Command::new("kill").arg("-INT").arg(members.id().to_string()).status().unwrap().success());
+        let rest = std::thread::spawn(move || lines.count());
+        let output = members.wait_with_output().unwrap();
+        rest.join().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), error.as_str()), (Some(code), said), "{arguments:?}");
+        wait_until("all nodes have ended", || pids_of(&data).is_empty());
+        assert!(!data.exists(), "{} is left", data.display());
     }
 }

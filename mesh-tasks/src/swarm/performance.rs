@@ -34,7 +34,7 @@ const HOTSPOTS_MAX: usize = 16;
 const DECISIONS: [&str; 3] = ["raft_commit_nanos", "pbft_decision_nanos", "ballot_decision_nanos"];
 
 /// What tasks are moved by.
-const MOVES: [&str; 3] = ["tasks_moved", "tasks_balanced", "tasks_routed"];
+pub(super) const MOVES: [&str; 3] = ["tasks_moved", "tasks_balanced", "tasks_routed"];
 
 /// The twelve figures of the seed design.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

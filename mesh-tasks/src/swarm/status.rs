@@ -34,6 +34,7 @@ use mesh_gossip::partition::{Mode, PartitionStatus};
 use mesh_gossip::store::StoreStatus;
 use serde::{Deserialize, Serialize};
 
+use super::performance::MOVES;
 use crate::pool::PoolStatus;
 
 /// How an agent is. See the [module](self).
@@ -304,6 +305,12 @@ impl Status {
     /// A counter or gauge; 0 where there is none of that name.
     pub fn metric(&self, name: &str) -> u64 {
         self.metrics.get(name).copied().unwrap_or_default()
+    }
+
+    /// How many tasks the agent has given to others, stolen, balanced and routed: those of
+    /// [`Metric::MigrationFrequency`](super::Metric::MigrationFrequency).
+    pub fn moves(&self) -> u64 {
+        MOVES.iter().map(|name| self.metric(name)).sum()
     }
 
     /// Adds a replica of Raft that is hosted beside the agent.
