@@ -24,12 +24,11 @@ use mesh_examples::indexer::{Indexer, Progress, await_last, await_result, submit
 use mesh_examples::processes::{ProcessOptions, obey};
 use mesh_examples::said::say;
 use mesh_examples::trouble::{Cuts, TroubledTransport};
-use mesh_gossip::aggregation::AggregationHandle as _;
 use mesh_gossip::membership::MembershipHandle as _;
 use mesh_gossip::store::StoreHandle as _;
 use mesh_tasks::executor::{ServeConfig, serve};
 use mesh_tasks::pool::PoolConfig;
-use mesh_tasks::swarm::{History, LOAD, Metric, Preset, SwarmConfig};
+use mesh_tasks::swarm::{History, Metric, Preset, SwarmConfig};
 use mesh_tasks::task::{Policy, TaskId, TaskSpec};
 use mesh_transport_tcp::{Allow, TcpConfig, TcpTransport};
 
@@ -270,9 +269,6 @@ impl Process {
     async fn status(&self) -> Result<Status, AnyError> {
         let Agent { swarm, raft, catalogue, pbft } = &self.agent;
         let mut agent = swarm.status().await?.with_raft(&raft.status().await?);
-        // What this agent has to do, in shares of what it can do at a time: it is clamped. A node that is too busy to take
-        // it takes the next one.
-        let _ = swarm.aggregation.set(LOAD, agent.pool.load.unwrap_or_default()).await;
         let mut decided = None;
         if let Some(pbft) = pbft {
             let (status, decisions, evidence) = join3(pbft.status(), pbft.query(()), pbft.evidence()).await;

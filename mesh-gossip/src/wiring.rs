@@ -33,6 +33,23 @@ impl Change {
             _ => None,
         }
     }
+
+    /// For those whose peers are whoever is there.
+    fn present<C>(self, add: fn(NodeId) -> C, remove: fn(NodeId) -> C) -> C {
+        match self {
+            Self::Up(node) => add(node),
+            Self::Down(node) | Self::Gone(node) => remove(node),
+        }
+    }
+
+    /// For those who keep a peer that is down.
+    fn remembered<C>(self, add: fn(NodeId) -> C, remove: fn(NodeId) -> C) -> Option<C> {
+        match self {
+            Self::Up(node) => Some(add(node)),
+            Self::Down(_) => None,
+            Self::Gone(node) => Some(remove(node)),
+        }
+    }
 }
 
 impl OverlayCommand {
@@ -61,10 +78,7 @@ impl OverlayCommand {
 impl<M> MessengerCommand<M> {
     /// What a messenger is told when members come and go: for [`Handle::link`](mesh_core::Handle::link).
     pub fn of_member(event: &MembershipEvent) -> Option<Self> {
-        Change::of(event).map(|change| match change {
-            Change::Up(node) => Self::AddPeer(node),
-            Change::Down(node) | Change::Gone(node) => Self::RemovePeer(node),
-        })
+        Change::of(event).map(|change| change.present(Self::AddPeer, Self::RemovePeer))
     }
 }
 
@@ -72,20 +86,14 @@ impl BroadcastCommand {
     /// What a broadcast is told when members come and go, where it runs without an overlay and sends to all: for
     /// [`Handle::link`](mesh_core::Handle::link). With an overlay, link that: [`of_link`](Self::of_link).
     pub fn of_member(event: &MembershipEvent) -> Option<Self> {
-        Change::of(event).map(|change| match change {
-            Change::Up(node) => Self::AddPeer(node),
-            Change::Down(node) | Change::Gone(node) => Self::RemovePeer(node),
-        })
+        Change::of(event).map(|change| change.present(Self::AddPeer, Self::RemovePeer))
     }
 }
 
 impl AggregationCommand {
     /// What an aggregation is told when members come and go: for [`Handle::link`](mesh_core::Handle::link).
     pub fn of_member(event: &MembershipEvent) -> Option<Self> {
-        Change::of(event).map(|change| match change {
-            Change::Up(node) => Self::AddPeer(node),
-            Change::Down(node) | Change::Gone(node) => Self::RemovePeer(node),
-        })
+        Change::of(event).map(|change| change.present(Self::AddPeer, Self::RemovePeer))
     }
 }
 
@@ -93,11 +101,7 @@ impl StoreCommand {
     /// What a store is told when members come and go: for [`Handle::link`](mesh_core::Handle::link). Who is down is
     /// not gone for good, and holds up the collection of tombstones until it is forgotten.
     pub fn of_member(event: &MembershipEvent) -> Option<Self> {
-        match Change::of(event)? {
-            Change::Up(node) => Some(Self::AddPeer(node)),
-            Change::Down(_) => None,
-            Change::Gone(node) => Some(Self::RemovePeer(node)),
-        }
+        Change::of(event)?.remembered(Self::AddPeer, Self::RemovePeer)
     }
 }
 
@@ -105,11 +109,7 @@ impl HeartbeatCommand {
     /// What a heartbeat group is told when members come and go: for [`Handle::link`](mesh_core::Handle::link). Who is
     /// down for the membership is watched on: this group judges by itself.
     pub fn of_member(event: &MembershipEvent) -> Option<Self> {
-        match Change::of(event)? {
-            Change::Up(node) => Some(Self::AddPeer(node)),
-            Change::Down(_) => None,
-            Change::Gone(node) => Some(Self::RemovePeer(node)),
-        }
+        Change::of(event)?.remembered(Self::AddPeer, Self::RemovePeer)
     }
 }
 

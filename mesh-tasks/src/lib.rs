@@ -8,6 +8,9 @@
 //! lets nodes bid, [`capability_router`] sends a task where it fits best, and [`load_balancer`] moves queued tasks from
 //! loaded nodes to idle ones.
 //!
+//! What they share is of use alone as well: [`group`] is who keeps something and which of them are enough, [`share`] rations
+//! turns among tenants, [`life`] tells what a node said before a crash from what it says now.
+//!
 //! `swarm` (a feature, on by default) wires the modules of all crates into a whole agent.
 
 pub mod auction;

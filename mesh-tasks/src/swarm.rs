@@ -32,15 +32,14 @@
 mod config;
 mod performance;
 pub mod status;
+mod wiring;
 
 use std::fmt::Debug;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_consensus::ballot::{
-    Ballot, BallotCommand, BallotConfig, BallotError, BallotHandle as _, Electorate, ElectorateError,
-};
+use mesh_consensus::ballot::{Ballot, BallotConfig, BallotError, BallotHandle as _, Electorate, ElectorateError};
 use mesh_core::identity::{Ed25519, SecretKey};
 use mesh_core::{Bytes, CallError, Clock, Directory, Handle, Instant, Metrics, NodeBuilder, NodeId, Wire};
 use mesh_gossip::aggregation::{
@@ -50,7 +49,7 @@ use mesh_gossip::broadcast::{Broadcast, BroadcastCommand, BroadcastConfig, Broad
 use mesh_gossip::discovery::{Discovery, DiscoveryCommand, DiscoveryConfig, DiscoveryError, DiscoveryHandle as _};
 use mesh_gossip::heartbeat::{Heartbeat, HeartbeatCommand, HeartbeatError, HeartbeatHandle as _};
 use mesh_gossip::membership::{
-    LeaveError, Membership, MembershipCommand, MembershipEvent, MembershipHandle as _, Profile, ProfileTooLong, follow,
+    LeaveError, Membership, MembershipCommand, MembershipHandle as _, Profile, ProfileTooLong, follow,
 };
 use mesh_gossip::messenger::{Messenger, MessengerCommand, MessengerConfig, MessengerError};
 use mesh_gossip::metrics::{Monitor, MonitorCommand, MonitorConfig, MonitorError, MonitorHandle as _};
@@ -65,7 +64,8 @@ pub use performance::{
     ConsensusEfficiency, History, Hotspot, LoadDistribution, Metric, NetworkHealth, Performance, Reading,
 };
 pub use status::Status;
-use status::{Ballots, Estimated, Link, Members};
+use status::{Ballots, Estimated, Link, Members, Work};
+pub use wiring::ballot_of_member;
 
 use crate::pool::{PoolCommand, PoolConfig, PoolHandle as _, Receipt, TaskPool};
 
@@ -101,7 +101,9 @@ pub mod ids {
     pub const FIRST_FREE: ProtocolId = ProtocolId(64);
 }
 
-/// The name of the variable that all agents aggregate: how busy each is, from 0 to 1.
+/// The name of the variable that all agents aggregate: how busy each is, from 0 to 1. An agent sets its own whenever it is
+/// asked [how it is](Swarm::status) or takes a [reading](Swarm::read): what waits or runs there, in shares of what it can
+/// execute at a time; 1 where that is more.
 pub const LOAD: &str = "load";
 
 /// The namespace of the shared memory that agents keep for themselves.
@@ -205,19 +207,6 @@ pub struct Swarm<M: Says = Bytes> {
     /// Votes of all [voters](SwarmConfig::voters), and who they are; none where there are none.
     pub ballots: Option<(Handle<Ballot>, Electorate)>,
     metrics: Metrics,
-}
-
-/// What ballots are told when members come and go.
-fn ballot_of_member(event: &MembershipEvent) -> Option<BallotCommand> {
-    match event {
-        MembershipEvent::Joined(member) | MembershipEvent::Rejoined(member) => {
-            Some(BallotCommand::AddPeer(member.node))
-        }
-        MembershipEvent::Down { node, .. }
-        | MembershipEvent::Left { node, .. }
-        | MembershipEvent::Forgotten { node } => Some(BallotCommand::RemovePeer(*node)),
-        _ => None,
-    }
 }
 
 impl<M: Says> Swarm<M> {
@@ -429,7 +418,7 @@ impl<M: Says> Swarm<M> {
     }
 
     /// How this agent is: all modules, asked at once, and all that is counted. What is hosted beside them is
-    /// [added](Status::with_raft).
+    /// [added](Status::with_raft). How busy it is, all others are [told](LOAD).
     ///
     /// # Errors
     /// [`CallError`] when the node does not answer.
@@ -439,7 +428,8 @@ impl<M: Says> Swarm<M> {
         let (estimate, ballots) = (self.aggregation.estimate(), self.ballots.as_ref());
         let ballots = ballots.map(|(ballots, electorate)| (ballots.list(), electorate.members().len()));
         // All have been asked by now: a call goes out when it is made.
-        let (members, estimate) = (members.await?, estimate.await?);
+        let (members, estimate, pool) = (members.await?, estimate.await?, (&pool.await?).into());
+        self.aggregate(&pool).await?;
         let own = members.iter().find(|member| member.node == self.me);
         let status = Status {
             node: self.me,
@@ -447,7 +437,7 @@ impl<M: Says> Swarm<M> {
             members: Members::new(&members, &health.await?),
             partition: (&partition.await?).into(),
             links: links.await?.iter().map(Link::from).collect(),
-            pool: (&pool.await?).into(),
+            pool,
             memory: (&store.await?).into(),
             all: Estimated { agents: estimate.nodes, load: estimate.of(LOAD).map(|load| load.average) },
             ballots: match ballots {
@@ -459,32 +449,26 @@ impl<M: Says> Swarm<M> {
         Ok(status.with_metrics(&self.metrics))
     }
 
-    /// How the swarm is now, to be [recorded](History::record).
+    /// How the swarm is now, to be [recorded](History::record). How busy this agent is, all others are [told](LOAD).
     ///
     /// # Errors
     /// [`CallError`] when the node does not answer.
     pub async fn read(&self, now: Instant) -> Result<Reading, CallError> {
-        let (network, survey) = (self.monitor.status(), self.pool.survey());
+        let (network, survey, pool) = (self.monitor.status(), self.pool.survey(), self.pool.pool());
+        self.aggregate(&(&pool.await?).into()).await?;
         Ok(Reading::new(now, network.await?, &survey.await?, &self.metrics))
+    }
+
+    /// Tells the others how busy this agent is.
+    async fn aggregate(&self, pool: &Work) -> Result<(), CallError> {
+        // There is the variable, and a load is a number: only the node may not answer.
+        let value = pool.load.unwrap_or_default();
+        let set = AggregationCommand::Set { variable: LOAD.to_owned(), value };
+        self.aggregation.call(set).await.map(drop)
     }
 
     /// What the agent counts.
     pub const fn metrics(&self) -> &Metrics {
         &self.metrics
-    }
-}
-
-impl PoolCommand {
-    /// What a pool of tasks is told when members come and go: for [`Handle::link`].
-    pub fn of_member(event: &MembershipEvent) -> Option<Self> {
-        match event {
-            MembershipEvent::Joined(member) | MembershipEvent::Rejoined(member) | MembershipEvent::Updated(member) => {
-                Some(Self::AddPeer { node: member.node, zone: u32::from(member.profile.zone) })
-            }
-            MembershipEvent::Down { node, .. }
-            | MembershipEvent::Left { node, .. }
-            | MembershipEvent::Forgotten { node } => Some(Self::RemovePeer(*node)),
-            _ => None,
-        }
     }
 }

@@ -9,11 +9,10 @@ use mesh_consensus::pbft::{Pbft, PbftConfig, PbftHandle as _, ReplicaSet};
 use mesh_consensus::raft::{Raft, RaftConfig, RaftHandle as _, Role};
 use mesh_core::identity::SecretKey;
 use mesh_core::{Handle, LogIndex, NodeId, ProtocolId, RestoreError, SnapshotSource, StateMachine};
-use mesh_gossip::aggregation::AggregationHandle as _;
 use mesh_gossip::partition::Mode;
 use mesh_gossip::store::StoreHandle as _;
 use mesh_tasks::pool::{PoolCommand, PoolHandle as _};
-use mesh_tasks::swarm::{LOAD, Preset, Status, Swarm, SwarmConfig, ids};
+use mesh_tasks::swarm::{Preset, Status, Swarm, SwarmConfig, ids};
 use mesh_tasks::task::TaskSpec;
 use mesh_transport_mem::Sim;
 
@@ -213,13 +212,18 @@ fn tasks_memory_commands_and_votes_are_counted() {
 #[test]
 fn what_all_have_in_the_mean_and_that_one_takes_no_more_is_told() {
     let mut sim = whole();
-    for agent in 0..AGENTS {
-        let aggregation = sim.handle(node(agent)).swarm.aggregation.clone();
-        sim.wait(SECOND, aggregation.set(LOAD, f64::from(agent) / 4.0)).unwrap().unwrap();
+    // Two agents execute something, and are asked how they are: one for its status, one for a reading.
+    for agent in [1, 3] {
+        let pool = sim.handle(node(agent)).swarm.pool.clone();
+        sim.wait(SECOND, pool.submit(TaskSpec::new("a"))).unwrap().unwrap();
+        sim.wait(SECOND, pool.take()).unwrap().unwrap();
     }
+    assert_eq!(status(&mut sim, 1).pool.load, Some(1.0));
+    let (busy, now) = (sim.handle(node(3)).swarm.clone(), sim.clock(node(3)));
+    sim.wait(SECOND, async move { busy.read(now).await }).unwrap().unwrap();
     let about = |value: Option<f64>, expected: f64| value.is_some_and(|value| (value - expected).abs() < 0.01);
-    until(&mut sim, 2, "five agents are half busy in the mean", |status| {
-        about(status.all.agents, 5.0) && about(status.all.load, 0.5)
+    until(&mut sim, 2, "two of five agents are busy", |status| {
+        about(status.all.agents, 5.0) && about(status.all.load, 0.4)
     });
 
     let pool = sim.handle(node(2)).swarm.pool.clone();
