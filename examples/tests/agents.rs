@@ -8,12 +8,12 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use mesh_consensus::ballot::{Ballot, BallotHandle as _, BallotId, Choice, Draft, Verdict};
 use mesh_consensus::pbft::{Pbft, PbftHandle as _, ProposeError, ReplicaSet};
-use mesh_consensus::raft::{Raft, RaftHandle as _};
+use mesh_consensus::raft::{Membership as Voters, Raft, RaftHandle as _, Role};
 use mesh_core::identity::SecretKey;
-use mesh_core::{Bytes, Instant, NodeId, Rng64};
+use mesh_core::{Bytes, ClusterKey, Instant, Keyring, NodeId, Rng64};
 use mesh_examples::agent::{Agent, AgentConfig, CATALOGUE, DECISION_LEN_MAX, DECISIONS, Decisions};
 use mesh_examples::store::{SharedStore, StoreCommand};
 use mesh_gossip::membership::{Membership, MembershipHandle as _};
@@ -21,14 +21,16 @@ use mesh_gossip::messenger::{MessengerEvent, MessengerHandle as _};
 use mesh_gossip::overlay::OverlayHandle as _;
 use mesh_gossip::partition::{Mode, Partition};
 use mesh_gossip::store::StoreHandle as _;
-use mesh_tasks::pool::{FinishError, Job, PoolHandle as _, TakeError};
+use mesh_tasks::pool::{FinishError, Job, PoolCommand, PoolHandle as _, TakeError};
 use mesh_tasks::swarm::{History, Metric, NAMESPACE, Preset, SwarmConfig, ids};
-use mesh_tasks::task::{Outcome, TaskId, TaskSpec};
+use mesh_tasks::task::{Outcome, Policy, TaskId, TaskSpec};
 use mesh_transport_mem::{Latency, Sim, SimConfig};
 
 const AGENTS: u8 = 7;
 const REPLICAS: u8 = 4;
 const TASKS: u64 = 40;
+/// How many tasks an agent is given that is to be hot.
+const BURST: u64 = 60;
 const STEP: Duration = Duration::from_millis(50);
 const SECOND: Duration = Duration::from_secs(1);
 /// How long a task takes.
@@ -45,33 +47,40 @@ fn node(agent: u8) -> NodeId {
     key(agent).node_id()
 }
 
-fn mesh(seed: u64) -> Sim<Agent> {
+fn keyring() -> Keyring {
+    Keyring::new(ClusterKey::from_bytes([1; 32]))
+}
+
+fn mesh(seed: u64, keyrings: &BTreeMap<NodeId, Keyring>) -> Sim<Agent> {
     let mut config = SimConfig::default();
     config.link.latency = Latency::between(Duration::from_millis(1), Duration::from_millis(10));
     config.link.loss = if seed.is_multiple_of(3) { 0.02 } else { 0.0 };
     let mut sim = Sim::with_config(seed, config);
+    (0..AGENTS).for_each(|agent| add(&mut sim, agent, keyrings[&node(agent)].clone()));
+    sim
+}
+
+/// Starts an agent; one that is no founder has no vote.
+fn add(sim: &mut Sim<Agent>, agent: u8, keyring: Keyring) {
     let replicas = (0..REPLICAS).map(|agent| (node(agent), key(agent).public()));
     let replicas = ReplicaSet::new("agents", replicas).unwrap();
-    for agent in 0..AGENTS {
-        let replicas = replicas.clone();
-        sim.add_node(node(agent), move |builder| {
-            let swarm = SwarmConfig {
-                preset: Preset::Local,
-                zone: u16::from(agent % 3),
-                founders: usize::from(AGENTS) / 2 + 1,
-                voters: (0..AGENTS).map(|agent| key(agent).public()).collect(),
-                ..SwarmConfig::default()
-            };
-            let voters = (0..AGENTS).map(node).collect();
-            let config = AgentConfig { swarm, voters, replicas: Some(replicas.clone()) };
-            let hosted = Agent::host(builder, &config, &key(agent)).unwrap();
-            // As a process does that is told the address of one.
-            let joined = hosted.swarm.join([node((agent + 1) % AGENTS)]);
-            assert!(joined.now_or_never().is_none(), "it is answered once the node runs");
-            hosted
-        });
-    }
-    sim
+    sim.add_node(node(agent), move |builder| {
+        builder.seal(keyring.clone());
+        let swarm = SwarmConfig {
+            preset: Preset::Local,
+            zone: u16::from(agent % 3),
+            founders: usize::from(AGENTS) / 2 + 1,
+            voters: (0..AGENTS).map(|agent| key(agent).public()).collect(),
+            ..SwarmConfig::default()
+        };
+        let voters = (0..AGENTS).map(node).collect();
+        let config = AgentConfig { swarm, voters, replicas: Some(replicas.clone()) };
+        let hosted = Agent::host(builder, &config, &key(agent)).unwrap();
+        // As a process does that is told the address of one.
+        let joined = hosted.swarm.join([node((agent + 1) % AGENTS)]);
+        assert!(joined.now_or_never().is_none(), "it is answered once the node runs");
+        hosted
+    });
 }
 
 type Taken = BoxFuture<'static, Result<Job, TakeError>>;
@@ -110,6 +119,11 @@ impl Worker {
 /// What the application does, and what was acknowledged to it.
 struct World {
     sim: Sim<Agent>,
+    /// Who is to be there.
+    members: BTreeSet<NodeId>,
+    keyrings: BTreeMap<NodeId, Keyring>,
+    /// How often keys were rotated.
+    rotations: u8,
     rng: Rng64,
     workers: BTreeMap<NodeId, Worker>,
     submitting: BTreeMap<u64, BoxFuture<'static, Option<TaskId>>>,
@@ -123,8 +137,12 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
+        let keyrings: BTreeMap<_, _> = (0..AGENTS).map(|agent| (node(agent), keyring())).collect();
         Self {
-            sim: mesh(seed),
+            sim: mesh(seed, &keyrings),
+            members: keyrings.keys().copied().collect(),
+            keyrings,
+            rotations: 0,
             rng: Rng64::from_seed(seed, "agents"),
             workers: BTreeMap::new(),
             submitting: BTreeMap::new(),
@@ -138,7 +156,7 @@ impl World {
     }
 
     fn up(&self) -> Vec<NodeId> {
-        (0..AGENTS).map(node).filter(|node| self.sim.is_up(*node)).collect()
+        self.members.iter().copied().filter(|node| self.sim.is_up(*node)).collect()
     }
 
     fn crash(&mut self, node: NodeId) {
@@ -210,13 +228,31 @@ impl World {
         }
     }
 
+    /// Goes on until this comes to something.
+    fn wait<T>(&mut self, what: &str, future: impl Future<Output = T> + Send) -> T {
+        let (mut future, end) = (Box::pin(future), self.sim.now() + PATIENCE);
+        loop {
+            match future.as_mut().now_or_never() {
+                Some(output) => return output,
+                None => assert!(self.sim.now() < end, "it did not come about that {what}"),
+            }
+            self.turn();
+        }
+    }
+
     fn all_go_on(&self) -> bool {
         self.up().iter().all(|node| {
             let partition = self.sim.protocol::<Partition>(*node, ids::PARTITION);
             let members = self.sim.protocol::<Membership>(*node, ids::MEMBERS);
             partition.is_some_and(|partition| partition.mode_at(self.sim.clock(*node)) == Mode::Continue)
-                && members.is_some_and(|members| members.live() + 1 == usize::from(AGENTS))
+                && members.is_some_and(|members| members.live() + 1 == self.members.len())
         })
+    }
+
+    /// Who leads in Raft, or was cut off when it did.
+    fn leader(&self) -> Option<NodeId> {
+        let raft = |node: NodeId| self.sim.protocol::<Raft<SharedStore>>(node, CATALOGUE);
+        self.up().into_iter().find(|node| raft(*node).is_some_and(|raft| raft.role() == Role::Leader))
     }
 
     fn catalogues(&self) -> BTreeSet<[u8; 32]> {
@@ -232,20 +268,14 @@ impl World {
 /// Some trouble, drawn from the seed, each followed by its end.
 fn trouble(world: &mut World) {
     let victim = node(world.rng.below(AGENTS.into()) as u8);
-    match world.rng.below(4) {
+    match world.rng.below(7) {
         0 => {
             world.crash(victim);
             world.turns(4 * SECOND);
             world.sim.restart(victim);
         }
         1 => {
-            let leader = (0..AGENTS).map(node).find(|node| {
-                world
-                    .sim
-                    .protocol::<Raft<SharedStore>>(*node, CATALOGUE)
-                    .is_some_and(|raft| raft.role() == mesh_consensus::raft::Role::Leader)
-            });
-            let leader = leader.unwrap_or(victim);
+            let leader = world.leader().unwrap_or(victim);
             world.crash(leader);
             world.turns(3 * SECOND);
             world.sim.restart(leader);
@@ -263,13 +293,71 @@ fn trouble(world: &mut World) {
             assert!(minority.iter().all(read_only), "a minority does not go on");
             world.sim.heal();
         }
-        _ => {
+        3 => {
             world.sim.pause(victim);
             world.turns(2 * SECOND);
             world.sim.resume(victim);
         }
+        4 => drain_and_return(world, victim),
+        5 => burst(world, victim),
+        _ => rotate(world),
     }
     world.turns(2 * SECOND);
+}
+
+/// Takes all tasks away from an agent, and gives it some again.
+fn drain_and_return(world: &mut World, victim: NodeId) {
+    let pool = world.sim.handle(victim).swarm.pool.clone();
+    let receipt = world.wait("it has handed over all", pool.drain(20 * SECOND)).expect("it is drained");
+    assert_eq!(receipt.left, 0, "{receipt:?}");
+    world.turns(2 * SECOND);
+    let status = world.wait("it answers", pool.pool()).expect("it runs");
+    assert_eq!((status.load.draining, status.load.running), (true, 0), "{status:?}");
+    pool.cast(PoolCommand::Undrain).expect("it takes commands");
+}
+
+/// Gives one agent far more to do than it can: others take of it, and all is done.
+fn burst(world: &mut World, victim: NodeId) {
+    let moves = |world: &mut World| {
+        let swarm = world.sim.handle(victim).swarm.clone();
+        world.wait("it answers", async move { swarm.status().await }).expect("it runs").moves()
+    };
+    let before = moves(world);
+    let pool = world.sim.handle(victim).swarm.pool.clone();
+    let submitting: Vec<_> = (0..BURST)
+        .map(|number| {
+            let mut spec = TaskSpec::new(Bytes::copy_from_slice(&(TASKS + number).to_le_bytes()));
+            spec.policy = Some(Policy::Balance);
+            pool.submit(spec)
+        })
+        .collect();
+    let tasks = world.wait("the burst is taken", join_all(submitting));
+    let waiting: Vec<_> = tasks.into_iter().map(|task| pool.wait(task.expect("it is taken"))).collect();
+    for outcome in world.wait("the burst is done", join_all(waiting)) {
+        assert!(matches!(outcome, Ok(Outcome::Completed(_))), "{outcome:?}");
+    }
+    assert!(moves(world) > before, "nobody takes anything from who has too much to do");
+}
+
+/// Gives all agents another cluster key: first to know, then to use, and then the former one is no more.
+fn rotate(world: &mut World) {
+    world.rotations += 1;
+    let former = world.keyrings.values().next().expect("there are agents").in_use().id();
+    let next = ClusterKey::from_bytes([world.rotations + 1; 32]);
+    for step in 0..3 {
+        for keyring in world.keyrings.values() {
+            let done = match step {
+                0 => keyring.install(next.clone()),
+                1 => keyring.use_key(next.id()),
+                _ => keyring.remove(former),
+            };
+            done.expect("keys are rotated");
+            // Agents are told one after the other.
+            world.sim.run_for(STEP);
+        }
+        world.turns(SECOND);
+    }
+    assert!(world.keyrings.values().all(|ring| ring.keys() == [next.id()]));
 }
 
 fn vote(world: &mut World) {
@@ -494,9 +582,72 @@ fn who_was_down_for_long_hears_that_the_network_is_shut_down() {
     }
 }
 
+/// One more agent comes, works and votes in Raft; then another one leaves, and hands over what it has.
+fn one_comes_and_one_leaves(seed: u64) {
+    let mut world = World::new(seed);
+    world.until("all know each other and go on", World::all_go_on);
+    let (newcomer, ring) = (node(AGENTS), keyring());
+    add(&mut world.sim, AGENTS, ring.clone());
+    world.keyrings.insert(newcomer, ring);
+    world.members.insert(newcomer);
+    world.until("all know the new one", World::all_go_on);
+    let handle = world.sim.handle(newcomer).clone();
+    assert_eq!(handle.pbft.map(|_| ()), None, "it is no replica");
+
+    let leaver = node(world.rng.below(AGENTS.into()) as u8);
+    for (who, votes) in [(newcomer, true), (leaver, false)] {
+        // Who was just asked may not lead any more.
+        let end = world.sim.now() + PATIENCE;
+        loop {
+            let asked = world.sim.handle(world.leader().unwrap_or(newcomer)).raft.clone();
+            let changing = async move {
+                let mut members = Voters::of(&asked.status().await.expect("it answers").configuration);
+                let _ = if votes { members.voters.insert(who) } else { members.voters.remove(&who) };
+                asked.change_membership(members).await
+            };
+            if world.wait("the voters are changed", changing).is_ok() {
+                break;
+            }
+            assert!(world.sim.now() < end, "the voters are not changed");
+            world.turns(SECOND);
+        }
+    }
+    let swarm = world.sim.handle(leaver).swarm.clone();
+    let receipt = world.wait("it leaves", async move { swarm.leave(20 * SECOND).await }).expect("it leaves");
+    assert_eq!(receipt.left, 0, "{receipt:?}");
+    world.members.remove(&leaver);
+    world.workers.remove(&leaver);
+    world.sim.stop(leaver);
+    world.until("all know that it has left", World::all_go_on);
+    world.until("all tasks are taken", |world| world.submitted.len() == TASKS as usize);
+    let pool = world.sim.handle(newcomer).swarm.pool.clone();
+    for task in world.submitted.clone().into_values() {
+        let outcome = world.wait("a task is done", pool.wait(task));
+        assert!(matches!(outcome, Ok(Outcome::Completed(_))), "{outcome:?}");
+    }
+    world.writing.clear();
+    let same = world.sim.run_until(PATIENCE, |sim| {
+        let up = world.members.iter().map(|node| sim.handle(*node).catalogue.lock().digest());
+        up.collect::<BTreeSet<_>>().len() == 1
+    });
+    assert!(same, "{} catalogues", world.catalogues().len());
+    let catalogue = world.sim.handle(newcomer).catalogue.clone();
+    for number in &world.written {
+        let value = mesh_core::StateMachine::query(&*catalogue.lock(), number.to_string());
+        assert_eq!(value, Some(format!("value {number}")), "the new one lacks an acknowledged write");
+    }
+}
+
+#[test]
+fn one_comes_late_and_one_leaves_and_nothing_is_lost() {
+    for seed in seeds(0..4) {
+        replayed(seed, "one_comes_late", || one_comes_and_one_leaves(seed));
+    }
+}
+
 #[test]
 fn agents_get_through_all_trouble() {
-    for seed in seeds(0..12) {
+    for seed in seeds(0..30) {
         replayed(seed, "agents_get_through", || run(seed));
     }
 }

@@ -8,8 +8,8 @@
 //! lets nodes bid, [`capability_router`] sends a task where it fits best, and [`load_balancer`] moves queued tasks from
 //! loaded nodes to idle ones.
 //!
-//! What they share is of use alone as well: [`group`] is who keeps something and which of them are enough, [`share`] rations
-//! turns among tenants, [`life`] tells what a node said before a crash from what it says now.
+//! They share who keeps something ([`group`]), numbers from 0 to 1 that others report ([`share`]), and how what a node said
+//! before it crashed is told from what it says now ([`life`]).
 //!
 //! `swarm` (a feature, on by default) wires the modules of all crates into a whole agent.
 
