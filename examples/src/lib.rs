@@ -44,6 +44,7 @@ pages! {
     Architecture: "ARCHITECTURE.md",
     Changelog: "CHANGELOG.md",
     Contributing: "CONTRIBUTING.md",
+    Benchmarks: "BENCHMARKS.md",
     Ballot: "docs/ballot.md",
     Choosing: "docs/choosing.md",
     Comparison: "docs/comparison.md",
