@@ -1,7 +1,10 @@
 //! Every type that is read from a frame or a log.
 
+use mesh_consensus::pbft::Evidence;
 use mesh_core::wire::{from_bytes, to_bytes};
 use mesh_core::{Bytes, Protocol, Wire};
+use mesh_gossip::membership::Profile;
+use mesh_tasks::auction::signed::SignedBid;
 
 use crate::subjects::*;
 
@@ -30,6 +33,10 @@ pub const DECODERS: &[(&str, Decoder)] = &[
     ("pool-record", record::<OfPool>),
     ("dht-message", message::<OfDht>),
     ("dht-record", record::<OfDht>),
+    ("client-message", message::<OfClient>),
+    ("pbft-evidence", one_encoding::<Evidence>),
+    ("auction-signed-bid", one_encoding::<SignedBid>),
+    ("membership-tags", tags),
 ];
 
 fn message<S: crate::play::Subject>(bytes: &Bytes) {
@@ -38,6 +45,17 @@ fn message<S: crate::play::Subject>(bytes: &Bytes) {
 
 fn record<S: crate::play::Subject>(bytes: &Bytes) {
     one_encoding::<<S::Protocol as Protocol>::Record>(bytes);
+}
+
+/// Metadata that are tags can be written, and are read as the same.
+fn tags(bytes: &Bytes) {
+    let profile = Profile { metadata: bytes.clone(), ..Profile::default() };
+    if let Ok(tags) = profile.tags() {
+        // What is longer than metadata may be comes in no profile.
+        if let Ok(again) = Profile::default().with_tags(&tags) {
+            assert_eq!(again.tags().as_ref(), Ok(&tags), "read again they are others");
+        }
+    }
 }
 
 /// What can be read can be written, and what was written is read as the same.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_consensus::ballot::{Ballot, BallotCommand, BallotConfig, Draft, Electorate};
-use mesh_consensus::pbft::{Pbft, PbftCommand, PbftConfig, ReplicaSet};
+use mesh_consensus::pbft::{Pbft, PbftClient, PbftCommand, PbftConfig, ReplicaSet};
 use mesh_consensus::raft::{Raft, RaftCommand, RaftConfig, ReadPolicy};
 use mesh_core::identity::{Ed25519, SecretKey};
 use mesh_core::{Bytes, LogIndex, Metrics, NodeId, Protocol, RestoreError, SnapshotSource, StateMachine};
@@ -119,6 +119,17 @@ subjects! {
         0..=4 => PbftCommand::Propose(choice.into()),
         5 => PbftCommand::Query(()),
         6 => PbftCommand::Evidence,
+        _ => PbftCommand::SetReadOnly(choice > 200),
+    };
+
+    /// A client of four replicas; whoever says something to it says it as one of them.
+    OfClient, "client": PbftClient<Sum>, by_keys(4), |place| {
+        let replicas = ReplicaSet::new("fuzz", (0..4).map(|place| (key(place).node_id(), key(place).public())));
+        let retry_after = Duration::from_secs(1);
+        PbftClient::new(&PbftConfig::default(), replicas.expect("four"), Arc::new(key(place)), retry_after).with_queries()
+    }, |choice| match choice % 8 {
+        0..=4 => PbftCommand::Propose(choice.into()),
+        5 | 6 => PbftCommand::Query(()),
         _ => PbftCommand::SetReadOnly(choice > 200),
     };
 
@@ -272,6 +283,7 @@ macro_rules! each_subject {
         $call!(
             OfRaft,
             OfPbft,
+            OfClient,
             OfBallot,
             OfMembership,
             OfHeartbeat,
