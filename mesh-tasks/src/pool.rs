@@ -73,6 +73,7 @@ use std::time::Duration;
 
 use mesh_core::{Instant, Metrics, NodeId, Protocol, RecoverError, Recovery, RequestId};
 
+pub(crate) use command::take_by;
 pub use command::{
     FinishError, FollowError, Job, PROGRESS_MAX, PoolCommand, PoolEvent, PoolHandle, PoolReply, PoolStatus,
     ProgressError, Receipt, SubmitError, Survey, TakeError, Ticket, UnknownTask,
@@ -192,6 +193,8 @@ pub struct TaskPool {
     submissions: BTreeMap<TaskId, Submission>,
     lookups: BTreeMap<TaskId, Lookup>,
     wanted: BTreeMap<TaskId, Wanted>,
+    /// Tasks that need not wait for some of what they waited for since the last flush.
+    newly_met: BTreeSet<TaskId>,
 
     // What is brought elsewhere.
     market: Market,
@@ -219,6 +222,9 @@ pub struct TaskPool {
     run_time: Duration,
     /// Who asked for work when there was none.
     lifelines: VecDeque<NodeId>,
+    /// There may be work for them. And how often some was added when they were given some last.
+    feed_again: bool,
+    pushes: u64,
 
     lost: u64,
     fenced: u64,
@@ -274,6 +280,7 @@ impl TaskPool {
             submissions: BTreeMap::new(),
             lookups: BTreeMap::new(),
             wanted: BTreeMap::new(),
+            newly_met: BTreeSet::new(),
             queue: Queue::default(),
             foreign: Queue::default(),
             held: Table::default(),
@@ -285,6 +292,8 @@ impl TaskPool {
             thieves: BTreeMap::new(),
             run_time: Duration::ZERO,
             lifelines: VecDeque::new(),
+            feed_again: false,
+            pushes: 0,
             lost: 0,
             fenced: 0,
             meter: Meter::default(),
@@ -401,6 +410,7 @@ impl TaskPool {
                 self.greet(cx, node);
             }
         }
+        self.feed_again = true;
         self.note_slots(cx.now());
         self.leave_home(cx.now());
         self.on_time(cx);
@@ -468,7 +478,9 @@ impl Protocol for TaskPool {
             Message::Submit(task, origin, hops, spec) => self.on_submitted_to(cx, task, origin, hops, spec),
             Message::Submitted(task, refusal) => self.on_submitted(cx, task, refusal),
             Message::Replicate(number, changes, forget) => self.on_replicate(cx, from, number, &changes, &forget),
-            Message::Replicated(number, stale, lacking) => self.on_replicated(cx, from, number, &stale, &lacking),
+            Message::Replicated(number, stale, lacking, refused) => {
+                self.on_replicated(cx, from, number, [&lacking, &refused], &stale);
+            }
             Message::Claim(claims) => self.on_claim(cx, from, &claims),
             Message::Promise(promises) => self.on_promise(cx, from, promises),
             Message::TakeOver(tasks) => self.on_take_over(cx, from, &tasks),
@@ -551,6 +563,7 @@ impl Protocol for TaskPool {
         self.send_placed(cx);
         self.send_announcements(cx, false);
         self.send_claims(cx);
+        self.keep_met(cx);
         self.send_streams(cx);
         self.say_lazy(cx);
         self.said.clear();

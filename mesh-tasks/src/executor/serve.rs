@@ -1,7 +1,7 @@
 //! The driver of an executor: takes jobs, runs them, reports.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -15,7 +15,7 @@ use futures_util::stream::FuturesUnordered;
 use mesh_core::{Bytes, CallError, Clock, Events, Handle};
 
 use super::{Canceller, Executor, RunToken};
-use crate::pool::{FinishError, Job, PoolEvent, PoolHandle as _, TakeError, TaskPool};
+use crate::pool::{FinishError, Job, PoolCommand, PoolEvent, PoolHandle as _, TakeError, TaskPool, Ticket, take_by};
 use crate::task::{Failure, Token};
 
 /// How long to wait before a node is asked again whose queue of commands was full.
@@ -131,9 +131,11 @@ pub async fn serve(
         clock,
         config,
         takes: FuturesUnordered::new(),
+        tickets: BTreeSet::new(),
         runs: FuturesUnordered::new(),
         cancellers: BTreeMap::new(),
         reports: FuturesUnordered::new(),
+        reported: BTreeSet::new(),
         give_ups: FuturesUnordered::new(),
         has_dropped: false,
         check: None,
@@ -170,13 +172,15 @@ struct Server<'a, E: ?Sized> {
     clock: Arc<dyn Clock>,
     config: ServeConfig,
     events: Option<Events<PoolEvent>>,
-    takes: FuturesUnordered<BoxFuture<'static, Result<Job, TakeError>>>,
+    takes: FuturesUnordered<BoxFuture<'static, (Ticket, Result<Job, TakeError>)>>,
+    tickets: BTreeSet<Ticket>,
     runs: FuturesUnordered<BoxFuture<'a, (Token, Run)>>,
     /// Those of the runs that have their leases.
     cancellers: BTreeMap<Token, Canceller>,
     /// Whether it was a result that counts.
-    reports: FuturesUnordered<BoxFuture<'static, Result<bool, FinishError>>>,
-    /// Those of the runs that were dropped whose leases are yet to be given up.
+    reports: FuturesUnordered<BoxFuture<'static, (Token, Result<bool, FinishError>)>>,
+    reported: BTreeSet<Token>,
+    /// What is yet to be said of tasks that are not waited for any more, and of runs that were dropped.
     give_ups: FuturesUnordered<BoxFuture<'static, ()>>,
     has_dropped: bool,
     check: Option<Check>,
@@ -204,14 +208,9 @@ impl<'a, E: Executor + ?Sized> Server<'a, E> {
                 if is_over(&mut self.grace, cx) {
                     self.drop_runs();
                 }
-                if self.has_dropped {
-                    while let Poll::Ready(Some(())) = self.give_ups.poll_next_unpin(cx) {}
-                    if self.give_ups.is_empty() {
-                        return Poll::Ready(ServeReport { ended, ..self.counts });
-                    }
-                    return Poll::Pending;
-                }
-                if self.runs.is_empty() && self.reports.is_empty() {
+                while let Poll::Ready(Some(())) = self.give_ups.poll_next_unpin(cx) {}
+                let is_done = self.has_dropped || (self.runs.is_empty() && self.reports.is_empty());
+                if is_done && self.give_ups.is_empty() {
                     return Poll::Ready(ServeReport { ended, ..self.counts });
                 }
             }
@@ -227,14 +226,21 @@ impl<'a, E: Executor + ?Sized> Server<'a, E> {
             return;
         }
         while self.takes.len() + self.runs.len() < self.config.concurrency {
-            self.takes.push(self.pool.take().boxed());
+            let ticket = Ticket::new();
+            let taken = take_by(&self.pool, ticket);
+            self.tickets.insert(ticket);
+            self.takes.push(async move { (ticket, taken.await) }.boxed());
         }
     }
 
     /// Takes no more tasks.
     fn end(&mut self, ended: Ended) {
-        // What was on its way is given back.
+        // What is on its way is given back.
         self.takes.clear();
+        for ticket in std::mem::take(&mut self.tickets) {
+            let pool = self.pool.clone();
+            self.give_up(move || pool.cast(PoolCommand::Recall(ticket)) == Err(CallError::Busy));
+        }
         if self.ended.is_none() || ended == Ended::NodeStopped {
             self.ended = Some(ended);
         }
@@ -249,6 +255,8 @@ impl<'a, E: Executor + ?Sized> Server<'a, E> {
         let mut moved = false;
         while let Poll::Ready(Some(taken)) = self.takes.poll_next_unpin(cx) {
             moved = true;
+            let (ticket, taken) = taken;
+            self.tickets.remove(&ticket);
             match taken {
                 Ok(job) => self.start(job),
                 Err(TakeError::Busy) => self.pause = Some(sleep(&self.clock, BUSY_PAUSE)),
@@ -367,12 +375,13 @@ impl<'a, E: Executor + ?Sized> Server<'a, E> {
         }
         let (pool, clock) = (self.pool.clone(), self.clock.clone());
         let is_result = result.is_ok();
+        self.reported.insert(token);
         self.reports.push(
             async move {
                 loop {
                     match pool.finish(token, result.clone()).await {
                         Err(FinishError::Busy) => sleep(&clock, BUSY_PAUSE).await,
-                        answer => return answer.map(|()| is_result),
+                        answer => return (token, answer.map(|()| is_result)),
                     }
                 }
             }
@@ -380,10 +389,23 @@ impl<'a, E: Executor + ?Sized> Server<'a, E> {
         );
     }
 
+    /// Says something that the node must hear, whatever comes of it, until it is not too busy to.
+    fn give_up(&mut self, is_busy: impl Fn() -> bool + Send + 'static) {
+        let clock = self.clock.clone();
+        let said = async move {
+            while is_busy() {
+                sleep(&clock, BUSY_PAUSE).await;
+            }
+        };
+        self.give_ups.push(said.boxed());
+    }
+
     fn poll_reports(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
         while let Poll::Ready(Some(answer)) = self.reports.poll_next_unpin(cx) {
             moved = true;
+            let (token, answer) = answer;
+            self.reported.remove(&token);
             match answer {
                 Ok(is_result) => self.counts.completed += u64::from(is_result),
                 Err(FinishError::TooLong { .. }) => self.counts.failed += 1,
@@ -404,15 +426,24 @@ impl<'a, E: Executor + ?Sized> Server<'a, E> {
         self.counts.dropped += self.runs.len() as u64;
         self.counts.lost += self.runs.len() as u64;
         self.runs.clear();
-        for token in std::mem::take(&mut self.cancellers).into_keys() {
-            let (pool, clock) = (self.pool.clone(), self.clock.clone());
-            // The command is given by the call; nobody waits for what comes of it.
-            let give_up = async move {
-                while let Some(Err(FinishError::Busy)) = pool.finish(token, Err(Failure::Lost)).now_or_never() {
-                    sleep(&clock, BUSY_PAUSE).await;
-                }
-            };
-            self.give_ups.push(give_up.boxed());
+        // What was said of those that ended may not have been heard. Where it was, this is no news.
+        let running = std::mem::take(&mut self.cancellers).into_keys();
+        for token in running.chain(std::mem::take(&mut self.reported)).collect::<Vec<_>>() {
+            let pool = self.pool.clone();
+            // The command is given by the call.
+            self.give_up(move || {
+                let answer = pool.finish(token, Err(Failure::Lost)).now_or_never();
+                matches!(answer, Some(Err(FinishError::Busy)))
+            });
+        }
+    }
+}
+
+/// Where the future is dropped, once is all that can be tried.
+impl<E: ?Sized> Drop for Server<'_, E> {
+    fn drop(&mut self) {
+        for ticket in &self.tickets {
+            let _ = self.pool.cast(PoolCommand::Recall(*ticket));
         }
     }
 }

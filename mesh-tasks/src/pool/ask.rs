@@ -41,6 +41,8 @@ pub(super) struct Wanted {
     answered: bool,
     /// Who does not know it.
     unknown: BTreeSet<NodeId>,
+    /// All who could know it were there when the first of them was asked.
+    is_last_round: bool,
     tried: usize,
 }
 
@@ -116,7 +118,21 @@ impl TaskPool {
         }
         // Whoever owns it next may not find out any more.
         entry.met.add(place);
-        self.changed(cx, task);
+        self.newly_met.insert(task);
+    }
+
+    /// Has it kept what tasks need not wait for any more: once for all of it.
+    pub(super) fn keep_met(&mut self, cx: &mut Context<'_>) {
+        for task in std::mem::take(&mut self.newly_met) {
+            if self.is_blocked(task) {
+                self.changed(cx, task);
+            }
+        }
+    }
+
+    /// Whether a task that is owned here waits for others.
+    fn is_blocked(&self, task: TaskId) -> bool {
+        self.tasks.get(&task).is_some_and(|entry| entry.owned.is_some() && entry.state == State::Blocked)
     }
 
     fn unblock(&mut self, cx: &mut Context<'_>, task: TaskId) {
@@ -152,26 +168,19 @@ impl TaskPool {
         let owner = self.tasks.get(&task).map(|entry| entry.owner()).filter(|owner| *owner != self.me);
         let keepers = self.keepers(task);
         let is_ours = self.owns(task);
-        let is_complete = self.is_complete(cx.now());
         let Some(wanted) = self.wanted.get_mut(&task) else { return };
         let mut may_know: Vec<_> =
             owner.into_iter().chain(keepers).filter(|node| !wanted.unknown.contains(node)).collect();
         may_know.dedup();
         if may_know.is_empty() && !wanted.dependents.is_empty() {
             // It may be kept elsewhere yet, as the views of the ring differed. Nobody is cancelled for that.
-            may_know.extend(self.ready.iter().filter(|node| !wanted.unknown.contains(node)));
+            let met = self.peers.iter().filter(|(_, peer)| peer.is_ready()).map(|(node, _)| *node);
+            may_know.extend(met.filter(|node| !wanted.unknown.contains(node)));
         }
         // One that is kept here, or on its way to its owner, is waited for.
         if may_know.is_empty() {
             if !is_ours && owner.is_none() && !self.submissions.contains_key(&task) {
-                let dependents = if is_complete { BTreeSet::new() } else { std::mem::take(&mut wanted.dependents) };
-                self.on_unknown(cx, task);
-                if !dependents.is_empty() {
-                    // Whoever is away may know it.
-                    let asked = Some((self.me, cx.now()));
-                    self.wanted.insert(task, Wanted { dependents, asked, ..Wanted::default() });
-                }
-                return;
+                return self.on_nobody_knows(cx, task);
             }
             // Who did not know it then may know it now.
             wanted.unknown.clear();
@@ -182,6 +191,37 @@ impl TaskPool {
         wanted.asked = Some((asked.unwrap_or(self.me), cx.now()));
         if let Some(node) = asked {
             self.say(cx, node, Message::Ask(vec![task]));
+        }
+    }
+
+    /// None of those who are there know a task. That decides it for who asked, and for the tasks that wait for it once all
+    /// were there who could know it, from the first that was asked to the last.
+    fn on_nobody_knows(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        let is_complete = self.is_complete(cx.now());
+        let Some(mut wanted) = self.wanted.remove(&task) else { return };
+        wanted.dependents.retain(|dependent| self.is_blocked(*dependent));
+        let dependents = std::mem::take(&mut wanted.dependents);
+        let (cancels_until, is_decided) = (wanted.cancels_until, is_complete && wanted.is_last_round);
+        let unknown = std::mem::take(&mut wanted.unknown);
+        self.on_unknown(cx, task, wanted);
+        if is_decided {
+            for dependent in dependents {
+                self.on_dependency(cx, dependent, task, &Outcome::Cancelled);
+            }
+        } else if !dependents.is_empty() {
+            // Whoever is away may know it. When all are there, all are asked once more.
+            self.wanted.insert(
+                task,
+                Wanted {
+                    dependents,
+                    cancels_until,
+                    asked: Some((self.me, cx.now())),
+                    answered: !is_complete,
+                    unknown: if is_complete { BTreeSet::new() } else { unknown },
+                    is_last_round: is_complete,
+                    ..Wanted::default()
+                },
+            );
         }
     }
 
@@ -197,8 +237,7 @@ impl TaskPool {
     }
 
     /// Nobody knows a task.
-    fn on_unknown(&mut self, cx: &mut Context<'_>, task: TaskId) {
-        let Some(wanted) = self.wanted.remove(&task) else { return };
+    fn on_unknown(&mut self, cx: &mut Context<'_>, task: TaskId, wanted: Wanted) {
         if wanted.holds {
             self.give_up_reports(cx, task);
         }
@@ -207,9 +246,6 @@ impl TaskPool {
         }
         for request in wanted.waiting {
             cx.reply(request, PoolReply::Settled(Err(UnknownTask(task))));
-        }
-        for dependent in wanted.dependents {
-            self.on_dependency(cx, dependent, task, &Outcome::Cancelled);
         }
     }
 

@@ -1,6 +1,6 @@
 //! What the application asks for, and is told.
 
-use std::future::{Future, ready};
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -327,6 +327,22 @@ pub trait PoolHandle {
 /// Ticket 0 is for those who never recall.
 static NEXT_TICKET: AtomicU64 = AtomicU64::new(1);
 
+impl Ticket {
+    /// One that no other call has.
+    pub(crate) fn new() -> Self {
+        Self(NEXT_TICKET.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Takes a task with a ticket, which has to be recalled where the answer is not waited for.
+pub(crate) fn take_by(
+    pool: &Handle<TaskPool>,
+    ticket: Ticket,
+) -> impl Future<Output = Result<Job, TakeError>> + Send + 'static {
+    let call = pool.call(PoolCommand::Take(ticket));
+    async move { reply!(call, PoolReply::Job) }
+}
+
 /// Recalls a ticket when whoever waits for a task gives up.
 struct Recall {
     pool: Handle<TaskPool>,
@@ -357,13 +373,13 @@ impl PoolHandle for Handle<TaskPool> {
     }
 
     fn take(&self) -> impl Future<Output = Result<Job, TakeError>> + Send + 'static {
-        let ticket = Ticket(NEXT_TICKET.fetch_add(1, Ordering::Relaxed));
-        let call = self.call(PoolCommand::Take(ticket));
+        let ticket = Ticket::new();
         let recall = Recall { pool: self.clone(), ticket: Some(ticket) };
+        let taken = take_by(self, ticket);
         async move {
-            let answer = call.await;
+            let answer = taken.await;
             recall.answered();
-            reply!(ready(answer), PoolReply::Job)
+            answer
         }
     }
 

@@ -338,7 +338,7 @@ impl TaskPool {
         if self.load().slots > 0 || self.read_only {
             return;
         }
-        let waiting = self.held.iter().filter(|(_, held)| held.stage == Stage::Waiting && held.owner != self.me);
+        let waiting = self.held.iter().filter(|(_, held)| held.stage == Stage::Waiting);
         for task in waiting.map(|(task, _)| *task).collect::<Vec<_>>() {
             self.give_back(cx, task);
         }

@@ -271,8 +271,9 @@ pub enum Message {
     Submitted(TaskId, Option<Refusal>),
     /// Keep these tasks, and forget those that are not newer. Numbered by receiver.
     Replicate(u64, Vec<Change>, Vec<(TaskId, Version)>),
-    /// Done up to that number; but these obey a higher epoch, and of these it does not know what is to be done.
-    Replicated(u64, Vec<(TaskId, Epoch)>, Vec<TaskId>),
+    /// Done up to that number; but these obey a higher epoch, of these it does not know what is to be done, and for these
+    /// it has no room.
+    Replicated(u64, Vec<(TaskId, Epoch)>, Vec<TaskId>, Vec<TaskId>),
     /// Obey me.
     Claim(Vec<Claim>),
     /// The answers.
@@ -321,7 +322,7 @@ wire_message!(Message: version VERSION {
     2 => Submit(task, origin, hops, spec),
     3 => Submitted(task, refusal),
     4 => Replicate(number, changes, forget),
-    5 => Replicated(number, stale, lacking),
+    5 => Replicated(number, stale, lacking, refused),
     6 => Claim(claims),
     7 => Promise(promises),
     8 => TakeOver(tasks),
@@ -386,7 +387,7 @@ mod tests {
             Message::Submit(task, node, 1, spec),
             Message::Submitted(task, Some(Refusal::Full { node })),
             Message::Replicate(1, vec![change.clone()], vec![(task, change.version)]),
-            Message::Replicated(1, vec![(task, epoch)], vec![task]),
+            Message::Replicated(1, vec![(task, epoch)], vec![task], vec![task]),
             Message::Claim(vec![Claim { task, epoch, has: change.version }]),
             Message::Promise(vec![Promise::Given(task, epoch, Some(Box::new(change))), Promise::Unknown(task, epoch)]),
             Message::TakeOver(vec![task]),

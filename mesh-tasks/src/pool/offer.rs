@@ -70,7 +70,9 @@ impl TaskPool {
 
     /// Sends work to those who asked when there was none.
     pub(super) fn feed_lifelines(&mut self, cx: &mut Context<'_>) {
-        if self.read_only {
+        let pushes = self.queue.pushes() + self.foreign.pushes();
+        let is_news = std::mem::take(&mut self.feed_again) || std::mem::replace(&mut self.pushes, pushes) != pushes;
+        if self.read_only || !is_news {
             return;
         }
         for _ in 0..self.lifelines.len() {
@@ -114,6 +116,9 @@ impl TaskPool {
             }
             if !spec.requirements.admits(&peer.capabilities, peer.capabilities.resources()) {
                 refused.push(&spec.requirements);
+                if refused.len() >= KINDS_MAX {
+                    break;
+                }
                 continue;
             }
             bytes += spec.size();
@@ -218,6 +223,7 @@ impl TaskPool {
     pub(super) fn on_taken(&mut self, cx: &mut Context<'_>, from: NodeId, number: u64, declined: &[Token]) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
         let Some(offer) = peer.offer.take_if(|offer| offer.number == number) else { return };
+        self.feed_again = true;
         for lease in offer.leases {
             let token = lease.token;
             let is_declined = declined.contains(&token);
@@ -300,3 +306,6 @@ const THIEF_FOR: Duration = Duration::from_secs(1);
 
 /// So many tasks more than are wanted are looked at for some that a node can execute.
 const LOOK_AT: usize = 1024;
+
+/// And so many of them that it cannot, each unlike those before.
+const KINDS_MAX: usize = 64;

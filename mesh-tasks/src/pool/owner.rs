@@ -273,7 +273,10 @@ impl TaskPool {
                 }
                 Reported::Completed(result) => self.settle(cx, token.task, Outcome::Completed(result)),
                 Reported::Failed(failure) => self.fail(cx, token.task, failure),
-                Reported::GivenBack => self.requeue(cx, token.task, Duration::ZERO),
+                Reported::GivenBack => {
+                    self.on_place_declined(from, token.task);
+                    self.requeue(cx, token.task, Duration::ZERO);
+                }
             }
         }
         let effect = request.map_or(Effect::Answer(from, token), Effect::ReplyFinished);
@@ -377,10 +380,12 @@ impl TaskPool {
         self.retain(cx.now(), task);
         match was {
             // Whoever works on it need not.
-            State::Leased { holder } if !completed && holder != self.me => {
-                self.answer(cx.now(), holder, |lazy| lazy.lost.push(token));
+            State::Leased { holder } if !completed => {
+                if holder != self.me {
+                    self.answer(cx.now(), holder, |lazy| lazy.lost.push(token));
+                }
+                self.lose_held(cx, task);
             }
-            State::Leased { .. } if !completed => self.lose(cx, token),
             State::Queued => self.dequeue(task),
             _ => {}
         }

@@ -103,12 +103,15 @@ impl TaskPool {
 
     /// Forgets who has been gone for longest, if that is long and nothing is kept there; whether there was such a node.
     fn forget_a_peer(&mut self, now: Instant) -> bool {
-        let kept_by: BTreeSet<NodeId> =
-            self.tasks.values().flat_map(|entry| entry.group.all().map(|replica| replica.node)).collect();
-        let is_gone =
-            |node: &NodeId, life: &Life| life.is_gone_for(self.config.home_for, now) && !kept_by.contains(node);
-        let gone = self.peers.iter().filter(|(node, peer)| is_gone(node, &peer.life));
-        let Some(node) = gone.min_by_key(|(_, peer)| peer.life.down_since).map(|(node, _)| *node) else { return false };
+        let gone = self.peers.iter().filter(|(_, peer)| peer.life.is_gone_for(self.config.home_for, now));
+        let mut gone: Vec<(Instant, NodeId)> = gone.map(|(node, peer)| (peer.life.down_since, *node)).collect();
+        if gone.is_empty() {
+            return false;
+        }
+        gone.sort_unstable();
+        let groups = self.tasks.values().map(|entry| &entry.group);
+        let kept_by: BTreeSet<NodeId> = groups.flat_map(|group| group.all().map(|replica| replica.node)).collect();
+        let Some((_, node)) = gone.into_iter().find(|(_, node)| !kept_by.contains(node)) else { return false };
         self.peers.remove(&node);
         self.home.leave(node);
         self.market.forget(node);
@@ -217,9 +220,11 @@ impl TaskPool {
         }
         let asks = hello.asks;
         if matches!(heard, Heard::New { .. }) {
-            (peer.received, peer.taken, peer.offers, peer.lifeline) = (0, 0, 0, false);
+            // Higher numbers than those before, which it may remember where this node has forgotten it.
+            let number = cx.now().as_nanos();
+            (peer.received, peer.taken, peer.offers, peer.lifeline) = (0, 0, number, false);
             peer.declined.clear();
-            peer.stream.restart();
+            peer.stream.restart(number);
             self.dirty_peers.insert(from);
         }
         peer.capabilities = hello.capabilities;

@@ -44,6 +44,8 @@ pub(super) struct Queue {
     tags: Table<(u64, Flow)>,
     /// The tag of the last that was taken.
     now: u64,
+    /// How often a task was added.
+    pushes: u64,
 }
 
 impl Queue {
@@ -55,6 +57,11 @@ impl Queue {
         self.tags.is_empty()
     }
 
+    /// How often a task was added.
+    pub(super) const fn pushes(&self) -> u64 {
+        self.pushes
+    }
+
     pub(super) fn has(&self, task: TaskId) -> bool {
         self.tags.contains_key(&task)
     }
@@ -64,6 +71,7 @@ impl Queue {
         if self.tags.contains_key(&task) {
             return;
         }
+        self.pushes += 1;
         let flow = (tenant, priority);
         let line = self.lines.entry(flow).or_default();
         let tag = line.next.max(self.now);

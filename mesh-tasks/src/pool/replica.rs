@@ -112,7 +112,7 @@ impl TaskPool {
             return;
         }
         let kept_max = self.config.kept_max();
-        let (mut stale, mut lacking, mut is_full) = (Vec::new(), Vec::new(), false);
+        let (mut stale, mut lacking, mut refused) = (Vec::new(), Vec::new(), Vec::new());
         for change in changes {
             if change.spec.is_some() {
                 self.meter.copied.increment();
@@ -125,7 +125,7 @@ impl TaskPool {
             }
             if self.tasks.len() >= kept_max && !self.tasks.contains_key(&change.task) {
                 self.meter.copies_refused.increment();
-                is_full = true;
+                refused.push(change.task);
                 continue;
             }
             match self.keep(cx, change) {
@@ -143,14 +143,10 @@ impl TaskPool {
                 self.orphans.remove(task);
             }
         }
-        if is_full {
-            // It is sent again, until there is room.
-            return;
-        }
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.received = number;
         }
-        self.say(cx, from, Message::Replicated(number, stale, lacking));
+        self.say(cx, from, Message::Replicated(number, stale, lacking, refused));
     }
 
     fn keep(&mut self, cx: &mut Context<'_>, change: &Change) -> Kept {
@@ -210,9 +206,10 @@ impl TaskPool {
         cx: &mut Context<'_>,
         from: NodeId,
         number: u64,
+        [lacking, refused]: [&[TaskId]; 2],
         stale: &[(TaskId, Epoch)],
-        lacking: &[TaskId],
     ) {
+        let now = cx.now();
         let Some(replica) = self.replica_of(from) else { return };
         let Some(peer) = self.peers.get_mut(&from) else { return };
         let Some(sent) = peer.stream.answered(number) else { return };
@@ -227,6 +224,10 @@ impl TaskPool {
                 if let Some(peer) = self.peers.get_mut(&from) {
                     peer.stream.touch(task);
                     self.dirty_peers.insert(from);
+                }
+            } else if refused.contains(&task) {
+                if let Some(peer) = self.peers.get_mut(&from) {
+                    peer.stream.put_off(task, now);
                 }
             } else if let Some((_, epoch)) = stale.iter().find(|(other, _)| *other == task) {
                 self.on_higher_epoch(cx, task, *epoch);

@@ -35,6 +35,8 @@ pub(super) struct Stream {
     /// Tasks to forget, up to a version.
     forget: BTreeMap<TaskId, Version>,
     in_flight: VecDeque<InFlight>,
+    /// Tasks for which there was no room, and when that was said.
+    refused: BTreeMap<TaskId, Instant>,
     /// What was given up last.
     late: VecDeque<InFlight>,
 }
@@ -49,7 +51,13 @@ impl Stream {
     /// The node need not keep it any more, as it was up to a version.
     pub(super) fn drop_task(&mut self, task: TaskId, version: Version) {
         self.dirty.remove(&task);
+        self.refused.remove(&task);
         self.forget.insert(task, version);
+    }
+
+    /// There is no room for a task: it is dirty again later.
+    pub(super) fn put_off(&mut self, task: TaskId, now: Instant) {
+        self.refused.insert(task, now);
     }
 
     /// Whether there is something to send now.
@@ -101,14 +109,22 @@ impl Stream {
             self.late.push_back(message);
             lost = true;
         }
+        let dirty = &mut self.dirty;
+        self.refused.retain(|task, at| {
+            let is_due = *at < since;
+            if is_due {
+                dirty.insert(*task);
+            }
+            !is_due
+        });
         lost
     }
 
-    /// The node began a new life: nothing is on its way to it.
-    pub(super) fn restart(&mut self) {
+    /// The node began a new life, or was met: nothing is on its way to it. What is sent from now on has higher numbers.
+    pub(super) fn restart(&mut self, number: u64) {
         self.give_up(Instant::MAX);
         self.late.clear();
-        self.number = 0;
+        self.number = number;
     }
 }
 
@@ -156,7 +172,7 @@ mod tests {
             .collect();
         assert!(stream.answered(numbers[0]).is_none());
         assert!(stream.answered(numbers[1]).is_some() && stream.answered(numbers[LATE_MAX]).is_some());
-        stream.restart();
+        stream.restart(0);
         assert!(stream.answered(numbers[2]).is_none());
     }
 
@@ -173,7 +189,7 @@ mod tests {
             sent += 1;
         }
         assert_eq!(sent, WINDOW);
-        stream.restart();
+        stream.restart(0);
         assert_eq!(std::iter::from_fn(|| stream.next_dirty()).count(), WINDOW + 1);
     }
 }

@@ -49,8 +49,13 @@ fn at(secs: u64) -> Instant {
     Instant::ZERO + Duration::from_secs(secs)
 }
 
-fn is_answered(pool: &mut Harness<TaskPool>, number: u64) -> bool {
-    sent(pool).iter().any(|message| matches!(message, Message::Replicated(of, ..) if *of == number))
+/// What of a message there was no room for.
+fn refused(pool: &mut Harness<TaskPool>, number: u64) -> Vec<TaskId> {
+    let answer = sent(pool).into_iter().find_map(|message| match message {
+        Message::Replicated(of, _, _, refused) if of == number => Some(refused),
+        _ => None,
+    });
+    answer.expect("it is answered")
 }
 
 #[test]
@@ -60,7 +65,7 @@ fn where_no_more_can_be_kept_what_is_kept_still_changes_and_is_forgotten() {
     let kept_max = pool.protocol.config.kept_max() as u128;
     let all: Vec<_> = (0..kept_max).map(|task| change(&pool, task, 1, State::Queued)).collect();
     say(&mut pool, Message::Replicate(1, all, vec![]));
-    assert!(is_answered(&mut pool, 1));
+    assert_eq!(refused(&mut pool, 1), []);
     // One that is known, one for which there is no room, and one that may be forgotten.
     let known = change(&pool, 0, 2, State::Settled(Outcome::Cancelled));
     let new = change(&pool, kept_max, 1, State::Queued);
@@ -68,11 +73,116 @@ fn where_no_more_can_be_kept_what_is_kept_still_changes_and_is_forgotten() {
     let changes = vec![new.clone(), known];
     say(&mut pool, Message::Replicate(2, changes, vec![(TaskId(1), version)]));
     let is_kept = |pool: &Harness<TaskPool>, task| pool.protocol.tasks.contains_key(&TaskId(task));
-    assert!(!is_answered(&mut pool, 2) && !is_kept(&pool, kept_max) && !is_kept(&pool, 1));
+    assert_eq!(refused(&mut pool, 2), [TaskId(kept_max)]);
+    assert!(!is_kept(&pool, kept_max) && !is_kept(&pool, 1));
     assert!(pool.protocol.tasks.get(&TaskId(0)).is_some_and(|entry| entry.is_settled()));
     // By now there is room.
     say(&mut pool, Message::Replicate(3, vec![new], vec![]));
-    assert!(is_answered(&mut pool, 3) && is_kept(&pool, kept_max));
+    assert!(refused(&mut pool, 3).is_empty() && is_kept(&pool, kept_max));
+}
+
+#[test]
+fn what_another_has_no_room_for_is_brought_again_later_and_all_else_counts() {
+    let mut pool = beside_b(PoolConfig { successors: 1, ..PoolConfig::default() });
+    pool.replies();
+    let requests = [(); 2].map(|()| submit(&mut pool, TaskSpec::new("x")));
+    let replicated = |pool: &mut Harness<TaskPool>| {
+        let all = sent(pool).into_iter();
+        all.filter_map(
+            |message| if let Message::Replicate(number, all, _) = message { Some((number, all)) } else { None },
+        )
+        .collect::<Vec<_>>()
+    };
+    let messages = replicated(&mut pool);
+    let all: Vec<_> = messages.iter().flat_map(|(_, changes)| changes).map(|change| change.task).collect();
+    assert_eq!(all.len(), 2);
+    for (number, changes) in messages {
+        let refused = changes.iter().map(|change| change.task).filter(|task| *task == all[0]).collect();
+        say(&mut pool, Message::Replicated(number, vec![], vec![], refused));
+    }
+    let replies: Vec<_> = pool.replies().into_iter().map(|(request, _)| request).collect();
+    assert_eq!(replies.len(), 1, "{requests:?}");
+    pool.pass(Duration::from_millis(150));
+    assert_eq!(replicated(&mut pool).len(), 0, "not at once");
+    pool.pass(Duration::from_millis(250));
+    let again = replicated(&mut pool);
+    assert!(again.len() == 1 && again[0].1[0].task == all[0] && again[0].1[0].spec.is_some());
+    say(&mut pool, Message::Replicated(again[0].0, vec![], vec![], vec![]));
+    assert_eq!(pool.replies().len(), 1);
+}
+
+#[test]
+fn nobody_is_asked_for_ever_for_what_is_unknown_and_who_drains_is_asked_too() {
+    let mut pool = beside_b(PoolConfig { successors: 0, ..PoolConfig::default() });
+    pool.pass(PoolConfig::default().repair_after);
+    // One that is away for a while.
+    pool.command(PoolCommand::AddPeer { node: NodeId(3), zone: 0 });
+    pool.command(PoolCommand::RemovePeer(NodeId(3)));
+    meet(&mut pool, Load { draining: true, ..Load::default() });
+    let parent = TaskId(7);
+    let request = submit(&mut pool, TaskSpec::new("x").after([parent]));
+    let PoolReply::Submitted(Ok(child)) = reply(&mut pool, request) else { panic!("it is there") };
+    let mut asked = 0;
+    let mut pass = |pool: &mut Harness<TaskPool>, secs: u64| {
+        for _ in 0..secs * 10 {
+            for message in sent(pool) {
+                if message == Message::Ask(vec![parent]) {
+                    asked += 1;
+                    say(pool, Message::Told(vec![(parent, Known::Unknown)]));
+                }
+            }
+            pool.pass(Duration::from_millis(100));
+        }
+        std::mem::take(&mut asked)
+    };
+    assert_eq!((pass(&mut pool, 60), status(&mut pool, child).state), (1, State::Blocked));
+    pool.command(PoolCommand::AddPeer { node: NodeId(3), zone: 0 });
+    assert_eq!(pass(&mut pool, 5), 1, "once more, as all are there");
+    assert_eq!(status(&mut pool, child).state, State::Settled(Outcome::Cancelled));
+}
+
+#[test]
+fn who_gives_back_is_asked_how_busy_it_is_before_it_is_given_more() {
+    let mut pool = beside_b(PoolConfig { successors: 0, ..PoolConfig::default() });
+    meet(&mut pool, Load { slots: 4, ..Load::default() });
+    submit(&mut pool, requires("gpu", Policy::Capability));
+    let mut offers = 0;
+    for _ in 0..20 {
+        for message in sent(&mut pool) {
+            if let Message::Offer(number, leases, _) = message {
+                offers += 1;
+                say(&mut pool, Message::Taken(number, vec![]));
+                let back = |lease: &Lease| Report { token: lease.token, result: Reported::GivenBack };
+                say(&mut pool, Message::Report(leases.iter().map(back).collect()));
+            }
+        }
+        pool.pass(Duration::from_millis(1));
+    }
+    assert_eq!(offers, 1);
+}
+
+#[test]
+fn what_a_node_granted_itself_and_executes_no_more_waits_for_another_place() {
+    let mut pool = beside_b(PoolConfig { successors: 1, ..PoolConfig::default() });
+    pool.command(PoolCommand::Take(Ticket(1)));
+    submit(&mut pool, TaskSpec::new("x").by(Policy::Capability));
+    let keep = |pool: &mut Harness<TaskPool>| {
+        for message in sent(pool) {
+            if let Message::Replicate(number, ..) = message {
+                say(pool, Message::Replicated(number, vec![], vec![], vec![]));
+            }
+        }
+    };
+    assert_eq!(pool.protocol.starting.len(), 1);
+    // Whoever wanted it goes away before it begins.
+    pool.command(PoolCommand::Recall(Ticket(1)));
+    keep(&mut pool);
+    assert_eq!((pool.protocol.starting.len(), pool.protocol.status().held), (0, 1));
+    for _ in 0..30 {
+        pool.pass(Duration::from_millis(100));
+        keep(&mut pool);
+    }
+    assert_eq!((pool.protocol.status().held, pool.protocol.status().unplaced), (0, 1));
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn keep(pool: &mut Harness<TaskPool>) {
         }
         for (node, envelope) in sent {
             if let Message::Replicate(number, ..) = envelope.message {
-                say(pool, node, Message::Replicated(number, vec![], vec![]));
+                say(pool, node, Message::Replicated(number, vec![], vec![], vec![]));
             }
         }
     }
@@ -152,6 +152,22 @@ fn a_lease_that_was_passed_on_when_its_task_was_taken_over_and_is_refused_or_nev
         keep(&mut pool);
         assert!(matches!(reply(&mut pool, finished), PoolReply::Finished(Ok(()))));
     }
+}
+
+#[test]
+fn what_is_over_is_not_executed_though_its_lease_comes_back() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let task = owned(&mut pool, TaskSpec::new("work"));
+    let token = lease_and_give(&mut pool, task, 1, State::Leased { holder: A });
+    own_again(&mut pool, task);
+    say(&mut pool, B, Message::Steal(0));
+    pool.command(PoolCommand::Cancel(task));
+    keep(&mut pool);
+    say(&mut pool, B, Message::Taken(1, vec![token]));
+    pool.command(PoolCommand::Take(Ticket::default()));
+    keep(&mut pool);
+    assert!(!pool.replies().iter().any(|(_, reply)| matches!(reply, PoolReply::Job(Ok(_)))));
+    assert_eq!((status(&mut pool, task).state, pool.protocol.status().held), (State::Settled(Outcome::Cancelled), 0));
 }
 
 /// A task that this node owns and executes itself.
