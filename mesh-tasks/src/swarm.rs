@@ -329,8 +329,11 @@ impl<M: Says> Swarm<M> {
         let meet = |found: Vec<NodeId>| {
             let (added, met) = (self.discovery.add_seeds(found.clone()), self.members.meet(found));
             async move {
-                added.await?;
-                Ok(met.await?)
+                match added.await {
+                    // A membership meets more than a discovery has seeds, which tell it of the others.
+                    Ok(_) | Err(DiscoveryError::TooManySeeds { .. }) => Ok(met.await?),
+                    Err(error) => Err(error),
+                }
             }
         };
         follow(&self.members, directory, meet).await

@@ -210,9 +210,12 @@ impl Membership {
     }
 
     pub(super) fn update_from(&self, now: Instant, entry: &Entry, in_full: bool) -> Option<Update> {
+        if entry.told == Told::Nobody { None } else { self.known_of(now, entry, in_full) }
+    }
+
+    fn known_of(&self, now: Instant, entry: &Entry, in_full: bool) -> Option<Update> {
         let age = seconds(now).saturating_sub(entry.since_s);
         let claim = match entry.status {
-            _ if entry.told == Told::Nobody => return None,
             Status::Alive if in_full => Claim::Alive(entry.profile.clone()),
             Status::Alive => Claim::Refuted(entry.profile.check()),
             Status::Suspect => self.suspicions.get(&entry.node)?.claim(),
@@ -222,14 +225,15 @@ impl Membership {
         Some(Update { node: entry.node, incarnation: entry.incarnation, claim })
     }
 
-    /// What `to` should hear of itself: that it is thought to be suspect, down or gone.
+    /// What `to` should hear of itself: that it is thought to be suspect, down or gone, however long ago. Who is not told
+    /// could not know why it is not taken in.
     pub(super) fn about(&self, now: Instant, to: NodeId) -> Option<Update> {
         // Most of the time all are alive, and this is asked for every ping.
         if self.suspicions.is_empty() && self.tombstones.is_empty() {
             return None;
         }
         let entry = self.table.get(to).filter(|entry| entry.status != Status::Alive)?;
-        self.update_from(now, entry, false)
+        self.known_of(now, entry, false)
     }
 
     /// Room for updates in a packet.

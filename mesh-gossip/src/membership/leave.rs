@@ -7,7 +7,7 @@ use super::member::EncodedProfile;
 use super::message::{Gossip, Kind, Message};
 use super::meter::Count;
 use super::table::{Table, Told};
-use super::{Cx, Membership, MembershipEvent, Profile, Timer};
+use super::{Cx, Membership, MembershipEvent, Profile, Status, Timer};
 
 /// Who leaves, or is shut down, says so at once to so many times as many as news are pushed to.
 const GOOD_BYES: usize = 2;
@@ -135,6 +135,8 @@ impl Membership {
         self.reconnect.forget_answers();
         let live = known.iter().filter(|entry| entry.status.is_live());
         live.take(RECALLED_MAX).for_each(|entry| self.reconnect.add_contact(cx.now(), entry.node));
+        let down = known.iter().filter(|entry| entry.status == Status::Down);
+        down.for_each(|entry| self.reconnect.keep_in_mind(entry.node));
         let told = known.iter().filter(|entry| entry.told == Told::All);
         told.for_each(|entry| cx.emit(MembershipEvent::Forgotten { node: entry.node }));
         if self.phase.is_in() {

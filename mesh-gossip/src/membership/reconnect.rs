@@ -27,9 +27,9 @@ const ASKED_MAX: usize = 8;
 const TRIES_MAX: u32 = 6;
 
 /// Those that are kept in mind. The oldest make room.
-const LOST_MAX: usize = 16;
+const LOST_MAX: usize = 256;
 
-/// One of them is asked each time so many `reconnect_interval`s are over.
+/// Some of them are asked each time so many `reconnect_interval`s are over.
 const LOST_EVERY: u32 = 12;
 
 /// Whom to contact.
@@ -101,7 +101,6 @@ impl Reconnect {
             seed.heard_of = true;
         }
         self.contacts.retain(|contact| contact.node != node);
-        self.lost.retain(|lost| *lost != node);
     }
 }
 
@@ -176,18 +175,20 @@ impl Membership {
         self.reconnect.contacts = contacts;
     }
 
-    /// Asks one of those that are kept in mind, where it is time.
+    /// Asks some of those that are kept in mind, where it is time. Who lives by now is kept in mind no more.
     fn ask_lost(&mut self, cx: &mut Cx<'_>) {
         if cx.now() < self.reconnect.next_lost_at {
             return;
         }
         self.reconnect.next_lost_at = cx.now() + self.config.reconnect_interval * LOST_EVERY;
-        while let Some(node) = self.reconnect.lost.pop_front() {
-            if node != self.me && !self.is_live(node) {
-                self.reconnect.lost.push_back(node);
-                return self.ask(cx, node);
-            }
+        let mut lost = std::mem::take(&mut self.reconnect.lost);
+        lost.retain(|node| *node != self.me && !self.is_live(*node));
+        let asked = lost.len().min(ASKED_MAX);
+        lost.rotate_left(asked);
+        for node in lost.range(lost.len() - asked..) {
+            self.ask(cx, *node);
         }
+        self.reconnect.lost = lost;
     }
 
     /// The next seed that is no live member.

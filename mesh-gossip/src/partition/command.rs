@@ -139,11 +139,11 @@ pub enum PartitionEvent {
         /// How long it took to heal: from when the first came back until the last did, and this node may go on.
         recovery: Duration,
     },
-    /// There is no partition any more, and it has not healed: this node may go on and misses nobody, for a while now,
-    /// because those who were missed were [removed](PartitionCommand::RemovePeer), and too few of them came back. A
-    /// membership forgets who is down for long: they may be out of reach still.
+    /// There is no partition any more, and it has not healed: this node may go on and reaches nearly all that it knows, for
+    /// a while now, because those who were missed were [removed](PartitionCommand::RemovePeer), and too few of them came
+    /// back. A membership forgets who is down for long: they may be out of reach still.
     Ended {
-        /// For how long there was one, up to when the last was removed.
+        /// For how long there was one, up to when so many were removed.
         lasted: Duration,
     },
     /// The service should give this node the lease, or renew it: answer with

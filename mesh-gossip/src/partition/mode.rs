@@ -175,7 +175,7 @@ impl Partition {
             return stopped;
         };
         let is_back = view.share(self.outage.removed.len()) >= self.config.heal_at;
-        if !goes_on || !is_back && reachable < known {
+        if !goes_on || !is_back && view.share(0) < self.config.heal_at {
             self.outage.over = None;
             return None;
         }

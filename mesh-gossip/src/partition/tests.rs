@@ -383,6 +383,29 @@ fn a_partition_does_not_heal_by_those_who_are_removed_but_ends_with_the_last_one
 }
 
 #[test]
+fn a_partition_ends_though_somebody_is_always_missed() {
+    let mut node = alone();
+    node.command(PartitionCommand::RemovePeer(B));
+    node.command(PartitionCommand::RemovePeer(C));
+    for new in 20..27 {
+        node.command(PartitionCommand::AddPeer(NodeId(new)));
+    }
+    // One of eight, again and again.
+    for gone in 20..23 {
+        node.command(PartitionCommand::Unreachable(NodeId(gone)));
+        node.pass(2 * SECOND);
+        node.command(PartitionCommand::RemovePeer(NodeId(gone)));
+        node.command(PartitionCommand::AddPeer(NodeId(gone + 100)));
+        node.command(PartitionCommand::Unreachable(NodeId(gone + 1)));
+    }
+    node.pass(20 * SECOND);
+    let told = told(&mut node);
+    let is_over =
+        |event: &PartitionEvent| matches!(event, PartitionEvent::Ended { .. } | PartitionEvent::Healed { .. });
+    assert!(told.iter().any(is_over) && !node.protocol.status(node.now()).partitioned, "{told:?}");
+}
+
+#[test]
 fn a_partition_heals_by_those_who_come_back_though_they_were_removed_and_not_while_a_node_reads_only() {
     // One that is back of two is too few for three quarters.
     let mut node = alone();

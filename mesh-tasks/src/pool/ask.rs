@@ -19,6 +19,9 @@ use crate::task::{OnFailedDependency, Outcome, State, TaskId, Token};
 /// An owner is asked again after so many times as long as a message may take.
 const POLL: u32 = 8;
 
+/// Where nobody knows a task, the time until all are asked again is doubled so often.
+const ROUNDS_MAX: u32 = 4;
+
 /// For so long the owner of a task that was cancelled is told so, unless it is over before.
 const CANCEL_FOR: Duration = Duration::from_secs(60);
 
@@ -43,10 +46,17 @@ pub(super) struct Wanted {
     unknown: BTreeSet<NodeId>,
     /// All who could know it were there when the first of them was asked.
     is_last_round: bool,
+    /// How often nobody knew it, of those who were there.
+    rounds: u32,
     tried: usize,
 }
 
 impl Wanted {
+    /// Somebody has come who may know it.
+    pub(super) fn ask_soon(&mut self) {
+        self.rounds = 0;
+    }
+
     /// Whether nobody wants to know of it any more.
     fn is_idle(&self) -> bool {
         let Self { asking, waiting, dependents, holds, cancels_until, .. } = self;
@@ -95,7 +105,7 @@ impl TaskPool {
                 _ => {
                     let wanted = self.wanted.entry(dependency).or_default();
                     wanted.dependents.insert(task);
-                    if wanted.asked.is_none() {
+                    if wanted.asked.is_none() || std::mem::take(&mut wanted.rounds) > 0 {
                         self.ask(cx, dependency);
                     }
                 }
@@ -201,15 +211,15 @@ impl TaskPool {
         let Some(mut wanted) = self.wanted.remove(&task) else { return };
         wanted.dependents.retain(|dependent| self.is_blocked(*dependent));
         let dependents = std::mem::take(&mut wanted.dependents);
-        let (cancels_until, is_decided) = (wanted.cancels_until, is_complete && wanted.is_last_round);
-        let unknown = std::mem::take(&mut wanted.unknown);
+        let (cancels_until, rounds) = (wanted.cancels_until, wanted.rounds.saturating_add(1));
+        let is_decided = is_complete && wanted.is_last_round;
         self.on_unknown(cx, task, wanted);
         if is_decided {
             for dependent in dependents {
                 self.on_dependency(cx, dependent, task, &Outcome::Cancelled);
             }
         } else if !dependents.is_empty() {
-            // Whoever is away may know it. When all are there, all are asked once more.
+            // Whoever is away may know it. All are asked again, ever more rarely, and once more when all are there.
             self.wanted.insert(
                 task,
                 Wanted {
@@ -217,8 +227,8 @@ impl TaskPool {
                     cancels_until,
                     asked: Some((self.me, cx.now())),
                     answered: !is_complete,
-                    unknown: if is_complete { BTreeSet::new() } else { unknown },
                     is_last_round: is_complete,
+                    rounds,
                     ..Wanted::default()
                 },
             );
@@ -293,7 +303,7 @@ impl TaskPool {
             let Some(wanted) = self.wanted.get_mut(&task) else { continue };
             match known {
                 Known::Here(status) => {
-                    wanted.answered = true;
+                    (wanted.answered, wanted.rounds) = (true, 0);
                     wanted.unknown.clear();
                     self.on_told_status(cx, task, *status);
                 }
@@ -352,7 +362,8 @@ impl TaskPool {
             !(is_over && wanted.is_idle())
         });
         let due = self.wanted.iter().filter_map(|(task, wanted)| {
-            let patience = if wanted.answered { again * POLL } else { again };
+            let rounds = wanted.rounds.min(ROUNDS_MAX);
+            let patience = if wanted.answered { again * (POLL << rounds) } else { again };
             let asked_at = wanted.asked.map_or(Instant::ZERO, |(_, at)| at);
             (wanted.asked.is_none() || now.since(asked_at) >= patience).then_some((asked_at, *task))
         });

@@ -115,9 +115,8 @@ impl TaskPool {
                 continue;
             }
             if !spec.requirements.admits(&peer.capabilities, peer.capabilities.resources()) {
-                refused.push(&spec.requirements);
-                if refused.len() >= KINDS_MAX {
-                    break;
+                if refused.len() < KINDS_MAX {
+                    refused.push(&spec.requirements);
                 }
                 continue;
             }
@@ -307,5 +306,5 @@ const THIEF_FOR: Duration = Duration::from_secs(1);
 /// So many tasks more than are wanted are looked at for some that a node can execute.
 const LOOK_AT: usize = 1024;
 
-/// And so many of them that it cannot, each unlike those before.
+/// Of so many kinds of them that it cannot is remembered.
 const KINDS_MAX: usize = 64;

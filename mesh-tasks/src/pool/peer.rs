@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mesh_core::{Instant, NodeId};
 
+use super::ask::Wanted;
 use super::message::{Envelope, Hello, Lease, Load, Message};
 use super::stream::Stream;
 use super::{Context, TaskPool};
@@ -222,6 +223,7 @@ impl TaskPool {
         if matches!(heard, Heard::New { .. }) {
             // Higher numbers than those before, which it may remember where this node has forgotten it.
             let number = cx.now().as_nanos();
+            self.wanted.values_mut().for_each(Wanted::ask_soon);
             (peer.received, peer.taken, peer.offers, peer.lifeline) = (0, 0, number, false);
             peer.declined.clear();
             peer.stream.restart(number);

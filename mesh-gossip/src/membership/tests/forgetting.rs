@@ -146,3 +146,36 @@ fn who_begins_anew_says_so_of_itself() {
         |(_, message): (NodeId, Message)| matches!(message.0, Kind::Gossip(gossip) if gossip.updates.iter().any(own));
     assert!(node.sent().into_iter().any(pushed));
 }
+
+#[test]
+fn who_is_remembered_and_not_told_of_any_more_is_told_so_when_it_comes_back() {
+    let mut node = with_three_and(50);
+    left(&mut node, A);
+    node.pass(T + Duration::from_secs(20));
+    assert!(forgotten(&mut node).contains(&A));
+    node.sent();
+    // It has begun anew, and does not know that it was here.
+    node.receive(A, alive(A, 0));
+    node.receive(A, Message(Kind::Ping(Ping { seq: 7, digest: 0, updates: vec![] })));
+    let is_about_it = |(to, message): &(NodeId, Message)| {
+        let Kind::Ack(ack) = &message.0 else { return false };
+        let said = |update: &Update| update.node == A && matches!(update.claim, Claim::Left(_));
+        *to == A && ack.updates.iter().any(said)
+    };
+    assert!(node.sent().iter().any(is_about_it));
+    node.receive(A, alive(A, 1));
+    assert_eq!(status(&node, A), Some(Status::Alive));
+}
+
+#[test]
+fn who_slept_while_it_was_cut_off_looks_for_those_that_it_took_to_be_down() {
+    let mut node = with_three_and(50);
+    node.pass(Duration::from_secs(60));
+    assert!([A, B, C].iter().all(|other| status(&node, *other) == Some(Status::Down)));
+    node.sleep(Duration::from_secs(2 * 3600));
+    node.pass(Duration::from_secs(1));
+    node.sent();
+    node.pass(Duration::from_secs(120));
+    let asked = syncs(&mut node);
+    assert!([A, B, C].iter().all(|other| asked.contains(other)), "{asked:?}");
+}
