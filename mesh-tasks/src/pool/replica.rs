@@ -7,6 +7,7 @@ use super::command::FinishError;
 use super::config::GROUP_MAX;
 use super::entry::{Effect, Entry, Owned, Version};
 use super::message::{Change, MESSAGE_BYTES, Message, NAMES_MAX, Report, Reported};
+use super::peer::Peer;
 use super::{Context, TaskPool};
 use crate::group::Replica;
 use crate::task::{Epoch, Outcome, State, TaskId};
@@ -155,6 +156,7 @@ impl TaskPool {
             let Some(entry) = Entry::kept(change, now) else { return Kept::Lacking };
             self.tasks.insert(task, Box::new(entry));
             self.persist_task(cx, task, true);
+            self.note_owned(task, change.version.epoch.node, now);
             return Kept::Yes;
         };
         let is_other = are_rivals(change.version.epoch, entry.version.epoch);
@@ -170,9 +172,18 @@ impl TaskPool {
             }
             self.persist_task(cx, task, change.spec.is_some());
         }
-        self.orphans.remove(&task);
         self.claims.remove(&task);
+        self.note_owned(task, change.version.epoch.node, now);
         Kept::Yes
+    }
+
+    /// A node says that it owns a task. One that is about to go, or is gone as far as is known here, may say so last of all.
+    fn note_owned(&mut self, task: TaskId, owner: NodeId, now: Instant) {
+        if self.peers.get(&owner).is_some_and(Peer::is_ready) {
+            self.orphans.remove(&task);
+        } else {
+            self.orphans.entry(task).or_insert(now);
+        }
     }
 
     /// Another node owns a task, or is about to. What this one has yet to tell is found out from it.

@@ -271,6 +271,30 @@ fn what_a_task_waited_for_is_known_to_its_next_owner() {
 }
 
 #[test]
+fn what_a_node_says_of_its_tasks_after_it_has_left_leaves_none_without_an_owner() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let [known, new] = [1, 2].map(TaskId);
+    let epoch = Epoch { number: 1, node: B, life: LIFE };
+    let group = pool.protocol.group_of(known);
+    let entry = Entry::new(Arc::new(TaskSpec::new("x")), group, epoch, Instant::ZERO);
+    let change = |task, number| {
+        let change = entry.change(task, true, Instant::ZERO);
+        Change { version: Version { epoch, number }, state: State::Settled(Outcome::Cancelled), ..change }
+    };
+    say(&mut pool, B, Message::Replicate(1, vec![change(known, 1)], vec![]));
+    pool.command(PoolCommand::RemovePeer(B));
+    say(&mut pool, B, Message::Replicate(2, vec![change(known, 2), change(new, 1)], vec![]));
+    pool.sent();
+    pool.pass(Duration::from_secs(10));
+    let claimed = pool.sent().into_iter().filter_map(|(to, envelope)| match envelope.message {
+        Message::Claim(claims) if to == C => Some(claims),
+        _ => None,
+    });
+    let claimed: Vec<_> = claimed.flatten().map(|claim| claim.task).collect();
+    assert!(claimed.contains(&known) && claimed.contains(&new), "{claimed:?}");
+}
+
+#[test]
 fn an_end_that_did_not_count_does_not_have_its_task_forgotten() {
     for waits in [false, true] {
         let mut pool = one_of_three(PoolConfig { retain_max: 1, ..PoolConfig::default() });
