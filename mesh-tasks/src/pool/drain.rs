@@ -70,10 +70,7 @@ impl TaskPool {
             return;
         }
         // Also what was to begin as there was somebody yet to execute it.
-        let waiting = self.held.iter().filter(|(_, held)| held.stage == Stage::Waiting).map(|(task, _)| *task);
-        for task in waiting.collect::<Vec<_>>() {
-            self.give_back(cx, task);
-        }
+        self.give_back_waiting(cx);
         let Some(drain) = &mut self.drain else { return };
         let is_done = self.unsettled == 0 && self.held.is_empty() && self.reports.is_empty();
         if !is_done && cx.now() < drain.until {

@@ -338,11 +338,16 @@ impl TaskPool {
         if self.load().slots > 0 || self.read_only {
             return;
         }
+        self.give_back_waiting(cx);
+        self.place_elsewhere(cx);
+    }
+
+    /// Gives back all that waits here for an executor.
+    pub(super) fn give_back_waiting(&mut self, cx: &mut Context<'_>) {
         let waiting = self.held.iter().filter(|(_, held)| held.stage == Stage::Waiting);
         for task in waiting.map(|(task, _)| *task).collect::<Vec<_>>() {
             self.give_back(cx, task);
         }
-        self.place_elsewhere(cx);
     }
 
     /// A lease is given up of which nobody knows whether another node has begun, or that this one has no time to finish:

@@ -306,5 +306,5 @@ const THIEF_FOR: Duration = Duration::from_secs(1);
 /// So many tasks more than are wanted are looked at for some that a node can execute.
 const LOOK_AT: usize = 1024;
 
-/// Of so many kinds of them that it cannot is remembered.
+/// So many kinds of those that it cannot are remembered, so that each is looked at once.
 const KINDS_MAX: usize = 64;
