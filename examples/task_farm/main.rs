@@ -195,11 +195,15 @@ impl Farm {
         if let Some(victim) = victim {
             self.kill_in_the_middle(victim)?;
         }
-        let failures = self.until("all is counted", |said, running| {
-            let all = said.len() == running && said.iter().all(|said| said.digest.is_some());
-            said.iter().find_map(|said| said.failures).filter(|_| all)
-        })?;
+        self.until("all is counted", |farm| farm.have_counted(|state| state == State::Runs))?;
+        if self.is_held_up() {
+            self.view.say("all is counted; who is paused is waited for");
+        }
+        let failures =
+            self.until("all know what is counted", |farm| farm.have_counted(|state| state != State::Dead))?;
         let seconds = begin.elapsed().as_secs_f64();
+        // By hand some may be killed or paused from here on.
+        let said = self.processes.said();
 
         let (input, all) = (arguments.plan.input.clone(), pieces.to_vec());
         let counting = thread::spawn(move || Index::of_all(&input, &all));
@@ -209,7 +213,6 @@ impl Farm {
         }
         let index = counting.join().map_err(|_| "counting panicked".to_owned())?.map_err(|error| error.to_string())?;
         let digest = index.digest();
-        let said = self.processes.said();
         if let Some((node, said)) = said.iter().find(|(_, said)| said.digest.as_ref() != Some(&digest)) {
             let (number, theirs) = (self.processes.number(*node), said.digest.as_deref().unwrap_or("nothing"));
             return Err(format!("node {number} has counted {theirs}, and one process alone {digest}"));
@@ -249,7 +252,7 @@ impl Farm {
         let id = self.processes.iter().nth(victim).map(|(node, ..)| node);
         let number = victim + 1;
         let what = format!("node {number} is in the middle of a task");
-        let stuck = self.until_all(&what, |farm| {
+        let stuck = self.until(&what, |farm| {
             let done: u32 = farm.said.values().map(|said| said.done).sum();
             let stuck = farm.said.iter().find(|(node, _)| Some(**node) == id).map(|(_, said)| said.stuck)?;
             (stuck > 0 && done as usize * 4 > farm.tasks).then_some(stuck)
@@ -259,15 +262,20 @@ impl Farm {
         Ok(())
     }
 
-    /// Waits until what those that run say is as wanted.
-    fn until<T>(&mut self, what: &str, wanted: impl Fn(&[Said], usize) -> Option<T>) -> Result<T, String> {
-        self.until_all(what, |farm| {
-            let said: Vec<_> = farm.processes.said().into_iter().map(|(_, said)| said).collect();
-            wanted(&said, farm.processes.ids(|state| state == State::Runs).len())
-        })
+    /// How many attempts have failed, once all nodes in such a state have counted all.
+    fn have_counted(&self, which: impl Fn(State) -> bool) -> Option<u32> {
+        let said = self.processes.said();
+        let all = said.len() == self.processes.ids(which).len() && said.iter().all(|(_, said)| said.digest.is_some());
+        said.iter().find_map(|(_, said)| said.failures).filter(|_| all)
     }
 
-    fn until_all<T>(&mut self, what: &str, wanted: impl Fn(&Self) -> Option<T>) -> Result<T, String> {
+    /// Whether nodes stand still by hand.
+    fn is_held_up(&self) -> bool {
+        !self.processes.ids(|state| state == State::Paused).is_empty()
+    }
+
+    /// Waits until all is as wanted, for as long as tasks are done or nodes stand still.
+    fn until<T>(&mut self, what: &str, wanted: impl Fn(&Self) -> Option<T>) -> Result<T, String> {
         let (mut moved_at, mut done) = (Instant::now(), 0);
         loop {
             let rows = self.look()?;
@@ -278,7 +286,7 @@ impl Farm {
                 return Ok(found);
             }
             let now = rows.iter().map(|row| row.done).sum();
-            if std::mem::replace(&mut done, now) != now {
+            if std::mem::replace(&mut done, now) != now || self.is_held_up() {
                 moved_at = Instant::now();
             }
             if moved_at.elapsed() > PATIENCE {

@@ -1,6 +1,7 @@
 //! The nodes on a page: what the dashboard shows, and what people do to them through it.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use mesh_examples::dashboard::{Agent, Control, Dashboard, Figure, Log, State as Picture};
 use mesh_examples::processes::{Processes, State};
@@ -18,11 +19,15 @@ const FIGURES: [Figure; 3] = [
 /// What can be done to nodes. One that was killed stays dead: it keeps nothing that it could come back with.
 const CONTROLS: [&str; 3] = ["kill", "pause", "resume"];
 
+/// How long after a node was killed the next may be gone: others keep its share of the copies by then.
+const REPAIRED_AFTER: Duration = Duration::from_secs(20);
+
 /// A dashboard.
 #[derive(Debug)]
 pub(crate) struct Stage {
     dashboard: Dashboard,
     pub(crate) doing: String,
+    killed_at: Option<Instant>,
 }
 
 impl Stage {
@@ -31,7 +36,7 @@ impl Stage {
         let dashboard = Dashboard::serve(address, &FIGURES);
         let dashboard = dashboard.map_err(|error| format!("no dashboard can be served at {address}: {error}"))?;
         eprintln!("the dashboard is at http://{}/", dashboard.address());
-        Ok(Self { dashboard, doing: "files are counted".to_owned() })
+        Ok(Self { dashboard, doing: "files are counted".to_owned(), killed_at: None })
     }
 
     /// What the page shows of what is said.
@@ -42,7 +47,7 @@ impl Stage {
     /// Does what was asked for, and shows how things are.
     pub(crate) fn turn(&mut self, processes: &mut Processes<Said>, view: &mut View, rows: &[Row]) {
         while let Some(asked) = self.dashboard.asked() {
-            let answer = carry_out(processes, &asked.control);
+            let answer = self.carry_out(processes, &asked.control);
             if let Ok(done) = &answer {
                 view.say(&format!("by hand: {done}"));
             }
@@ -80,38 +85,45 @@ impl Stage {
             ..Picture::default()
         }
     }
-}
 
-fn carry_out(processes: &mut Processes<Said>, control: &Control) -> Result<String, String> {
-    let states: Vec<_> = processes.iter().map(|(_, _, state)| state).collect();
-    // The rest must go on: it is a majority, and the first node waits for the results.
-    let spare = |at: usize| {
-        let rest = states.iter().enumerate().filter(|(other, state)| *other != at && **state == State::Runs).count();
-        match at {
-            0 => Err("node 1 has submitted the tasks, and waits for them".to_owned()),
-            _ if rest * 2 <= states.len() => Err("more than half of the nodes must run".to_owned()),
-            _ => Ok(()),
+    fn carry_out(&mut self, processes: &mut Processes<Said>, control: &Control) -> Result<String, String> {
+        let states: Vec<_> = processes.iter().map(|(_, _, state)| state).collect();
+        // The rest must go on: it is a majority, also of the four that keep a task, and the first node waits for the results.
+        let lately = self.killed_at.is_some_and(|at| at.elapsed() < REPAIRED_AFTER);
+        let spare = |at: usize| {
+            let mut others = states.iter().enumerate().filter(|(other, _)| *other != at);
+            let rest = others.clone().filter(|(_, state)| **state == State::Runs).count();
+            match at {
+                0 => Err("node 1 has submitted the tasks, and waits for them".to_owned()),
+                _ if rest * 2 <= states.len() => Err("more than half of the nodes must run".to_owned()),
+                _ if others.any(|(_, state)| *state == State::Paused) => Err("one at a time may be paused".to_owned()),
+                _ if lately => {
+                    Err("what the node that was killed has kept is copied first: wait some seconds".to_owned())
+                }
+                _ => Ok(()),
+            }
+        };
+        match control {
+            Control::Kill { agent } => {
+                let at = processes.find("node", *agent, &[State::Runs, State::Paused], "is dead already")?;
+                spare(at)?;
+                processes.kill(at).map_err(|error| error.to_string())?;
+                self.killed_at = Some(Instant::now());
+                Ok(format!("node {agent} is killed (SIGKILL)"))
+            }
+            Control::Pause { agent } => {
+                let at = processes.find("node", *agent, &[State::Runs], "does not run")?;
+                spare(at)?;
+                processes.pause(at).map_err(|error| error.to_string())?;
+                Ok(format!("node {agent} is paused (SIGSTOP)"))
+            }
+            Control::Resume { agent } => {
+                let at = processes.find("node", *agent, &[State::Paused], "is not paused")?;
+                processes.resume(at).map_err(|error| error.to_string())?;
+                Ok(format!("node {agent} goes on (SIGCONT)"))
+            }
+            Control::Restart { .. } => Err("a node that was killed stays dead here".to_owned()),
+            Control::Split { .. } | Control::Heal {} => Err("links cannot be cut here".to_owned()),
         }
-    };
-    match control {
-        Control::Kill { agent } => {
-            let at = processes.find("node", *agent, &[State::Runs, State::Paused], "is dead already")?;
-            spare(at)?;
-            processes.kill(at).map_err(|error| error.to_string())?;
-            Ok(format!("node {agent} is killed (SIGKILL)"))
-        }
-        Control::Pause { agent } => {
-            let at = processes.find("node", *agent, &[State::Runs], "does not run")?;
-            spare(at)?;
-            processes.pause(at).map_err(|error| error.to_string())?;
-            Ok(format!("node {agent} is paused (SIGSTOP)"))
-        }
-        Control::Resume { agent } => {
-            let at = processes.find("node", *agent, &[State::Paused], "is not paused")?;
-            processes.resume(at).map_err(|error| error.to_string())?;
-            Ok(format!("node {agent} goes on (SIGCONT)"))
-        }
-        Control::Restart { .. } => Err("a node that was killed stays dead here".to_owned()),
-        Control::Split { .. } | Control::Heal {} => Err("links cannot be cut here".to_owned()),
     }
 }

@@ -199,17 +199,32 @@ fn while_a_script_runs_no_control_is_taken() {
 
 #[test]
 fn a_farm_is_shown_and_a_node_of_it_killed() {
-    let mut shown = Shown::start("task_farm", &["--nodes", "5", "--pace", "100"]);
+    let mut shown = Shown::start("task_farm", &["--nodes", "5", "--pace", "500"]);
     let state = shown.until("some tasks are done", |state| state["done"].as_u64() > Some(3));
     assert_eq!((state["agents"].as_array().unwrap().len(), &state["program"]), (5, &json!("task_farm")));
     shown.refuses(json!({"do": "kill", "agent": 1}), "node 1 has submitted the tasks");
     shown.refuses(json!({"do": "split"}), "links cannot be cut here");
+    shown.done(json!({"do": "pause", "agent": 3}));
+    shown.refuses(json!({"do": "kill", "agent": 5}), "one at a time");
+    shown.done(json!({"do": "resume", "agent": 3}));
     shown.done(json!({"do": "kill", "agent": 4}));
     shown.until("node 4 is dead", |state| agent(state, 4)["state"] == "dead");
     shown.refuses(json!({"do": "restart", "agent": 4}), "stays dead");
-    shown.done(json!({"do": "pause", "agent": 3}));
-    shown.refuses(json!({"do": "kill", "agent": 5}), "more than half of the nodes must run");
-    shown.done(json!({"do": "resume", "agent": 3}));
+    shown.refuses(json!({"do": "pause", "agent": 3}), "is copied first");
+    let report = shown.report();
+    assert_eq!((&report["nodes_equal"], &report["files"]), (&json!(4), &json!(40)), "{report}");
+    shown.end();
+}
+
+#[test]
+fn a_node_of_a_farm_that_is_paused_is_waited_for() {
+    let mut shown = Shown::start("task_farm", &["--nodes", "4", "--pace", "300"]);
+    shown.until("some tasks are done", |state| state["done"].as_u64() > Some(3));
+    shown.done(json!({"do": "pause", "agent": 4}));
+    // The others take over what it was to do.
+    let is_awaited = |line: &Value| line["text"] == "all is counted; who is paused is waited for";
+    shown.until("all is counted", |state| state["log"].as_array().unwrap().iter().any(is_awaited));
+    shown.done(json!({"do": "resume", "agent": 4}));
     let report = shown.report();
     assert_eq!((&report["nodes_equal"], &report["files"]), (&json!(4), &json!(40)), "{report}");
     shown.end();
@@ -245,6 +260,10 @@ fn bad_requests_are_refused_and_good_ones_still_answered() {
         let (status, said) = raw(address, request.as_bytes());
         assert_eq!(status, expected, "{}: {said}", &request[..request.len().min(150)]);
     }
+    let (status, said) = ask(address, "POST", "/control", &json!({"do": "kill", "agent": 2}), "");
+    assert_eq!(status, 200, "{said}");
+    let (status, said) = ask(address, "POST", "/control", &json!({"do": "kill", "agent": 3}), "");
+    assert!(status == 409 && said.to_string().contains("more than half"), "{said}");
     // The same origin may.
     let (status, said) =
         ask(address, "POST", "/control", &json!({"do": "heal"}), &format!("Origin: http://{address}\r\n"));

@@ -21,6 +21,9 @@ pub struct Outcome {
 /// After faults end, all must agree within this.
 const HEALED_WITHIN: Duration = Duration::from_secs(60);
 
+/// A last call that was sent before a fault ended may still be in vain so long after it, though all agreed before.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
 /// Runs one seed: some rounds of faults, after each of which all must agree again, and nobody who was fine may
 /// have been declared down. Without a number of `nodes` the seed decides it.
 pub fn run(seed: u64, nodes: Option<usize>) -> Outcome {
@@ -137,7 +140,7 @@ fn round(world: &mut World, faults: &mut BTreeMap<String, u64>) -> Option<String
     if world.until(HEALED_WITHIN, agree).is_none() {
         return Some(format!("fault {kind}: not all agree {HEALED_WITHIN:?} after it"));
     }
-    world.excuse_no_more(&ids, Duration::ZERO);
-    world.run(Duration::from_secs(1));
+    world.excuse_no_more(&ids, LAST_CALL);
+    world.run(LAST_CALL);
     None
 }
