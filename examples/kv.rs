@@ -267,42 +267,53 @@ fn node(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Asks the nodes in turn until one answers to the point.
+/// What is said where a request may or may not have been carried out. It is not sent again: it could be done twice.
+const UNKNOWN: &str = "whether it was carried out is unknown: look before you try again";
+
+/// Asks the nodes in turn until one answers to the point. Each gets a share of the time that is left, so that one that hangs
+/// leaves some to the others; but what changes something is sent once, and then has all of that time.
 fn ask(to: &To, request: &Request, is_get: bool) -> Result<ExitCode, Problem> {
     let deadline = Instant::now() + Duration::from_secs(to.timeout_s.max(1));
+    let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    let changes_nothing = matches!(request, Request::Get { .. } | Request::Status);
+    let nodes = u32::try_from(to.nodes.len()).unwrap_or(u32::MAX);
     let mut last = "no node answers".to_owned();
     loop {
         for address in &to.nodes {
-            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-            let answer = Client::connect(*address, left).and_then(|mut client| client.ask(request));
-            match answer {
-                Ok(Answer::Done(None)) if is_get => return Err(("there is no such key".to_owned(), 1)),
-                Ok(Answer::Done(value)) => {
+            let share = (left() / nodes).max(Duration::from_millis(1));
+            let asked = Client::connect(*address, share).map(|client| {
+                let patience = if changes_nothing { share } else { left() };
+                client.with_patience(patience)?.ask(request)
+            });
+            match asked {
+                Ok(Ok(Answer::Done(None))) if is_get => return Err(("there is no such key".to_owned(), 1)),
+                Ok(Ok(Answer::Done(value))) => {
                     value.into_iter().for_each(|value| println!("{value}"));
                     return Ok(ExitCode::SUCCESS);
                 }
-                Ok(Answer::Status(status)) => {
+                Ok(Ok(Answer::Status(status))) => {
                     println!("{status}");
                     return Ok(ExitCode::SUCCESS);
                 }
-                Ok(Answer::Changed(members)) => {
+                Ok(Ok(Answer::Changed(members))) => {
                     println!("{members}");
                     return Ok(ExitCode::SUCCESS);
                 }
-                Ok(Answer::Leads(leader)) => {
+                Ok(Ok(Answer::Leads(leader))) => {
                     println!("{}", NodeId(leader));
                     return Ok(ExitCode::SUCCESS);
                 }
-                Ok(Answer::Impossible(why)) => return Err((why, 1)),
-                Ok(Answer::NotLeader(Some(leader))) => {
+                Ok(Ok(Answer::Impossible(why))) => return Err((why, 1)),
+                Ok(Ok(Answer::NotLeader(Some(leader)))) => {
                     last = format!("{address} does not lead, {} does: give its address to --nodes", NodeId(leader));
                 }
-                Ok(Answer::NotLeader(None)) => last = format!("{address} knows no leader"),
-                Ok(Answer::Refused(why)) => last = format!("{address} refused: {why}"),
-                Ok(Answer::Unknown | Answer::Stopping) => {
-                    return Err(("whether it was carried out is unknown: look before you try again".to_owned(), 1));
+                Ok(Ok(Answer::NotLeader(None))) => last = format!("{address} knows no leader"),
+                Ok(Ok(Answer::Refused(why))) => last = format!("{address} refused: {why}"),
+                Ok(Ok(Answer::Unknown | Answer::Stopping)) => return Err((UNKNOWN.to_owned(), 1)),
+                Ok(Err(error)) if !changes_nothing => {
+                    return Err((format!("{address} took it and does not answer ({error}); {UNKNOWN}"), 1));
                 }
-                Err(error) => last = format!("{address} does not answer: {error}"),
+                Ok(Err(error)) | Err(error) => last = format!("{address} does not answer: {error}"),
             }
         }
         if Instant::now() >= deadline {

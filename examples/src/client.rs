@@ -179,9 +179,17 @@ impl Client {
     pub fn connect(address: SocketAddr, patience: Duration) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, patience)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(patience))?;
-        stream.set_write_timeout(Some(patience))?;
-        Ok(Self { stream })
+        Self { stream }.with_patience(patience)
+    }
+
+    /// From now on an answer may take so long.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn with_patience(self, patience: Duration) -> io::Result<Self> {
+        self.stream.set_read_timeout(Some(patience))?;
+        self.stream.set_write_timeout(Some(patience))?;
+        Ok(self)
     }
 
     /// Asks, and waits for the answer. After an error the connection is of no more use.

@@ -3,7 +3,7 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -122,6 +122,51 @@ fn a_server_is_replaced_by_another_and_leadership_is_handed_to_it() {
     let (code, why) = ask(&nodes, &["transfer", "--to", &ids[2]]);
     assert_eq!(code, Some(1), "{why}");
     assert!(why.contains("is not fit to lead"), "{why}");
+}
+
+#[test]
+fn what_may_have_been_carried_out_is_not_sent_again() {
+    // One takes requests and hangs up; one takes nobody, though the operating system connects whoever comes.
+    let (closing, hanging) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let (closes, hangs) = (closing.local_addr().unwrap().to_string(), hanging.local_addr().unwrap().to_string());
+    let next = TcpListener::bind("127.0.0.1:0").unwrap();
+    let is_next = next.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for stream in closing.incoming() {
+            stream.unwrap().read_exact(&mut [0; 5]).unwrap();
+        }
+    });
+    next.set_nonblocking(true).unwrap();
+    let some_id = id(tempfile::tempdir().unwrap().path());
+    for request in
+        [&["put", "colour", "green"][..], &["delete", "colour"], &["change", "--voters", &some_id], &["transfer"]]
+    {
+        for first in [&closes, &hangs] {
+            let nodes = format!("{first},{is_next}");
+            let asked = output("kv", &[request, &["--nodes", &nodes, "--timeout-s", "1"]].concat());
+            let said = String::from_utf8(asked.stderr).unwrap();
+            assert_eq!(asked.status.code(), Some(1), "{request:?}: {said}");
+            assert!(said.contains("whether it was carried out is unknown"), "{request:?}: {said}");
+            assert_eq!(next.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "{request:?} is sent once only");
+        }
+    }
+}
+
+#[test]
+fn who_only_asks_is_answered_though_other_nodes_hang_or_are_not_there() {
+    let data = tempfile::tempdir().unwrap();
+    let hanging = TcpListener::bind("127.0.0.1:0").unwrap();
+    let hangs = hanging.local_addr().unwrap().to_string();
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    id(data.path());
+    let server = serve(data.path(), &[]);
+    // A write goes to the next where nobody took it.
+    assert_eq!(ask(&format!("{gone},{}", server.clients), &["put", "colour", "green"]), (Some(0), String::new()));
+    let nodes = format!("{hangs},{gone},{}", server.clients);
+    let asked = output("kv", &["get", "colour", "--nodes", &nodes, "--timeout-s", "9"]);
+    assert_eq!((asked.status.code(), asked.stdout.as_slice()), (Some(0), &b"green\n"[..]), "{asked:?}");
+    let status = output("kv", &["status", "--nodes", &nodes, "--timeout-s", "9"]);
+    assert!(status.status.success(), "{status:?}");
 }
 
 #[test]
