@@ -29,6 +29,9 @@ const FRAME_LEN: usize = 1200;
 /// How often a socket without traffic looks whether its transport is gone.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How long to wait where nobody leads, or a node has too much to do.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// One datagram a frame; the first 16 bytes name the sender.
 #[derive(Clone, Debug)]
 struct Udp {
@@ -140,12 +143,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let ids = [1, 2, 3].map(NodeId);
     let clock = Arc::new(SystemClock::new());
     let config = RaftConfig { max_append_bytes: 1000, snapshot_chunk_bytes: 1000, ..RaftConfig::default() };
-    let mut rafts = Vec::new();
+    let (mut rafts, mut nodes) = (Vec::new(), Vec::new());
     for (me, transport) in bind(&ids)? {
         let mut node = NodeBuilder::new(me);
         rafts.push(node.host(ProtocolId(1), Raft::new(config.clone(), ids, Counter::default())?));
         let running = run(node.build(), transport, clock.clone(), Box::new(MemWal::new()));
-        std::thread::spawn(move || block_on(running));
+        nodes.push(std::thread::spawn(move || block_on(running)));
     }
     let (mut at, mut counted) = (0, 0);
     while counted < 100 {
@@ -153,10 +156,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Ok(applied) => counted = applied.output,
             Err(ProposeError::NotLeader { leader }) => {
                 at = leader.and_then(|leader| ids.iter().position(|id| *id == leader)).unwrap_or((at + 1) % 3);
-                block_on(clock.sleep_until(clock.now() + Duration::from_millis(20)));
+                block_on(clock.sleep_until(clock.now() + PAUSE));
             }
-            // Whether it was counted is unknown; the answer to the next will tell.
-            Err(error) => println!("{error}"),
+            Err(ProposeError::Stopped) => {
+                let ended = nodes.swap_remove(at).join().map_err(|_| "a node panicked")?;
+                return Err(ended.err().map_or_else(|| "a node was stopped".into(), Into::into));
+            }
+            // Most of these went nowhere. Where it is unknown whether it was counted, the answer to the next tells.
+            Err(error) => {
+                println!("{error}");
+                block_on(clock.sleep_until(clock.now() + PAUSE));
+            }
         }
     }
     println!("three nodes counted to {counted} over UDP, with one datagram in ten lost");
