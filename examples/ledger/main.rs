@@ -40,7 +40,7 @@ use serde::Serialize;
 /// Who keeps the ledger.
 const ORGANISATIONS: [&str; 4] = ["Alder", "Birch", "Cedar", "Dogwood"];
 
-/// The place of the replica that is killed, or malicious: the first primary.
+/// The place of the replica that is malicious: the first primary.
 const FIRST: usize = 0;
 
 /// How often the replicas are looked at.
@@ -207,28 +207,13 @@ fn keep(
 /// Evidence that was checked, and what was dropped, with how often that was said.
 type Case = (Vec<Evidence>, Vec<(String, u64)>);
 
-/// What is done to a replica that is not malicious.
+/// What is done to a replica where none is malicious.
 #[derive(Clone, Copy, Debug)]
 enum Trouble {
+    /// Kill the primary.
     Kill,
+    /// Start it again.
     Restart,
-}
-
-impl Trouble {
-    fn make(self, processes: &mut Processes<Said>, arguments: &[String], teller: &Teller) -> io::Result<()> {
-        let first = ORGANISATIONS[FIRST];
-        match self {
-            Self::Kill => {
-                processes.kill(FIRST)?;
-                teller.say(&format!("killed the replica of {first}, the primary (SIGKILL)"));
-            }
-            Self::Restart => {
-                processes.start(FIRST, arguments.iter().cloned())?;
-                teller.say(&format!("started the replica of {first} again"));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The replicas and gateways of all organisations.
@@ -239,6 +224,8 @@ struct Ledger {
     arguments: [Vec<String>; 2],
     replicas: ReplicaSet,
     gateways: Vec<Gateway>,
+    /// The place of the replica that was killed, and not started again.
+    killed: Option<usize>,
     /// Whether all is to end at once.
     interrupted: Arc<AtomicBool>,
 }
@@ -259,7 +246,7 @@ impl Ledger {
         let clients: Vec<NodeId> = gateways.iter().map(SecretKey::node_id).collect();
         let arguments = [None, evil].map(|evil| ReplicaOptions::arguments(&genesis, &keys, &clients, evil));
         let replicas = replica::group(&keys)?;
-        let mut ledger = Self { evil, processes, arguments, replicas, gateways: Vec::new(), interrupted };
+        let mut ledger = Self { evil, processes, arguments, replicas, gateways: Vec::new(), killed: None, interrupted };
         for (at, name) in ORGANISATIONS.iter().enumerate() {
             ledger.start_replica(at)?;
             match evil.filter(|_| at == FIRST) {
@@ -295,15 +282,16 @@ impl Ledger {
         let payers: Result<Vec<_>, _> = payers.map(|(gateway, own)| customers::pay(gateway, own, &progress)).collect();
         let payers = payers.map_err(|error| error.to_string())?;
         let deadline = Instant::now() + PATIENCE + Duration::from_millis(20) * arguments.payments;
-        // What is done to the first replica, and after how many payments.
+        // What is done to a replica, and after how many payments.
         let half = arguments.payments as usize / 2;
         let troubles = [(half, Trouble::Kill), (half + half / 2, Trouble::Restart)];
-        let mut troubles = troubles.into_iter().filter(|_| self.evil.is_none()).peekable();
+        let is_honest = self.evil.is_none();
+        let mut troubles = troubles.into_iter().filter(|_| is_honest).peekable();
         loop {
             let is_over = payers.iter().all(thread::JoinHandle::is_finished);
             let answered = progress.answered.load(Relaxed);
             while let Some((_, trouble)) = troubles.next_if(|(after, _)| answered >= *after) {
-                trouble.make(&mut self.processes, &self.arguments[0], teller).map_err(|error| error.to_string())?;
+                self.make(trouble, teller).map_err(|error| error.to_string())?;
             }
             if is_over {
                 break;
@@ -311,6 +299,10 @@ impl Ledger {
             if self.interrupted.load(Relaxed) {
                 progress.give_up();
                 return Err(INTERRUPTED.to_owned());
+            }
+            if let Err(problem) = self.processes.check() {
+                progress.give_up();
+                return Err(problem);
             }
             if Instant::now() > deadline {
                 progress.give_up();
@@ -325,6 +317,32 @@ impl Ledger {
         Ok((all, progress))
     }
 
+    fn make(&mut self, trouble: Trouble, teller: &Teller) -> io::Result<()> {
+        match trouble {
+            Trouble::Kill => {
+                let (at, view) = self.primary();
+                self.processes.kill(at)?;
+                self.killed = Some(at);
+                let name = ORGANISATIONS[at];
+                teller.say(&format!("killed the replica of {name}, the primary of view {view} (SIGKILL)"));
+            }
+            Trouble::Restart => {
+                let Some(at) = self.killed.take() else { return Ok(()) };
+                self.start_replica(at)?;
+                teller.say(&format!("started the replica of {} again", ORGANISATIONS[at]));
+            }
+        }
+        Ok(())
+    }
+
+    /// The place of the primary, and its view: the newest that a replica has said to be in.
+    fn primary(&self) -> (usize, u64) {
+        let view = self.processes.said().iter().map(|(_, said)| said.view).max().unwrap_or_default();
+        let primary = self.replicas.node(self.replicas.primary(view));
+        let at = self.processes.iter().position(|(node, ..)| Some(node) == primary);
+        (at.unwrap_or(FIRST), view)
+    }
+
     /// What the replicas said last that are not malicious.
     fn honest(&self) -> Vec<Said> {
         let evil = self.evil.and_then(|_| self.processes.keys().nth(FIRST)).map(|key| key.node_id());
@@ -332,7 +350,7 @@ impl Ledger {
     }
 
     /// Waits until all replicas that are not malicious say that these are the balances; how many they are.
-    fn until_equal(&self, expected: &Balances) -> Result<usize, String> {
+    fn until_equal(&mut self, expected: &Balances) -> Result<usize, String> {
         let wanted = ORGANISATIONS.len() - usize::from(self.evil.is_some());
         let expected = digest(expected);
         self.until("all replicas hold what the payments make", |said| {
@@ -341,7 +359,7 @@ impl Ledger {
     }
 
     /// Waits until what the replicas that are not malicious say is as wanted.
-    fn until<T>(&self, what: &str, wanted: impl Fn(&[Said]) -> Option<T>) -> Result<T, String> {
+    fn until<T>(&mut self, what: &str, wanted: impl Fn(&[Said]) -> Option<T>) -> Result<T, String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(found) = wanted(&self.honest()) {
@@ -350,6 +368,7 @@ impl Ledger {
             if self.interrupted.load(Relaxed) {
                 return Err(INTERRUPTED.to_owned());
             }
+            self.processes.check()?;
             if Instant::now() > deadline {
                 return Err(format!("it did not come about in {PATIENCE:?} that {what}"));
             }
@@ -358,7 +377,7 @@ impl Ledger {
     }
 
     /// What the others hold against the malicious replica: evidence that was checked here again, and what they dropped.
-    fn case_against_evil(&self, teller: &Teller) -> Result<Case, String> {
+    fn case_against_evil(&mut self, teller: &Teller) -> Result<Case, String> {
         let culprit = self.replicas.replicas().nth(FIRST).filter(|_| self.evil.is_some());
         let evil_node = culprit.and_then(|culprit| self.replicas.node(culprit)).map(|node| node.to_string());
         let name = ORGANISATIONS[FIRST];

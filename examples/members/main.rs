@@ -165,17 +165,43 @@ impl Script {
     fn watch(&mut self) -> Result<&'static str, String> {
         self.start_all()?;
         self.say("kill, kill -STOP and kill -CONT them as you like; Ctrl-C ends all");
+        let mut problems = Vec::new();
         while !self.interrupted.load(Relaxed) {
+            self.notice_ends(&mut problems);
             self.view.show(&self.processes, &self.processes.said());
             thread::sleep(LOOK_INTERVAL);
         }
+        self.notice_ends(&mut problems);
         for at in 0..self.processes.len() {
             // Whoever was paused by hand would not notice that it is to stop; whoever was killed needs not.
             let _ = self.processes.resume(at);
         }
-        // How those end that were disturbed by hand is no problem.
-        self.processes.stop();
-        Ok("all nodes have stopped")
+        problems.extend(self.processes.stop());
+        if problems.is_empty() { Ok("all nodes have stopped") } else { Err(problems.join("; ")) }
+    }
+
+    /// Says who has ended. Who was killed by a signal was disturbed by hand; any other end is a problem.
+    fn notice_ends(&mut self, problems: &mut Vec<String>) {
+        for at in 0..self.processes.len() {
+            let number = at + 1;
+            match self.processes.ended(at) {
+                Ok(None) => {}
+                // No code: a signal.
+                Ok(Some(status)) if status.code().is_none() => {
+                    self.say(&format!("node {number} was killed by hand: {status}"))
+                }
+                Ok(Some(status)) => {
+                    let log = self.processes.log(at);
+                    let problem = format!(
+                        "node {number}: it ended with {status}, and was not told to; its log is {}",
+                        log.display()
+                    );
+                    self.say(&problem);
+                    problems.push(problem);
+                }
+                Err(error) => problems.push(format!("node {number}: {error}")),
+            }
+        }
     }
 
     fn say(&mut self, text: &str) {
@@ -195,6 +221,7 @@ impl Script {
             if self.interrupted.load(Relaxed) {
                 return Err(INTERRUPTED.to_owned());
             }
+            self.processes.check()?;
             let tables = self.processes.said();
             self.view.show(&self.processes, &tables);
             if tables.len() == running.len() && wanted(&tables, &running, &others) {

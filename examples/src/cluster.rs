@@ -4,9 +4,11 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use mesh_core::NodeId;
@@ -20,7 +22,7 @@ const STATUS_PATIENCE: Duration = Duration::from_millis(500);
 /// How long a command may take before its outcome counts as unknown.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long a node may take to start or to stop.
+/// How long a node may take to start or to stop, mostly.
 const PROCESS_PATIENCE: Duration = Duration::from_secs(20);
 
 /// One node: its key and directory stay, its process comes and goes.
@@ -43,6 +45,8 @@ pub struct Cluster {
     /// The node that led last, by its place: a hint for all clients.
     leader: AtomicUsize,
     members: Mutex<Vec<Member>>,
+    /// How long a node may take to start or to stop.
+    patience: Duration,
 }
 
 impl Cluster {
@@ -58,7 +62,7 @@ impl Cluster {
             Ok(Member { id: key.node_id(), directory, addresses: None, process: None })
         };
         let members = (1..=nodes).map(member).collect::<io::Result<_>>()?;
-        Ok(Self { program, leader: AtomicUsize::new(0), members: Mutex::new(members) })
+        Ok(Self { program, leader: AtomicUsize::new(0), members: Mutex::new(members), patience: PROCESS_PATIENCE })
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Member>> {
@@ -84,8 +88,32 @@ impl Cluster {
     /// the address of one of them that runs, if any.
     ///
     /// # Errors
-    /// Also when the node ends instead of listening, with the last line it logged.
+    /// Also when the node ends instead of listening, or does not listen within 20 s, with the last line it logged. It is
+    /// dead then.
     pub fn start(&self, at: usize) -> io::Result<()> {
+        let (tell, said) = sync_channel(1);
+        let stdout = self.spawn(at)?;
+        // The others can be asked and killed meanwhile, and so can this one.
+        thread::spawn(move || {
+            let mut line = String::new();
+            // An output that cannot be read is as good as closed; nobody waits any more where that took too long.
+            let _ = stdout.map(|stdout| BufReader::new(stdout).read_line(&mut line));
+            let _ = tell.send(line);
+        });
+        let said = said.recv_timeout(self.patience).unwrap_or_default();
+        let mut addresses = said.split_whitespace().map(str::parse);
+        if let (Some(Ok(listen)), Some(Ok(clients))) = (addresses.next(), addresses.next()) {
+            self.lock()[at].addresses = Some((listen, clients));
+            return Ok(());
+        }
+        self.kill(at)?;
+        let log = fs::read_to_string(self.directory(at).join("log"))?;
+        let why = log.lines().last().unwrap_or("it said nothing");
+        Err(io::Error::other(format!("node {} did not start: {why}", at + 1)))
+    }
+
+    /// Starts the process of a node, which ends with this program from here on: its output.
+    fn spawn(&self, at: usize) -> io::Result<Option<ChildStdout>> {
         let mut members = self.lock();
         let ids: Vec<_> = members.iter().map(|member| member.id.to_string()).collect();
         let seed = members.iter().filter(|member| member.process.is_some()).find_map(|member| member.addresses);
@@ -100,21 +128,8 @@ impl Cluster {
             command.arg("--listen").arg(listen.to_string()).arg("--clients").arg(clients.to_string());
         }
         // The pipe is never written to: it closes with this process, and the node sees that.
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn()?;
-        let stdout = process.stdout.take().ok_or_else(|| io::Error::other("the node has no output"))?;
-        let mut said = String::new();
-        BufReader::new(stdout).read_line(&mut said)?;
-        let mut addresses = said.split_whitespace().map(str::parse);
-        let (Some(Ok(listen)), Some(Ok(clients))) = (addresses.next(), addresses.next()) else {
-            let _ = process.kill();
-            process.wait()?;
-            let log = fs::read_to_string(member.directory.join("log"))?;
-            let why = log.lines().last().unwrap_or("it said nothing");
-            return Err(io::Error::other(format!("node {} did not start: {why}", at + 1)));
-        };
-        member.addresses = Some((listen, clients));
-        member.process = Some(process);
-        Ok(())
+        let process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn()?;
+        Ok(member.process.insert(process).stdout.take())
     }
 
     /// Kills the process of a node: SIGKILL on Unix, so that it cannot say good-bye.
@@ -161,14 +176,14 @@ impl Cluster {
             // A node that does not answer is noticed below.
             let _ = Client::connect(address, STATUS_PATIENCE).and_then(|mut client| client.ask(&Request::Shutdown));
         }
-        let deadline = Instant::now() + PROCESS_PATIENCE;
+        let deadline = Instant::now() + self.patience;
         let mut problems = Vec::new();
         for (at, member) in self.lock().iter_mut().enumerate() {
             let Some(mut process) = member.process.take() else { continue };
             loop {
                 match process.try_wait() {
                     Ok(Some(status)) if status.success() => break,
-                    Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+                    Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(5)),
                     Ok(Some(status)) => {
                         problems.push(format!("node {} ended with {status}", at + 1));
                         break;
@@ -243,5 +258,51 @@ impl Drop for Cluster {
             let _ = process.kill();
             let _ = process.wait();
         }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// One node that is this script of a shell, of which `$3` is the directory.
+    fn script(script: &str) -> (tempfile::TempDir, Cluster) {
+        let data = tempfile::tempdir().unwrap();
+        let program = data.path().join("program");
+        // Written by another process: nobody executes a file that is open to be written, here or in a child.
+        let write = r#"printf "%s" "$1" >"$0" && chmod 700 "$0""#;
+        let mut shell = Command::new("sh");
+        shell.args(["-c", write]).arg(&program).arg(format!("#!/bin/sh\n{script}\n"));
+        assert!(shell.status().unwrap().success());
+        let cluster = Cluster::create(program, data.path(), 1).unwrap();
+        (data, cluster)
+    }
+
+    const SILENT: &str = "echo it is silent >&2; echo $$ >$3/pid; mv $3/pid $3/started; exec sleep 1000";
+
+    #[test]
+    fn a_node_that_does_not_say_where_it_listens_is_ended() {
+        let (data, mut cluster) = script(SILENT);
+        cluster.patience = Duration::from_secs(1);
+        assert_eq!(cluster.start(0).unwrap_err().to_string(), "node 1 did not start: it is silent");
+        let pid = fs::read_to_string(data.path().join("node-1/started")).unwrap();
+        assert!(!Path::new("/proc").join(pid.trim()).exists(), "it has ended, and was waited for");
+        let (_data, cluster) = script("echo 127.0.0.1:1 nowhere; exec sleep 1000");
+        assert_eq!(cluster.start(0).unwrap_err().to_string(), "node 1 did not start: it said nothing");
+    }
+
+    #[test]
+    fn a_node_that_starts_holds_up_nobody_and_can_be_killed() {
+        let (data, cluster) = script(SILENT);
+        thread::scope(|scope| {
+            let starting = scope.spawn(|| cluster.start(0).unwrap_err().to_string());
+            while !data.path().join("node-1/started").exists() {
+                thread::sleep(Duration::from_millis(5));
+            }
+            let begin = Instant::now();
+            cluster.kill(0).unwrap();
+            assert!(begin.elapsed() < PROCESS_PATIENCE / 2);
+            assert_eq!(starting.join().unwrap(), "node 1 did not start: it is silent");
+        });
     }
 }

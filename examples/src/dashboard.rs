@@ -123,6 +123,8 @@ pub struct Agent {
     pub queued: u32,
     /// Tasks that run.
     pub running: u32,
+    /// How busy its executors are, from 0 to 1: tasks that wait or run, for each of them. None without any.
+    pub load: Option<f64>,
     /// Tasks that it has executed since its process began.
     pub done: u32,
     /// Tasks that it gave to others.

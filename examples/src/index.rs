@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
+use std::time::Duration;
 
 use mesh_core::wire;
 use serde::{Deserialize, Serialize};
@@ -123,8 +124,8 @@ pub enum Work {
     Count(Piece),
     /// Add up the results of these tasks.
     Merge(Vec<u128>),
-    /// Take some time, and do nothing.
-    Wait,
+    /// Take so much time at least, and do nothing.
+    Wait(Duration),
 }
 
 impl Index {

@@ -11,7 +11,7 @@ use futures::channel::oneshot;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use mesh_core::{Bytes, CallError, Clock, Handle, wire};
 use mesh_tasks::executor::{Executor, RunError, RunToken};
-use mesh_tasks::pool::{FollowError, Job, PoolHandle as _, SubmitError, TaskPool};
+use mesh_tasks::pool::{FollowError, Job, PoolConfig, PoolHandle as _, Refusal, SubmitError, TaskPool};
 use mesh_tasks::task::{Outcome, TaskId, TaskSpec};
 
 use crate::index::{Index, Piece, Work};
@@ -31,6 +31,19 @@ const LAST: &[u8] = b"indexer: add up all";
 /// How many tasks there are for so many pieces.
 pub const fn tasks(pieces: usize) -> usize {
     pieces + pieces.div_ceil(FAN_IN) + 1
+}
+
+/// Checks that so many pieces can be indexed: results must be there until they are added up, and a pool keeps no more of them
+/// than it takes tasks.
+///
+/// # Errors
+/// A sentence that says how many there are, and may be.
+pub fn check(pieces: usize) -> Result<(), String> {
+    let most = PoolConfig::default().queue_max;
+    match tasks(pieces) {
+        tasks if tasks <= most => Ok(()),
+        tasks => Err(format!("there are {pieces} pieces of files, which are {tasks} tasks, and may be at most {most}")),
+    }
 }
 
 /// What an indexer has done.
@@ -83,14 +96,14 @@ pub struct Indexer {
 impl Executor for Indexer {
     async fn run(&self, job: Job, token: RunToken) -> Result<Bytes, RunError> {
         let _running = Counted::new(&self.progress.running);
-        let ends_at = self.clock.now() + self.pace;
+        let begin = self.clock.now();
         if self.progress.gets_stuck.load(Relaxed) {
             let _stuck = Counted::new(&self.progress.stuck);
             token.cancelled().await;
             return Err("it got stuck".into());
         }
         let work = wire::from_slice(&job.payload)?;
-        let only_waits = matches!(work, Work::Wait);
+        let waits = if let Work::Wait(time) = work { Some(time) } else { None };
         let result = match work {
             Work::Count(piece) => {
                 let input = self.input.clone();
@@ -100,11 +113,11 @@ impl Executor for Indexer {
                 wire::to_bytes(&index.await??)
             }
             Work::Merge(tasks) => wire::to_bytes(&self.add_up(&tasks).await?),
-            Work::Wait => Bytes::new(),
+            Work::Wait(_) => Bytes::new(),
         };
-        self.clock.sleep_until(ends_at).await;
+        self.clock.sleep_until(begin + self.pace.max(waits.unwrap_or_default())).await;
         self.progress.done.fetch_add(1, Relaxed);
-        self.progress.waited.fetch_add(u32::from(only_waits), Relaxed);
+        self.progress.waited.fetch_add(u32::from(waits.is_some()), Relaxed);
         Ok(result)
     }
 }
@@ -174,7 +187,10 @@ pub async fn submit(pool: &Handle<TaskPool>, clock: &dyn Clock, spec: TaskSpec) 
     loop {
         match pool.submit(spec.clone()).await {
             // Its queue is full, or it does not know yet whether it may go on.
-            Err(SubmitError::Busy | SubmitError::Refused(_)) => clock.sleep_until(clock.now() + PAUSE).await,
+            Err(
+                SubmitError::Busy
+                | SubmitError::Refused(Refusal::Full { .. } | Refusal::ReadOnly { .. } | Refusal::Shed { .. }),
+            ) => clock.sleep_until(clock.now() + PAUSE).await,
             answer => return answer,
         }
     }

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -137,20 +137,34 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
         writeln!(input, "{line}").and_then(|()| input.flush())
     }
 
-    /// Whether the process of a node has ended by itself, and well. Then it is dead.
+    /// How the process of a node has ended, where it did so by itself and that was not told yet. Then it is dead.
     ///
     /// # Errors
-    /// What the operating system says, or how it ended, where it did not end well.
-    pub fn has_ended(&mut self, at: usize) -> io::Result<bool> {
+    /// What the operating system says.
+    pub fn ended(&mut self, at: usize) -> io::Result<Option<ExitStatus>> {
         let node = &mut self.nodes[at];
-        let Some(process) = &mut node.process else { return Ok(true) };
-        match process.try_wait()? {
-            None => Ok(false),
-            Some(status) => {
-                (node.process, node.state) = (None, State::Dead);
-                if status.success() { Ok(true) } else { Err(io::Error::other(format!("it ended with {status}"))) }
-            }
+        let Some(process) = &mut node.process else { return Ok(None) };
+        let ended = process.try_wait()?;
+        if ended.is_some() {
+            (node.process, node.state) = (None, State::Dead);
         }
+        Ok(ended)
+    }
+
+    /// Looks whether all are there that were started and neither killed nor stopped by this program.
+    ///
+    /// # Errors
+    /// Which one has ended by itself, how, and where its log is. It is dead then.
+    pub fn check(&mut self) -> Result<(), String> {
+        for at in 0..self.len() {
+            let how = match self.ended(at) {
+                Ok(None) => continue,
+                Ok(Some(status)) => format!("it ended with {status}, and was not told to"),
+                Err(error) => error.to_string(),
+            };
+            return Err(format!("node {}: {how}; its log is {}", at + 1, self.log(at).display()));
+        }
+        Ok(())
     }
 
     /// Where the process of a node writes what went wrong.
@@ -488,6 +502,32 @@ mod tests {
         assert_eq!(processes.start(0, []).unwrap_err().to_string(), "node 1 did not start");
         let (_data, mut processes) = script("exit 0");
         assert_eq!(processes.start(0, []).unwrap_err().to_string(), "node 1 did not start");
+    }
+
+    #[test]
+    fn a_process_that_ends_by_itself_is_told_of_once_with_its_status_and_log() {
+        let (data, mut processes) = script("echo 127.0.0.1:1; read line; exit 3");
+        processes.start(0, []).unwrap();
+        assert_eq!(processes.check(), Ok(()), "it waits for a line");
+        processes.tell(0, &"go").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let problem = loop {
+            match processes.check() {
+                Err(problem) => break problem,
+                Ok(()) => assert!(Instant::now() < deadline, "it did not come about"),
+            }
+            thread::sleep(Duration::from_millis(5));
+        };
+        let log = data.path().join("node-1/log");
+        let expected =
+            format!("node 1: it ended with exit status: 3, and was not told to; its log is {}", log.display());
+        assert_eq!(problem, expected);
+        assert_eq!(processes.iter().next().map(|(_, pid, state)| (pid, state)), Some((None, State::Dead)));
+        assert_eq!(processes.check(), Ok(()));
+        // Who is killed by this program is not missed.
+        processes.start(0, []).unwrap();
+        processes.kill(0).unwrap();
+        assert_eq!(processes.check(), Ok(()));
     }
 
     #[test]

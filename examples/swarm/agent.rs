@@ -50,10 +50,13 @@ const SHUTDOWN_LINGER: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Of which timeframe its figures are.
-const TIMEFRAME: Duration = Duration::from_secs(600);
+pub(crate) const TIMEFRAME: Duration = Duration::from_secs(600);
 
 /// How long an agent that leaves may take to hand over its tasks.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long a task of a burst takes at least, whatever the pace: long enough for others to see who has too much to do.
+const BURST_TASK: Duration = Duration::from_millis(200);
 
 /// What an agent is told by its command line.
 #[derive(Clone, Debug, clap::Args)]
@@ -369,7 +372,7 @@ impl Process {
                 done()
             }
             Order::Burst(tasks) => {
-                let mut spec = TaskSpec::new(wire::to_bytes(&Work::Wait));
+                let mut spec = TaskSpec::new(wire::to_bytes(&Work::Wait(BURST_TASK)));
                 spec.policy = Some(Policy::Balance);
                 let mut names = Vec::new();
                 for _ in 0..tasks {
@@ -406,7 +409,7 @@ impl Process {
                     thread::sleep(SAY_INTERVAL);
                     node.stop();
                 });
-                Ok(receipt.left.to_string())
+                Ok(serde_json::to_string(&(receipt.handed_over, receipt.left))?)
             }
             Order::InstallKey(key) => {
                 self.keyring.install(key.parse::<ClusterKey>()?)?;

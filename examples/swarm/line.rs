@@ -24,7 +24,7 @@ pub(crate) enum Order {
     Lie(bool),
     /// Get stuck in each task from now on.
     Stick,
-    /// Submit so many tasks here, which wait at this node until it gives them to others. Their names.
+    /// Submit so many tasks here that take some time each, and wait at this node until it gives them to others. Their names.
     Burst(u32),
     /// Wait until tasks with these names are completed.
     Await(Vec<u128>),
@@ -32,7 +32,7 @@ pub(crate) enum Order {
     Remember { key: String, value: String },
     /// Let this node vote in Raft, or not any more.
     Vote { node: NodeId, votes: bool },
-    /// Hand over all tasks, leave, and end.
+    /// Hand over all tasks, leave, and end. How many were handed over, and how many found no other owner.
     Leave,
     /// Take frames under this cluster key, too.
     InstallKey(String),
@@ -120,6 +120,12 @@ impl Status {
     /// What it is to that group, and in which term.
     pub(crate) fn role(&self) -> Option<(String, u64)> {
         self.agent.raft.as_ref().map(|raft| (format!("{:?}", raft.role).to_lowercase(), raft.term))
+    }
+
+    /// Whether it sees that an agent has too much to do.
+    pub(crate) fn sees_hot(&self, node: NodeId) -> bool {
+        let hotspots = self.performance["load"]["hotspots"].as_array();
+        hotspots.is_some_and(|hotspots| hotspots.iter().any(|hotspot| hotspot["node"] == node.to_string()))
     }
 
     /// How many vote in Raft.

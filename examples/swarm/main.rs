@@ -156,6 +156,7 @@ fn tell(report: &Report, json: bool) {
 fn prepare(arguments: &Arguments) -> Result<(Prepared, Option<Dashboard>), String> {
     let input = arguments.input.clone().unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     let pieces = pieces(&input, PIECE_LEN).map_err(|error| error.to_string())?;
+    indexer::check(pieces.len()).map_err(|problem| format!("{problem}: choose a smaller directory"))?;
     let steps = match &arguments.script {
         None => Step::ALL.to_vec(),
         Some(none) if none.as_os_str() == "none" => Vec::new(),

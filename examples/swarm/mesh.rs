@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use mesh_core::NodeId;
 use mesh_examples::processes::{INTERRUPTED, Processes, State};
 
-use crate::agent::Plan;
+use crate::agent::{Plan, TIMEFRAME};
 use crate::line::{Line, Numbered, Order, Status};
 use crate::stage::Stage;
 use crate::view::View;
@@ -69,9 +69,13 @@ pub(crate) struct Mesh {
     pub(crate) view: View,
     /// The dashboard, where there is one.
     stage: Option<Stage>,
-    /// Tasks that processes executed that are gone, and those that are paused.
+    /// Tasks that processes executed that are gone.
     done_before: u64,
-    done_paused: BTreeMap<usize, u64>,
+    /// What processes counted that are gone, and when they ended.
+    counted_before: VecDeque<(Instant, Counted)>,
+    /// What each agent that is paused said last.
+    paused: BTreeMap<usize, Status>,
+    begin: Instant,
     /// Who was told to end.
     ending: BTreeSet<usize>,
     /// How many entries were put into the shared memory.
@@ -107,7 +111,9 @@ impl Mesh {
             view,
             stage,
             done_before: 0,
-            done_paused: BTreeMap::new(),
+            counted_before: VecDeque::new(),
+            paused: BTreeMap::new(),
+            begin: Instant::now(),
             ending: BTreeSet::new(),
             remembered: 0,
             interrupted,
@@ -136,7 +142,7 @@ impl Mesh {
     pub(crate) fn pause(&mut self, at: usize) -> Result<(), Problem> {
         self.processes.pause(at).map_err(|error| error.to_string())?;
         if let Some(status) = self.statuses.remove(&at) {
-            self.done_paused.insert(at, status.tasks.done.into());
+            self.paused.insert(at, status);
         }
         Ok(())
     }
@@ -164,13 +170,14 @@ impl Mesh {
     /// Notices who has ended by itself. Who was not told to is a problem, but where people play with the agents.
     fn notice_ends(&mut self) -> Result<(), Problem> {
         for at in self.running() {
-            let how = match self.processes.has_ended(at) {
-                Ok(false) => continue,
-                Ok(true) if self.ending.remove(&at) => {
+            let how = match self.processes.ended(at) {
+                Ok(None) => continue,
+                Ok(Some(status)) if status.success() && self.ending.remove(&at) => {
                     self.forget(at);
                     continue;
                 }
-                Ok(true) => "it ended, and was not told to".to_owned(),
+                Ok(Some(status)) if status.success() => "it ended, and was not told to".to_owned(),
+                Ok(Some(status)) => format!("it ended with {status}"),
                 Err(error) => error.to_string(),
             };
             self.forget(at);
@@ -186,10 +193,13 @@ impl Mesh {
 
     /// An agent runs no more.
     fn forget(&mut self, at: usize) {
-        if let Some(status) = self.statuses.remove(&at) {
+        for status in self.statuses.remove(&at).into_iter().chain(self.paused.remove(&at)) {
             self.done_before += u64::from(status.tasks.done);
+            self.counted_before.push_back((Instant::now(), Counted::of(&status)));
         }
-        self.done_before += self.done_paused.remove(&at).unwrap_or_default();
+        while self.counted_before.front().is_some_and(|(ended, _)| ended.elapsed() > TIMEFRAME) {
+            self.counted_before.pop_front();
+        }
     }
 
     /// Which agents run.
@@ -225,8 +235,8 @@ impl Mesh {
 
     /// How many tasks were executed, by all.
     pub(crate) fn done(&self) -> u64 {
-        let gone = self.done_before + self.done_paused.values().sum::<u64>();
-        gone + self.statuses().map(|(_, status)| u64::from(status.tasks.done)).sum::<u64>()
+        let known = self.statuses.values().chain(self.paused.values());
+        self.done_before + known.map(|status| u64::from(status.tasks.done)).sum::<u64>()
     }
 
     /// Tells an agent something, without waiting for the answer. Its number.
@@ -353,7 +363,7 @@ impl Mesh {
                 Line::Status(status)
                     if self.processes.iter().nth(at).is_some_and(|(_, _, state)| state == State::Runs) =>
                 {
-                    self.done_paused.remove(&at);
+                    self.paused.remove(&at);
                     self.statuses.insert(at, *status);
                 }
                 Line::Status(_) => {}
@@ -386,15 +396,11 @@ impl Mesh {
         }
     }
 
-    /// The figures: the mean over all agents that have one.
+    /// The figures of the whole swarm, of the last ten minutes: see [`figures`].
     pub(crate) fn figures(&self) -> BTreeMap<String, f64> {
-        let mut figures: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-        for (name, value) in self.statuses().flat_map(|(_, status)| status.metrics.as_object().into_iter().flatten()) {
-            figures.entry(name.clone()).or_default().extend(value.as_f64());
-        }
-        figures.retain(|_, values| !values.is_empty());
-        let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
-        figures.into_iter().map(|(name, values)| (name, mean(values))).collect()
+        let gone = self.counted_before.iter().filter(|(ended, _)| ended.elapsed() <= TIMEFRAME);
+        let counted = gone.map(|(_, counted)| *counted).chain(self.paused.values().map(Counted::of));
+        figures(self.statuses.values(), counted, self.begin.elapsed().min(TIMEFRAME))
     }
 
     fn answered(&mut self, number: u64, result: Result<String, String>) {
@@ -451,5 +457,75 @@ impl Mesh {
                 Err(_) => return self.again(record),
             }
         }
+    }
+}
+
+/// What a process counted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    view_changes: f64,
+    migrations: f64,
+}
+
+impl Counted {
+    fn of(status: &Status) -> Self {
+        let number = |part: &str, name: &str| status.performance[part][name].as_f64().unwrap_or_default();
+        Self { view_changes: number("consensus", "view_changes"), migrations: number("load", "migrations") }
+    }
+}
+
+/// The figures of the whole swarm. What each agent counts of its own is added up: frames a second of those that run; view
+/// changes and migrations also of processes that are gone. All else is the mean over those that run and have the figure.
+fn figures<'a>(
+    running: impl Iterator<Item = &'a Status> + Clone,
+    gone: impl Iterator<Item = Counted>,
+    time: Duration,
+) -> BTreeMap<String, f64> {
+    let mut said: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for (name, value) in running.clone().filter_map(|status| status.metrics.as_object()).flatten() {
+        said.entry(name).or_default().extend(value.as_f64());
+    }
+    said.retain(|_, values| !values.is_empty());
+    let all = running.map(Counted::of).chain(gone).fold(Counted::default(), |all, one| Counted {
+        view_changes: all.view_changes + one.view_changes,
+        migrations: all.migrations + one.migrations,
+    });
+    let figure = |(name, values): (&str, Vec<f64>)| {
+        let sum: f64 = values.iter().sum();
+        let figure = match name {
+            "throughput" => sum,
+            "view_changes" => all.view_changes,
+            "migration_frequency" => all.migrations * 60.0 / time.as_secs_f64().max(1.0),
+            _ => sum / values.len() as f64,
+        };
+        (name.to_owned(), figure)
+    };
+    said.into_iter().map(figure).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn status(frames: f64, latency: f64, changes: u64, migrations: u64) -> Status {
+        Status {
+            metrics: json!({
+                "throughput": frames, "latency": latency, "view_changes": changes, "migration_frequency": 7.0
+            }),
+            performance: json!({"consensus": {"view_changes": changes}, "load": {"migrations": migrations}}),
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn what_each_counts_is_added_up_and_what_all_see_is_the_mean() {
+        let running = [status(100.0, 1.0, 2, 30), status(50.0, 3.0, 1, 10), Status::default()];
+        let gone = Counted::of(&status(1000.0, 1000.0, 4, 20));
+        let expected = [("latency", 2.0), ("migration_frequency", 30.0), ("throughput", 150.0), ("view_changes", 7.0)];
+        let expected: BTreeMap<_, _> = expected.map(|(name, value)| (name.to_owned(), value)).into();
+        assert_eq!(figures(running.iter(), [gone].into_iter(), Duration::from_secs(120)), expected);
+        assert!(figures([].into_iter(), [gone].into_iter(), Duration::ZERO).is_empty());
     }
 }

@@ -49,7 +49,8 @@ pub(crate) struct Report {
     pub(crate) replicas_equal: usize,
     /// The troubles, and how long it took to recover from each.
     pub(crate) script: Vec<Told>,
-    /// The twelve figures: the mean over all agents that have one.
+    /// The twelve figures of all agents together: frames a second, view changes and migrations are added up, all else is the
+    /// mean.
     pub(crate) metrics: BTreeMap<String, f64>,
     /// The report of each agent.
     pub(crate) performance: Vec<serde_json::Value>,

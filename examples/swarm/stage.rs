@@ -9,7 +9,8 @@ use mesh_tasks::swarm::status::Link;
 use crate::line::{Order, Status};
 use crate::mesh::{Mesh, Problem};
 
-/// The twelve figures, as agents name them.
+/// The twelve figures, as agents name them. Those that each agent counts of its own, throughput, view changes and migrations,
+/// are of all together; all else is the mean of what they say.
 pub(crate) const FIGURES: [Figure; 12] = [
     Figure { name: "connectivity", unit: "%" },
     Figure { name: "latency", unit: "ms" },
@@ -18,7 +19,7 @@ pub(crate) const FIGURES: [Figure; 12] = [
     Figure { name: "decision_latency", unit: "ms" },
     Figure { name: "vote_participation", unit: "%" },
     Figure { name: "byzantine_tolerance", unit: "faults" },
-    Figure { name: "view_changes", unit: "" },
+    Figure { name: "view_changes", unit: "changes" },
     Figure { name: "load_variance", unit: "" },
     Figure { name: "migration_frequency", unit: "tasks/min" },
     Figure { name: "hotspots", unit: "agents" },
@@ -195,6 +196,7 @@ impl Stage {
                 zone: Some(status.agent.zone),
                 queued: status.agent.pool.queued,
                 running: status.agent.pool.running,
+                load: status.agent.pool.load.map(|load| load.min(1.0)),
                 done: status.tasks.done,
                 moved: Some(status.agent.moves()),
                 taken_over: Some(status.agent.metric("tasks_taken_over")),

@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, Subcommand};
 use mesh_core::NodeId;
 use mesh_examples::index::{Index, Piece, pieces};
+use mesh_examples::indexer;
 use mesh_examples::processes::{INTERRUPTED, Processes, State, exit_code, failure, interruption, make_directory};
 use serde::Serialize;
 use stage::Stage;
@@ -112,6 +113,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Err(problem) = indexer::check(pieces.len()) {
+        eprintln!("task_farm: {problem}: choose a smaller directory, or a larger --piece-kib");
+        return ExitCode::from(2);
+    }
     let data = std::env::temp_dir().join(format!("mesh-task-farm-{}", std::process::id()));
     let stage = match arguments.dashboard.map(Stage::serve).transpose() {
         Ok(stage) => stage,
@@ -162,7 +167,7 @@ fn run(arguments: &Arguments, pieces: &[Piece], data: &Path, stage: Option<Stage
     let is_told = farm.stage.is_some();
     if let (Ok(report), true) = (&counted, is_told) {
         tell(report, arguments.json);
-        farm.play();
+        farm.play()?;
     }
     let problems = farm.processes.stop();
     if problems.is_empty() { counted.map(|report| (!is_told).then_some(report)) } else { Err(problems.join("; ")) }
@@ -308,6 +313,7 @@ impl Farm {
         if self.interrupted.load(Relaxed) {
             return Err(INTERRUPTED.to_owned());
         }
+        self.processes.check()?;
         self.said.extend(self.processes.said());
         let rows = self.rows();
         self.view.show(&rows, self.tasks);
@@ -317,14 +323,18 @@ impl Farm {
         Ok(rows)
     }
 
-    /// Goes on until that is interrupted.
-    fn play(&mut self) {
+    /// Goes on until that is interrupted, or a node has ended by itself.
+    fn play(&mut self) -> Result<(), String> {
         self.view.say("the nodes run on for the dashboard, until Ctrl-C");
         if let Some(stage) = &mut self.stage {
             stage.doing = "all is counted; the nodes run on until Ctrl-C in the terminal".to_owned();
         }
-        while self.look().is_ok() {
-            thread::sleep(LOOK_INTERVAL);
+        loop {
+            match self.look() {
+                Ok(_) => thread::sleep(LOOK_INTERVAL),
+                Err(problem) if problem == INTERRUPTED => return Ok(()),
+                Err(problem) => return Err(problem),
+            }
         }
     }
 
@@ -333,7 +343,8 @@ impl Farm {
         let row = |(at, (node, pid, state)): (usize, (NodeId, Option<u32>, State))| {
             let said = self.said.get(&node).cloned().unwrap_or_default();
             let (queued, running) = if state == State::Runs { (said.queued, said.running) } else { (0, 0) };
-            Row { number: at + 1, pid, queued, running, done: said.done }
+            let load = (said.slots > 0).then(|| (f64::from(queued + running) / f64::from(said.slots)).min(1.0));
+            Row { number: at + 1, pid, queued, running, load, done: said.done }
         };
         self.processes.iter().enumerate().map(row).collect()
     }

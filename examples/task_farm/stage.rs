@@ -73,6 +73,7 @@ impl Stage {
             side: 1,
             queued: row.queued,
             running: row.running,
+            load: row.load,
             done: row.done,
             ..Agent::default()
         };

@@ -12,6 +12,8 @@ pub(crate) struct Row {
     pub(crate) pid: Option<u32>,
     pub(crate) queued: u32,
     pub(crate) running: u32,
+    /// From 0 to 1: tasks that wait or run, for each executor.
+    pub(crate) load: Option<f64>,
     pub(crate) done: u32,
 }
 

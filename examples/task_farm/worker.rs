@@ -148,6 +148,8 @@ pub(crate) struct Said {
     /// Tasks that wait at it.
     pub(crate) queued: u32,
     pub(crate) running: u32,
+    /// How many it can execute at a time.
+    pub(crate) slots: u32,
     /// Tasks that it has executed.
     pub(crate) done: u32,
     /// Those of the running ones that never end.
@@ -286,6 +288,7 @@ fn report(pool: &Handle<TaskPool>, progress: &Progress, ended: &End) {
     while let Ok(status) = block_on(pool.pool()) {
         say(&Said {
             queued: status.load.waiting,
+            slots: status.load.slots,
             running: progress.running.load(Relaxed),
             done: progress.done.load(Relaxed),
             stuck: progress.stuck.load(Relaxed),

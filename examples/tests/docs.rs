@@ -5,6 +5,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mesh_consensus::ballot::BallotConfig;
+use mesh_gossip::aggregation::AggregationConfig;
+use mesh_gossip::membership::MembershipConfig;
+use mesh_gossip::metrics::MonitorConfig;
+use mesh_gossip::store::StoreConfig;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -137,4 +143,13 @@ fn all_commands_that_documents_name_can_be_run() {
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
     assert!(checked > 40, "only {checked} names were looked at");
+}
+
+#[test]
+fn the_defaults_of_gossip_are_what_the_seed_design_says() {
+    let (store, ballot) = (StoreConfig::default(), BallotConfig::default());
+    let (aggregation, monitor) = (AggregationConfig::default().interval, MonitorConfig::default().interval);
+    let intervals = [store.interval, aggregation, ballot.interval, monitor];
+    assert_eq!(intervals.map(|interval| interval.as_millis()), [3000, 2000, 2000, 3000]);
+    assert_eq!((store.fan_out, MembershipConfig::default().gossip_fanout, ballot.fan_out), (3, 3, 4));
 }

@@ -42,6 +42,27 @@ fn all_tables_agree_after_every_trouble() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_node_that_ends_by_itself_is_a_problem_with_its_number_and_its_log() {
+    let mut members = Command::new(example("members")).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let data = std::env::temp_dir().join(format!("mesh-members-{}", members.id()));
+    let mut lines = BufReader::new(members.stdout.take().unwrap()).lines().map_while(Result::ok);
+    // The program pauses nodes 1 to 4 only.
+    assert!(lines.any(|line| line.contains("pausing node 4")), "it comes to that");
+    let pid = *pids_of(&data.join("node-5")).first().expect("node 5 runs");
+    assert!(Command::new("kill").arg("-KILL").arg(pid.to_string()).status().unwrap().success());
+    let rest = std::thread::spawn(move || lines.count());
+    let output = members.wait_with_output().unwrap();
+    rest.join().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("members: node 5: it ended with signal: 9"), "{said}");
+    assert!(said.contains(&format!("its log is {}", data.join("node-5/log").display())), "{said}");
+    wait_until("all nodes have ended", || pids_of(&data).is_empty());
+    std::fs::remove_dir_all(data).unwrap();
+}
+
 #[test]
 fn bad_arguments_are_refused_with_a_sentence() {
     for (arguments, said) in
@@ -79,6 +100,7 @@ fn who_is_interrupted_stops_all_nodes_and_leaves_no_keys() {
             // One who is paused by hand ends with the others, as does one who was killed.
             assert!(Command::new("kill").arg("-STOP").arg(nodes[1].to_string()).status().unwrap().success());
             assert!(Command::new("kill").arg("-KILL").arg(nodes[2].to_string()).status().unwrap().success());
+            assert!(lines.any(|line| line.contains("was killed by hand: signal: 9")), "that is seen");
         }
         assert!(Command::new("kill").arg("-INT").arg(members.id().to_string()).status().unwrap().success());
         let rest = std::thread::spawn(move || lines.count());

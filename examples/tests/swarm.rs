@@ -142,6 +142,9 @@ fn an_agent_that_ends_by_itself_is_a_problem_with_its_name_and_its_log() {
 fn bad_arguments_are_refused_with_a_sentence() {
     let (empty, script) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
     fs::write(script.path(), "split\nexplode\n").unwrap();
+    let large = tempfile::tempdir().unwrap();
+    // It has no blocks on the disk.
+    fs::File::create(large.path().join("file")).unwrap().set_len(100_000 * (256 << 10)).unwrap();
     for (arguments, said) in [
         (&["--nodes", "3"][..], "3 is not in 4..=11"),
         (&["--nodes", "many"], "invalid digit"),
@@ -149,6 +152,10 @@ fn bad_arguments_are_refused_with_a_sentence() {
         (&["--seed", "-1"], "unexpected argument"),
         (&["--input", "/nowhere/at/all"], "/nowhere/at/all cannot be read"),
         (&["--input", empty.path().to_str().unwrap()], "there is no file below"),
+        (
+            &["--input", large.path().to_str().unwrap()],
+            "there are 100000 pieces of files, which are 101564 tasks, and may be",
+        ),
         (&["--script", "/nowhere"], "cannot read /nowhere"),
         (
             &["--script", script.path().to_str().unwrap()],

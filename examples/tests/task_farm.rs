@@ -101,11 +101,19 @@ fn who_is_interrupted_stops_all_nodes_in_good_order() {
 fn bad_arguments_are_refused_with_a_sentence() {
     let empty = tempfile::tempdir().unwrap();
     let empty = format!("{}", empty.path().display());
+    let large = tempfile::tempdir().unwrap();
+    // It has no blocks on the disk.
+    fs::File::create(large.path().join("file")).unwrap().set_len(100_000 << 10).unwrap();
+    let large = large.path().to_str().unwrap();
     for (arguments, said) in [
         (&["--policy", "best"][..], "invalid value 'best' for '--policy <POLICY>'"),
         (&["--nodes", "2"], "2 is not in 3..=15"),
         (&["--input", "/no/such/place"], "task_farm: /no/such/place cannot be read"),
         (&["--input", &empty], "there is no file below"),
+        (
+            &["--input", large, "--piece-kib", "1"],
+            "there are 100000 pieces of files, which are 101564 tasks, and may be",
+        ),
     ] {
         let refusal = refusal("task_farm", arguments);
         assert!(refusal.contains(said), "{arguments:?}: {refusal}");
