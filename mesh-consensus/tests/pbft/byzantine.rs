@@ -1,11 +1,12 @@
 //! As many liars as a group survives, at every place, and what they must not bring about.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_consensus::pbft::AuthMode;
+use mesh_consensus::pbft::{AuthMode, Pbft};
 
-use crate::group::{Boot, Group, config, founders, in_all_modes, key};
+use crate::group::{Boot, Group, Journal, PBFT, config, founders, in_all_modes, key};
 use crate::liar::{self, Lie};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -152,5 +153,46 @@ fn liars_and_crashes_together_break_nothing() {
             group.crash_in_turn(client, &group.correct.clone(), 30);
             group.finish(60 * SECOND);
         }
+    });
+}
+
+#[test]
+fn what_the_validator_refuses_is_executed_by_nobody_who_works_though_a_lying_primary_orders_it() {
+    let with_validator = |pbft: Pbft<Journal>| pbft.with_validator(|command| command % 2 == 1);
+    let executed = |group: &Group| group.correct.iter().map(|node| group.executed(*node)).collect::<Vec<_>>();
+    in_all_modes(|n, auth| {
+        // The first primary asks no validator, and orders whatever it is told.
+        let boot: Boot = Arc::new(move |node, _| {
+            node.host(PBFT, Pbft::new(config(auth), founders(n), Arc::new(key(1)), Journal::default()).unwrap());
+        });
+        let mut group = Group::with(1, n, config(auth), &BTreeMap::from([(1, boot)]), with_validator);
+        let (client, replica) = (group.add_client(), group.correct[0]);
+        group.propose(client);
+        group.finish(10 * SECOND);
+        // Where it is proposed at a replica that works, it is refused at once and goes nowhere.
+        let before = executed(&group);
+        assert_eq!(group.propose(replica) % 2, 0);
+        group.run(SECOND);
+        assert!(group.all_answered() && executed(&group) == before);
+        group.propose(replica);
+        group.finish(10 * SECOND);
+        // A client tells the primary of it: all who work go through the batch, and leave it out.
+        let before = executed(&group);
+        assert_eq!(group.propose(client) % 2, 0);
+        group.finish(10 * SECOND);
+        assert!(executed(&group).iter().zip(before).all(|(now, before)| *now > before), "it is ordered");
+        assert_eq!(group.answers(), [1, 3]);
+        assert!(group.correct.iter().all(|node| group.replica(*node).unwrap().state().0 == [1, 3]));
+    });
+    in_all_modes(|n, auth| {
+        // A primary that works orders none of it.
+        let mut group = Group::with(1, n, config(auth), &BTreeMap::new(), with_validator);
+        let client = group.add_client();
+        group.propose(client);
+        group.finish(10 * SECOND);
+        let before = executed(&group);
+        group.propose(client);
+        group.run(5 * SECOND);
+        assert!(!group.all_answered() && executed(&group) == before);
     });
 }
