@@ -57,6 +57,7 @@ pub(crate) struct Mesh {
     pub(crate) processes: Processes<Line>,
     heard: Receiver<(NodeId, Line)>,
     pub(crate) ids: Vec<NodeId>,
+    founders: usize,
     arguments: Vec<String>,
     cluster_key: PathBuf,
     /// What each agent that runs said last.
@@ -101,6 +102,7 @@ impl Mesh {
             processes,
             heard,
             ids,
+            founders: plan.founders,
             arguments: plan.arguments(),
             cluster_key: plan.cluster_key.clone(),
             statuses: BTreeMap::new(),
@@ -200,6 +202,11 @@ impl Mesh {
         while self.counted_before.front().is_some_and(|(ended, _)| ended.elapsed() > TIMEFRAME) {
             self.counted_before.pop_front();
         }
+    }
+
+    /// How many agents there were at first; who has a later place was added.
+    pub(crate) const fn founders(&self) -> usize {
+        self.founders
     }
 
     /// Which agents run.

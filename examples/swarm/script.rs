@@ -15,6 +15,9 @@ use crate::mesh::{Mesh, Problem};
 /// So many tasks make an agent hot.
 const BURST: u32 = 120;
 
+/// So many tasks an agent has that leaves.
+const OWNED: u32 = 40;
+
 /// One kind of trouble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Step {
@@ -138,11 +141,13 @@ fn replicas(mesh: &Mesh) -> Vec<usize> {
     mesh.statuses().filter(|(_, status)| status.decided.is_some()).map(|(at, _)| at).collect()
 }
 
-/// An agent that executes tasks and that the rest can spare: no leader, and no replica where there is another.
+/// An agent that executes tasks and that the rest can spare: no leader; no replica where there is another; and nobody that was
+/// added where there is another still.
 fn spare(mesh: &Mesh) -> Option<usize> {
     let leader = mesh.leader().map(|(at, _)| at);
     let spare = |(at, _): &(usize, &Status)| Some(*at) != leader && *at != 0;
-    mesh.statuses().filter(spare).max_by_key(|(at, status)| (status.decided.is_none(), *at)).map(|(at, _)| at)
+    let fitness = |at: usize, status: &Status| (status.decided.is_none(), at < mesh.founders(), at);
+    mesh.statuses().filter(spare).max_by_key(|(at, status)| fitness(*at, status)).map(|(at, _)| at)
 }
 
 fn id(mesh: &Mesh, at: usize) -> NodeId {
@@ -393,23 +398,34 @@ fn add(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
 fn drain(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
     let leaver = spare(mesh).ok_or("nobody can be spared")?;
     let (name, leaver_id) = (mesh.name(leaver), id(mesh, leaver));
-    mesh.view.say(&format!("{:<12}{name} hands over its tasks, and leaves", "drain:"));
+    let tasks: Vec<u128> =
+        serde_json::from_str(&mesh.ask(leaver, Order::Burst(OWNED))?).map_err(|error| error.to_string())?;
+    mesh.view
+        .say(&format!("{:<12}{name}, which was given {OWNED} tasks, hands over what it has, and leaves", "drain:"));
     let begin = Instant::now();
     let agents: Vec<_> =
         mesh.leader().map(|(at, _)| at).into_iter().chain(mesh.running()).filter(|at| *at != leaver).collect();
     mesh.ask_until_done(&agents, &Order::Vote { node: leaver_id, votes: false })?;
     mesh.let_end([leaver]);
     let told = mesh.ask(leaver, Order::Leave)?;
-    let (_, left): (usize, usize) = serde_json::from_str(&told).map_err(|error| error.to_string())?;
-    if left > 0 {
-        return Err(format!("{left} tasks found no other owner"));
+    let (handed_over, left): (usize, usize) = serde_json::from_str(&told).map_err(|error| error.to_string())?;
+    if handed_over == 0 {
+        return Err(format!("no task was handed over, and {left} found no other owner"));
     }
     mesh.await_end(leaver)?;
     let rest = mesh.running();
     mesh.until("all know that it left", |mesh| mesh.each(&rest, |status| status.is_gone(leaver_id)))?;
     whole(mesh)?;
+    let gone = begin.elapsed();
+    let heir = rest.first().copied().ok_or("nobody else runs")?;
+    // Those that it had to leave, too: who keeps them takes them over.
+    mesh.ask(heir, Order::Await(tasks))?;
     let voters = mesh.statuses().map(|(_, status)| status.voters()).max().unwrap_or(0);
-    Ok((begin.elapsed(), format!("none of its tasks was left, all know that it is gone, {voters} vote")))
+    let seen = format!(
+        "it handed over {handed_over} tasks and left {left} to those who keep them, all {OWNED} that it was given came to their \
+         end; all know that it is gone, {voters} vote"
+    );
+    Ok((gone, seen))
 }
 
 /// A cluster key that nobody has yet, and its hexadecimal digits.
