@@ -189,10 +189,10 @@ pub(crate) fn serve_node(options: WorkerOptions) -> Result<(), Box<dyn std::erro
     // Results must be there until they are added up.
     config.retain_max = config.queue_max;
     let kind = if number % 2 == 0 { TEXT } else { BINARY };
-    let pool = TaskPool::new(config)?.with_capabilities(Capabilities::new().with(kind, 1))?;
+    let zone = (number % 3) as u16;
+    let pool = TaskPool::new(config)?.with_capabilities(Capabilities::new().with(kind, 1))?.in_zone(zone.into());
 
     let mut node = NodeBuilder::new(me);
-    let zone = (number % 3) as u16;
     let profile = Profile { zone, address: listens_at.to_string().into(), ..Profile::default() };
     let members = node.host(MEMBERS, Membership::new(MembershipConfig::local())?.profile(&profile)?);
     let founders = nodes.len() / 2 + 1;

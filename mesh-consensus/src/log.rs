@@ -467,6 +467,9 @@ impl Log {
     ///
     /// Their writes may still be on the way. When those finish, other entries may stand at the same
     /// indexes, so from now on such a write vouches for what is left and no more.
+    ///
+    /// # Panics
+    /// When `index` is before the base.
     pub fn truncate_after(&mut self, index: u64) {
         assert!(index >= self.base.index, "entries that were compacted cannot be truncated");
         while let Some(run) = self.runs.back_mut()

@@ -101,7 +101,7 @@ use peer::{Lazy, Peer};
 use queue::Queue;
 use repair::Repair;
 use route::Routes;
-use submit::Submission;
+use submit::{Answers, Submission};
 use table::Table;
 
 use crate::capability::{Capabilities, CapabilityError, Resources};
@@ -191,6 +191,7 @@ pub struct TaskPool {
     /// Tasks whose lease for this node is not safe yet.
     starting: Table<()>,
     submissions: BTreeMap<TaskId, Submission>,
+    answers: Answers,
     lookups: BTreeMap<TaskId, Lookup>,
     wanted: BTreeMap<TaskId, Wanted>,
     /// Tasks that need not wait for some of what they waited for since the last flush.
@@ -278,6 +279,7 @@ impl TaskPool {
             ended: VecDeque::new(),
             starting: Table::default(),
             submissions: BTreeMap::new(),
+            answers: Answers::default(),
             lookups: BTreeMap::new(),
             wanted: BTreeMap::new(),
             newly_met: BTreeSet::new(),
@@ -309,6 +311,13 @@ impl TaskPool {
         self.free = capabilities.resources().clone();
         self.capabilities = Arc::new(capabilities);
         Ok(self)
+    }
+
+    /// In this zone: copies of tasks are kept in different ones. Default: 0.
+    #[must_use]
+    pub const fn in_zone(mut self, zone: u32) -> Self {
+        self.zone = zone;
+        self
     }
 
     /// Counts among the numbers of a node: what is counted stands at the [names](self) that begin with `tasks_`.

@@ -122,6 +122,14 @@ pub enum SwarmError {
     /// The configuration cannot work.
     #[error(transparent)]
     Config(#[from] SwarmConfigError),
+    /// The node has another name than its key.
+    #[error("the node is called {node}, but its key is that of {key}")]
+    Key {
+        /// How the node is called.
+        node: NodeId,
+        /// Whose key it is.
+        key: NodeId,
+    },
     /// What the agent says of itself is too long.
     #[error(transparent)]
     Profile(#[from] ProfileTooLong),
@@ -216,6 +224,9 @@ impl<M: Says> Swarm<M> {
     /// [`SwarmError`] when the configuration cannot work.
     pub fn host(node: &mut NodeBuilder, config: &SwarmConfig, key: &SecretKey) -> Result<Self, SwarmError> {
         config.validate()?;
+        if node.me() != key.node_id() {
+            return Err(SwarmError::Key { node: node.me(), key: key.node_id() });
+        }
         let (metrics, preset, zone) = (node.metrics().clone(), config.preset, config.zone);
         let others = config.max_agents.saturating_sub(1).max(1);
         let profile = Profile { zone, address: config.address.clone(), ..Profile::default() };
@@ -257,7 +268,8 @@ impl<M: Says> Swarm<M> {
         let discovery = Discovery::new(discovery, key.clone())?.profile(profile)?.metrics(&metrics);
         let discovery = node.host(ids::DISCOVERY, discovery);
         let pool = PoolConfig { policy: config.strategy.policy(), ..config.pool.clone() };
-        let pool = TaskPool::new(pool)?.with_capabilities(config.capabilities.clone())?.with_metrics(&metrics);
+        let pool = TaskPool::new(pool)?.with_capabilities(config.capabilities.clone())?;
+        let pool = pool.in_zone(zone.into()).with_metrics(&metrics);
         let pool = node.host(ids::POOL, pool);
         let ballots = if config.voters.is_empty() {
             None

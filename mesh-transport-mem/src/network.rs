@@ -12,7 +12,10 @@ use atomic_waker::AtomicWaker;
 use mesh_core::frame::FRAME_LEN_MAX;
 use mesh_core::{Bytes, FrameSender, Inbound, NodeId, PeerStatus, SendError, Transport, TransportError};
 
-/// Bytes that may wait at one endpoint: 64 MiB. A sender over it is told [`SendError::Congested`].
+/// What each frame that waits counts for beside its bytes.
+const FRAME_COST: usize = 64;
+
+/// Bytes that may wait at one endpoint: 64 MiB, with 64 for each frame. A sender over it is told [`SendError::Congested`].
 pub const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// A network inside one process: nodes reach each other through queues, without loss or delay.
@@ -134,7 +137,7 @@ impl MemTransport {
 
 const fn len(inbound: &Inbound) -> usize {
     match inbound {
-        Inbound::Frame { frame, .. } => frame.len(),
+        Inbound::Frame { frame, .. } => frame.len() + FRAME_COST,
         Inbound::Peer { .. } => 0,
     }
 }
@@ -186,13 +189,13 @@ impl MemSender {
         if inbox.is_closed() {
             return Err((SendError::Unreachable, frame));
         }
-        if state.bytes + frame.len() > INBOX_BYTES_MAX {
+        if state.bytes + frame.len() + FRAME_COST > INBOX_BYTES_MAX {
             if !state.refused.contains(&self.me) {
                 state.refused.push(self.me);
             }
             return Err((SendError::Congested, frame));
         }
-        state.bytes += frame.len();
+        state.bytes += frame.len() + FRAME_COST;
         state.waiting.push_back(Inbound::Frame { from: self.me, frame });
         let first = state.waiting.len() == 1;
         drop(state);
@@ -269,11 +272,14 @@ mod tests {
         received(&mut one);
         let mut sender = one.sender();
         let frame = Bytes::from(vec![0; FRAME_LEN_MAX]);
-        for _ in 0..INBOX_BYTES_MAX / FRAME_LEN_MAX {
+        for _ in 0..INBOX_BYTES_MAX / (FRAME_LEN_MAX + FRAME_COST) {
             assert_eq!(sender.try_send(NodeId(2), frame.clone()), Ok(()));
         }
+        // The smallest ones are counted, too.
+        let more = (0..).find(|_| sender.try_send(NodeId(2), Bytes::new()).is_err());
+        assert!(more.is_some_and(|more| more <= (FRAME_LEN_MAX + FRAME_COST) / FRAME_COST), "{more:?}");
         assert_eq!(sender.try_send(NodeId(2), Bytes::from_static(&[0])), Err(SendError::Congested));
-        received(&mut two);
+        while received(&mut two).len() == 100 {}
         assert_eq!(received(&mut one), [Inbound::Peer { peer: NodeId(2), status: PeerStatus::Writable }]);
         assert_eq!(sender.try_send(NodeId(2), Bytes::from_static(&[0])), Ok(()));
     }

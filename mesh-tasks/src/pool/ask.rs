@@ -97,6 +97,9 @@ impl TaskPool {
         let owned = self.tasks.get(&task).and_then(|entry| entry.owned.as_ref());
         let unmet = owned.map(|owned| owned.extras().unmet.clone());
         for dependency in unmet.into_iter().flatten().map(|(dependency, _)| dependency) {
+            if !self.is_blocked(task) {
+                return;
+            }
             match self.known(dependency) {
                 Some(Known::Here(status)) if matches!(status.state, State::Settled(_)) => {
                     let State::Settled(outcome) = status.state else { continue };
@@ -113,6 +116,19 @@ impl TaskPool {
         }
         // Without any, it is ready.
         self.unblock(cx, task);
+    }
+
+    /// A task does not wait for others any more, or does so at another owner.
+    pub(super) fn forget_dependencies(&mut self, task: TaskId) {
+        let owned = self.tasks.get_mut(&task).and_then(|entry| entry.owned.as_mut());
+        let unmet = owned.map(|owned| owned.take_extra(|extras| &mut extras.unmet)).unwrap_or_default();
+        for dependency in unmet.into_keys() {
+            let Some(wanted) = self.wanted.get_mut(&dependency) else { continue };
+            wanted.dependents.remove(&task);
+            if wanted.is_idle() {
+                self.wanted.remove(&dependency);
+            }
+        }
     }
 
     fn on_dependency(&mut self, cx: &mut Context<'_>, task: TaskId, dependency: TaskId, outcome: &Outcome) {

@@ -49,6 +49,9 @@ impl TaskPool {
                 cared_for.push(*task);
                 continue;
             }
+            if self.awaits_owner(entry, now) {
+                continue;
+            }
             if let Some(ballot) = self.claims.get_mut(task).filter(|ballot| now < ballot.claim_at) {
                 if ballot.ask_at <= now {
                     ballot.ask_at = now + self.config.resend_after;
@@ -72,6 +75,25 @@ impl TaskPool {
         for task in due {
             self.orphans.insert(task, now);
             self.claim(cx, task);
+        }
+    }
+
+    /// Whether the owner of a task that is known from the log may be there, and was not met yet.
+    fn awaits_owner(&self, entry: &Entry, now: Instant) -> bool {
+        let was_met = self.peers.get(&entry.owner()).is_some_and(|peer| peer.life.boot != 0);
+        self.has_recovered && self.has_just_started(now) && entry.owner() != self.me && !was_met
+    }
+
+    /// Whether the owner of a task has lost what it knew of it, or is away for some time.
+    fn is_owner_gone(&self, entry: &Entry, now: Instant) -> bool {
+        let patience = self.config.repair_after;
+        match self.peers.get(&entry.owner()) {
+            Some(peer) if peer.is_ready() => {
+                let mut replicas = entry.group.all();
+                !replicas.any(|replica| replica.node == entry.owner() && self.is_alive(replica))
+            }
+            Some(peer) => peer.life.is_gone_for(patience, now),
+            None => now.since(self.started_at) >= patience,
         }
     }
 
@@ -193,6 +215,10 @@ impl TaskPool {
                     let Some(entry) = self.tasks.get(&task) else { continue };
                     // The others are no majority: it was never kept by enough of them, or is forgotten already.
                     if entry.group.meets_majorities(|replica| ballot.unknown.contains(replica)) {
+                        if !self.is_owner_gone(entry, cx.now()) {
+                            // Its owner may live, count on this replica, and be about to have it kept by others.
+                            continue;
+                        }
                         self.claims.remove(&task);
                         self.orphans.remove(&task);
                         self.forget(cx, task);

@@ -71,11 +71,12 @@ impl TaskPool {
         }
         // Also what was to begin as there was somebody yet to execute it.
         self.give_back_waiting(cx);
-        let Some(drain) = &mut self.drain else { return };
-        let is_done = self.unsettled == 0 && self.held.is_empty() && self.reports.is_empty();
-        if !is_done && cx.now() < drain.until {
+        let Some(until) = self.drain.as_ref().map(|drain| drain.until) else { return };
+        let is_done = self.unsettled == 0 && self.held.is_empty() && self.reports.is_empty() && self.are_ends_kept();
+        if !is_done && cx.now() < until {
             return self.repair.begin();
         }
+        let Some(drain) = &mut self.drain else { return };
         let requests = std::mem::take(&mut drain.requests);
         // What still runs is given up: others may execute it from now on.
         let runs: Vec<_> = self.held.values().map(|held| held.token).collect();
@@ -88,6 +89,12 @@ impl TaskPool {
         for request in requests {
             cx.reply(request, PoolReply::Drained(drain.receipt));
         }
+    }
+
+    /// Whether others know of all tasks owned here that are over.
+    fn are_ends_kept(&self) -> bool {
+        let me = self.replica();
+        self.tasks.values().filter(|entry| entry.owned.is_some()).all(|entry| entry.is_safe(me))
     }
 
     /// Another node owns a task now that was owned here.

@@ -468,7 +468,9 @@ impl TaskPool {
 
     /// Another node owns a task that is held here, or was executed here.
     pub(super) fn on_owner(&mut self, cx: &mut Context<'_>, token: Token, owner: NodeId) {
-        if let Some(held) = self.held.get_mut(&token.task).filter(|held| held.token == token) {
+        // Who says that this node owns it may not have heard yet that another does.
+        let may_own = owner != self.me || self.owns(token.task);
+        if let Some(held) = self.held.get_mut(&token.task).filter(|held| held.token == token && may_own) {
             held.owner = owner;
         }
         let mut moved = self.reports.keys().filter(|(_, task)| *task == token.task).copied();

@@ -141,9 +141,7 @@ impl TaskPool {
                 Some(held) => {
                     held.stage = Stage::Offered;
                     let lease = held.lease(now);
-                    if held.owner == self.me
-                        && let Some(entry) = self.tasks.get_mut(task)
-                    {
+                    if let Some(entry) = self.tasks.get_mut(task).filter(|entry| entry.owned.is_some()) {
                         entry.state = State::Leased { holder: to };
                         self.grants.insert(*task, now + self.config.lease);
                     }

@@ -110,6 +110,7 @@ impl TaskPool {
 
     /// Stops looking after a task: another node owns it.
     pub(super) fn stop_owning(&mut self, task: TaskId) {
+        self.forget_dependencies(task);
         let Some(entry) = self.tasks.get_mut(&task) else { return };
         if let Some(at) = entry.expires_at {
             self.expiring.remove(&(at, task));
@@ -285,7 +286,10 @@ impl TaskPool {
 
     /// An attempt failed: it is made again, or was the last.
     pub(super) fn fail(&mut self, cx: &mut Context<'_>, task: TaskId, failure: Failure) {
-        let Some(entry) = self.tasks.get_mut(&task) else { return };
+        let Some(entry) = self.tasks.get_mut(&task).filter(|entry| entry.owned.is_some()) else { return };
+        if entry.is_settled() {
+            return self.lose_held(cx, task);
+        }
         entry.failures = entry.failures.saturating_add(1);
         let retry = entry.spec.retry;
         if entry.failures >= retry.attempts_max {
@@ -379,15 +383,16 @@ impl TaskPool {
         self.withdraw(task);
         self.retain(cx.now(), task);
         match was {
-            // Whoever works on it need not.
-            State::Leased { holder } if !completed => {
-                if holder != self.me {
+            State::Leased { holder } => {
+                // Whoever works on it need not.
+                if holder != self.me && !completed {
                     self.answer(cx.now(), holder, |lazy| lazy.lost.push(token));
                 }
                 self.lose_held(cx, task);
             }
             State::Queued => self.dequeue(task),
-            _ => {}
+            State::Blocked => self.forget_dependencies(task),
+            State::Settled(_) => {}
         }
         self.changed(cx, task);
         self.when_safe(cx, task, Effect::TellSettled);
@@ -542,6 +547,10 @@ impl TaskPool {
     fn retire(&mut self, cx: &mut Context<'_>, task: TaskId) {
         let Some(entry) = self.tasks.get(&task) else { return };
         let (me, group, version) = (self.me, entry.group.clone(), entry.version);
+        if entry.spec.key.is_none() && self.has_place(&entry.spec) && !self.peers.is_empty() {
+            // Its submission may come once more.
+            self.answers.note(cx.now(), task, None);
+        }
         for node in group.all().map(|replica| replica.node).filter(|node| *node != me) {
             self.drop_at(node, task, version);
         }

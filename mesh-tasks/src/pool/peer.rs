@@ -154,7 +154,9 @@ impl TaskPool {
     /// This node takes its place.
     pub(super) fn join_rings(&mut self) {
         let me = Member { zone: self.zone, ..Member::new(self.me) };
-        self.ring.join(me);
+        if self.drain.is_none() {
+            self.ring.join(me);
+        }
         self.home.join(me);
     }
 

@@ -10,8 +10,10 @@ use super::{Context, TaskPool};
 use crate::group::{Group, Replica};
 use crate::task::TaskId;
 
-/// How many tasks are looked at in a tick for whether their replicas are those they should be.
+/// How many tasks are looked at in a tick at least for whether their replicas are those they should be, and in how many
+/// ticks all are at most: about 3 s.
 const REPAIRS: usize = 256;
+const REPAIR_TICKS: usize = 64;
 
 /// Which tasks are yet to be looked at.
 #[derive(Clone, Debug, Default)]
@@ -36,7 +38,7 @@ impl TaskPool {
         }
         // From the last one, as those that are taken out meanwhile move later ones only.
         let end = self.repair.left.min(self.tasks.len());
-        self.repair.left = end.saturating_sub(REPAIRS);
+        self.repair.left = end.saturating_sub(REPAIRS.max(self.tasks.len().div_ceil(REPAIR_TICKS)));
         let now = cx.now();
         for at in (self.repair.left..end).rev() {
             if let Some(task) = self.tasks.get_index(at).map(|(task, _)| *task) {

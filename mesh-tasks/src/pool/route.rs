@@ -28,6 +28,44 @@ const KINDS_MAX: usize = 64;
 /// A task that nobody can execute is looked at again after so long.
 const NOBODY_FOR: Duration = Duration::from_secs(1);
 
+/// Where tasks are.
+#[derive(Debug, Default)]
+struct Routed {
+    places: BTreeMap<TaskId, NodeId>,
+    tasks: BTreeMap<NodeId, BTreeSet<TaskId>>,
+}
+
+impl Routed {
+    fn insert(&mut self, task: TaskId, node: NodeId) {
+        self.remove(task);
+        self.places.insert(task, node);
+        self.tasks.entry(node).or_default().insert(task);
+    }
+
+    fn remove(&mut self, task: TaskId) -> Option<NodeId> {
+        let node = self.places.remove(&task)?;
+        if let Some(tasks) = self.tasks.get_mut(&node) {
+            tasks.remove(&task);
+            if tasks.is_empty() {
+                self.tasks.remove(&node);
+            }
+        }
+        Some(node)
+    }
+
+    fn has(&self, task: TaskId) -> bool {
+        self.places.contains_key(&task)
+    }
+
+    fn is_at(&self, task: TaskId, node: NodeId) -> bool {
+        self.places.get(&task) == Some(&node)
+    }
+
+    fn at(&self, node: NodeId) -> impl Iterator<Item = &TaskId> {
+        self.tasks.get(&node).into_iter().flatten()
+    }
+}
+
 /// What is known of others, and which tasks are to be brought to them.
 #[derive(Debug)]
 pub(super) struct Routes {
@@ -36,7 +74,7 @@ pub(super) struct Routes {
     /// Tasks whose place is found, until they are offered.
     placed: BTreeMap<NodeId, VecDeque<TaskId>>,
     /// Tasks that were routed, as long as they are at their place.
-    routed: BTreeMap<TaskId, NodeId>,
+    routed: Routed,
     router: CapabilityRouter,
     balancer: LoadBalancer,
     /// When places are looked for again in any case.
@@ -63,7 +101,7 @@ impl Routes {
         Ok(Self {
             unplaced: Queue::default(),
             placed: BTreeMap::new(),
-            routed: BTreeMap::new(),
+            routed: Routed::default(),
             router: CapabilityRouter::new(config.router)?,
             balancer: LoadBalancer::new(config.balancer.clone())?,
             place_at: None,
@@ -115,7 +153,7 @@ impl TaskPool {
     pub(super) fn withdraw(&mut self, task: TaskId) {
         self.routes.unplaced.remove(task);
         self.end_auction(task);
-        if let Some(node) = self.routes.routed.remove(&task)
+        if let Some(node) = self.routes.routed.remove(task)
             && let Some(entry) = self.tasks.get(&task)
         {
             self.routes.router.settle(node, &entry.spec.requirements);
@@ -194,7 +232,7 @@ impl TaskPool {
             if unplaced.iter().any(is_like) {
                 continue;
             }
-            if self.market.has(task) || self.routes.routed.contains_key(&task) {
+            if self.market.has(task) || self.routes.routed.has(task) {
                 self.routes.unplaced.remove(task);
                 continue;
             }
@@ -270,7 +308,7 @@ impl TaskPool {
                 // It may be over by now, or have another place.
                 if let Some(entry) = self.tasks.get(&task).filter(|entry| entry.owned.is_some())
                     && (self.market.is_awarded_to(task, node)
-                        || (entry.state == State::Queued && self.routes.routed.get(&task) == Some(&node)))
+                        || (entry.state == State::Queued && self.routes.routed.is_at(task, node)))
                 {
                     bytes += entry.spec.size();
                     if bytes > self.config.steal.batch_bytes_max && !tasks.is_empty() {
@@ -290,7 +328,7 @@ impl TaskPool {
     /// A node was the place of a task and did not take it: it has no room before it has said how busy it is.
     pub(super) fn on_place_declined(&mut self, node: NodeId, task: TaskId) {
         if let Some(peer) = self.peers.get(&node)
-            && self.routes.routed.get(&task) == Some(&node)
+            && self.routes.routed.is_at(task, node)
         {
             self.routes.router.report(node, &peer.capabilities, &Resources::new(), 0);
         }
@@ -302,8 +340,7 @@ impl TaskPool {
         self.routes.balancer.forget(node);
         self.routes.unheard.remove(&node);
         for task in self.routes.placed.remove(&node).into_iter().flatten() {
-            if self.routes.routed.get(&task) == Some(&node) && self.tasks.get(&task).is_some_and(|entry| entry.waits())
-            {
+            if self.routes.routed.is_at(task, node) && self.tasks.get(&task).is_some_and(|entry| entry.waits()) {
                 self.withdraw(task);
                 self.push_unplaced(task);
             }
@@ -318,8 +355,8 @@ impl TaskPool {
         let Some(peer) = self.peers.get(&node).filter(|peer| peer.is_ready() && !load.draining) else { return };
         let capabilities = peer.capabilities.clone();
         // What this node brought there is counted apart from what others did.
-        let mine = self.routes.routed.iter().filter(|(_, at)| **at == node);
-        let specs = mine.filter_map(|(task, _)| self.tasks.get(task)).map(|entry| entry.spec.clone());
+        let mine = self.routes.routed.at(node);
+        let specs = mine.filter_map(|task| self.tasks.get(task)).map(|entry| entry.spec.clone());
         let (mut count, mut available) = (0_u32, free.clone());
         for spec in specs {
             count += 1;

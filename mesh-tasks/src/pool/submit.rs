@@ -1,5 +1,6 @@
 //! How a task comes to its owner.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use mesh_core::{Instant, NodeId, RequestId};
@@ -21,6 +22,50 @@ pub(super) struct Submission {
     requests: Vec<RequestId>,
     to: NodeId,
     sent_at: Instant,
+}
+
+/// For so many times as long as until things are sent again, answers are remembered.
+const ANSWERED_FOR: u32 = 40;
+
+/// So many answers are remembered at most.
+const ANSWERS_MAX: usize = 16_384;
+
+/// What others were told of tasks without a key, of which nothing is kept here: a submission that comes once more, late or
+/// repeated, is answered in the same way, and creates nothing.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    answers: BTreeMap<TaskId, Option<Refusal>>,
+    order: VecDeque<(Instant, TaskId)>,
+}
+
+impl Answers {
+    /// Notes what is to be answered from now on.
+    pub(super) fn note(&mut self, now: Instant, task: TaskId, answer: Option<Refusal>) {
+        if self.answers.insert(task, answer).is_none() {
+            self.order.push_back((now, task));
+        }
+        if self.order.len() > ANSWERS_MAX {
+            self.forget_first();
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.answers.len()
+    }
+
+    /// Forgets what was noted before then.
+    fn forget(&mut self, before: Instant) {
+        while self.order.front().is_some_and(|(at, _)| *at < before) {
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        if let Some((_, task)) = self.order.pop_front() {
+            self.answers.remove(&task);
+        }
+    }
 }
 
 impl TaskPool {
@@ -150,6 +195,9 @@ impl TaskPool {
             let refusal = Some(Refusal::Limit { node: self.me });
             return self.say(cx, origin, Message::Submitted(task, refusal));
         }
+        if let Some(answer) = self.answers.answers.get(&task).copied() {
+            return self.say(cx, origin, Message::Submitted(task, answer));
+        }
         let owner = match self.tasks.get(&task) {
             Some(entry) if entry.owned.is_some() => {
                 return self.when_safe(cx, task, Effect::TellSubmitted(origin));
@@ -165,7 +213,12 @@ impl TaskPool {
             return;
         }
         match self.refuses(&spec) {
-            Some(refusal) => self.say(cx, origin, Message::Submitted(task, Some(refusal))),
+            Some(refusal) => {
+                if spec.key.is_none() {
+                    self.answers.note(cx.now(), task, Some(refusal));
+                }
+                self.say(cx, origin, Message::Submitted(task, Some(refusal)));
+            }
             None => self.create_for(cx, task, spec, Submitter::There(origin, hops)),
         }
     }
@@ -181,6 +234,9 @@ impl TaskPool {
     /// Sends tasks again whose owner did not answer: to whom the ring names now.
     pub(super) fn resend_submissions(&mut self, cx: &mut Context<'_>) {
         let (now, again) = (cx.now(), self.config.resend_after);
+        // Submissions are sent again for as long as their answers are lost: the last of some are not late by more.
+        self.answers
+            .forget(Instant::from_nanos(now.as_nanos().saturating_sub((again * ANSWERED_FOR).as_nanos() as u64)));
         let due = self.submissions.iter().filter(|(_, submission)| now.since(submission.sent_at) >= again);
         for task in due.map(|(task, _)| *task).collect::<Vec<_>>() {
             let known = self.tasks.get(&task).map(|entry| (entry.owned.is_some(), entry.owner()));
@@ -226,7 +282,6 @@ impl TaskPool {
 /// # Errors
 /// [`SpecError::Cycle`] where tasks wait for each other.
 pub fn in_order(specs: Vec<TaskSpec>) -> Result<Vec<TaskSpec>, SpecError> {
-    use std::collections::{BTreeMap, VecDeque};
     let names: BTreeMap<TaskId, usize> =
         specs.iter().enumerate().filter_map(|(at, spec)| Some((TaskId::of_key(spec.key.as_deref()?), at))).collect();
     let mut waits = vec![0_usize; specs.len()];

@@ -104,8 +104,9 @@ pub struct SwarmConfig {
     /// of its start. What is written into the shared memory is stamped by it, and is not taken by an agent whose time is
     /// 10 s behind. Default: 0, which is right only where all start at once and never again, as in a simulation.
     pub clock_origin: Duration,
-    /// Of the agents there are at first, so many must know each other before any may go on: more than half of them.
-    /// Default: 2. See [`PartitionConfig::founders`].
+    /// Of the agents there are at first, so many must know each other before any may go on: more than half of them,
+    /// and of the [voters](Self::voters). Default: 2, which is right for three at first: with four, two pairs that have not
+    /// met could each go on. See [`PartitionConfig::founders`].
     pub founders: usize,
     /// The keys of all that vote on proposals, the same for all agents. Default: none, and there are no ballots.
     pub voters: Vec<PublicKey>,
@@ -153,6 +154,10 @@ impl SwarmConfig {
         if voters > most {
             return Err(SwarmConfigError(format!("there are {voters} voters, but max_agents is only {most}")));
         }
+        if founders * 2 <= voters {
+            let why = format!("founders is {founders}, which is not more than half of the {voters} voters");
+            return Err(SwarmConfigError(format!("{why}: two sides that have not met could both go on")));
+        }
         Ok(())
     }
 }
@@ -172,6 +177,9 @@ mod tests {
         assert!(refused(SwarmConfig { max_agents: 0, ..config.clone() }).contains("max_agents is 0"));
         assert!(refused(SwarmConfig { founders: 13, ..config.clone() }).contains("founders is 13"));
         let voters: Vec<_> = (0..13).map(|n| SecretKey::from_seed([n; 32]).public()).collect();
+        let three = SwarmConfig { voters: voters[..3].to_vec(), ..config.clone() };
+        assert_eq!(three.validate(), Ok(()));
+        assert!(refused(SwarmConfig { voters: voters[..4].to_vec(), ..three }).contains("half of the 4 voters"));
         assert!(refused(SwarmConfig { voters, ..config }).contains("there are 13 voters"));
     }
 }

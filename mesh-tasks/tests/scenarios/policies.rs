@@ -293,6 +293,28 @@ fn s30_who_takes_over_a_task_knows_what_it_need_not_wait_for_any_more() {
 }
 
 #[test]
+fn s30_a_node_that_starts_again_claims_nothing_of_those_whom_it_meets_soon() {
+    for seed in 0..3 {
+        let mut config = pool_by(policy_of(seed));
+        config.durable = true;
+        let mut mesh = Mesh::with(seed, 4, config);
+        let tasks: Vec<TaskId> = (0..20).map(|at| mesh.submit(NodeId(2 + at % 3), work(10))).collect();
+        mesh.pass(SECOND);
+        let owners = |mesh: &mut Mesh| tasks.iter().map(|task| mesh.status(B, *task).owner).collect::<Vec<_>>();
+        let before = owners(&mut mesh);
+        mesh.vanish(A);
+        mesh.pass(ms(300));
+        mesh.sim.restart(A);
+        mesh.pass(ms(500));
+        mesh.introduce(A);
+        mesh.pass(SECOND * 3);
+        for (before, after) in before.iter().zip(owners(&mut mesh)) {
+            assert!(*before == A || *before == after, "seed {seed}: {before} owned it, and {after} took it over");
+        }
+    }
+}
+
+#[test]
 fn s30_a_node_that_starts_again_asks_for_what_its_tasks_wait_for_once_it_has_met_the_others() {
     for seed in 0..3 {
         let mut config = pool_by(Policy::Steal);

@@ -4,10 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mesh_core::{Bytes, Instant};
+use mesh_tasks::capability::Requirements;
 use mesh_tasks::task::{Policy, RetryPolicy, TaskSpec};
 
-use super::world::{Setup, World};
+use super::world::{SKILL, Setup, World};
 use crate::campaign::Outcome;
+
+/// So many nodes may join beside those that a seed begins with.
+const JOINS_MAX: usize = 3;
+
+/// Replicas are as many as they should be so long after a node joined or came back.
+const REPAIRED_WITHIN: Duration = Duration::from_secs(10);
 
 /// After faults end, all tasks must be settled within this.
 const SETTLED_WITHIN: Duration = Duration::from_secs(180);
@@ -26,7 +33,7 @@ pub fn run(seed: u64, nodes: Option<usize>) -> Outcome {
         if world.violation().is_some() {
             break;
         }
-        round(&mut world, &mut faults, setup.pool.durable);
+        round(&mut world, &mut faults, &setup);
     }
     calm(&mut world);
     world.run(Duration::from_secs(5));
@@ -46,6 +53,7 @@ fn calm(world: &mut World) {
         if !world.sim.is_up(node) {
             world.restart(node);
         }
+        world.undrain(node);
     }
 }
 
@@ -54,7 +62,7 @@ fn set_network(world: &mut World, loss: f64, duplicate: f64, reorder: f64) {
     world.sim.set_links(link);
 }
 
-fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, durable: bool) {
+fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, setup: &Setup) {
     let mut fault = |name: &str| *faults.entry(name.to_owned()).or_default() += 1;
     let ids = world.ids().to_vec();
     let tasks = 1 + world.sim.rng().below(40);
@@ -79,14 +87,15 @@ fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, durable: bool) {
     }
     let time = world.sim.rng().duration_between(Duration::from_millis(50), Duration::from_secs(12));
     // What is not kept on a disk is lost where a majority is gone at once: one at a time, until it is repaired.
-    match world.sim.rng().below(5) {
-        0 | 1 if ids.len() > 3 || durable => {
+    let one_may_go = ids.len() > 3 || setup.pool.durable;
+    match world.sim.rng().below(8) {
+        0 | 1 if one_may_go => {
             fault("crash");
             let node = *world.sim.rng().choose(&ids).expect("there are nodes");
             world.crash(node);
             world.run(time);
             world.restart(node);
-            world.run(Duration::from_secs(10));
+            world.run(REPAIRED_WITHIN);
         }
         2 if ids.len() > 2 => {
             fault("partition");
@@ -106,6 +115,28 @@ fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, durable: bool) {
             world.run(time);
             world.sim.resume(node);
         }
+        4 if one_may_go && ids.len() > 1 => {
+            fault("leave");
+            let node = *world.sim.rng().choose(&ids).expect("there are nodes");
+            world.drain(node, time);
+            world.crash(node);
+            world.run(time);
+            world.restart(node);
+            world.run(REPAIRED_WITHIN);
+        }
+        5 if ids.len() > 1 => {
+            fault("drain");
+            let node = *world.sim.rng().choose(&ids).expect("there are nodes");
+            world.drain(node, time / 4);
+            let pause = world.sim.rng().duration_between(Duration::ZERO, Duration::from_secs(3));
+            world.run(pause);
+            world.undrain(node);
+        }
+        6 if ids.len() < setup.nodes + JOINS_MAX => {
+            fault("join");
+            world.join();
+            world.run(REPAIRED_WITHIN);
+        }
         _ => {
             fault("quiet");
             world.run(time);
@@ -119,11 +150,19 @@ fn draw_task(world: &mut World) -> TaskSpec {
     let time = rng.duration_between(Duration::from_micros(100), Duration::from_millis(400));
     let mut payload = (time.as_nanos() as u64).to_le_bytes().to_vec();
     payload.push(u8::from(rng.chance(1, 20)));
+    payload.push(u8::from(rng.chance(1, 6)));
     let mut spec = TaskSpec::new(Bytes::from(payload));
     spec.retry =
         RetryPolicy { attempts_max: 1000, backoff: Duration::from_millis(10), backoff_max: Duration::from_secs(1) };
     if spec.payload[8] == 1 {
         spec.retry.attempts_max = 2;
+    }
+    if spec.payload[9] == 1 {
+        spec.requirements = Requirements::new().requires(SKILL, 1);
+    }
+    if rng.chance(1, 10) {
+        spec.time_limit = Some(rng.duration_between(Duration::from_millis(1), Duration::from_millis(500)));
+        spec.retry.attempts_max = 3;
     }
     spec.priority = rng.below(3) as u8;
     spec.tenant = rng.below(2) as u32;

@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use mesh_core::{Bytes, Call, Handle, Instant, NodeBuilder, NodeId, ProtocolId};
-use mesh_tasks::pool::{PoolCommand, PoolConfig, PoolReply, TaskPool, Ticket};
+use mesh_tasks::capability::Capabilities;
+use mesh_tasks::pool::{PoolCommand, PoolConfig, PoolReply, Receipt, TaskPool, Ticket};
 use mesh_tasks::task::{Failure, Outcome, TaskId, TaskSpec, Token};
 use mesh_transport_mem::{Sim, SimConfig};
 
 /// The pool of every node.
 pub const POOL: ProtocolId = ProtocolId(9);
+
+/// Every other node has it, the first among them; tasks may require it.
+pub(super) const SKILL: &str = "skill";
 
 /// So many commands may wait at a node: bursts are submitted at once.
 const COMMANDS_MAX: usize = 1 << 16;
@@ -81,8 +85,10 @@ pub struct World {
     /// The simulation.
     pub sim: Sim<Handle<TaskPool>>,
     ids: Vec<NodeId>,
-    notice: Duration,
+    setup: Setup,
     slots: BTreeMap<NodeId, Vec<Slot>>,
+    /// Those whose executors take no more tasks.
+    draining: BTreeSet<NodeId>,
     /// How much slower than usual a node is.
     slowness: BTreeMap<NodeId, u32>,
     submitting: Vec<(Instant, TaskSpec, Call<PoolReply>)>,
@@ -112,23 +118,12 @@ impl std::fmt::Debug for World {
 impl World {
     /// A world in which all nodes know each other.
     pub fn boot(seed: u64, setup: &Setup) -> Self {
-        let mut sim = Sim::with_config(seed, setup.sim.clone());
-        let ids: Vec<NodeId> = (1..=setup.nodes as u128).map(NodeId).collect();
-        for id in &ids {
-            let pool = setup.pool.clone();
-            sim.add_node(*id, move |node| {
-                let pool = TaskPool::new(pool.clone()).expect("the configuration works");
-                let nodes = std::mem::replace(node, NodeBuilder::new(NodeId(0)));
-                *node = nodes.queue_len_max(COMMANDS_MAX);
-                node.host(POOL, pool)
-            });
-        }
-        let slots = ids.iter().map(|id| (*id, (0..setup.slots).map(|_| Slot::Idle).collect())).collect();
         let mut world = Self {
-            sim,
-            ids: ids.clone(),
-            notice: setup.notice,
-            slots,
+            sim: Sim::with_config(seed, setup.sim.clone()),
+            ids: Vec::new(),
+            setup: setup.clone(),
+            slots: BTreeMap::new(),
+            draining: BTreeSet::new(),
             slowness: BTreeMap::new(),
             submitting: Vec::new(),
             submitted: BTreeMap::new(),
@@ -140,8 +135,34 @@ impl World {
             ended: BTreeMap::new(),
             violation: None,
         };
-        ids.iter().for_each(|id| world.introduce(*id));
+        for _ in 0..setup.nodes {
+            world.add();
+        }
+        world.ids.clone().into_iter().for_each(|id| world.introduce(id));
         world
+    }
+
+    /// Starts one more node, which knows nobody.
+    fn add(&mut self) -> NodeId {
+        let id = NodeId(self.ids.len() as u128 + 1);
+        let config = self.setup.pool.clone();
+        self.sim.add_node(id, move |node| {
+            let pool = TaskPool::new(config.clone()).expect("the configuration works");
+            let pool = pool.with_capabilities(capabilities(id)).expect("they are valid");
+            let nodes = std::mem::replace(node, NodeBuilder::new(NodeId(0)));
+            *node = nodes.queue_len_max(COMMANDS_MAX);
+            node.host(POOL, pool)
+        });
+        self.ids.push(id);
+        self.slots.insert(id, (0..self.setup.slots).map(|_| Slot::Idle).collect());
+        id
+    }
+
+    /// A node that is new joins. The others notice some time later.
+    pub fn join(&mut self) {
+        let node = self.add();
+        self.introduce(node);
+        self.notice_start(node);
     }
 
     fn introduce(&mut self, node: NodeId) {
@@ -294,6 +315,7 @@ impl World {
         let Some(slot) = self.slots.get_mut(&node).and_then(|slots| slots.get_mut(at)) else { return };
         loop {
             *slot = match std::mem::replace(slot, Slot::Idle) {
+                Slot::Idle if self.draining.contains(&node) => return,
                 Slot::Idle => Slot::Taking(self.sim.handle(node).call(PoolCommand::Take(Ticket::default()))),
                 Slot::Taking(mut call) => match (&mut call).now_or_never() {
                     None => {
@@ -302,6 +324,9 @@ impl World {
                     }
                     Some(Ok(PoolReply::Job(Ok(job)))) => {
                         self.started += 1;
+                        if job.payload.get(9) == Some(&1) && !capabilities(node).iter().any(|(name, _)| name == SKILL) {
+                            return self.break_rule(format!("{node} executes {:?} without the skill", job.token));
+                        }
                         let nanos = job.payload.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
                         let slowness = self.slowness.get(&node).copied().unwrap_or(1);
                         let until = now + Duration::from_nanos(nanos) * slowness;
@@ -357,7 +382,7 @@ impl World {
     pub fn crash(&mut self, node: NodeId) {
         self.sim.crash(node);
         self.reset_slots(node);
-        let notice = self.notice;
+        let notice = self.setup.notice;
         self.sim.after(notice, move |sim| {
             if !sim.is_up(node) {
                 tell_others(sim, node, &PoolCommand::RemovePeer(node));
@@ -369,13 +394,48 @@ impl World {
     pub fn restart(&mut self, node: NodeId) {
         self.sim.restart(node);
         self.reset_slots(node);
+        self.draining.remove(&node);
         self.introduce(node);
-        let notice = self.notice;
-        self.sim.after(notice, move |sim| {
+        self.notice_start(node);
+    }
+
+    fn notice_start(&mut self, node: NodeId) {
+        self.sim.after(self.setup.notice, move |sim| {
             if sim.is_up(node) {
                 tell_others(sim, node, &PoolCommand::AddPeer { node, zone: (node.0 % 3) as u32 });
             }
         });
+    }
+
+    /// A node takes no more tasks, and hands over those that it has; what came of it in so much time.
+    pub fn drain(&mut self, node: NodeId, within: Duration) -> Receipt {
+        self.draining.insert(node);
+        let mut call = self.sim.handle(node).call(PoolCommand::Drain(within));
+        let end = self.sim.now() + within + Duration::from_secs(1);
+        self.sim.at(end, |_| {});
+        loop {
+            match (&mut call).now_or_never() {
+                Some(Ok(PoolReply::Drained(receipt))) => {
+                    let owned = self.sim.protocol::<TaskPool>(node, POOL).map_or(0, |pool| pool.status().owned);
+                    if receipt.left != owned {
+                        self.break_rule(format!("{node} owns {owned} tasks after a drain that left {}", receipt.left));
+                    }
+                    return receipt;
+                }
+                None if self.sim.now() < end => self.step(),
+                other => {
+                    self.break_rule(format!("a drain of {node} within {within:?} came to {other:?}"));
+                    return Receipt::default();
+                }
+            }
+        }
+    }
+
+    /// A node takes tasks again.
+    pub fn undrain(&mut self, node: NodeId) {
+        if self.draining.remove(&node) {
+            let _ = self.sim.handle(node).cast(PoolCommand::Undrain);
+        }
     }
 
     fn reset_slots(&mut self, node: NodeId) {
@@ -390,7 +450,7 @@ impl World {
     pub fn partition(&mut self, one: &[NodeId], other: &[NodeId]) {
         self.sim.partition(&[one, other]);
         let (one, other) = (one.to_vec(), other.to_vec());
-        self.sim.after(self.notice, move |sim| {
+        self.sim.after(self.setup.notice, move |sim| {
             let smaller = if one.len() < other.len() { &one } else { &other };
             for (side, away) in [(&one, &other), (&other, &one)] {
                 for node in side.iter().filter(|node| sim.is_up(**node)) {
@@ -409,7 +469,7 @@ impl World {
     pub fn heal(&mut self) {
         self.sim.heal();
         let ids = self.ids.clone();
-        self.sim.after(self.notice + Duration::from_millis(1), move |sim| {
+        self.sim.after(self.setup.notice + Duration::from_millis(1), move |sim| {
             for node in ids.iter().filter(|node| sim.is_up(**node)) {
                 for peer in ids.iter().filter(|peer| sim.is_up(**peer)) {
                     let _ = sim.handle(*node).cast(PoolCommand::AddPeer { node: *peer, zone: (peer.0 % 3) as u32 });
@@ -496,6 +556,12 @@ impl World {
         });
         known.collect::<Vec<_>>().join("; ")
     }
+}
+
+/// What a node can do.
+fn capabilities(node: NodeId) -> Capabilities {
+    let skilled = node.0 % 2 == 1;
+    if skilled { Capabilities::new().with(SKILL, 1) } else { Capabilities::new() }
 }
 
 /// The result of an attempt says whose it is.

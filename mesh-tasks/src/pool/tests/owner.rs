@@ -1,8 +1,9 @@
 //! Tasks whose owner changes, ends that bring about others, and deadlines.
 
-use crate::task::{Epoch, Policy};
-
 use super::*;
+use crate::group::{Group, Replica};
+use crate::pool::message::{Claim, Refusal, Report, Reported};
+use crate::task::{Epoch, Policy};
 
 const C: NodeId = NodeId(3);
 const LIFE: u32 = 5;
@@ -199,6 +200,189 @@ fn who_owned_what_it_executes_renews_it_at_the_next_owner_or_loses_it() {
         let lost = if is_renewed { vec![] } else { vec![PoolEvent::LeaseLost(token)] };
         assert_eq!((pool.events(), pool.protocol.status().held), (lost, usize::from(is_renewed)));
     }
+}
+
+#[test]
+fn who_owned_what_it_executes_renews_it_though_the_next_owner_does_not_know_yet_that_it_is_one() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let task = owned(&mut pool, TaskSpec::new("work"));
+    let token = executed(&mut pool, task);
+    let entry = pool.protocol.tasks.get(&task).expect("it is kept");
+    let epoch = Epoch { number: entry.version.epoch.number + 1, node: B, life: LIFE };
+    let change = Change { version: Version { epoch, number: 1 }, ..entry.change(task, true, Instant::ZERO) };
+    let has = entry.version;
+    say(&mut pool, B, Message::Claim(vec![Claim { task, epoch, has }]));
+    // Its claim is not won yet, and so it thinks that this node owns it.
+    say(&mut pool, B, Message::Answers(vec![], vec![], vec![(token, A)]));
+    say(&mut pool, B, Message::Replicate(1, vec![change], vec![]));
+    pool.sent();
+    let mut renewals = 0;
+    for _ in 0..20 {
+        pool.pass(Duration::from_secs(1));
+        let renews = |(to, envelope): &(NodeId, Envelope)| *to == B && envelope.message == Message::Renew(vec![token]);
+        if pool.sent().iter().any(renews) {
+            renewals += 1;
+            say(&mut pool, B, Message::Renewed(vec![token]));
+        }
+    }
+    assert_eq!((pool.events(), pool.protocol.status().held), (vec![], 1));
+    assert!(renewals > 3, "{renewals}");
+}
+
+#[test]
+fn what_is_over_stays_so_though_a_lease_of_it_was_passed_on_and_never_answered() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let task = owned(&mut pool, TaskSpec::new("work"));
+    let token = lease_and_give(&mut pool, task, 1, State::Leased { holder: A });
+    own_again(&mut pool, task);
+    say(&mut pool, C, Message::Steal(0));
+    pool.sent();
+    let result = Reported::Completed(Bytes::from_static(b"done"));
+    say(&mut pool, C, Message::Report(vec![Report { token, result }]));
+    keep(&mut pool);
+    let is_over = State::Settled(Outcome::Completed(Bytes::from_static(b"done")));
+    assert_eq!(status(&mut pool, task).state, is_over);
+    for _ in 0..30 {
+        pool.pass(Duration::from_secs(1));
+        keep(&mut pool);
+    }
+    assert_eq!(status(&mut pool, task).state, is_over);
+    assert_eq!((pool.protocol.status().owned, pool.protocol.status().held), (0, 0));
+}
+
+#[test]
+fn a_drain_is_not_done_before_others_know_of_all_results() {
+    for are_kept in [true, false] {
+        let mut pool = one_of_three(PoolConfig::default());
+        let task = owned(&mut pool, TaskSpec::new("work"));
+        let token = executed(&mut pool, task);
+        let drained = pool.command(PoolCommand::Drain(Duration::from_secs(5)));
+        pool.command(PoolCommand::Finish(token, Ok(Bytes::new())));
+        pool.pass(Duration::from_secs(1));
+        assert!(!pool.replies().iter().any(|(of, _)| *of == drained), "nobody has answered");
+        if are_kept {
+            keep(&mut pool);
+            pool.pass(Duration::from_millis(100));
+        } else {
+            pool.pass(Duration::from_secs(5));
+        }
+        assert!(matches!(reply(&mut pool, drained), PoolReply::Drained(_)));
+    }
+}
+
+#[test]
+fn what_is_kept_for_another_is_not_forgotten_while_that_one_may_count_on_it() {
+    const D: NodeId = NodeId(4);
+    let mut pool = one_of_three(PoolConfig { successors: 3, ..PoolConfig::default() });
+    pool.command(PoolCommand::AddPeer { node: D, zone: 0 });
+    say(&mut pool, D, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
+    pool.sent();
+    let task = TaskId(1);
+    let epoch = Epoch { number: 1, node: B, life: LIFE };
+    let replicas = [pool.protocol.replica()].into_iter().chain([B, C, D].map(|node| Replica { node, incarnation: 7 }));
+    let group = Arc::new(Group { members: replicas.collect(), ..Group::default() });
+    let entry = Entry::new(Arc::new(TaskSpec::new("x")), group, epoch, Instant::ZERO);
+    say(&mut pool, B, Message::Replicate(1, vec![entry.change(task, true, Instant::ZERO)], vec![]));
+    // The owner is thought to be down, and the others have not heard of the task yet.
+    pool.command(PoolCommand::RemovePeer(B));
+    let mut kept_for = 0;
+    while pool.protocol.tasks.contains_key(&task) {
+        pool.pass(Duration::from_millis(100));
+        kept_for += 1;
+        for (to, envelope) in pool.sent() {
+            if let Message::Claim(claims) = envelope.message {
+                let unknown = claims.iter().map(|claim| Promise::Unknown(claim.task, claim.epoch)).collect();
+                say(&mut pool, to, Message::Promise(unknown));
+            }
+        }
+        assert!(kept_for < 200, "it is forgotten in the end");
+    }
+    assert!(kept_for >= 50, "it was kept for {kept_for} tenths of a second");
+}
+
+#[test]
+fn a_submission_without_a_key_that_comes_twice_is_answered_in_the_same_way_and_creates_nothing() {
+    let config = PoolConfig { queue_max: 1, retain_max: 1, ..PoolConfig::default() };
+    let mut pool = one_of_three(config);
+    let name = |at: u128| TaskId(at << 64 | 7);
+    let mut ours = (1..).map(name).filter(|task| pool.protocol.ring.owner(task.0) == Some(A)).take(2);
+    let (refused, done) = (ours.next().expect("one"), ours.next().expect("another"));
+    drop(ours);
+    let spec = Arc::new(TaskSpec::new("x").by(Policy::Dht));
+    let answers = |pool: &mut Harness<TaskPool>, task| {
+        say(pool, B, Message::Submit(task, B, 0, spec.clone()));
+        let mut answers = Vec::new();
+        loop {
+            let sent = pool.sent();
+            if sent.is_empty() {
+                return answers;
+            }
+            for (node, envelope) in sent {
+                match envelope.message {
+                    Message::Replicate(number, ..) => {
+                        say(pool, node, Message::Replicated(number, vec![], vec![], vec![]));
+                    }
+                    Message::Submitted(of, answer) if of == task => answers.push(answer),
+                    _ => {}
+                }
+            }
+        }
+    };
+    // One that is refused, though there is room later.
+    let other = owned(&mut pool, TaskSpec::new("fills it"));
+    let full = Some(Refusal::Full { node: A });
+    assert_eq!(answers(&mut pool, refused), [full]);
+    pool.command(PoolCommand::Cancel(other));
+    keep(&mut pool);
+    assert_eq!(answers(&mut pool, refused), [full]);
+    assert_eq!(pool.protocol.status().owned, 0);
+    // One that is over and forgotten.
+    assert_eq!(answers(&mut pool, done), [None]);
+    pool.command(PoolCommand::Cancel(done));
+    keep(&mut pool);
+    let more = owned(&mut pool, TaskSpec::new("more"));
+    pool.command(PoolCommand::Cancel(more));
+    keep(&mut pool);
+    assert!(!pool.protocol.tasks.contains_key(&done));
+    assert_eq!(answers(&mut pool, done), [None]);
+    assert!(!pool.protocol.tasks.contains_key(&done));
+    // Not for ever.
+    pool.pass(Duration::from_secs(60));
+    assert_eq!(pool.protocol.answers.len(), 0);
+}
+
+#[test]
+fn what_a_task_that_is_over_waited_for_is_not_followed_any_more() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let child = owned(&mut pool, TaskSpec::new("child").after([TaskId(77), TaskId(78)]));
+    assert_eq!(pool.protocol.wanted.len(), 2);
+    pool.command(PoolCommand::Cancel(child));
+    assert!(pool.protocol.wanted.is_empty());
+    // The same where another owns it.
+    let child = owned(&mut pool, TaskSpec::new("child").after([TaskId(77)]));
+    let entry = pool.protocol.tasks.get(&child).expect("it is kept");
+    let epoch = Epoch { number: entry.version.epoch.number + 1, node: B, life: LIFE };
+    let change = Change { version: Version { epoch, number: 1 }, ..entry.change(child, true, Instant::ZERO) };
+    say(&mut pool, B, Message::Replicate(1, vec![change], vec![]));
+    assert!(pool.protocol.wanted.is_empty());
+}
+
+#[test]
+fn a_node_knows_its_zone_and_has_its_tasks_kept_in_others() {
+    let config = PoolConfig { successors: 2, ..PoolConfig::default() };
+    let protocol = TaskPool::new(config).expect("it can work").in_zone(1);
+    let mut pool = Harness::new(A, protocol);
+    for (node, zone) in [(B, 1), (C, 2), (NodeId(4), 3)] {
+        pool.command(PoolCommand::AddPeer { node, zone });
+        say(&mut pool, node, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
+    }
+    for task in (1..50).map(TaskId) {
+        assert!(!pool.protocol.group_of(task).has_node(B), "{task:?}: it is in the same zone");
+    }
+    // It is told where it is while it drains.
+    pool.command(PoolCommand::Drain(Duration::from_secs(60)));
+    pool.command(PoolCommand::AddPeer { node: A, zone: 2 });
+    assert_eq!(pool.protocol.ring.member(A), None);
 }
 
 #[test]
