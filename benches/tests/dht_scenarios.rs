@@ -179,6 +179,34 @@ fn s16_who_crashes_and_comes_back_with_its_log_takes_only_what_changed() {
 }
 
 #[test]
+fn s16_who_comes_back_with_its_log_takes_no_lead_from_those_it_has_yet_to_meet() {
+    let mut setup = Setup::new(5);
+    setup.dht.durable = true;
+    for seed in 0..10 {
+        let mut world = filled(seed, &setup);
+        world.check_healthy(Duration::from_secs(30));
+        let restarted = NodeId(2);
+        let others_lead = |world: &World| -> Vec<_> {
+            let leaders = world.leaders().into_iter();
+            let of_others = leaders.filter(|(_, of_shard)| of_shard.iter().any(|(leader, _)| *leader != restarted));
+            of_others.map(|(shard, of_shard)| (shard, of_shard[0].0)).collect()
+        };
+        let before = others_lead(&world);
+        assert!(before.len() > 8, "seed {seed}");
+        world.sim.crash(restarted);
+        world.sim.restart(restarted);
+        world.run(Duration::from_millis(200));
+        world.introduce(restarted);
+        for _ in 0..50 {
+            world.run(Duration::from_millis(20));
+            let now = others_lead(&world);
+            assert!(before.iter().all(|lead| now.contains(lead)), "seed {seed}: {before:?} led, and now {now:?}");
+        }
+        all_is_well(&mut world, seed);
+    }
+}
+
+#[test]
 fn s17_a_key_whose_replicas_all_die_is_lost_and_not_empty() {
     for seed in 0..10 {
         let mut world = filled(seed, &Setup::new(8));

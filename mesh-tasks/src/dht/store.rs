@@ -159,6 +159,8 @@ pub struct DhtStore {
     requests: BTreeMap<u64, Pending>,
     /// Those of them that write, by shard.
     writes: BTreeSet<(ShardId, u64)>,
+    /// Shards of which one of them is not under way any more.
+    freed: BTreeSet<ShardId>,
     requested: u64,
 
     meter: Meter,
@@ -206,9 +208,18 @@ impl DhtStore {
             collected_at: Instant::ZERO,
             requests: BTreeMap::new(),
             writes: BTreeSet::new(),
+            freed: BTreeSet::new(),
             requested: 0,
             meter: Meter::default(),
         })
+    }
+
+    /// In which zone this node is: a rack or a site that may fail as a whole. Default: 0. Replicas are spread over as many
+    /// zones as there are, so it should be the one that others are told of by [`AddPeer`](DhtCommand::AddPeer).
+    #[must_use]
+    pub const fn in_zone(mut self, zone: u32) -> Self {
+        self.zone = zone;
+        self
     }
 
     /// Counts among the numbers of a node: what is counted stands at the [names](self) that begin with `dht_`.
@@ -326,6 +337,8 @@ impl Protocol for DhtStore {
         }
         // What was not all there when the node stopped is asked for again.
         self.staged.clear();
+        // Whoever made the last change led, and may lead still.
+        self.shards.values_mut().for_each(|shard| shard.heard = shard.at().epoch);
         self.kept_keys = self.shards.values().map(|shard| shard.content().keys()).sum();
         self.kept_bytes = self.shards.values().map(|shard| shard.content().bytes()).sum();
         self.ring.join(Member { zone: self.zone, ..Member::new(self.me) });
@@ -395,6 +408,7 @@ impl Protocol for DhtStore {
     }
 
     fn on_flush(&mut self, cx: &mut Context<'_>) {
+        self.send_next_writes(cx);
         self.send_dirty(cx);
         self.send_checks(cx);
     }

@@ -25,11 +25,14 @@ const UNDER_WAY_MAX: usize = 1024;
 /// The most nodes whose writes to a shard are remembered.
 const SESSIONS_MAX: usize = 4096;
 
-/// The most writes of a node to a shard that are remembered: as many may be under way.
+/// The most writes of a node to a shard that may be under way; twice as many are remembered.
 pub(super) const WRITES_MAX: usize = 64;
 
-/// The most deleted keys that a change gives up.
+/// The most deleted keys that a change gives up. Where there are as many, they are given up soon.
 const COLLECTED_MAX: usize = 256;
+
+/// The most such changes of a shard at a time.
+const COLLECTIONS_MAX: usize = 16;
 
 /// How often what is not urgent is looked after.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
@@ -175,7 +178,9 @@ impl DhtStore {
         if read_only {
             return self.answer(cx, origin, number, Outcome::ReadOnly);
         }
-        let is_busy = session.map_or(0, |session| session.done.len()) >= 2 * WRITES_MAX
+        // The first that was not answered is always let in: the others are forgotten only behind it.
+        let remembered = session.map_or(0, |session| session.done.range(answered..).count());
+        let is_busy = (number > answered && remembered >= 2 * WRITES_MAX)
             || shard.lead.as_ref().is_some_and(|lead| lead.waiting.len() >= UNDER_WAY_MAX);
         if is_busy {
             return self.answer(cx, origin, number, Outcome::Later);
@@ -502,9 +507,11 @@ impl DhtStore {
             self.shards.iter().filter(|(_, shard)| shard.lead.is_some()).map(|(id, _)| *id).collect();
         for id in led {
             let Some(shard) = self.shards.get(&id) else { continue };
-            let sessions = shard.content().sessions.keys();
-            let away: Vec<Origin> = sessions.filter(|origin| !self.is_living(origin)).copied().collect();
-            let deleted = if collects { shard.content().deleted(COLLECTED_MAX) } else { Vec::new() };
+            let content = shard.content();
+            let away = content.sessions.keys().filter(|origin| !self.is_living(origin));
+            let away: Vec<Origin> = away.copied().collect();
+            let is_due = collects || content.deleted() >= COLLECTED_MAX;
+            let deleted = if is_due { content.first_deleted(COLLECTIONS_MAX * COLLECTED_MAX) } else { Vec::new() };
             let Some(lead) = self.shards.get_mut(&id).and_then(|shard| shard.lead.as_mut()) else { continue };
             lead.idle.retain(|origin, _| away.contains(origin));
             let mut ended = away;
@@ -512,9 +519,9 @@ impl DhtStore {
             if !ended.is_empty() {
                 self.propose(cx, id, What::Ended(ended), None);
             }
-            if !deleted.is_empty() {
-                self.meter.collected.add(deleted.len() as u64);
-                self.propose(cx, id, What::Collected(deleted), None);
+            self.meter.collected.add(deleted.len() as u64);
+            for keys in deleted.chunks(COLLECTED_MAX) {
+                self.propose(cx, id, What::Collected(keys.to_vec()), None);
             }
         }
     }

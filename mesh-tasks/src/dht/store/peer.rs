@@ -1,5 +1,7 @@
 //! The other nodes: which life each is in, and whether it takes part in the same store.
 
+use std::collections::BTreeSet;
+
 use mesh_core::{Instant, NodeId};
 
 use super::message::{Envelope, Hello, Message};
@@ -45,13 +47,31 @@ impl DhtStore {
             self.zone = zone;
             return self.set_leaving(cx, self.leaves);
         }
-        if !self.peers.contains_key(&node) && self.peers.len() >= PEERS_MAX {
+        if !self.peers.contains_key(&node) && self.peers.len() >= PEERS_MAX && !self.forget_a_peer(cx.now()) {
             return self.meter.peers_refused.increment();
         }
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(zone, cx.now()));
         (peer.life.is_up, peer.zone) = (true, zone);
         self.place(cx, node);
         self.greet(cx, node);
+    }
+
+    /// Forgets who has been gone for longest, if that is long and no shard is known to be kept there; whether there was
+    /// such a node.
+    fn forget_a_peer(&mut self, now: Instant) -> bool {
+        // By then nothing that it said is on its way, and it is replaced.
+        let long = self.config.repair_after.max(self.config.deadline * 2);
+        let gone = self.peers.iter().filter(|(_, peer)| peer.life.is_gone_for(long, now));
+        let mut gone: Vec<(Instant, NodeId)> = gone.map(|(node, peer)| (peer.life.down_since, *node)).collect();
+        if gone.is_empty() {
+            return false;
+        }
+        gone.sort_unstable();
+        let groups = self.shards.values().flat_map(|shard| shard.group().all());
+        let routes = self.routes.values().flat_map(|route| &route.members);
+        let kept_by: BTreeSet<NodeId> = groups.chain(routes).map(|replica| replica.node).collect();
+        let Some((_, node)) = gone.into_iter().find(|(_, node)| !kept_by.contains(node)) else { return false };
+        self.peers.remove(&node).is_some()
     }
 
     pub(super) fn on_remove_peer(&mut self, cx: &mut Context<'_>, node: NodeId) {

@@ -108,6 +108,11 @@ impl DhtStore {
         shard.heard == shard.promised && leader.node != self.me && self.is_living(&leader)
     }
 
+    /// Whether a shard may be led by somebody whom this node, which started just now, has yet to meet.
+    fn is_awaited(&self, shard: &Shard, now: Instant) -> bool {
+        self.replica_of(shard.promised.node).is_none() && now.since(self.started_at) < self.config.repair_after
+    }
+
     /// Claims shards that nobody leads, where this node is the first who could, or those before it did not for long.
     pub(super) fn look_after_kept(&mut self, cx: &mut Context<'_>) {
         let (now, me, patience) = (cx.now(), self.replica(), self.config.takeover_after);
@@ -116,7 +121,7 @@ impl DhtStore {
         for id in kept {
             let Some(shard) = self.shards.get(&id) else { continue };
             let group = shard.group();
-            let is_led = self.is_led(shard);
+            let is_led = self.is_led(shard) || self.is_awaited(shard, now);
             if is_led || !(group.members.contains(&me) || group.former.contains(&me)) {
                 if let Some(shard) = self.shards.get_mut(&id) {
                     shard.claim_at = None;

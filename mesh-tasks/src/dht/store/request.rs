@@ -78,23 +78,39 @@ impl DhtStore {
         (1..=self.config.key_max).contains(&key.len())
     }
 
+    /// This node's writes to a shard that may be under way: the first ones. The others wait for them.
+    fn first_writes(&self, id: ShardId) -> impl Iterator<Item = u64> {
+        self.writes.range((id, 0)..=(id, u64::MAX)).map(|(_, number)| *number).take(WRITES_MAX)
+    }
+
+    /// Sends writes that waited for others, which were answered.
+    pub(super) fn send_next_writes(&mut self, cx: &mut Context<'_>) {
+        // A shard that is led here may answer at once: then it is the next one's turn.
+        while let Some(id) = self.freed.pop_first() {
+            let is_waiting = |number: &u64| self.requests.get(number).is_some_and(|pending| pending.sent_at.is_none());
+            for number in self.first_writes(id).filter(is_waiting).collect::<Vec<_>>() {
+                self.dispatch(cx, number);
+            }
+        }
+    }
+
     /// Sends a request to who may lead the key's shard.
     fn dispatch(&mut self, cx: &mut Context<'_>, number: u64) {
-        let Some(pending) = self.requests.get(&number) else { return };
-        let (id, is_read) = (pending.shard, matches!(pending.op, Op::Get));
-        // The others of this node's writes to the shard, from the first that is under way.
-        let mut writes = self.writes.range((id, 0)..=(id, u64::MAX)).map(|(_, number)| *number);
-        let first = writes.next();
-        let before = writes.take_while(|other| *other <= number).count();
-        let candidates = self.candidates(id);
         let Some(pending) = self.requests.get_mut(&number) else { return };
+        let (id, is_read) = (pending.shard, matches!(pending.op, Op::Get));
         (pending.sent_at, pending.sent_to) = (None, None);
-        if candidates.is_empty() || (!is_read && before >= WRITES_MAX) {
+        let oldest = self.first_writes(id).next();
+        if !is_read && self.first_writes(id).last().is_some_and(|last| last < number) {
             return;
         }
+        let candidates = self.candidates(id);
+        if candidates.is_empty() {
+            return;
+        }
+        let Some(pending) = self.requests.get_mut(&number) else { return };
         let to = candidates[pending.attempt % candidates.len()];
         (pending.sent_at, pending.sent_to) = (Some(cx.now()), Some(to));
-        let answered = first.unwrap_or(number).min(number);
+        let answered = oldest.unwrap_or(number).min(number);
         let ask = Ask { number, answered, key: pending.key.clone(), op: pending.op.clone() };
         if to == self.me {
             let origin = Origin { node: self.me, life: self.boot };
@@ -186,7 +202,9 @@ impl DhtStore {
 
     fn finish(&mut self, cx: &mut Context<'_>, number: u64, result: Result<Option<(Bytes, u64)>, DhtError>) {
         let Some(pending) = self.requests.remove(&number) else { return };
-        self.writes.remove(&(pending.shard, number));
+        if self.writes.remove(&(pending.shard, number)) {
+            self.freed.insert(pending.shard);
+        }
         match (&result, &pending.op) {
             (Err(DhtError::Unavailable), _) => self.meter.unavailable.increment(),
             (Err(DhtError::Full | DhtError::ReadOnly), _) => self.meter.refused.increment(),

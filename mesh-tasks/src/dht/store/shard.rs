@@ -224,8 +224,13 @@ impl Content {
         self.bytes
     }
 
-    /// The first of the keys that have no value, at most so many.
-    pub(super) fn deleted(&self, most: usize) -> Vec<Bytes> {
+    /// How many keys have no value.
+    pub(super) const fn deleted(&self) -> usize {
+        self.deleted
+    }
+
+    /// The first of them, at most so many.
+    pub(super) fn first_deleted(&self, most: usize) -> Vec<Bytes> {
         let deleted = self.entries.iter().filter(|(_, entry)| entry.value.is_none());
         deleted.map(|(key, _)| key.clone()).take(most.min(self.deleted)).collect()
     }

@@ -121,7 +121,9 @@ impl DhtStore {
         let Some(incoming) = self.incoming.get_mut(&id) else { return };
         let is_next =
             incoming.epoch == epoch && epoch.node == from && incoming.summary.at == at && incoming.upto == after;
-        if !is_next || (upto.is_some() && upto <= after) {
+        // Who promised a higher epoch must not say any more that it has what a lower one decides.
+        let is_superseded = self.shards.get(&id).is_some_and(|shard| shard.promised > epoch);
+        if !is_next || is_superseded || (upto.is_some() && upto <= after) {
             return;
         }
         let bytes: usize = entries.iter().map(|(key, entry)| entry.len(key)).sum();
@@ -147,9 +149,10 @@ impl DhtStore {
         self.kept_keys = self.kept_keys + content.keys() - shard.content().keys();
         self.kept_bytes = self.kept_bytes + content.bytes() - shard.content().bytes();
         shard.install(content);
-        (shard.promised, shard.heard) = (epoch, epoch);
+        let promised = shard.promised.max(epoch);
+        (shard.promised, shard.heard) = (promised, epoch);
         self.persist(cx, || Record::Installed(id, summary));
-        self.persist(cx, || Record::Promised(id, epoch));
+        self.persist(cx, || Record::Promised(id, promised));
         self.meter.moved.increment();
         cx.emit(DhtEvent::Moved { shard: id, bytes });
         self.say(cx, epoch.node, Message::Appended(id, epoch, Kept::Upto(at)));

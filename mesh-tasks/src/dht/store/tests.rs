@@ -1,5 +1,7 @@
 //! A node alone, and beside one that is played by hand.
 
+mod faults;
+
 use mesh_core::harness::Harness;
 use mesh_core::{Bytes, LogOp, RequestId};
 
@@ -25,6 +27,19 @@ fn small() -> DhtConfig {
 
 fn reply(node: &mut Harness<DhtStore>, request: RequestId) -> Option<DhtReply> {
     node.replies().into_iter().find(|(of, _)| *of == request).map(|(_, reply)| reply)
+}
+
+/// What a node's log holds.
+fn records(node: &mut Harness<DhtStore>) -> Vec<Record> {
+    let mut records = Vec::new();
+    for op in node.logged() {
+        match op {
+            LogOp::Record(record) => records.push(record),
+            LogOp::Checkpoint(all) => records = all,
+            LogOp::DropSnapshotsBelow(_) => {}
+        }
+    }
+    records
 }
 
 fn put(node: &mut Harness<DhtStore>, key: &'static str, value: &'static str) -> Result<u64, DhtError> {
@@ -134,14 +149,7 @@ fn what_was_kept_outlives_a_crash_and_is_still_this_node_s() {
     assert!(node.replies().is_empty(), "nothing is said before it is in the log");
     node.sync();
     assert_eq!(node.replies().len(), 2);
-    let mut records = Vec::new();
-    for op in node.logged() {
-        match op {
-            LogOp::Record(record) => records.push(record),
-            LogOp::Checkpoint(all) => records = all,
-            LogOp::DropSnapshotsBelow(_) => {}
-        }
-    }
+    let records = records(&mut node);
     let store = DhtStore::new(config).expect("it can work");
     let mut node = Harness::recovered(A, store, records, &[]).expect("the log makes sense");
     node.pass(Duration::from_millis(100));
