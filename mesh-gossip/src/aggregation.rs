@@ -47,6 +47,9 @@ pub use message::{Message, Share};
 /// So many peers have to say that an epoch runs that is not the next, or comes too early.
 const CLAIMS_NEEDED: usize = 3;
 
+/// No cluster is so many epochs ahead of a node: whoever says so lies, and would end all epochs for good.
+const LEAP_MAX: u64 = 1 << 32;
+
 /// The timers of an aggregation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Timer {
@@ -57,9 +60,7 @@ pub enum Timer {
 /// A peer that shares are passed on to.
 #[derive(Clone, Debug, Default)]
 struct Peer {
-    /// How many shares were sent to it.
-    sent: u64,
-    /// The last of them, until it is taken.
+    /// The last share sent to it, until it is taken.
     pending: Option<Box<Share>>,
     /// The life and number of the last share taken from it.
     taken: Option<(u64, u64)>,
@@ -86,6 +87,9 @@ pub struct Aggregation {
     /// Those with a share that is not taken.
     pending: BTreeSet<NodeId>,
     life: u64,
+    /// How many shares were sent, whoever they were for: a peer that was removed and comes back may remember the
+    /// last one it took, and the next one must have a higher number.
+    sent: u64,
     epoch: u64,
     /// The rounds of this epoch so far.
     rounds: u32,
@@ -115,6 +119,7 @@ impl Aggregation {
             ids: Vec::new(),
             pending: BTreeSet::new(),
             life: 0,
+            sent: 0,
             epoch: 0,
             rounds: 0,
             mass: Mass::default(),
@@ -139,9 +144,9 @@ impl Aggregation {
         Ok(self)
     }
 
-    /// Counts among the numbers of a node: `aggregation_epochs`, `aggregation_repeated` and
-    /// `aggregation_refused`, shares that came again or that no nodes can have, and `aggregation_strangers`,
-    /// messages of nodes that are no peers.
+    /// Counts among the numbers of a node: `aggregation_epochs`, `aggregation_repeated`, shares
+    /// that came again, `aggregation_refused`, shares that no nodes can have and epochs that no cluster is in, and
+    /// `aggregation_strangers`, messages of nodes that are no peers.
     #[must_use]
     pub fn with_metrics(mut self, metrics: &Metrics) -> Self {
         self.meter = Meter {
@@ -289,8 +294,8 @@ impl Aggregation {
 
     fn send_share(&mut self, cx: &mut Context<'_, Self>, to: NodeId, mass: Mass) {
         let Some(peer) = self.peers.get_mut(&to) else { return };
-        peer.sent += 1;
-        let (epoch, life, number) = (self.epoch, self.life, peer.sent);
+        self.sent += 1;
+        let (epoch, life, number) = (self.epoch, self.life, self.sent);
         let share = Share { epoch, life, number, ticket: self.ticket, mass, extremes: self.extremes.clone() };
         peer.pending = Some(Box::new(share.clone()));
         self.pending.insert(to);
@@ -302,6 +307,10 @@ impl Aggregation {
     /// The next epoch is believed when this one is half over. Anything else takes several peers, or one liar
     /// could keep all from ever ending an epoch.
     fn follow(&mut self, cx: &mut Context<'_, Self>, from: NodeId, epoch: u64) -> bool {
+        if epoch - self.epoch > LEAP_MAX {
+            self.meter.refused.increment();
+            return false;
+        }
         let is_next = epoch == self.epoch + 1 && 2 * self.rounds >= self.config.rounds;
         self.claims.insert(from, epoch);
         if is_next {

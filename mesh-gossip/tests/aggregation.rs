@@ -131,6 +131,22 @@ fn s21_what_dies_with_nodes_is_gone_in_the_next_epoch() {
     }
 }
 
+#[test]
+fn s21_no_mass_is_lost_with_a_peer_that_others_removed_for_a_while() {
+    for (count, seed) in runs(SIZES) {
+        let mut sim = cluster(seed, count, 0.05);
+        sim.run_for(ROUND * 40);
+        // It sleeps for an instant: it forgets nobody, and everybody forgets it.
+        for number in 2..=count {
+            sim.handle(id(number)).cast(AggregationCommand::RemovePeer(id(1))).expect("it is up");
+            sim.handle(id(number)).cast(AggregationCommand::AddPeer(id(1))).expect("it is up");
+        }
+        // The rest of the second epoch, and the third.
+        sim.run_for(ROUND * (24 + ROUNDS));
+        assert_near(&sim, 1..=count, &format!("seed {seed}, {count} nodes"));
+    }
+}
+
 /// Says whatever shares come to its mind.
 struct Liar {
     peers: Vec<NodeId>,

@@ -154,6 +154,58 @@ fn batches_are_done_whole_or_not_at_all() {
 }
 
 #[test]
+fn of_two_writes_of_a_key_in_a_batch_the_later_one_wins_everywhere() {
+    let put = |value: &str| Op::Put(bytes(value));
+    let set = |element: &str| Value::Set(vec![bytes(element)]);
+    let (insert, remove) = (|| Op::Insert(bytes("e")), || Op::Remove(bytes("e")));
+    let field = || (bytes("f"), bytes("v"));
+    let runs: [(Vec<Op>, Option<Value>); 5] = [
+        (vec![put("b"), put("a")], Some(Value::Bytes(bytes("a")))),
+        (vec![Op::SetField(field().0, field().1), Op::RemoveField(field().0)], Some(Value::Map(BTreeMap::new()))),
+        (vec![insert(), remove(), insert()], Some(set("e"))),
+        (vec![insert(), remove()], Some(Value::Set(vec![]))),
+        (vec![put("x"), Op::Delete], None),
+    ];
+    for (number, (ops, left)) in runs.into_iter().enumerate() {
+        // Another key, in between and written as often, has nothing to do with it.
+        let mut cluster = Cluster::new(number as u64, 2, config());
+        let write = |key: &str, op| Write::new("test", bytes(key), op);
+        let mut writes = vec![write("other", put("z"))];
+        writes.extend(ops.into_iter().flat_map(|op| [write("key", op), write("other", put("y"))]));
+        let stamp = cluster.write(NodeId(1), writes).unwrap();
+        cluster.run(s(1));
+        for node in [1, 2].map(NodeId) {
+            assert_eq!(cluster.value(node, "key"), left, "{number}, {node}");
+            assert_eq!(cluster.text(node, "other").as_deref(), Some("y"), "{number}, {node}");
+            // Each key has the stamp of the batch.
+            for key in ["key", "other"] {
+                assert!(cluster.found(node, key).is_none_or(|found| found.stamp == stamp), "{number}, {node}, {key}");
+            }
+        }
+        cluster.write(NodeId(1), vec![write("other", put("x")).expecting(Expect::Stamp(stamp))]).unwrap();
+    }
+}
+
+#[test]
+fn the_last_write_of_a_batch_says_when_a_key_expires() {
+    let mut cluster = Cluster::new(1, 2, config());
+    let put = |key: &str| Write::new("test", bytes(key), Op::Put(bytes("v")));
+    cluster.put(NodeId(1), "anew", "old");
+    cluster.run(s(1));
+    let delete = Write::new("test", bytes("anew"), Op::Delete);
+    let writes = vec![put("stays").with_ttl(s(60)), put("stays"), delete, put("anew").with_ttl(s(10))];
+    cluster.write(NodeId(1), writes).unwrap();
+    cluster.run(s(5));
+    for node in [1, 2].map(NodeId) {
+        assert_eq!(cluster.text(node, "anew").as_deref(), Some("v"));
+    }
+    cluster.run(s(60));
+    for node in [1, 2].map(NodeId) {
+        assert_eq!((cluster.text(node, "anew"), cluster.text(node, "stays").as_deref()), (None, Some("v")));
+    }
+}
+
+#[test]
 fn a_store_that_is_full_says_so_and_deletes_still() {
     let mut cluster = Cluster::new(1, 2, StoreConfig { keys_per_namespace_max: 3, bytes_max: 2_000, ..config() });
     let node = NodeId(1);

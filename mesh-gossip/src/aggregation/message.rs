@@ -46,7 +46,7 @@ pub struct Share {
     pub epoch: u64,
     /// Drawn when the sender started: tells its lives apart.
     pub life: u64,
-    /// Counts the shares from this sender to this receiver.
+    /// Counts the shares from this sender, to whomever: to each receiver they rise.
     pub number: u64,
     /// The lowest ticket that the sender has heard of: the node that drew it is the one counted from.
     pub ticket: u64,

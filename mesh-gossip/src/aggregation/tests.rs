@@ -248,10 +248,39 @@ fn peers_are_bounded() {
 #[test]
 fn an_epoch_at_its_end_does_no_harm() {
     let mut node = node(ME, &[A], 1.0);
-    node.receive(A, Message::Ahead { epoch: u64::MAX });
-    assert_eq!(node.protocol.epoch, u64::MAX, "all of its peers say so");
+    node.protocol.epoch = u64::MAX;
     node.pass(100 * ROUND);
     assert_eq!(node.protocol.epoch, u64::MAX);
+}
+
+#[test]
+fn however_many_say_so_no_epoch_far_ahead_is_believed() {
+    let metrics = Metrics::default();
+    let aggregation = Aggregation::new(config(), [A, B, C]).unwrap().with_metrics(&metrics);
+    let mut me = Harness::new(ME, aggregation);
+    for from in [A, B, C] {
+        me.receive(from, Message::Ahead { epoch: LEAP_MAX + 1 });
+        me.receive(from, Message::Share(Share { epoch: (1 << 62) - 1, ..share(&me, 1) }));
+    }
+    assert_eq!((me.protocol.epoch, metrics.snapshot()["aggregation_refused"]), (0, 6));
+    // As far as a cluster can have come, three are believed.
+    [A, B, C].map(|from| me.receive(from, Message::Ahead { epoch: LEAP_MAX }));
+    assert_eq!(me.protocol.epoch, LEAP_MAX);
+}
+
+#[test]
+fn numbers_rise_for_a_peer_that_was_removed_and_comes_back() {
+    let mut me = node(ME, &[A], 10.0);
+    let mut last = 0;
+    for _ in 0..5 {
+        me.pass(ROUND);
+        let [(A, Message::Share(share))] = &me.sent()[..] else { panic!("a share") };
+        assert!(share.number > last, "{} after {last}", share.number);
+        last = share.number;
+        me.receive(A, Message::Taken { epoch: share.epoch, number: share.number });
+        me.command(AggregationCommand::RemovePeer(A));
+        me.command(AggregationCommand::AddPeer(A));
+    }
 }
 
 #[test]

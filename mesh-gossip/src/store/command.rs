@@ -145,7 +145,7 @@ pub enum StoreCommand {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreReply {
-    /// To [`StoreCommand::Write`]: the stamp of the batch.
+    /// To [`StoreCommand::Write`]: the stamp of the batch, which each of its keys has now.
     Written(Result<Stamp, WriteError>),
     /// To [`StoreCommand::Get`].
     Got(Option<Found>),

@@ -55,6 +55,20 @@ impl Op {
     }
 }
 
+/// How many later writes of its key come after each write of a batch. The last has the stamp of the batch, and those
+/// before it are as much earlier: equal stamps would let the larger value win, not the later one.
+fn behind(writes: &[Write]) -> Vec<usize> {
+    let mut later = BTreeMap::<(&str, &Bytes), usize>::new();
+    let mut behind = Vec::with_capacity(writes.len());
+    for write in writes.iter().rev() {
+        let later = later.entry((&write.namespace, &write.key)).or_default();
+        behind.push(*later);
+        *later += 1;
+    }
+    behind.reverse();
+    behind
+}
+
 impl Store {
     /// Does a batch, or nothing of it.
     pub(super) fn write(&mut self, cx: &mut Context<'_, Self>, writes: Vec<Write>) -> Result<Stamp, WriteError> {
@@ -64,16 +78,18 @@ impl Store {
         }
         let now = self.time_of_day(cx);
         self.observe(&writes, now)?;
-        let time = self.clock.tick(now);
-        let stamp = Stamp { time, node: cx.me() };
+        let behind = behind(&writes);
+        let earlier = behind.iter().max().copied().unwrap_or(0);
+        let mut stamps: Vec<_> = (0..=earlier).map(|_| Stamp { time: self.clock.tick(now), node: cx.me() }).collect();
+        stamps.reverse();
         let count = writes.len();
         let mut batch = Batch::default();
-        for (at, write) in writes.into_iter().enumerate() {
+        for (at, (write, behind)) in writes.into_iter().zip(behind).enumerate() {
             self.check_names(&write)?;
             if !self.is_expected(&batch, &write, now) {
                 return Err(WriteError::Unexpected { at });
             }
-            self.stage(&mut batch, write, stamp, now)?;
+            self.stage(&mut batch, write, stamps[behind], now)?;
         }
         self.check_room(&batch)?;
         for (path, entry) in batch.entries {
@@ -83,7 +99,7 @@ impl Store {
             self.push_later(cx, 0, path, change);
         }
         self.meter.writes.add(count as u64);
-        Ok(stamp)
+        Ok(stamps[0])
     }
 
     /// Follows the stamps in states of the application's own, so that the batch is newer than they are. None may be
