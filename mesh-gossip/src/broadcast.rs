@@ -7,10 +7,11 @@
 //! one copy for each node, and small announcements that are collected for 100 ms.
 //!
 //! - **Reliable**: as long as one correct node has a message and can reach the others, they get it, also when
-//!   its origin dies at once. Every message is announced once more after a second to all who are not known to
-//!   have it, and what was kept (15 s) to every new neighbour.
-//! - **Once**: the application gets a message once. Each origin has a window of 256 numbers; what is older counts as
-//!   delivered.
+//!   its origin dies at once. A node tells each neighbour that it has a message, also the one that it came from. It
+//!   announces it again after 1, 2, 4 and 8 s to all who are not known to have it, and what was kept (15 s) to every
+//!   new neighbour.
+//! - **Once**: the application gets a message once. Each class of an origin is a stream with numbers of its own and has
+//!   a window of 2,048 of them; what is older counts as delivered.
 //! - **Classes**: urgent, normal and bulk messages have shares of the bytes that a link carries in an interval, so
 //!   that none of them starves. What waits is bounded: the publisher gets a typed error.
 //! - **Bounded**: payloads fit into a packet, longer ones are refused. Messages kept, ids remembered, questions and
@@ -103,9 +104,10 @@ struct Meter {
 pub struct Broadcast {
     config: BroadcastConfig,
     peers: BTreeMap<NodeId, Peer>,
-    /// This node's messages.
-    stream: Stream,
-    published: u64,
+    /// This node's messages, a stream for each class, and how many there are: what waits in one class is never so far
+    /// behind another that it counts as delivered.
+    streams: [Stream; 3],
+    published: [u64; 3],
     delivered: Delivered,
     keep: Keep,
     missing: BTreeMap<MessageId, Missing>,
@@ -122,8 +124,8 @@ impl Broadcast {
         Ok(Self {
             config,
             peers: BTreeMap::new(),
-            stream: Stream { origin: NodeId(0), life: 0 },
-            published: 0,
+            streams: [Stream { origin: NodeId(0), life: 0 }; 3],
+            published: [0; 3],
             delivered: Delivered::default(),
             keep: Keep::default(),
             missing: BTreeMap::new(),
@@ -153,7 +155,7 @@ impl Broadcast {
         self.peers.iter().map(|(node, peer)| (*node, peer.eager))
     }
 
-    /// How many bytes of messages are kept, of how many origins ids are remembered, and how many messages are
+    /// How many bytes of messages are kept, of how many streams numbers are remembered, and how many messages are
     /// announced and missing.
     pub fn load(&self) -> (usize, usize, usize) {
         (self.keep.bytes(), self.delivered.len(), self.missing.len())
@@ -168,14 +170,17 @@ impl Broadcast {
         }
         // It may have missed what is kept here.
         self.peers.insert(node, Peer { eager: true, ..Peer::default() });
+        self.keep.tell_anew(&self.config, cx.now());
         let ids: Vec<_> = self.keep.ids().collect();
         ids.into_iter().for_each(|id| self.announce(cx, node, id));
+        self.set_tidy_timer(cx);
         Ok(())
     }
 
     fn remove_peer(&mut self, node: NodeId) {
         if self.peers.remove(&node).is_some() {
             self.delivered.orphan(node, self.config.streams_max);
+            self.keep.forget(node);
             self.missing.values_mut().for_each(|missing| missing.announcers.retain(|peer| *peer != node));
         }
     }
@@ -194,13 +199,15 @@ impl Broadcast {
         if !self.peers.values().all(has_room) {
             return Err(BroadcastError::Busy { class, limit: self.config.queue_max });
         }
-        self.published += 1;
-        let id = MessageId { stream: self.stream, number: self.published };
+        let number = &mut self.published[class as usize];
+        *number += 1;
+        let id = MessageId { stream: self.streams[class as usize], number: *number };
         self.spread(cx, id, Kept::new(class, payload, 0, None, cx.now()));
         Ok(id)
     }
 
-    /// Keeps a message, pushes it along the tree and announces it elsewhere.
+    /// Keeps a message, pushes it along the tree and announces it elsewhere, also to whom it came from: that one need
+    /// not announce it again.
     fn spread(&mut self, cx: &mut Context<'_, Self>, id: MessageId, kept: Kept) {
         let (from, class, len) = (kept.from, kept.class, kept.payload.len());
         let push = Message::Push { id, class, hops: kept.hops, payload: kept.payload.clone() };
@@ -212,7 +219,7 @@ impl Broadcast {
         if !now.is_empty() {
             cx.broadcast(now, push);
         }
-        lazy.into_iter().for_each(|node| self.announce(cx, node, id));
+        lazy.into_iter().chain(from).for_each(|node| self.announce(cx, node, id));
         self.set_tidy_timer(cx);
     }
 
@@ -264,8 +271,9 @@ impl Broadcast {
 
     fn on_announce_due(&mut self, cx: &mut Context<'_, Self>) {
         for (node, peer) in &mut self.peers {
+            // What waits for it comes by itself.
             let have = |id: &MessageId| {
-                let kept = self.keep.get(*id).filter(|kept| !kept.known_to.contains(node))?;
+                let kept = self.keep.get(*id).filter(|_| !peer.shares.has(*id))?;
                 Some(Have { id: *id, hops: kept.hops })
             };
             let haves: Vec<_> = std::mem::take(&mut peer.announce).iter().filter_map(have).collect();
@@ -279,11 +287,15 @@ impl Broadcast {
         }
     }
 
-    /// What is not known to have come to a neighbour, though it was pushed there, is announced once more.
+    /// What is not known to have come to a neighbour, though it was pushed or announced there, is announced again.
     fn on_tidy_due(&mut self, cx: &mut Context<'_, Self>) {
         let peers: Vec<_> = self.peers.keys().copied().collect();
-        for id in self.keep.tidy(cx.now()) {
-            peers.iter().for_each(|node| self.announce(cx, *node, id));
+        for id in self.keep.tidy(&self.config, cx.now()) {
+            for node in &peers {
+                if self.keep.get(id).is_some_and(|kept| !kept.is_known_to(*node)) {
+                    self.announce(cx, *node, id);
+                }
+            }
         }
         self.set_tidy_timer(cx);
     }
@@ -302,7 +314,8 @@ impl Broadcast {
         if payload.len() > self.config.payload_max || !peer.pushes.take(now, per_second) {
             return self.meter.refused.increment();
         }
-        let seen = match id.stream.origin == cx.me() {
+        // Of a stream that was forgotten for others it is known still what is kept.
+        let seen = match id.stream.origin == cx.me() || self.keep.get(id).is_some() {
             true => Seen::Delivered,
             false => self.delivered.look_up(id, now, self.config.forget_after),
         };
@@ -314,7 +327,7 @@ impl Broadcast {
                 self.meter.prunes.increment();
                 cx.send(from, Message::Prune);
                 if let Some(kept) = self.keep.get_mut(id) {
-                    kept.is_known_to(from);
+                    kept.set_known_to(from);
                 }
             }
             Seen::New => {
@@ -325,7 +338,7 @@ impl Broadcast {
                 let hops = hops.saturating_add(1);
                 cx.emit(BroadcastEvent::Delivered { id, class, payload: payload.clone(), hops });
                 let mut kept = Kept::new(class, payload, hops, Some(from), now);
-                missing.announcers.into_iter().for_each(|peer| kept.is_known_to(peer));
+                missing.announcers.into_iter().for_each(|peer| kept.set_known_to(peer));
                 self.spread(cx, id, kept);
             }
         }
@@ -346,7 +359,7 @@ impl Broadcast {
     fn on_ihave(&mut self, cx: &mut Context<'_, Self>, from: NodeId, haves: Vec<Have>) {
         for Have { id, hops } in haves {
             if let Some(kept) = self.keep.get_mut(id) {
-                kept.is_known_to(from);
+                kept.set_known_to(from);
                 let before = (kept.from, kept.hops);
                 self.shorten(cx, from, hops, before);
                 continue;
@@ -402,10 +415,9 @@ impl Broadcast {
         }
         let answers_max = self.config.answers_max;
         let Some((id, kept)) = id.and_then(|id| Some((id, self.keep.get_mut(id)?))) else { return };
-        if kept.answers >= answers_max {
+        if !kept.may_answer(from, answers_max) {
             return self.meter.refused.increment();
         }
-        kept.answers += 1;
         let (class, hops, payload) = (kept.class, kept.hops, kept.payload.clone());
         if self.offer(cx, from, class, id, payload.len()) {
             cx.send(from, Message::Push { id, class, hops, payload });
@@ -422,7 +434,8 @@ impl Protocol for Broadcast {
     type Record = Never;
 
     fn on_start(&mut self, cx: &mut Context<'_, Self>) {
-        self.stream = Stream { origin: cx.me(), life: cx.rng().below(1 << 32) as u32 };
+        let life = cx.rng().below(1 << 30) as u32 * 4;
+        self.streams = Class::ALL.map(|class| Stream { origin: cx.me(), life: life + class as u32 });
     }
 
     fn on_message(&mut self, cx: &mut Context<'_, Self>, from: NodeId, message: Message) {

@@ -140,6 +140,87 @@ fn s18_everybody_gets_everything_once_whatever_is_lost() {
 }
 
 #[test]
+fn s18_of_many_messages_none_is_lost_between_two_nodes() {
+    for seed in 0..2 {
+        let mut cluster = Cluster::new(seed, 2, &BroadcastConfig::default());
+        cluster.sim.set_links(links(0.2));
+        let publish = |_| {
+            cluster.sim.run_for(20 * MS);
+            cluster.publish(1, Class::Normal, b"news").expect("there is room")
+        };
+        let messages: Vec<_> = (0..300).map(publish).collect();
+        cluster.sim.run_for(15 * SECOND);
+        cluster.collect();
+        let got: BTreeSet<_> = cluster.got[&id(2)].iter().map(|(id, _)| *id).collect();
+        let lost: Vec<_> = messages.into_iter().filter(|id| !got.contains(id)).collect();
+        assert_eq!(lost, [], "seed {seed}");
+        cluster.assert_once();
+    }
+}
+
+/// Two nodes without an overlay, that are no neighbours yet.
+fn two_apart(seed: u64) -> Cluster {
+    let mut sim_config = SimConfig::default();
+    sim_config.link = links(0.0);
+    let mut sim = Sim::with_config(seed, sim_config);
+    for number in [1, 2].map(id) {
+        sim.add_node(number, |node| {
+            let broadcast = Broadcast::new(BroadcastConfig::default()).expect("the configuration is valid");
+            let broadcast = node.host(BROADCAST, broadcast.with_metrics(node.metrics()));
+            Node { broadcast, metrics: node.metrics().clone() }
+        });
+    }
+    let events = [1, 2].map(id).into_iter().map(|node| (node, sim.handle(node).broadcast.events())).collect();
+    Cluster { sim, events, got: BTreeMap::new() }
+}
+
+impl Cluster {
+    /// The two are neighbours from now on.
+    fn join(&self) {
+        for (node, other) in [(1, 2), (2, 1)] {
+            self.sim.handle(id(node)).broadcast.cast(BroadcastCommand::AddPeer(id(other))).expect("it is up");
+        }
+    }
+
+    /// How many different messages a node got within a time.
+    fn gets(&mut self, node: usize, within: Duration) -> usize {
+        for _ in 0..within.as_millis() / 50 {
+            self.sim.run_for(50 * MS);
+            self.collect();
+        }
+        self.assert_once();
+        self.got.get(&id(node)).map_or(0, Vec::len)
+    }
+}
+
+#[test]
+fn s18_a_new_neighbour_gets_all_that_is_kept_however_much_it_is() {
+    let mut cluster = two_apart(1);
+    for _ in 0..20 {
+        (0..100).for_each(|_| cluster.cast(1, Class::Normal, b"news".to_vec()));
+        cluster.sim.run_for(MS);
+    }
+    cluster.sim.run_for(2 * SECOND);
+    cluster.join();
+    assert_eq!(cluster.gets(2, 12 * SECOND), 2_000);
+}
+
+#[test]
+fn s17_a_burst_of_urgent_messages_loses_none_of_the_bulk_that_waits() {
+    for (count, seed) in runs([(2, 1..2), (5, 1..2), (16, 1..2)]) {
+        let mut cluster = Cluster::new(seed, count, &BroadcastConfig::default());
+        (0..100).for_each(|_| cluster.cast(1, Class::Bulk, vec![1; 1000]));
+        cluster.sim.run_for(MS);
+        (0..300).for_each(|_| cluster.cast(1, Class::Urgent, vec![2; 40]));
+        cluster.sim.run_for(20 * SECOND);
+        cluster.assert_once();
+        for node in 2..=count {
+            assert_eq!(cluster.got[&id(node)].len(), 400, "seed {seed}, {count} nodes, node {node}");
+        }
+    }
+}
+
+#[test]
 fn s18_the_first_message_floods_and_the_next_ones_come_once() {
     for (count, seed) in runs([(5, 1..2), (16, 2..3), (128, 3..5)]) {
         let mut cluster = Cluster::new(seed, count, &BroadcastConfig::default());

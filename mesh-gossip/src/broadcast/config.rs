@@ -30,7 +30,8 @@ pub struct BroadcastConfig {
     pub peers_max: usize,
     /// How long announcements are collected. Default: 100 ms.
     pub announce_after: Duration,
-    /// When a message is announced once more, to all who are not known to have it. Default: 1 s.
+    /// When a message is announced again, to all who are not known to have it: after this time, and after two, four
+    /// and more times as long, while it is kept. Default: 1 s.
     pub announce_again: Duration,
     /// How long a message that was announced is waited for, before it is asked for. Default: 200 ms.
     pub graft_after: Duration,
@@ -38,7 +39,7 @@ pub struct BroadcastConfig {
     pub graft_again: Duration,
     /// How often a message is asked for, until it is announced anew. Default: 8.
     pub grafts_max: u32,
-    /// How often a message is sent again to those who ask for it. Default: 16.
+    /// How often a message is sent again to each neighbour that asks for it. Default: 16.
     pub answers_max: u32,
     /// By how many links a way must be shorter to be taken into the tree instead of another. Default: 3; more saves
     /// copies where many nodes publish, and takes longer.
@@ -59,9 +60,10 @@ pub struct BroadcastConfig {
     pub queue_max: usize,
     /// How many messages are taken from a neighbour in a second. Default: 10,000.
     pub pushes_per_s: u32,
-    /// Of how many origins ids are remembered on the word of one neighbour. Default: 2,048.
+    /// Of how many streams, each a class of an origin, numbers are remembered on the word of one neighbour.
+    /// Default: 6,144, for 2,048 origins.
     pub streams_max: usize,
-    /// After this time without a message, an origin is forgotten first, and may go on with any number.
+    /// After this time without a message, a stream may go on with any number.
     /// Default: 60 s.
     pub forget_after: Duration,
 }
@@ -86,7 +88,7 @@ impl Default for BroadcastConfig {
             weights: [3, 2, 1],
             queue_max: 1024,
             pushes_per_s: 10_000,
-            streams_max: 2048,
+            streams_max: 3 * 2048,
             forget_after: ms(60_000),
         }
     }

@@ -1,13 +1,13 @@
 //! Messages that are kept for those who miss them, and those that are missing here.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mesh_core::{Bytes, Instant, NodeId};
 
 use super::config::{BroadcastConfig, Class, PUSH_OVERHEAD};
 use super::message::MessageId;
 
-/// How many neighbours are remembered that announced a message.
+/// How many neighbours are remembered that announced a message that is missing.
 const ANNOUNCERS_MAX: usize = 8;
 
 /// A message that this node has.
@@ -19,21 +19,54 @@ pub(super) struct Kept {
     pub(super) hops: u8,
     pub(super) from: Option<NodeId>,
     /// Neighbours that are known to have it.
-    pub(super) known_to: Vec<NodeId>,
-    /// How often it was sent again.
-    pub(super) answers: u32,
+    known_to: Vec<NodeId>,
+    /// How often it was sent again, and to whom.
+    answers: Vec<(NodeId, u32)>,
     at: Instant,
+    /// When the neighbours were first told of it, and when those not known to have it are told again.
+    told: Instant,
+    again: Instant,
 }
 
 impl Kept {
     pub(super) fn new(class: Class, payload: Bytes, hops: u8, from: Option<NodeId>, at: Instant) -> Self {
-        Self { class, payload, hops, from, known_to: from.into_iter().collect(), answers: 0, at }
+        Self {
+            class,
+            payload,
+            hops,
+            from,
+            known_to: from.into_iter().collect(),
+            answers: Vec::new(),
+            at,
+            told: at,
+            again: at,
+        }
     }
 
-    pub(super) fn is_known_to(&mut self, peer: NodeId) {
-        if !self.known_to.contains(&peer) && self.known_to.len() < ANNOUNCERS_MAX {
+    /// A neighbour has it.
+    pub(super) fn set_known_to(&mut self, peer: NodeId) {
+        if !self.is_known_to(peer) {
             self.known_to.push(peer);
         }
+    }
+
+    pub(super) fn is_known_to(&self, peer: NodeId) -> bool {
+        self.known_to.contains(&peer)
+    }
+
+    /// Whether it may be sent to a neighbour once more.
+    pub(super) fn may_answer(&mut self, peer: NodeId, answers_max: u32) -> bool {
+        let at = self.answers.iter().position(|(asked, _)| *asked == peer).unwrap_or(self.answers.len());
+        if at == self.answers.len() {
+            self.answers.push((peer, 0));
+        }
+        let times = &mut self.answers[at].1;
+        *times = times.saturating_add(1);
+        *times <= answers_max
+    }
+
+    fn len(&self) -> usize {
+        self.payload.len() + PUSH_OVERHEAD
     }
 }
 
@@ -42,8 +75,8 @@ impl Kept {
 pub(super) struct Keep {
     messages: BTreeMap<MessageId, Kept>,
     order: VecDeque<(Instant, MessageId)>,
-    /// Those to be announced once more.
-    again: VecDeque<(Instant, MessageId)>,
+    /// When each is announced again.
+    again: BTreeSet<(Instant, MessageId)>,
     bytes: usize,
 }
 
@@ -56,34 +89,64 @@ impl Keep {
         self.messages.get_mut(&id)
     }
 
-    pub(super) fn insert(&mut self, config: &BroadcastConfig, id: MessageId, kept: Kept) {
-        let at = kept.at;
-        self.bytes += kept.payload.len() + PUSH_OVERHEAD;
-        self.messages.insert(id, kept);
-        self.order.push_back((at + config.keep, id));
-        self.again.push_back((at + config.announce_again, id));
+    pub(super) fn insert(&mut self, config: &BroadcastConfig, id: MessageId, mut kept: Kept) {
+        kept.again = kept.told + config.announce_again;
+        self.bytes += kept.len();
+        self.order.push_back((kept.at + config.keep, id));
+        self.again.insert((kept.again, id));
+        if let Some(replaced) = self.messages.insert(id, kept) {
+            self.bytes -= replaced.len();
+        }
         while self.bytes > config.keep_bytes_max && self.drop_oldest() {}
     }
 
     fn drop_oldest(&mut self) -> bool {
         let Some((_, id)) = self.order.pop_front() else { return false };
         if let Some(kept) = self.messages.remove(&id) {
-            self.bytes -= kept.payload.len() + PUSH_OVERHEAD;
+            self.again.remove(&(kept.again, id));
+            self.bytes -= kept.len();
         }
         true
     }
 
-    /// Drops what was kept for long enough, and takes what is to be announced again.
-    pub(super) fn tidy(&mut self, now: Instant) -> Vec<MessageId> {
+    /// Drops what was kept for long enough, and takes what is to be announced again. That comes next when twice as long
+    /// has gone by since the neighbours were first told.
+    pub(super) fn tidy(&mut self, config: &BroadcastConfig, now: Instant) -> Vec<MessageId> {
         while self.order.front().is_some_and(|(until, _)| *until <= now) && self.drop_oldest() {}
-        let due = self.again.iter().take_while(|(at, _)| *at <= now).count();
-        self.again.drain(..due).map(|(_, id)| id).collect()
+        let mut due = Vec::new();
+        while let Some((_, id)) = self.again.first().copied().filter(|(at, _)| *at <= now) {
+            self.again.pop_first();
+            let Some(kept) = self.messages.get_mut(&id) else { continue };
+            kept.again = now + now.since(kept.told);
+            if kept.again < kept.at + config.keep {
+                self.again.insert((kept.again, id));
+            }
+            due.push(id);
+        }
+        due
     }
 
     /// When there is something to tidy.
     pub(super) fn tidy_at(&self) -> Option<Instant> {
-        let first = |queue: &VecDeque<(Instant, MessageId)>| queue.front().map(|(at, _)| *at);
-        first(&self.again).into_iter().chain(first(&self.order)).min()
+        let again = self.again.first().map(|(at, _)| *at);
+        self.order.front().map(|(at, _)| *at).into_iter().chain(again).min()
+    }
+
+    /// There is a new neighbour, that is told of all that is kept: this is announced again as if it were new.
+    pub(super) fn tell_anew(&mut self, config: &BroadcastConfig, now: Instant) {
+        self.again.clear();
+        for (id, kept) in &mut self.messages {
+            (kept.told, kept.again) = (now, now + config.announce_again);
+            self.again.insert((kept.again, *id));
+        }
+    }
+
+    /// A neighbour is gone: if it comes back, it may have forgotten all.
+    pub(super) fn forget(&mut self, peer: NodeId) {
+        for kept in self.messages.values_mut() {
+            kept.known_to.retain(|known| *known != peer);
+            kept.answers.retain(|(asked, _)| *asked != peer);
+        }
     }
 
     /// All that is kept, the oldest first.
@@ -125,17 +188,34 @@ impl Missing {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::message::Stream;
     use super::*;
 
     #[test]
-    fn each_announcer_is_remembered_once_and_eight_of_them() {
+    fn each_announcer_is_remembered_once_and_eight_of_what_is_missing() {
         let mut kept = Kept::new(Class::Normal, Bytes::new(), 1, Some(NodeId(0)), Instant::ZERO);
         let mut missing = Missing::default();
         for peer in [0, 0, 1, 1].into_iter().chain(0..20).map(NodeId) {
-            kept.is_known_to(peer);
+            kept.set_known_to(peer);
             missing.announced_by(peer);
         }
-        let first: Vec<_> = (0..8).map(NodeId).collect();
-        assert_eq!((&kept.known_to, Vec::from(missing.announcers)), (&first, first.clone()));
+        let first = |count| (0..count).map(NodeId).collect::<Vec<_>>();
+        assert_eq!((kept.known_to, Vec::from(missing.announcers)), (first(20), first(8)));
+    }
+
+    #[test]
+    fn what_is_replaced_takes_no_room_and_nothing_is_left_of_what_was_dropped() {
+        let config = BroadcastConfig::default();
+        let (mut keep, at) = (Keep::default(), |seconds| Instant::ZERO + Duration::from_secs(seconds));
+        let id = MessageId { stream: Stream { origin: NodeId(1), life: 1 }, number: 1 };
+        for _ in 0..3 {
+            keep.insert(&config, id, Kept::new(Class::Normal, Bytes::new(), 1, None, Instant::ZERO));
+            assert_eq!(keep.bytes(), PUSH_OVERHEAD);
+        }
+        let told: Vec<_> = (0..20).filter(|second| !keep.tidy(&config, at(*second)).is_empty()).collect();
+        assert_eq!(told, [1, 2, 4, 8]);
+        assert!(keep.bytes() == 0 && keep.again.is_empty() && keep.order.is_empty());
     }
 }

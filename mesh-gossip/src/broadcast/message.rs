@@ -14,12 +14,12 @@ const VERSION: u8 = 1;
 /// The most ids in one announcement: they fit into a packet.
 pub const IDS_MAX: usize = 32;
 
-/// The messages of one life of a node.
+/// The messages of a class of one life of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stream {
     /// Who sends them.
     pub origin: NodeId,
-    /// Drawn when it started: tells its lives apart.
+    /// Drawn when it started: tells its lives apart, and its classes.
     pub life: u32,
 }
 

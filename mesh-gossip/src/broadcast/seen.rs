@@ -7,8 +7,9 @@ use mesh_core::{Instant, NodeId};
 
 use super::message::{MessageId, Stream};
 
-/// How far a message may be behind the newest of its stream.
-const WINDOW: u64 = 256;
+/// How far a message may be behind the newest of its stream: more than wait for a link by default, as what was lost is
+/// sent again behind those.
+const WINDOW: u64 = 2048;
 /// How far it may be ahead, while the stream is in use: a forged number cannot put the true ones behind for good.
 const AHEAD_MAX: u64 = 1 << 16;
 
@@ -33,7 +34,7 @@ struct Window {
 
 impl Window {
     fn starting_at(number: u64) -> Self {
-        let mut window = Self { highest: number, delivered: [0; 4] };
+        let mut window = Self { highest: number, delivered: [0; (WINDOW / 64) as usize] };
         window.set(0);
         window
     }
@@ -167,13 +168,13 @@ mod tests {
     #[test]
     fn a_window_remembers_what_a_set_does() {
         let mut rng = Rng64::from_seed(1, "window");
-        for _ in 0..200 {
+        for _ in 0..20 {
             let start = 1 + rng.below(1_000);
             let (mut window, mut set, mut highest) = (Window::starting_at(start), BTreeSet::from([start]), start);
             for _ in 0..300 {
                 let number = match rng.below(20) {
-                    0 => highest + rng.below(600),
-                    _ => (highest + rng.below(8)).saturating_sub(rng.below(300)),
+                    0 => highest + rng.below(2 * WINDOW + 100),
+                    _ => (highest + rng.below(8)).saturating_sub(rng.below(WINDOW + 50)),
                 };
                 highest = highest.max(number);
                 window.insert(number);

@@ -3,7 +3,7 @@
 //! In each interval a class may send its share at once, whatever the others do. The rest waits for the next
 //! interval, where each class has its share again and what was left of the last is lent, the most urgent first.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::config::{BroadcastConfig, Class, PUSH_OVERHEAD};
 use super::message::MessageId;
@@ -23,6 +23,8 @@ pub(super) enum Offered {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shares {
     queues: [VecDeque<(MessageId, usize)>; 3],
+    /// All that is in a queue, once.
+    waiting: BTreeSet<MessageId>,
     spent: [usize; 3],
 }
 
@@ -31,11 +33,14 @@ impl Shares {
     pub(super) fn offer(&mut self, config: &BroadcastConfig, class: Class, id: MessageId, len: usize) -> Offered {
         let (queue, spent) = (&mut self.queues[class as usize], &mut self.spent[class as usize]);
         let len = len + PUSH_OVERHEAD;
-        if queue.is_empty() && *spent + len <= config.share(class) {
+        if self.waiting.contains(&id) {
+            Offered::Queued
+        } else if queue.is_empty() && *spent + len <= config.share(class) {
             *spent += len;
             Offered::Send
         } else if queue.len() < config.queue_max {
             queue.push_back((id, len));
+            self.waiting.insert(id);
             Offered::Queued
         } else {
             Offered::Full
@@ -61,7 +66,13 @@ impl Shares {
         for queue in &mut self.queues {
             ready.extend(take(queue, &mut lent));
         }
+        ready.iter().for_each(|id| drop(self.waiting.remove(id)));
         ready
+    }
+
+    /// Whether a message waits.
+    pub(super) fn has(&self, id: MessageId) -> bool {
+        self.waiting.contains(&id)
     }
 
     /// Whether nothing waits, and nothing was sent in this interval.
@@ -130,6 +141,16 @@ mod tests {
         assert_eq!(counts, [300, 200, 100]);
         (0..200).for_each(|_| drop(shares.renew(&config)));
         assert!(shares.is_idle());
+    }
+
+    #[test]
+    fn what_is_asked_for_again_while_it_waits_is_sent_once() {
+        let (config, mut shares) = (config(), Shares::default());
+        let offered = [9_500, 1_000, 1_000].map(|len| shares.offer(&config, Class::Bulk, id(len as u64), len));
+        assert_eq!((offered[2], shares.has(id(1_000)), shares.has(id(9_500))), (Offered::Queued, true, false));
+        assert_eq!(shares.renew(&config), [id(1_000)]);
+        assert!(!shares.has(id(1_000)));
+        assert_eq!(shares.offer(&config, Class::Bulk, id(1_000), 1_000), Offered::Send);
     }
 
     #[test]

@@ -49,7 +49,8 @@ fn what_is_new_is_delivered_and_goes_on_and_what_is_not_prunes() {
     node.receive(A, push(id(9, 1), 3));
     assert_eq!(node.sent(), [(B, push(id(9, 1), 4))]);
     node.pass(100 * MS);
-    assert_eq!(node.sent(), [(C, ihave(&[(id(9, 1), 4)]))]);
+    let told = ihave(&[(id(9, 1), 4)]);
+    assert_eq!(node.sent(), [(A, told.clone()), (C, told)], "A need not announce it again");
     node.receive(B, push(id(9, 1), 3));
     assert_eq!(node.sent(), [(B, Message::Prune)]);
     assert_eq!((delivered(&mut node), eager(&node)), (vec![id(9, 1)], vec![A]));
@@ -82,7 +83,7 @@ fn what_is_announced_and_does_not_come_is_asked_for_in_turn_and_not_for_ever() {
     node.receive(B, push(id(9, 1), 3));
     node.sent();
     node.pass(500 * MS);
-    assert_eq!(node.sent(), []);
+    assert_eq!(node.sent(), [(B, ihave(&[(id(9, 1), 4)]))]);
     node.receive(C, ihave(&[(id(9, 1), 3)]));
     node.pass(500 * MS);
     assert!(!node.sent().iter().any(|(_, message)| matches!(message, Message::Graft { .. })));
@@ -100,6 +101,9 @@ fn who_asks_gets_it_and_is_in_the_tree_but_not_without_end() {
         pushes += node.sent().len();
     }
     assert_eq!((pushes, eager(&node)), (16, vec![A]));
+    // That leaves others their share.
+    node.receive(B, Message::Graft { id: Some(mine) });
+    assert!(matches!(node.sent()[..], [(B, Message::Push { .. })]));
     // What it has not, it does not send.
     node.receive(B, Message::Graft { id: Some(id(9, 9)) });
     assert_eq!(node.sent(), []);
@@ -108,19 +112,81 @@ fn who_asks_gets_it_and_is_in_the_tree_but_not_without_end() {
     assert_eq!(node.protocol.load(), (0, 0, 0));
 }
 
+/// What is announced within a time: to whom, and which.
+fn announced(node: &mut Harness<Broadcast>, within: Duration) -> Vec<(NodeId, MessageId)> {
+    node.sent();
+    node.pass(within);
+    let haves = |(to, message)| match message {
+        Message::IHave { haves } => haves.into_iter().map(|have| (to, have.id)).collect(),
+        _ => Vec::new(),
+    };
+    node.sent().into_iter().flat_map(haves).collect()
+}
+
 #[test]
-fn a_message_is_announced_once_more_to_who_is_not_known_to_have_it() {
+fn a_message_is_announced_again_less_and_less_often_to_who_is_not_known_to_have_it() {
     let mut node = node(&[C]);
     node.receive(A, push(id(9, 1), 0));
     node.receive(C, ihave(&[(id(9, 1), 2)]));
-    node.pass(500 * MS);
-    assert_eq!(node.sent(), [(B, push(id(9, 1), 1))], "C has it: no announcement");
-    node.pass(2 * SECOND);
-    assert_eq!(node.sent(), [(B, ihave(&[(id(9, 1), 1)]))], "the push to B may have been lost");
-    // A new neighbour hears of all that is kept.
-    node.command(BroadcastCommand::AddPeer(NodeId(5)));
-    node.pass(100 * MS);
-    assert_eq!(node.sent(), [(NodeId(5), ihave(&[(id(9, 1), 1)]))]);
+    assert_eq!(node.sent(), [(B, push(id(9, 1), 1))]);
+    assert_eq!(announced(&mut node, 500 * MS), [(A, id(9, 1)), (C, id(9, 1))], "all others hear of it once");
+    // The push to B may have been lost, and each announcement.
+    let again = |second| if [1, 2, 4, 8].contains(&second) { vec![(B, id(9, 1))] } else { vec![] };
+    for second in 1..20 {
+        assert_eq!(announced(&mut node, SECOND), again(second), "{second}");
+    }
+    assert_eq!(node.protocol.load().0, 0);
+}
+
+#[test]
+fn a_new_neighbour_hears_of_all_that_is_kept_until_it_has_it() {
+    let mut node = node(&[]);
+    node.receive(A, push(id(9, 1), 0));
+    [B, C].map(|peer| node.receive(peer, ihave(&[(id(9, 1), 2)])));
+    node.pass(10 * SECOND);
+    let new = NodeId(5);
+    node.command(BroadcastCommand::AddPeer(new));
+    assert_eq!(announced(&mut node, 3 * SECOND), [(new, id(9, 1)); 3]);
+    node.receive(new, ihave(&[(id(9, 1), 2)]));
+    assert_eq!(announced(&mut node, 20 * SECOND), []);
+    // Who was away and comes back may have forgotten what it had.
+    node.receive(A, push(id(9, 2), 0));
+    [B, C, new].map(|peer| node.receive(peer, ihave(&[(id(9, 2), 2)])));
+    node.command(BroadcastCommand::RemovePeer(new));
+    node.command(BroadcastCommand::AddPeer(new));
+    let told = announced(&mut node, 3 * SECOND);
+    assert_eq!(told.iter().filter(|told| **told == (new, id(9, 2))).count(), 3, "{told:?}");
+}
+
+#[test]
+fn what_waits_for_a_neighbour_is_not_announced_to_it() {
+    let (mut node, _) = counting(BroadcastConfig { queue_max: 100, ..BroadcastConfig::default() });
+    let sent = (0..).take_while(|_| publish(&mut node, Class::Bulk, 1024).is_ok()).count();
+    assert!(sent > 100);
+    node.command(BroadcastCommand::AddPeer(B));
+    let told = announced(&mut node, 100 * MS);
+    assert!(told.iter().any(|(to, _)| *to == B) && !told.iter().any(|(to, _)| *to == A), "{told:?}");
+}
+
+#[test]
+fn each_class_has_numbers_of_its_own() {
+    let (mut node, _) = counting(BroadcastConfig::default());
+    let ids = [0, 1].map(|_| Class::ALL.map(|class| publish(&mut node, class, 1).expect("there is room")));
+    assert!(ids[0].iter().all(|id| id.number == 1) && ids[1].iter().all(|id| id.number == 2));
+    let streams: BTreeSet<_> = ids.iter().flatten().map(|id| id.stream).collect();
+    assert_eq!(streams.len(), 3);
+}
+
+#[test]
+fn s15_what_is_kept_comes_once_though_its_stream_was_displaced() {
+    let mut node = Harness::new(ME, Broadcast::new(BroadcastConfig { streams_max: 8, ..Default::default() }).unwrap());
+    node.command(BroadcastCommand::AddPeer(A));
+    for _ in 0..2 {
+        (100..109).for_each(|origin| node.receive(A, push(id(origin, 1), 0)));
+    }
+    assert_eq!((delivered(&mut node).len(), node.protocol.load().1), (9, 8));
+    node.pass(20 * SECOND);
+    assert_eq!(node.protocol.load().0, 0);
 }
 
 #[test]
@@ -170,7 +236,7 @@ fn s15_made_up_origins_displace_only_what_the_same_neighbour_brought() {
         node.receive(A, push(id(origin, 1), 0));
         node.pass(MS);
     }
-    assert_eq!(node.protocol.load().1, 2048 + 1);
+    assert_eq!(node.protocol.load().1, BroadcastConfig::default().streams_max + 1);
     delivered(&mut node);
     node.receive(A, push(id(9, 1), 0));
     assert_eq!(delivered(&mut node), [], "it is remembered");
@@ -242,8 +308,7 @@ fn s15_strangers_are_counted_and_change_nothing() {
     }
     node.command(BroadcastCommand::AddPeer(B));
     node.receive(B, ihave(&[(id(9, 1), 20)]));
-    node.pass(SECOND * 2);
-    assert_eq!(node.sent(), []);
+    assert_eq!(announced(&mut node, SECOND * 20), [(A, id(9, 1)), (B, id(9, 1))], "once, as they have it");
     node.receive(A, push(id(9, u64::MAX), 0));
     let counted = metrics.snapshot();
     assert_eq!((counted["broadcast_strangers"], counted["broadcast_refused"]), (10, 1));
