@@ -19,8 +19,8 @@
 //!   way: sign what must not be forged.
 //! - **Nearness**: links are swapped for nearer ones, where that keeps the degrees, and some are never.
 //!
-//! What a neighbour can have this node do is bounded: searches and beacons, and messages relayed, have a budget
-//! each second and each neighbour, a message that comes in goes out once, and every table has a limit.
+//! What a neighbour can have this node do is bounded: searches, beacons and messages relayed have a budget each, each
+//! second and each neighbour, a message that comes in goes out once, and every table has a limit.
 //!
 //! ```
 //! use mesh_core::{NodeBuilder, NodeId, ProtocolId};
@@ -214,7 +214,7 @@ impl Overlay {
         }
     }
 
-    /// Whether a neighbour may have this node pass one more thing on.
+    /// Whether a neighbour may have this node pass one more thing on: a search, a walk or a sample.
     fn may_flood(&mut self, cx: &Context<'_, Self>, from: NodeId) -> bool {
         let (now, per_second) = (cx.now(), self.config.floods_per_s);
         let may = self.view.links.get_mut(&from).is_some_and(|link| link.floods.take(now, per_second));

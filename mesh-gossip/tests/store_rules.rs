@@ -54,6 +54,23 @@ fn a_tombstone_waits_for_every_peer_to_have_it() {
 }
 
 #[test]
+fn a_late_word_of_a_peer_that_was_removed_makes_no_tombstone_wait_for_it() {
+    let mut store = store(&[PEER]);
+    write(&mut store, Op::Put(Bytes::new()));
+    write(&mut store, Op::Delete);
+    store.command(StoreCommand::RemovePeer(PEER));
+    store.sent();
+    store.receive(PEER, Message::Root(root(1, 1_000)));
+    assert!(store.sent().iter().any(|(to, _)| *to == PEER), "it is answered");
+    assert!(status(&mut store).peers.is_empty());
+    store.pass(s(200));
+    assert_eq!(status(&mut store).tombstones, 0);
+    // Once it is named, it is a peer again.
+    store.command(StoreCommand::AddPeer(PEER));
+    assert!(status(&mut store).peers.contains_key(&PEER));
+}
+
+#[test]
 fn a_horizon_is_taken_over_and_tombstones_below_it_are_neither_taken_nor_compared() {
     let mut store = store(&[PEER]);
     write(&mut store, Op::Put(Bytes::new()));

@@ -264,7 +264,7 @@ fn however_many_say_so_no_epoch_far_ahead_is_believed() {
     }
     assert_eq!((me.protocol.epoch, metrics.snapshot()["aggregation_refused"]), (0, 6));
     // As far as a cluster can have come, three are believed.
-    [A, B, C].map(|from| me.receive(from, Message::Ahead { epoch: LEAP_MAX }));
+    [A, B, C].into_iter().for_each(|from| me.receive(from, Message::Ahead { epoch: LEAP_MAX }));
     assert_eq!(me.protocol.epoch, LEAP_MAX);
 }
 

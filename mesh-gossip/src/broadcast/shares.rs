@@ -66,7 +66,9 @@ impl Shares {
         for queue in &mut self.queues {
             ready.extend(take(queue, &mut lent));
         }
-        ready.iter().for_each(|id| drop(self.waiting.remove(id)));
+        for id in &ready {
+            self.waiting.remove(id);
+        }
         ready
     }
 

@@ -142,7 +142,7 @@ fn a_message_is_announced_again_less_and_less_often_to_who_is_not_known_to_have_
 fn a_new_neighbour_hears_of_all_that_is_kept_until_it_has_it() {
     let mut node = node(&[]);
     node.receive(A, push(id(9, 1), 0));
-    [B, C].map(|peer| node.receive(peer, ihave(&[(id(9, 1), 2)])));
+    [B, C].into_iter().for_each(|peer| node.receive(peer, ihave(&[(id(9, 1), 2)])));
     node.pass(10 * SECOND);
     let new = NodeId(5);
     node.command(BroadcastCommand::AddPeer(new));
@@ -151,7 +151,7 @@ fn a_new_neighbour_hears_of_all_that_is_kept_until_it_has_it() {
     assert_eq!(announced(&mut node, 20 * SECOND), []);
     // Who was away and comes back may have forgotten what it had.
     node.receive(A, push(id(9, 2), 0));
-    [B, C, new].map(|peer| node.receive(peer, ihave(&[(id(9, 2), 2)])));
+    [B, C, new].into_iter().for_each(|peer| node.receive(peer, ihave(&[(id(9, 2), 2)])));
     node.command(BroadcastCommand::RemovePeer(new));
     node.command(BroadcastCommand::AddPeer(new));
     let told = announced(&mut node, 3 * SECOND);

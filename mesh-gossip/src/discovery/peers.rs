@@ -57,6 +57,8 @@ impl Former {
 pub(super) struct Peers {
     pub(super) known: BTreeMap<NodeId, Known>,
     pub(super) former: BTreeMap<NodeId, Former>,
+    /// Whether one that was met has its turn to be asked.
+    turn_of_met: bool,
 }
 
 /// How new an announcement is.
@@ -155,7 +157,8 @@ impl Peers {
     }
 
     /// Whom to ask whether it answers: who missed a question, else who was never heard, else who was asked longest ago.
-    pub(super) fn next_to_probe(&self) -> Option<NodeId> {
+    /// Every second turn is of those that were met, however many are told of that never answer.
+    pub(super) fn next_to_probe(&mut self) -> Option<NodeId> {
         let urgency = |(_, known): &(&NodeId, &Known)| {
             let class = match known {
                 Known { lost: false, misses: 1.., .. } => 0,
@@ -164,7 +167,9 @@ impl Peers {
             };
             (class, known.probed)
         };
-        self.known.iter().min_by_key(urgency).map(|(node, _)| *node)
+        self.turn_of_met = !self.turn_of_met;
+        let met = self.known.iter().filter(|(_, known)| self.turn_of_met && known.heard.is_some());
+        met.min_by_key(urgency).or_else(|| self.known.iter().min_by_key(urgency)).map(|(node, _)| *node)
     }
 
     /// Whether anybody is only known from others.

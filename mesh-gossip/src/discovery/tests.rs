@@ -320,6 +320,16 @@ fn who_does_not_answer_three_times_is_lost_and_returns_with_a_word() {
 }
 
 #[test]
+fn s15_who_does_not_answer_is_lost_however_many_others_are_told_of() {
+    let mut node = knowing(3);
+    for number in 10..20 {
+        node.receive(id(3), tell(number, 100));
+        node.pass(3 * SECOND);
+    }
+    assert!(node.events().contains(&DiscoveryEvent::Lost { node: id(2) }));
+}
+
+#[test]
 fn all_seeds_are_asked_until_each_has_answered_and_now_and_then_for_ever() {
     let discovery = Discovery::new(DiscoveryConfig::default(), key(1)).unwrap().seeds([id(2), id(3)]).unwrap();
     let mut node = Harness::new(id(1), discovery);

@@ -204,7 +204,7 @@ impl Membership {
             return self.meter.count(Count::UpdatesRefused);
         }
         if matches!(claim, Claim::Suspect(_) | Claim::Down(_)) && from != self.me {
-            self.health = (self.health + 1).min(self.config.health_max);
+            self.health = self.health.saturating_add(1).min(self.config.health_max);
         }
         let profile_is_doubted = match claim {
             Claim::Alive(profile) => *profile != self.profile,

@@ -127,7 +127,7 @@ impl Membership {
         self.meter.count(Count::ProbesFailed);
         let silent = probe.helpers.len().saturating_sub(probe.nacks.len());
         let blame = if probe.helpers.is_empty() { 1 } else { silent };
-        self.health = (self.health + blame.min(255) as u8).min(self.config.health_max);
+        self.health = self.health.saturating_add(blame.min(255) as u8).min(self.config.health_max);
         if self.table.get(probe.target).is_some_and(|entry| entry.status.is_live()) {
             self.suspect(cx, probe.target);
         }

@@ -282,6 +282,18 @@ fn a_probe_asks_again_then_others_and_then_suspects() {
 }
 
 #[test]
+fn the_greatest_health_score_is_as_high_as_it_gets() {
+    let config = MembershipConfig { health_max: u8::MAX, ..MembershipConfig::lan() };
+    let mut node = Harness::new(ME, Membership::new(config).unwrap());
+    node.receive(A, alive(A, 0));
+    (0..300).for_each(|incarnation| node.receive(A, suspect(ME, incarnation, &[1])));
+    assert_eq!(node.protocol.status().health, u8::MAX);
+    node.fire(Timer::Probe);
+    node.pass(Duration::from_secs(600));
+    assert_eq!((status(&node, A), node.protocol.status().health), (Some(Status::Down), u8::MAX));
+}
+
+#[test]
 fn only_the_first_ping_of_a_probe_brings_news() {
     let mut node = with_three();
     node.fire(Timer::Probe);

@@ -65,8 +65,8 @@ pub enum OverlayError {
         /// How long it may be.
         limit: usize,
     },
-    /// Too many messages are on their way.
-    #[error("{limit} messages are on their way already, as many as there may be")]
+    /// Too many messages are on their way, or too many nodes were looked for meanwhile.
+    #[error("{limit} messages are on their way, or nodes looked for in a second, as many as there may be")]
     Busy {
         /// How many.
         limit: usize,
@@ -116,6 +116,8 @@ pub enum LinkDownCause {
     Replaced,
     /// The neighbour passed no beacons on.
     Useless,
+    /// The neighbour has no links and asks for one: it started anew, or gave this one up.
+    Forgotten,
     /// The application removed the peer.
     Removed,
 }

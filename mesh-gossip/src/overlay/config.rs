@@ -52,7 +52,8 @@ pub struct OverlayConfig {
     pub sends_max: usize,
     /// For how many destinations routes are remembered. Default: 256.
     pub routes_max: usize,
-    /// How many searches and beacons are passed on for each neighbour in a second. Default: 64.
+    /// How many searches, and how many beacons, are passed on for each neighbour in a second, and how many searches of
+    /// its own a node begins. Default: 64.
     pub floods_per_s: u32,
     /// How many messages are carried for each neighbour in a second. Default: 2,000.
     pub relays_per_s: u32,

@@ -89,8 +89,9 @@ impl Overlay {
     }
 
     pub(super) fn on_beacon(&mut self, cx: &mut Context<'_, Self>, from: NodeId, beacon: Beacon) {
-        if !self.may_flood(cx, from) {
-            return;
+        let (now, per_second) = (cx.now(), self.config.floods_per_s);
+        if !self.view.links.get_mut(&from).is_some_and(|link| link.beacons.take(now, per_second)) {
+            return self.meter.refused.increment();
         }
         if self.take(cx, beacon) {
             self.set_beacon_timer(cx, false);

@@ -110,16 +110,23 @@ impl Overlay {
             degree: overlay.degree(),
             instead_of,
         };
-        if self.view.links.contains_key(&from.node) {
-            self.heard(cx, from.node, Some(degree));
-            return cx.send(from.node, accept(self, None));
+        let link = self.view.links.get(&from.node).map(|link| (link.since, link.chosen));
+        if let Some((since, _)) = link {
+            // It may ask twice, and the first question come late.
+            if !newcomer || cx.now().since(since) < self.config.ping_timeout * CHANCE {
+                self.heard(cx, from.node, Some(degree));
+                return cx.send(from.node, accept(self, None));
+            }
+            // It has no links, so it started anew, or gave this one up: what it was told over it, it may not know.
+            self.unlink(cx, from.node, LinkDownCause::Forgotten);
         }
         if self.view.is_barred(from.node, cx.now()) {
             return cx.send(from.node, Message::Refuse { others: Vec::new() });
         }
         // Who asks each other at once has a place kept already.
         let asked = self.view.asking.get(&from.node).is_some_and(|asking| asking.instead_of.is_none());
-        let chosen = self.view.asking.get(&from.node).is_some_and(|asking| asking.chosen);
+        let was_chosen = link.is_some_and(|(_, chosen)| chosen);
+        let chosen = was_chosen || self.view.asking.get(&from.node).is_some_and(|asking| asking.chosen);
         let near = matches!(need, Need::Nearer { .. });
         let mut instead_of = None;
         if !asked && self.view.taken() >= self.view.limit(&self.config) {
@@ -264,6 +271,7 @@ impl Overlay {
             round_trip: None,
             near,
             floods: Allowance::default(),
+            beacons: Allowance::default(),
             named: Allowance::default(),
             relays: Allowance::default(),
         };

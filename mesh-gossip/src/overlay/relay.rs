@@ -15,6 +15,7 @@ use mesh_core::{Bytes, Context, Instant, NodeId, RequestId};
 use super::command::{OverlayError, OverlayEvent, OverlayReply};
 use super::message::{Cargo, Message, Route};
 use super::{Overlay, Timer};
+use crate::allowance::Allowance;
 
 /// How many routes to a destination are remembered, and how often a search is answered.
 const ALTERNATES: usize = 3;
@@ -22,6 +23,8 @@ const ALTERNATES: usize = 3;
 const SEEN_MAX: usize = 4096;
 /// A node is looked for at most this often.
 const FIND_AGAIN: Duration = Duration::from_millis(300);
+/// How long an answer to a search is taken at most.
+const FIND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bounds of how long a confirmation is waited for before another route is tried.
 const CONFIRM_MIN: Duration = Duration::from_millis(100);
 const CONFIRM_MAX: Duration = Duration::from_millis(400);
@@ -40,6 +43,10 @@ impl<T> Default for Recent<T> {
 }
 
 impl<T: Ord + Copy> Recent<T> {
+    fn contains(&self, item: &T) -> bool {
+        self.set.contains(item)
+    }
+
     /// Remembers one; whether it was new.
     fn insert(&mut self, item: T) -> bool {
         if !self.set.insert(item) {
@@ -77,8 +84,9 @@ struct Sending {
     payload: Bytes,
     deadline: Instant,
     tries: u32,
-    /// Whether it ever left this node.
+    /// Whether it ever left this node, and whether the destination was looked for.
     sent: bool,
+    searched: bool,
     /// The routes of the last try that are not known to be broken.
     routes: Vec<Route>,
     /// Whether the link to the destination itself has failed.
@@ -92,6 +100,8 @@ pub(super) struct Relaying {
     ways: BTreeMap<NodeId, Ways>,
     /// Searches of this node: for whom, and since when.
     finds: BTreeMap<u64, (NodeId, Instant)>,
+    /// How many began in this second: neighbours pass no more on.
+    begun: Allowance,
     searched: Recent<(NodeId, u64)>,
     delivered: Recent<(NodeId, u64)>,
     /// How often searches for this node were answered.
@@ -168,8 +178,17 @@ impl Overlay {
         }
         let number = cx.rng().next_u64();
         let deadline = cx.now() + self.config.relay_timeout;
-        let sending =
-            Sending { request, to, payload, deadline, tries: 0, sent: false, routes: Vec::new(), indirect: false };
+        let sending = Sending {
+            request,
+            to,
+            payload,
+            deadline,
+            tries: 0,
+            sent: false,
+            searched: false,
+            routes: Vec::new(),
+            indirect: false,
+        };
         self.relaying.sends.insert(number, sending);
         self.try_send(cx, number);
     }
@@ -206,8 +225,11 @@ impl Overlay {
                 cx.send(next, Message::Relay { at: 1, route, cargo: cargo.clone() });
             }
         }
-        if search {
-            self.find(cx, to);
+        if search
+            && self.find(cx, to)
+            && let Some(sending) = self.relaying.sends.get_mut(&number)
+        {
+            sending.searched = true;
         }
     }
 
@@ -217,23 +239,30 @@ impl Overlay {
         let (to, routes) = (sending.to, std::mem::take(&mut sending.routes));
         sending.indirect |= routes.iter().any(|route| route.nodes().len() == 2);
         if cx.now() >= sending.deadline {
-            let (request, sent) = (sending.request, sending.sent);
+            let Sending { request, sent, searched, .. } = *sending;
             self.relaying.sends.remove(&number);
             self.meter.undelivered.increment();
-            let error = if sent { OverlayError::Unconfirmed { to } } else { OverlayError::NoRoute { to } };
+            let error = match (sent, searched) {
+                (true, _) => OverlayError::Unconfirmed { to },
+                (false, true) => OverlayError::NoRoute { to },
+                (false, false) => OverlayError::Busy { limit: self.config.floods_per_s as usize },
+            };
             return cx.reply(request, OverlayReply::Sent(Err(error)));
         }
         routes.iter().for_each(|route| self.relaying.drop_way(to, route));
         self.try_send(cx, number);
     }
 
-    fn find(&mut self, cx: &mut Context<'_, Self>, target: NodeId) {
-        let (now, timeout) = (cx.now(), self.config.relay_timeout);
+    /// Looks for a node; whether that is done already, or may be.
+    fn find(&mut self, cx: &mut Context<'_, Self>, target: NodeId) -> bool {
+        let (now, timeout) = (cx.now(), self.config.relay_timeout.min(FIND_TIMEOUT));
         self.relaying.finds.retain(|_, (_, since)| now.since(*since) < timeout);
         let recently = |(other, since): &(NodeId, Instant)| *other == target && now.since(*since) < FIND_AGAIN;
-        if self.relaying.finds.len() >= self.config.floods_per_s as usize || self.relaying.finds.values().any(recently)
-        {
-            return;
+        if self.relaying.finds.values().any(recently) {
+            return true;
+        }
+        if !self.relaying.begun.take(now, self.config.floods_per_s) {
+            return false;
         }
         let number = cx.rng().next_u64();
         self.relaying.finds.insert(number, (target, now));
@@ -243,6 +272,7 @@ impl Overlay {
             self.meter.searches.increment();
             cx.broadcast(to, Message::Find { number, target, path: Route(vec![cx.me()]) });
         }
+        true
     }
 
     /// Somebody looks for a node: answered by that one, and passed on once by others.
@@ -271,9 +301,11 @@ impl Overlay {
             }
             return;
         }
-        if !self.may_flood(cx, from) || !self.relaying.searched.insert((origin, number)) {
+        // Each neighbour passes on what the others did already: that costs it nothing.
+        if self.relaying.searched.contains(&(origin, number)) || !self.may_flood(cx, from) {
             return;
         }
+        self.relaying.searched.insert((origin, number));
         let to: Vec<_> = match self.view.links.contains_key(&target) {
             true => vec![target],
             false => self.view.links.keys().copied().filter(|node| !nodes.contains(node)).collect(),

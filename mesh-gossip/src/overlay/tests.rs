@@ -153,6 +153,54 @@ fn s19_who_passes_no_beacons_on_any_more_loses_its_link() {
 }
 
 #[test]
+fn s19_who_passes_many_searches_on_keeps_its_link_as_long_as_it_passes_beacons_on() {
+    let mut node = with_links(5);
+    for round in 1..7 {
+        shine(&mut node, round, &[2, 3, 4, 5]);
+        for number in 0..65 {
+            let number = u64::from(round) * 100 + number;
+            node.receive(NodeId(6), Message::Find { number, target: NodeId(99), path: Route(vec![NodeId(6)]) });
+        }
+        shine(&mut node, round, &[6]);
+        keep(&mut node, 2, 3);
+    }
+    assert_eq!(linked(&node), [2, 3, 4, 5, 6]);
+    // Beacons have a budget, too.
+    node.sent();
+    for number in 0..100 {
+        let beacon = Beacon { origin: NodeId(900 - number), number: 1 };
+        node.receive(NodeId(6), Message::Beacon(beacon));
+    }
+    assert_eq!(node.sent().len(), 64 * 5);
+}
+
+#[test]
+fn s10_a_neighbour_that_starts_anew_before_it_was_missed_has_a_new_link() {
+    let mut node = with_links(3);
+    let newcomer = Message::Ask { zone: 0, degree: 0, need: Need::Spare, newcomer: true, padding: [0; PADDING] };
+    let walks =
+        |sent: &[(NodeId, Message)]| sent.iter().filter(|(_, message)| matches!(message, Message::Walk { .. })).count();
+    // At once it is the same question again.
+    node.receive(NodeId(2), newcomer.clone());
+    assert_eq!((node.events(), walks(&node.sent())), (vec![], 0));
+    keep(&mut node, 2, 3);
+    for _ in 0..10 {
+        node.receive(NodeId(2), newcomer.clone());
+    }
+    let down = OverlayEvent::LinkDown { node: NodeId(2), cause: LinkDownCause::Forgotten };
+    assert_eq!(node.events(), [down, OverlayEvent::LinkUp { node: NodeId(2), zone: 0 }]);
+    assert_eq!((walks(&node.sent()), linked(&node)), (2, vec![2, 3, 4]));
+}
+
+#[test]
+fn a_neighbour_that_moved_is_in_its_new_zone() {
+    let mut node = with_links(3);
+    node.command(OverlayCommand::AddPeer { node: NodeId(2), zone: 7 });
+    assert_eq!(node.protocol.links().map(|link| link.zone).collect::<Vec<_>>(), [7, 0, 0]);
+    assert!(!node.protocol.view.wants_far());
+}
+
+#[test]
 fn s19_links_that_this_node_chose_go_to_nobody_who_asks() {
     let config = OverlayConfig { full_mesh: 2, degree: 5, ..OverlayConfig::default() };
     let members = (2..7).map(|peer| (NodeId(peer), 0));

@@ -38,6 +38,8 @@ pub(super) struct Link {
     /// Whether it was chosen for being near.
     pub(super) near: bool,
     pub(super) floods: Allowance,
+    /// Apart from that of searches: a neighbour that passes many on is not to lose its link for it.
+    pub(super) beacons: Allowance,
     /// How many nodes it named.
     pub(super) named: Allowance,
     pub(super) relays: Allowance,
@@ -103,6 +105,9 @@ impl View {
     /// Adds a member, or changes its zone; false where there are too many.
     pub(super) fn add_member(&mut self, Peer { node, zone }: Peer, members_max: usize) -> bool {
         self.passive.iter_mut().filter(|peer| peer.node == node).for_each(|peer| peer.zone = zone);
+        if let Some(link) = self.links.get_mut(&node) {
+            link.zone = zone;
+        }
         let (at, before) = match self.members.get(&node) {
             Some(member) => (member.at, member.zone),
             None if self.ids.len() >= members_max => return false,

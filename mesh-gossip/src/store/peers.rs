@@ -11,7 +11,7 @@ use crate::crdt::HybridTime;
 /// What this node knows of another.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Peer {
-    /// It was removed, and has not been heard of since.
+    /// It was removed, and was not named since.
     pub(super) gone: bool,
     /// The application named it, rather than that it spoke.
     named: bool,
@@ -39,14 +39,15 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    /// Adds a peer that is there; whether it is new. With `max` peers, one that is gone makes room, and one that
-    /// only spoke for one that is named.
+    /// Adds a peer that is there; whether it is new. One that was removed has to be named: what it says may have been
+    /// on its way for long. With `max` peers, one that is gone makes room, and one that only spoke for one that is named.
     pub(super) fn add(&mut self, node: NodeId, named: bool, max: usize, rng: &mut Rng64) -> bool {
         if let Some(peer) = self.known.get_mut(&node) {
             peer.named |= named;
-            if !std::mem::take(&mut peer.gone) {
+            if !peer.gone || !named {
                 return false;
             }
+            peer.gone = false;
         } else {
             if self.known.len() >= max {
                 let gone = self.known.iter().find(|(_, peer)| peer.gone);

@@ -124,3 +124,29 @@ fn ways_are_known_to_few_and_few_to_each() {
     let known = [90, 91, 92].map(|to| node.protocol.routes(NodeId(to)).len());
     assert_eq!(known, [0, 3, 3], "the one not used for longest is forgotten");
 }
+
+#[test]
+fn s16_of_many_destinations_at_once_each_is_looked_for_or_the_sender_is_told_that_it_is_busy() {
+    let mut node = with_links(3);
+    let mut targets = BTreeSet::new();
+    let begin = |node: &mut Harness<Overlay>, targets: &mut BTreeSet<u128>| {
+        let searched = searched(&node.sent());
+        targets.extend(searched.values());
+        searched.len()
+    };
+    let requests: BTreeMap<_, _> = (100..300)
+        .map(|to| (node.command(OverlayCommand::Send { to: NodeId(to), payload: Bytes::from_static(b"hello") }), to))
+        .collect();
+    assert_eq!(begin(&mut node, &mut targets), 64);
+    node.pass(MS * 1_990);
+    assert!((65..=128).contains(&(64 + begin(&mut node, &mut targets))));
+    node.pass(MS * 20);
+    for (request, reply) in node.replies() {
+        let to = requests[&request];
+        let error = match targets.contains(&to) {
+            true => OverlayError::NoRoute { to: NodeId(to) },
+            false => OverlayError::Busy { limit: 64 },
+        };
+        assert_eq!(reply, OverlayReply::Sent(Err(error)));
+    }
+}
