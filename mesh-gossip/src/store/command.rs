@@ -133,7 +133,8 @@ pub enum StoreCommand {
     },
     /// A node that has the store, too. Whoever speaks to this node is added by itself.
     AddPeer(NodeId),
-    /// A node that is gone for good: its absence holds up the collection of tombstones no more.
+    /// A node that is gone: its absence holds up the collection of tombstones no more. It is answered, and no peer again
+    /// until it is named.
     RemovePeer(NodeId),
     /// The time of day, since the Unix epoch, as the node is told it now.
     SetTime(Duration),
