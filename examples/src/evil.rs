@@ -74,6 +74,29 @@ impl Forger {
         }
     }
 
+    /// What a frame for a replica becomes where each message of the protocol in it is replaced by what `lie` says.
+    pub fn frames(
+        &self,
+        to: NodeId,
+        frame: &Bytes,
+        lie: impl Fn(&Self, NodeId, Message) -> Vec<Message>,
+    ) -> Vec<Bytes> {
+        let frame = self.unseal(frame);
+        let mut lies = FrameBuilder::new(frame.len() + 64 * 1024);
+        for section in sections(&frame).into_iter().flatten().flatten() {
+            for mut message in section.messages().flatten() {
+                if section.protocol() != self.protocol {
+                    lies.push(section.protocol(), message.remaining());
+                } else if let Ok(Envelope { epoch, message }) = Wire::decode(&mut message) {
+                    for message in lie(self, to, message) {
+                        lies.push(section.protocol(), &wire::to_bytes(&Envelope { epoch, message }));
+                    }
+                }
+            }
+        }
+        std::iter::from_fn(|| lies.pop()).map(|frame| self.seal(to, frame)).collect()
+    }
+
     /// A frame without its seal.
     fn unseal(&self, frame: &Bytes) -> Bytes {
         if frame.first() == Some(&SEALED_VERSION) { frame.slice(SEAL_LEN.min(frame.len())..) } else { frame.clone() }
@@ -137,22 +160,6 @@ struct EvilSender {
 impl FrameSender for EvilSender {
     fn try_send(&mut self, to: NodeId, frame: Bytes) -> Result<(), SendError> {
         let Liar { forger, lie } = &*self.liar;
-        let frame = forger.unseal(&frame);
-        let mut lies = FrameBuilder::new(frame.len() + 64 * 1024);
-        for section in sections(&frame).into_iter().flatten().flatten() {
-            for mut message in section.messages().flatten() {
-                if section.protocol() != forger.protocol {
-                    lies.push(section.protocol(), message.remaining());
-                } else if let Ok(Envelope { epoch, message }) = Wire::decode(&mut message) {
-                    for message in lie(forger, to, message) {
-                        lies.push(section.protocol(), &wire::to_bytes(&Envelope { epoch, message }));
-                    }
-                }
-            }
-        }
-        while let Some(frame) = lies.pop() {
-            self.inner.try_send(to, forger.seal(to, frame))?;
-        }
-        Ok(())
+        forger.frames(to, &frame, lie).into_iter().try_for_each(|frame| self.inner.try_send(to, frame))
     }
 }

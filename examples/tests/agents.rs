@@ -1,4 +1,4 @@
-//! Whole agents in the simulator, by the wiring of the `swarm` example: crashes, partitions, losses, by seed. In the end all
+//! Whole agents in the simulator, by the wiring of the `swarm` example: crashes, partitions, losses, a malicious replica, by seed. In the end all
 //! tasks are done, once each in effect; all that was acknowledged is there, on every node; and everybody agrees.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +15,7 @@ use mesh_consensus::raft::{Membership as Voters, Raft, RaftHandle as _, Role};
 use mesh_core::identity::SecretKey;
 use mesh_core::{Bytes, ClusterKey, Instant, Keyring, NodeId, Rng64};
 use mesh_examples::agent::{Agent, AgentConfig, CATALOGUE, DECISION_LEN_MAX, DECISIONS, Decisions};
+use mesh_examples::evil::Forger;
 use mesh_examples::store::{SharedStore, StoreCommand};
 use mesh_gossip::membership::{Membership, MembershipHandle as _};
 use mesh_gossip::messenger::{MessengerEvent, MessengerHandle as _};
@@ -60,10 +61,13 @@ fn mesh(seed: u64, keyrings: &BTreeMap<NodeId, Keyring>) -> Sim<Agent> {
     sim
 }
 
+fn replicas() -> ReplicaSet {
+    ReplicaSet::new("agents", (0..REPLICAS).map(|agent| (node(agent), key(agent).public()))).unwrap()
+}
+
 /// Starts an agent; one that is no founder has no vote.
 fn add(sim: &mut Sim<Agent>, agent: u8, keyring: Keyring) {
-    let replicas = (0..REPLICAS).map(|agent| (node(agent), key(agent).public()));
-    let replicas = ReplicaSet::new("agents", replicas).unwrap();
+    let replicas = replicas();
     sim.add_node(node(agent), move |builder| {
         builder.seal(keyring.clone());
         let swarm = SwarmConfig {
@@ -268,7 +272,7 @@ impl World {
 /// Some trouble, drawn from the seed, each followed by its end.
 fn trouble(world: &mut World) {
     let victim = node(world.rng.below(AGENTS.into()) as u8);
-    match world.rng.below(7) {
+    match world.rng.below(8) {
         0 => {
             world.crash(victim);
             world.turns(4 * SECOND);
@@ -300,9 +304,22 @@ fn trouble(world: &mut World) {
         }
         4 => drain_and_return(world, victim),
         5 => burst(world, victim),
+        6 => lie(world),
         _ => rotate(world),
     }
     world.turns(2 * SECOND);
+}
+
+/// A replica tells half of the others something else than the rest: those that are honest agree nevertheless.
+fn lie(world: &mut World) {
+    let liar = world.rng.below(REPLICAS.into()) as u8;
+    let forger = Forger::new(DECISIONS, &replicas(), key(liar), Some(world.keyrings[&node(liar)].clone()));
+    let forger = forger.expect("it is a replica");
+    world.sim.lie(node(liar), move |to, frame| forger.frames(to, &frame, Forger::equivocate));
+    let before = world.decided.len();
+    world.turns(5 * SECOND);
+    world.until("something is decided beside a liar", |world| world.decided.len() > before);
+    world.sim.be_honest(node(liar));
 }
 
 /// Takes all tasks away from an agent, and gives it some again.

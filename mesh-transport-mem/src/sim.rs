@@ -165,6 +165,9 @@ struct Flight {
 
 type Action<H> = Box<dyn FnOnce(&mut Sim<H>)>;
 
+/// What a node sends to another in place of a frame.
+type Lie = Box<dyn FnMut(NodeId, Bytes) -> Vec<Bytes>>;
+
 /// A simulation. `H` is what the construction of a node gives back, usually its handles.
 ///
 /// Methods that take a [`NodeId`] panic when no such node was added: a scenario that names one is
@@ -184,6 +187,8 @@ pub struct Sim<H = ()> {
     trace: Trace,
     stats: SimStats,
     faults: fault::Running,
+    /// What nodes say that are malicious.
+    lies: BTreeMap<u32, Lie>,
     network_rng: Rng64,
     disk_rng: Rng64,
     machine_rng: Rng64,
@@ -222,6 +227,7 @@ impl<H: 'static> Sim<H> {
             woken: Arc::default(),
             stats: SimStats::default(),
             faults: fault::Running::default(),
+            lies: BTreeMap::new(),
             network_rng: Rng64::from_seed(seed, "network"),
             disk_rng: Rng64::from_seed(seed, "disks"),
             machine_rng: Rng64::from_seed(seed, "machines"),
@@ -531,6 +537,21 @@ impl<H: 'static> Sim<H> {
     pub fn cut(&mut self, from: NodeId, to: NodeId) {
         let (from, to) = (self.at_index(from), self.at_index(to));
         self.cut_at(from, to);
+    }
+
+    /// Makes a node malicious: in place of each frame for another it sends what `lie` gives back, until it is
+    /// [honest](Self::be_honest) again. What it takes in and knows is that of an honest one. The lie must be deterministic.
+    pub fn lie(&mut self, id: NodeId, lie: impl FnMut(NodeId, Bytes) -> Vec<Bytes> + 'static) {
+        let at = self.at_index(id) as u32;
+        self.note(&format!("{id} lies"));
+        self.lies.insert(at, Box::new(lie));
+    }
+
+    /// Has a node send its own frames again.
+    pub fn be_honest(&mut self, id: NodeId) {
+        let at = self.at_index(id) as u32;
+        self.note(&format!("{id} is honest"));
+        self.lies.remove(&at);
     }
 
     /// Mends all cuts.

@@ -10,14 +10,14 @@ use super::entry::{Effect, Entry, Owned};
 use super::holder::Stage;
 use super::message::{Known, Message, Report, Reported, TaskStatus};
 use super::{Context, TaskPool};
-use crate::dht::ring::Ring;
+use crate::dht::ring::{Member, Ring};
 use crate::group::Group;
 use crate::task::{Epoch, Failure, Outcome, State, TaskId, TaskSpec, Token};
 
 impl TaskPool {
     /// Begins to own a task.
     pub(super) fn create(&mut self, cx: &mut Context<'_>, task: TaskId, spec: Arc<TaskSpec>) {
-        let group = if self.has_place(&spec) { self.home_of(task) } else { self.group_of(task) };
+        let group = if self.has_place(&spec) { self.home_of(task) } else { self.group_of(task, self.me) };
         // Nobody ever creates it under the same epoch, and were it this node once more.
         let epoch = Epoch { number: 1, node: self.me, life: cx.rng().next_u64() as u32 };
         let entry = Entry::new(spec, group, epoch, cx.now());
@@ -27,10 +27,10 @@ impl TaskPool {
         self.begin_to_own(cx, task);
     }
 
-    /// The replicas that a task of this node should have.
-    pub(super) fn group_of(&self, task: TaskId) -> Arc<Group> {
-        // One in the zone of this node goes down with it: it is the first to be left out.
-        self.group_by(&self.ring, task, |zone| zone == self.zone)
+    /// The replicas that a task of this node should have, which another is to own, or this one.
+    pub(super) fn group_of(&self, task: TaskId, owner: NodeId) -> Arc<Group> {
+        // One in the zone of this node goes down with it: it is the first to be left out. But only a replica can own it.
+        self.group_by(&self.ring, task, |member| member.zone == self.zone && member.id != owner)
     }
 
     /// The replicas of a new task that others may create, too: also those who are away. Of any two of such groups
@@ -39,13 +39,13 @@ impl TaskPool {
         self.group_by(&self.home, task, |_| false)
     }
 
-    fn group_by(&self, ring: &Ring, task: TaskId, is_last: impl Fn(u32) -> bool) -> Arc<Group> {
+    fn group_by(&self, ring: &Ring, task: TaskId, is_last: impl Fn(&Member) -> bool) -> Arc<Group> {
         if self.config.successors == 0 || self.peers.is_empty() {
             return self.alone.clone();
         }
         let others = ring.replicas_across_zones(task.0, self.config.successors + 1);
         let mut others: Vec<NodeId> = others.filter(|node| *node != self.me).collect();
-        others.sort_by_key(|node| ring.member(*node).is_some_and(|member| is_last(member.zone)));
+        others.sort_by_key(|node| ring.member(*node).is_some_and(|member| is_last(&member)));
         let others = others.into_iter().filter_map(|node| self.replica_of(node));
         let members = [self.replica()].into_iter().chain(others.take(self.config.successors)).collect();
         Arc::new(Group { members, ..Group::default() })

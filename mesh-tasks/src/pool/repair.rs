@@ -66,7 +66,8 @@ impl TaskPool {
         if entry.group.members.iter().any(is_away) {
             return self.repair.begin();
         }
-        let mut wanted = Arc::unwrap_or_clone(self.group_of(task));
+        let owner = self.owner_by_ring(task, &entry.spec);
+        let mut wanted = Arc::unwrap_or_clone(self.group_of(task, owner));
         if wanted.members.len().is_multiple_of(2) && wanted.members.len() <= self.config.successors {
             // Of two, both must live, as of three when one is away; but that one may come back.
             let is_new = |replica: &&Replica| !wanted.has_node(replica.node);
@@ -75,7 +76,6 @@ impl TaskPool {
         }
         let is_same = wanted.members.len() == entry.group.members.len()
             && wanted.members.iter().all(|replica| entry.group.members.contains(replica));
-        let owner = self.owner_by_ring(task, &entry.spec);
         if !is_same || !entry.group.learners.is_empty() {
             self.regroup(cx, task, wanted);
         } else if owner != self.me && self.tasks.get(&task).is_some_and(|entry| entry.group.has_node(owner)) {

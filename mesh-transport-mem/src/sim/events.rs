@@ -236,7 +236,10 @@ impl<H: 'static> Sim<H> {
         while let Some((to, frame)) =
             self.machines[at].running.as_mut().and_then(|running| running.core.poll_transmit())
         {
-            self.send(at, to, frame);
+            match self.lies.get_mut(&(at as u32)) {
+                None => self.send(at, to, frame),
+                Some(lie) => lie(to, frame).into_iter().for_each(|frame| self.send(at, to, frame)),
+            }
         }
         let machine = &mut self.machines[at];
         let Some(running) = &mut machine.running else { return };

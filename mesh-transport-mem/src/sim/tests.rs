@@ -82,6 +82,22 @@ fn a_frame_arrives_after_the_latency_of_its_link() {
 }
 
 #[test]
+fn a_node_that_lies_sends_something_else_to_some_until_it_is_honest() {
+    let mut sim = posts(1);
+    let send_to_both = |sim: &mut PostSim| {
+        [B, C].into_iter().for_each(|to| send(sim, A, to, 1));
+        sim.run_for(SECOND);
+        (heard(sim, B).len(), heard(sim, C).len())
+    };
+    assert_eq!(send_to_both(&mut sim), (1, 1));
+    sim.lie(A, |to, frame| if to == B { vec![] } else { vec![frame.clone(), frame] });
+    assert_eq!(send_to_both(&mut sim), (1, 3));
+    assert!(sim.transcript().to_string().contains("lies"));
+    sim.be_honest(A);
+    assert_eq!(send_to_both(&mut sim), (2, 4));
+}
+
+#[test]
 fn loss_duplication_and_reordering_reach_the_protocol() {
     let mut sim = posts(2);
     sim.set_link(A, B, LinkConfig { loss: 0.2, duplicate: 0.2, reorder: 0.2, ..LinkConfig::default() });

@@ -16,6 +16,9 @@ const JOINS_MAX: usize = 3;
 /// Replicas are as many as they should be so long after a node joined or came back.
 const REPAIRED_WITHIN: Duration = Duration::from_secs(10);
 
+/// Who leaves has handed over all within this, unless messages are lost.
+const DRAINED_WITHIN: Duration = Duration::from_secs(30);
+
 /// After faults end, all tasks must be settled within this.
 const SETTLED_WITHIN: Duration = Duration::from_secs(180);
 
@@ -81,7 +84,8 @@ fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, setup: &Setup) {
         let pause = world.sim.rng().duration_between(Duration::ZERO, Duration::from_millis(50));
         world.run(pause);
     }
-    if world.sim.rng().chance(1, 2) {
+    let is_lossy = world.sim.rng().chance(1, 2);
+    if is_lossy {
         fault("loss_duplicates_reordering");
         set_network(world, 0.2, 0.1, 0.1);
     }
@@ -118,7 +122,10 @@ fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, setup: &Setup) {
         4 if one_may_go && ids.len() > 1 => {
             fault("leave");
             let node = *world.sim.rng().choose(&ids).expect("there are nodes");
-            world.drain(node, time);
+            let receipt = world.drain(node, DRAINED_WITHIN);
+            if receipt.left > 0 && !is_lossy {
+                world.break_rule(format!("{node} found no other owner for all of its tasks: {receipt:?}"));
+            }
             world.crash(node);
             world.run(time);
             world.restart(node);

@@ -544,7 +544,8 @@ impl World {
         }
     }
 
-    fn break_rule(&mut self, rule: String) {
+    /// Notes the first rule that is broken.
+    pub(super) fn break_rule(&mut self, rule: String) {
         self.violation.get_or_insert(rule);
     }
 

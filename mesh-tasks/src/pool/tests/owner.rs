@@ -377,10 +377,44 @@ fn a_node_knows_its_zone_and_has_its_tasks_kept_in_others() {
         say(&mut pool, node, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
     }
     for task in (1..50).map(TaskId) {
-        assert!(!pool.protocol.group_of(task).has_node(B), "{task:?}: it is in the same zone");
+        assert!(!pool.protocol.group_of(task, A).has_node(B), "{task:?}: it is in the same zone");
     }
-    // It is told where it is while it drains.
+    // But whom the ring names the owner of what this one hands over keeps it, wherever that is.
+    let keys: Vec<String> = (0..60).map(|key| key.to_string()).collect();
+    let at_home = |pool: &Harness<TaskPool>, key: &String| {
+        let owner = pool.protocol.ring.owner(TaskId::of_key(key.as_bytes()).0);
+        owner == Some(A)
+    };
+    let keys: Vec<String> = keys.into_iter().filter(|key| at_home(&pool, key)).collect();
+    for key in &keys {
+        submit(&mut pool, TaskSpec::new("x").keyed(key.clone()));
+    }
     pool.command(PoolCommand::Drain(Duration::from_secs(60)));
+    let mut asked = BTreeSet::new();
+    for _ in 0..50 {
+        for (node, envelope) in pool.sent() {
+            match envelope.message {
+                Message::Replicate(number, ..) => {
+                    say(&mut pool, node, Message::Replicated(number, vec![], vec![], vec![]));
+                }
+                Message::Ask(tasks) => {
+                    let unknown = tasks.into_iter().map(|task| (task, Known::Unknown)).collect();
+                    say(&mut pool, node, Message::Told(unknown));
+                }
+                Message::TakeOver(tasks) => asked.extend(tasks.into_iter().map(|task| (node, task))),
+                _ => {}
+            }
+        }
+        pool.pass(Duration::from_millis(50));
+    }
+    let owner = |key: &String| {
+        let task = TaskId::of_key(key.as_bytes());
+        (pool.protocol.ring.owner(task.0).expect("there are others"), task)
+    };
+    let owners: BTreeSet<(NodeId, TaskId)> = keys.iter().map(owner).collect();
+    assert!(owners.iter().any(|(owner, _)| *owner == B), "{owners:?}");
+    assert_eq!(asked, owners);
+    // It is told where it is while it drains.
     pool.command(PoolCommand::AddPeer { node: A, zone: 2 });
     assert_eq!(pool.protocol.ring.member(A), None);
 }
@@ -432,7 +466,7 @@ fn what_a_task_waited_for_is_known_to_its_next_owner() {
     let spec = TaskSpec::new("work").keyed("child").after(waited.iter().copied().chain([waited[0]]));
     let change = {
         let epoch = Epoch { number: 1, node: B, life: LIFE };
-        let entry = Entry::new(Arc::new(spec), pool.protocol.group_of(TaskId(1)), epoch, Instant::ZERO);
+        let entry = Entry::new(Arc::new(spec), pool.protocol.group_of(TaskId(1), A), epoch, Instant::ZERO);
         let mut change = entry.change(TaskId(1), true, Instant::ZERO);
         // All but one are over, and forgotten.
         (0..9).for_each(|place| change.met.add(place));
@@ -459,7 +493,7 @@ fn what_a_node_says_of_its_tasks_after_it_has_left_leaves_none_without_an_owner(
     let mut pool = one_of_three(PoolConfig::default());
     let [known, new] = [1, 2].map(TaskId);
     let epoch = Epoch { number: 1, node: B, life: LIFE };
-    let group = pool.protocol.group_of(known);
+    let group = pool.protocol.group_of(known, A);
     let entry = Entry::new(Arc::new(TaskSpec::new("x")), group, epoch, Instant::ZERO);
     let change = |task, number| {
         let change = entry.change(task, true, Instant::ZERO);
