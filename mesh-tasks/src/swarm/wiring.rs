@@ -43,8 +43,10 @@ impl DhtCommand {
     ///
     /// let key = SecretKey::from_seed([1; 32]);
     /// let mut node = NodeBuilder::new(key.node_id());
-    /// let agent: Swarm = Swarm::host(&mut node, &SwarmConfig::default(), &key)?;
-    /// let store = node.host(ids::FIRST_FREE, DhtStore::new(DhtConfig::default())?);
+    /// let config = SwarmConfig::default();
+    /// let agent: Swarm = Swarm::host(&mut node, &config, &key)?;
+    /// let store = DhtStore::new(DhtConfig::default())?.in_zone(config.zone.into());
+    /// let store = node.host(ids::FIRST_FREE, store);
     /// agent.members.link(&store, DhtCommand::of_member);
     /// agent.partition.link(&store, |event| event.read_only().map(DhtCommand::SetReadOnly));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
