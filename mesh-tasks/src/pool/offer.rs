@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use mesh_core::NodeId;
 
+use super::entry::Entry;
 use super::holder::Stage;
-use super::message::{Lease, Message};
+use super::message::{Lease, Message, Report, Reported};
 use super::peer::Offer;
 use super::{Context, TaskPool, Timer};
 use crate::capability::Requirements;
@@ -248,8 +249,18 @@ impl TaskPool {
                     self.on_place_declined(from, token.task);
                     self.requeue(cx, token.task, Duration::ZERO);
                 }
+                // Its owner is another by now, which thinks that somebody has it.
+                None if is_declined => self.pass_back(cx, token),
                 None => {}
             }
+        }
+    }
+
+    /// Tells the owner of a task that a lease granted here is held by nobody.
+    fn pass_back(&mut self, cx: &mut Context<'_>, token: Token) {
+        let entry = self.tasks.get(&token.task).filter(|entry| entry.owned.is_none());
+        if let Some(owner) = entry.map(Entry::owner).filter(|owner| *owner != self.me) {
+            self.report_to(cx, owner, Report { token, result: Reported::GivenBack }, None);
         }
     }
 

@@ -230,6 +230,26 @@ fn who_owned_what_it_executes_renews_it_though_the_next_owner_does_not_know_yet_
 }
 
 #[test]
+fn a_lease_that_is_declined_after_its_task_has_another_owner_is_given_back_there() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let task = owned(&mut pool, TaskSpec::new("work"));
+    say(&mut pool, C, Message::Steal(0));
+    let leases = pool.sent().into_iter().find_map(|(_, envelope)| match envelope.message {
+        Message::Offer(1, leases, _) => Some(leases),
+        _ => None,
+    });
+    let token = leases.expect("it is offered")[0].token;
+    let entry = pool.protocol.tasks.get(&task).expect("it is kept");
+    let epoch = Epoch { number: entry.version.epoch.number + 1, node: B, life: LIFE };
+    let change = Change { version: Version { epoch, number: 1 }, ..entry.change(task, true, Instant::ZERO) };
+    say(&mut pool, B, Message::Replicate(1, vec![change], vec![]));
+    say(&mut pool, C, Message::Taken(1, vec![token]));
+    pool.pass(Duration::from_millis(100));
+    let report = Message::Report(vec![Report { token, result: Reported::GivenBack }]);
+    assert!(pool.sent().iter().any(|(to, envelope)| *to == B && envelope.message == report));
+}
+
+#[test]
 fn what_is_over_stays_so_though_a_lease_of_it_was_passed_on_and_never_answered() {
     let mut pool = one_of_three(PoolConfig::default());
     let task = owned(&mut pool, TaskSpec::new("work"));
