@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use mesh_core::NodeId;
 
-use super::entry::Entry;
 use super::holder::Stage;
 use super::message::{Lease, Message, Report, Reported};
 use super::peer::Offer;
@@ -259,7 +258,7 @@ impl TaskPool {
     /// Tells the owner of a task that a lease granted here is held by nobody.
     fn pass_back(&mut self, cx: &mut Context<'_>, token: Token) {
         let entry = self.tasks.get(&token.task).filter(|entry| entry.owned.is_none());
-        if let Some(owner) = entry.map(Entry::owner).filter(|owner| *owner != self.me) {
+        if let Some(owner) = entry.map(|entry| entry.owner()).filter(|owner| *owner != self.me) {
             self.report_to(cx, owner, Report { token, result: Reported::GivenBack }, None);
         }
     }
