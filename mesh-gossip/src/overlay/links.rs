@@ -12,7 +12,7 @@ use crate::allowance::Allowance;
 
 /// How long somebody who did not answer is left alone.
 const REST_SILENT: Duration = Duration::from_secs(10);
-/// How long somebody who had no room is left alone.
+/// How long somebody who had no room is left alone, and how long nobody starts anew again.
 const REST_FULL: Duration = Duration::from_secs(2);
 /// How long somebody who passes no beacons on gets no link.
 const BARRED: Duration = Duration::from_secs(1800);
@@ -110,23 +110,26 @@ impl Overlay {
             degree: overlay.degree(),
             instead_of,
         };
-        let link = self.view.links.get(&from.node).map(|link| (link.since, link.chosen));
-        if let Some((since, _)) = link {
+        if let Some(link) = self.view.links.get(&from.node) {
             // It may ask twice, and the first question come late.
-            if !newcomer || cx.now().since(since) < self.config.ping_timeout * CHANCE {
-                self.heard(cx, from.node, Some(degree));
-                return cx.send(from.node, accept(self, None));
+            let is_anew = newcomer && cx.now().since(link.renewed) >= REST_FULL;
+            self.heard(cx, from.node, Some(degree));
+            if is_anew {
+                self.renew(cx, from);
             }
-            // It has no links, so it started anew, or gave this one up: what it was told over it, it may not know.
-            self.unlink(cx, from.node, LinkDownCause::Forgotten);
+            cx.send(from.node, accept(self, None));
+            if is_anew {
+                self.show_beacon(cx, from.node);
+                self.tell_of(cx, from);
+            }
+            return;
         }
         if self.view.is_barred(from.node, cx.now()) {
             return cx.send(from.node, Message::Refuse { others: Vec::new() });
         }
         // Who asks each other at once has a place kept already.
         let asked = self.view.asking.get(&from.node).is_some_and(|asking| asking.instead_of.is_none());
-        let was_chosen = link.is_some_and(|(_, chosen)| chosen);
-        let chosen = was_chosen || self.view.asking.get(&from.node).is_some_and(|asking| asking.chosen);
+        let chosen = self.view.asking.get(&from.node).is_some_and(|asking| asking.chosen);
         let near = matches!(need, Need::Nearer { .. });
         let mut instead_of = None;
         if !asked && self.view.taken() >= self.view.limit(&self.config) {
@@ -147,10 +150,24 @@ impl Overlay {
             self.show_beacon(cx, from.node);
         }
         if newcomer {
-            let walk = Message::Walk { newcomer: from, hops_left: WALK };
-            let others: Vec<_> = self.view.links.keys().copied().filter(|node| *node != from.node).collect();
-            cx.broadcast(others, walk);
+            self.tell_of(cx, from);
         }
+    }
+
+    /// Sends the news of a newcomer on its ways.
+    fn tell_of(&self, cx: &mut Context<'_, Self>, newcomer: Peer) {
+        let others: Vec<_> = self.view.links.keys().copied().filter(|node| *node != newcomer.node).collect();
+        cx.broadcast(others, Message::Walk { newcomer, hops_left: WALK });
+    }
+
+    /// A neighbour has no links, so it started anew, or gave this one up: what it was told over it, it may not know.
+    /// What is held against it stays, however often it asks.
+    fn renew(&mut self, cx: &mut Context<'_, Self>, Peer { node, zone }: Peer) {
+        let Some(link) = self.view.links.get_mut(&node) else { return };
+        (link.zone, link.renewed) = (zone, cx.now());
+        self.meter.links_lost.increment();
+        cx.emit(OverlayEvent::LinkDown { node, cause: LinkDownCause::Forgotten });
+        cx.emit(OverlayEvent::LinkUp { node, zone });
     }
 
     /// The link to give up for one who asks, if any: that of the guest, who may stay for a while first.
@@ -262,6 +279,7 @@ impl Overlay {
             zone,
             degree,
             since: cx.now(),
+            renewed: cx.now(),
             chosen,
             earned: false,
             shone: false,

@@ -7,6 +7,7 @@ use mesh_core::{Bytes, NodeId, PeerStatus};
 
 use super::*;
 
+mod anew;
 mod swaps;
 mod ways;
 
@@ -172,24 +173,6 @@ fn s19_who_passes_many_searches_on_keeps_its_link_as_long_as_it_passes_beacons_o
         node.receive(NodeId(6), Message::Beacon(beacon));
     }
     assert_eq!(node.sent().len(), 64 * 5);
-}
-
-#[test]
-fn s10_a_neighbour_that_starts_anew_before_it_was_missed_has_a_new_link() {
-    let mut node = with_links(3);
-    let newcomer = Message::Ask { zone: 0, degree: 0, need: Need::Spare, newcomer: true, padding: [0; PADDING] };
-    let walks =
-        |sent: &[(NodeId, Message)]| sent.iter().filter(|(_, message)| matches!(message, Message::Walk { .. })).count();
-    // At once it is the same question again.
-    node.receive(NodeId(2), newcomer.clone());
-    assert_eq!((node.events(), walks(&node.sent())), (vec![], 0));
-    keep(&mut node, 2, 3);
-    for _ in 0..10 {
-        node.receive(NodeId(2), newcomer.clone());
-    }
-    let down = OverlayEvent::LinkDown { node: NodeId(2), cause: LinkDownCause::Forgotten };
-    assert_eq!(node.events(), [down, OverlayEvent::LinkUp { node: NodeId(2), zone: 0 }]);
-    assert_eq!((walks(&node.sent()), linked(&node)), (2, vec![2, 3, 4]));
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub(super) struct Link {
     pub(super) degree: u8,
     /// When there was a link.
     pub(super) since: Instant,
+    /// When that was last told: again where it started anew.
+    pub(super) renewed: Instant,
     /// Whether this node chose it among the members that the application named.
     pub(super) chosen: bool,
     /// Whether it ever passed a beacon on.
