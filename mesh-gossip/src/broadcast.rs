@@ -9,7 +9,7 @@
 //! - **Reliable**: as long as one correct node has a message and can reach the others, they get it, also when
 //!   its origin dies at once. A node tells each neighbour that it has a message, also the one that it came from. It
 //!   announces it again after 1, 2, 4 and 8 s to all who are not known to have it, and what was kept (15 s) to every
-//!   new neighbour.
+//!   new neighbour, of which that one asks for 1,024 messages at each of these times.
 //! - **Once**: the application gets a message once. Each class of an origin is a stream with numbers of its own and has
 //!   a window of 2,048 of them; what is older counts as delivered.
 //! - **Classes**: urgent, normal and bulk messages have shares of the bytes that a link carries in an interval, so
@@ -215,7 +215,8 @@ impl Broadcast {
         let others: Vec<_> = self.peers.keys().copied().filter(|node| Some(*node) != from).collect();
         let (eager, lazy): (Vec<_>, Vec<_>) =
             others.into_iter().partition(|node| self.peers.get(node).is_some_and(|peer| peer.eager));
-        let now: Vec<_> = eager.into_iter().filter(|node| self.offer(cx, *node, class, id, len)).collect();
+        let now: Vec<_> =
+            eager.into_iter().filter(|node| self.offer(cx, *node, class, id, len) == Offered::Send).collect();
         if !now.is_empty() {
             cx.broadcast(now, push);
         }
@@ -224,20 +225,17 @@ impl Broadcast {
     }
 
     /// Whether a message may go to a neighbour at once; if not, it waits, or is announced.
-    fn offer(&mut self, cx: &mut Context<'_, Self>, node: NodeId, class: Class, id: MessageId, len: usize) -> bool {
+    fn offer(&mut self, cx: &mut Context<'_, Self>, node: NodeId, class: Class, id: MessageId, len: usize) -> Offered {
         if self.peers.values().all(|peer| peer.shares.is_idle()) {
             cx.set_timer(Timer::ShareDue, self.config.interval);
         }
-        let Some(peer) = self.peers.get_mut(&node) else { return false };
-        match peer.shares.offer(&self.config, class, id, len) {
-            Offered::Send => true,
-            Offered::Queued => false,
-            Offered::Full => {
-                self.meter.deferred.increment();
-                self.announce(cx, node, id);
-                false
-            }
+        let Some(peer) = self.peers.get_mut(&node) else { return Offered::Full };
+        let offered = peer.shares.offer(&self.config, class, id, len);
+        if offered == Offered::Full {
+            self.meter.deferred.increment();
+            self.announce(cx, node, id);
         }
+        offered
     }
 
     /// An interval ended: sends what waited, as far as it may.
@@ -247,9 +245,11 @@ impl Broadcast {
                 // What is not kept any more has waited too long.
                 if let Some(Kept { class, payload, hops, .. }) = self.keep.get(id) {
                     cx.send(*node, Message::Push { id, class: *class, hops: *hops, payload: payload.clone() });
+                    self.keep.pushed(&self.config, id, cx.now());
                 }
             }
         }
+        self.set_tidy_timer(cx);
         if self.peers.values().any(|peer| !peer.shares.is_idle()) {
             cx.set_timer(Timer::ShareDue, self.config.interval);
         }
@@ -410,17 +410,24 @@ impl Broadcast {
     }
 
     fn on_graft(&mut self, cx: &mut Context<'_, Self>, from: NodeId, id: Option<MessageId>) {
-        if let Some(peer) = self.peers.get_mut(&from) {
-            peer.eager = true;
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        peer.eager = true;
+        let Some((id, kept)) = id.and_then(|id| Some((id, self.keep.get(id)?))) else { return };
+        if peer.shares.has(id) {
+            // It comes by itself.
+            return;
         }
-        let answers_max = self.config.answers_max;
-        let Some((id, kept)) = id.and_then(|id| Some((id, self.keep.get_mut(id)?))) else { return };
-        if !kept.may_answer(from, answers_max) {
+        if kept.answers(from) >= self.config.answers_max {
             return self.meter.refused.increment();
         }
         let (class, hops, payload) = (kept.class, kept.hops, kept.payload.clone());
-        if self.offer(cx, from, class, id, payload.len()) {
+        let offered = self.offer(cx, from, class, id, payload.len());
+        if offered == Offered::Send {
             cx.send(from, Message::Push { id, class, hops, payload });
+        }
+        // Only what is sent is an answer.
+        if let Some(kept) = self.keep.get_mut(id).filter(|_| offered != Offered::Full) {
+            kept.count_answer(from);
         }
     }
 }

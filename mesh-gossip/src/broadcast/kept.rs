@@ -23,9 +23,9 @@ pub(super) struct Kept {
     /// How often it was sent again, and to whom.
     answers: Vec<(NodeId, u32)>,
     at: Instant,
-    /// When the neighbours were first told of it, and when those not known to have it are told again.
+    /// When neighbours were first told of it, and when those not known to have it are told again, if they are.
     told: Instant,
-    again: Instant,
+    again: Option<Instant>,
 }
 
 impl Kept {
@@ -39,7 +39,7 @@ impl Kept {
             answers: Vec::new(),
             at,
             told: at,
-            again: at,
+            again: None,
         }
     }
 
@@ -54,15 +54,26 @@ impl Kept {
         self.known_to.contains(&peer)
     }
 
-    /// Whether it may be sent to a neighbour once more.
-    pub(super) fn may_answer(&mut self, peer: NodeId, answers_max: u32) -> bool {
-        let at = self.answers.iter().position(|(asked, _)| *asked == peer).unwrap_or(self.answers.len());
-        if at == self.answers.len() {
-            self.answers.push((peer, 0));
+    /// How often it was sent to a neighbour again.
+    pub(super) fn answers(&self, peer: NodeId) -> u32 {
+        self.answers.iter().find(|(asked, _)| *asked == peer).map_or(0, |(_, times)| *times)
+    }
+
+    /// It is sent to a neighbour again.
+    pub(super) fn count_answer(&mut self, peer: NodeId) {
+        match self.answers.iter_mut().find(|(asked, _)| *asked == peer) {
+            Some((_, times)) => *times = times.saturating_add(1),
+            None => self.answers.push((peer, 1)),
         }
-        let times = &mut self.answers[at].1;
-        *times = times.saturating_add(1);
-        *times <= answers_max
+    }
+
+    /// A neighbour is told as if it were new; when those not known to have it are told again. What the others wait for
+    /// is never put off.
+    fn tell_anew(&mut self, config: &BroadcastConfig, now: Instant) -> Instant {
+        let due = now + config.announce_again;
+        let again = self.again.map_or(due, |again| again.min(due));
+        (self.told, self.again) = (now, Some(again));
+        again
     }
 
     fn len(&self) -> usize {
@@ -90,10 +101,9 @@ impl Keep {
     }
 
     pub(super) fn insert(&mut self, config: &BroadcastConfig, id: MessageId, mut kept: Kept) {
-        kept.again = kept.told + config.announce_again;
         self.bytes += kept.len();
         self.order.push_back((kept.at + config.keep, id));
-        self.again.insert((kept.again, id));
+        self.again.insert((kept.tell_anew(config, kept.at), id));
         if let Some(replaced) = self.messages.insert(id, kept) {
             self.bytes -= replaced.len();
         }
@@ -103,24 +113,25 @@ impl Keep {
     fn drop_oldest(&mut self) -> bool {
         let Some((_, id)) = self.order.pop_front() else { return false };
         if let Some(kept) = self.messages.remove(&id) {
-            self.again.remove(&(kept.again, id));
+            if let Some(again) = kept.again {
+                self.again.remove(&(again, id));
+            }
             self.bytes -= kept.len();
         }
         true
     }
 
     /// Drops what was kept for long enough, and takes what is to be announced again. That comes next when twice as long
-    /// has gone by since the neighbours were first told.
+    /// has gone by since neighbours were first told, and not at once.
     pub(super) fn tidy(&mut self, config: &BroadcastConfig, now: Instant) -> Vec<MessageId> {
         while self.order.front().is_some_and(|(until, _)| *until <= now) && self.drop_oldest() {}
         let mut due = Vec::new();
         while let Some((_, id)) = self.again.first().copied().filter(|(at, _)| *at <= now) {
             self.again.pop_first();
             let Some(kept) = self.messages.get_mut(&id) else { continue };
-            kept.again = now + now.since(kept.told);
-            if kept.again < kept.at + config.keep {
-                self.again.insert((kept.again, id));
-            }
+            let next = now + now.since(kept.told).max(config.announce_again);
+            kept.again = Some(next).filter(|next| *next < kept.at + config.keep);
+            self.again.extend(kept.again.map(|again| (again, id)));
             due.push(id);
         }
         due
@@ -134,11 +145,16 @@ impl Keep {
 
     /// There is a new neighbour, that is told of all that is kept: this is announced again as if it were new.
     pub(super) fn tell_anew(&mut self, config: &BroadcastConfig, now: Instant) {
-        self.again.clear();
-        for (id, kept) in &mut self.messages {
-            (kept.told, kept.again) = (now, now + config.announce_again);
-            self.again.insert((kept.again, *id));
+        self.again = self.messages.iter_mut().map(|(id, kept)| (kept.tell_anew(config, now), *id)).collect();
+    }
+
+    /// What had waited for a neighbour is sent: this is announced again as if it were new.
+    pub(super) fn pushed(&mut self, config: &BroadcastConfig, id: MessageId, now: Instant) {
+        let Some(kept) = self.messages.get_mut(&id) else { return };
+        if let Some(before) = kept.again {
+            self.again.remove(&(before, id));
         }
+        self.again.insert((kept.tell_anew(config, now), id));
     }
 
     /// A neighbour is gone: if it comes back, it may have forgotten all.
@@ -216,6 +232,18 @@ mod tests {
         }
         let told: Vec<_> = (0..20).filter(|second| !keep.tidy(&config, at(*second)).is_empty()).collect();
         assert_eq!(told, [1, 2, 4, 8]);
+        assert!(keep.bytes() == 0 && keep.again.is_empty() && keep.order.is_empty());
+    }
+
+    #[test]
+    fn what_is_told_anew_when_it_is_due_is_announced_then_and_a_second_later() {
+        let config = BroadcastConfig::default();
+        let (mut keep, at) = (Keep::default(), |seconds| Instant::ZERO + Duration::from_secs(seconds));
+        let id = MessageId { stream: Stream { origin: NodeId(1), life: 1 }, number: 1 };
+        keep.insert(&config, id, Kept::new(Class::Normal, Bytes::new(), 1, None, Instant::ZERO));
+        keep.tell_anew(&config, at(1));
+        let told = (1..20).flat_map(|second| keep.tidy(&config, at(second)).into_iter().map(move |_| second));
+        assert_eq!(told.collect::<Vec<_>>(), [1, 2, 3, 5, 9]);
         assert!(keep.bytes() == 0 && keep.again.is_empty() && keep.order.is_empty());
     }
 }

@@ -159,6 +159,40 @@ fn a_new_neighbour_hears_of_all_that_is_kept_until_it_has_it() {
 }
 
 #[test]
+fn neighbours_that_come_and_go_put_off_no_announcement_to_the_others() {
+    let mut node = node(&[C]);
+    node.receive(A, push(id(9, 1), 0));
+    let mut told = Vec::new();
+    for _ in 0..28 {
+        node.command(BroadcastCommand::RemovePeer(NodeId(5)));
+        node.command(BroadcastCommand::AddPeer(NodeId(5)));
+        told.extend(announced(&mut node, 500 * MS));
+    }
+    // The push to B may have been lost. Once a second at most, though each who comes is told as if it were new.
+    let to_b = told.iter().filter(|told| **told == (B, id(9, 1))).count();
+    assert!((4..=14).contains(&to_b), "{to_b}");
+}
+
+#[test]
+fn what_waited_for_long_is_announced_to_whom_it_was_sent_at_last() {
+    let config = BroadcastConfig { interval: 10 * SECOND, ..Default::default() };
+    let (mut node, _) = counting(config);
+    let waits = loop {
+        let id = publish(&mut node, Class::Bulk, 1024).expect("there is room");
+        if !node.sent().iter().any(|(_, message)| matches!(message, Message::Push { .. })) {
+            break id;
+        }
+    };
+    assert!(!announced(&mut node, 9_900 * MS).contains(&(A, waits)));
+    node.pass(100 * MS);
+    assert!(node.sent().iter().any(|(_, message)| matches!(message, Message::Push { id, .. } if *id == waits)));
+    assert!(announced(&mut node, 1_200 * MS).contains(&(A, waits)), "the push may be lost");
+    // As often as there is time, and no longer than it is kept.
+    assert_eq!(announced(&mut node, 20 * SECOND).iter().filter(|told| **told == (A, waits)).count(), 2);
+    assert_eq!(node.protocol.load().0, 0);
+}
+
+#[test]
 fn what_waits_for_a_neighbour_is_not_announced_to_it() {
     let config = BroadcastConfig { queue_max: 100, interval: SECOND, announce_again: 50 * MS, ..Default::default() };
     let (mut node, _) = counting(config);
@@ -399,6 +433,45 @@ fn a_neighbour_whose_queue_is_full_holds_up_those_along_the_tree_only() {
     node.receive(A, Message::Prune);
     node.receive(B, Message::Prune);
     assert!(sent > 3 && publish(&mut node, Class::Bulk, 1024).is_ok());
+}
+
+#[test]
+fn only_what_is_sent_counts_as_an_answer() {
+    let (mut node, metrics) = counting(BroadcastConfig { queue_max: 1, ..BroadcastConfig::default() });
+    node.command(BroadcastCommand::AddPeer(B));
+    let long = |number| Message::Push { id: id(9, number), class: Class::Bulk, hops: 0, payload: vec![0; 1024].into() };
+    let pushed = |node: &mut Harness<Broadcast>| {
+        let number = |(to, message)| match message {
+            Message::Push { id, .. } if to == A => Some(id.number),
+            _ => None,
+        };
+        node.sent().into_iter().filter_map(number).collect::<Vec<_>>()
+    };
+    // So many find room in the interval; the next waits, and for the one after it there is no room.
+    let count = BroadcastConfig::default().share(Class::Bulk) as u64 / (1024 + config::PUSH_OVERHEAD as u64);
+    (0..count + 2).for_each(|number| node.receive(B, long(number)));
+    assert_eq!(pushed(&mut node), (0..count).collect::<Vec<_>>());
+    for number in [count, count + 1] {
+        (0..20).for_each(|_| node.receive(A, Message::Graft { id: Some(id(9, number)) }));
+    }
+    assert_eq!(pushed(&mut node), []);
+    node.pass(100 * MS);
+    assert_eq!(pushed(&mut node), [count]);
+    // Both may have been lost.
+    for number in [count, count + 1] {
+        node.receive(A, Message::Graft { id: Some(id(9, number)) });
+        assert_eq!(pushed(&mut node), [number]);
+    }
+    assert_eq!(metrics.snapshot().get("broadcast_refused"), Some(&0));
+    // What waits because it was asked for counts once.
+    let mut times = 1;
+    while metrics.snapshot()["broadcast_refused"] == 0 {
+        node.receive(A, Message::Graft { id: Some(id(9, count + 1)) });
+        times += pushed(&mut node).len();
+        node.pass(100 * MS);
+        times += pushed(&mut node).len();
+    }
+    assert_eq!(times, 16);
 }
 
 #[test]
