@@ -193,6 +193,29 @@ fn what_waited_for_long_is_announced_to_whom_it_was_sent_at_last() {
 }
 
 #[test]
+fn a_new_neighbour_is_brought_1024_messages_at_each_of_five_announcements() {
+    let mut node = node(&[B, C]);
+    (0..9_000).for_each(|number| node.receive(A, push(id(100 + u128::from(number / 1_000), number % 1_000), 0)));
+    let peer = NodeId(5);
+    let mut new = Harness::new(peer, Broadcast::new(BroadcastConfig::default()).unwrap());
+    new.command(BroadcastCommand::AddPeer(ME));
+    node.command(BroadcastCommand::AddPeer(peer));
+    let mut brought = Vec::new();
+    for _ in 0..20 {
+        for _ in 0..100 {
+            node.pass(10 * MS);
+            new.pass(10 * MS);
+            let said = node.sent().into_iter().filter(|(to, _)| *to == peer);
+            said.for_each(|(_, message)| new.receive(ME, message));
+            new.sent().into_iter().for_each(|(_, message)| node.receive(peer, message));
+        }
+        brought.push(delivered(&mut new).len());
+    }
+    let times = brought.into_iter().filter(|count| *count > 0).collect::<Vec<_>>();
+    assert_eq!(times, [1024; 5]);
+}
+
+#[test]
 fn what_waits_for_a_neighbour_is_not_announced_to_it() {
     let config = BroadcastConfig { queue_max: 100, interval: SECOND, announce_again: 50 * MS, ..Default::default() };
     let (mut node, _) = counting(config);
