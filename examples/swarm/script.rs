@@ -398,14 +398,13 @@ fn add(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
 fn drain(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
     let leaver = spare(mesh).ok_or("nobody can be spared")?;
     let (name, leaver_id) = (mesh.name(leaver), id(mesh, leaver));
-    let tasks: Vec<u128> =
-        serde_json::from_str(&mesh.ask(leaver, Order::Burst(OWNED))?).map_err(|error| error.to_string())?;
-    mesh.view
-        .say(&format!("{:<12}{name}, which was given {OWNED} tasks, hands over what it has, and leaves", "drain:"));
+    mesh.view.say(&format!("{:<12}{name} is given {OWNED} tasks, hands over what it has, and leaves", "drain:"));
     let begin = Instant::now();
     let agents: Vec<_> =
         mesh.leader().map(|(at, _)| at).into_iter().chain(mesh.running()).filter(|at| *at != leaver).collect();
     mesh.ask_until_done(&agents, &Order::Vote { node: leaver_id, votes: false })?;
+    let tasks: Vec<u128> =
+        serde_json::from_str(&mesh.ask(leaver, Order::Burst(OWNED))?).map_err(|error| error.to_string())?;
     mesh.let_end([leaver]);
     let told = mesh.ask(leaver, Order::Leave)?;
     let (handed_over, left): (usize, usize) = serde_json::from_str(&told).map_err(|error| error.to_string())?;

@@ -194,6 +194,9 @@ impl Farm {
         let nodes = self.processes.len();
         // The last with an even place reads texts, of which there are most, and does not submit.
         let victim = arguments.kill.then_some((nodes - 1) & !1);
+        if let Some(stage) = &mut self.stage {
+            stage.victim = victim;
+        }
         self.start_all(arguments, victim)?;
         self.view.say(&format!("{} files in {} pieces, {} tasks", files(pieces), pieces.len(), self.tasks));
         let begin = Instant::now();
@@ -263,6 +266,9 @@ impl Farm {
             (stuck > 0 && done as usize * 4 > farm.tasks).then_some(stuck)
         })?;
         self.processes.kill(victim).map_err(|error| error.to_string())?;
+        if let Some(stage) = &mut self.stage {
+            (stage.victim, stage.killed_at) = (None, Some(Instant::now()));
+        }
         self.view.say(&format!("killed node {number} (SIGKILL) in the middle of {stuck} tasks"));
         Ok(())
     }

@@ -27,7 +27,9 @@ const REPAIRED_AFTER: Duration = Duration::from_secs(20);
 pub(crate) struct Stage {
     dashboard: Dashboard,
     pub(crate) doing: String,
-    killed_at: Option<Instant>,
+    /// The node that the program itself is about to kill.
+    pub(crate) victim: Option<usize>,
+    pub(crate) killed_at: Option<Instant>,
 }
 
 impl Stage {
@@ -36,7 +38,7 @@ impl Stage {
         let dashboard = Dashboard::serve(address, &FIGURES);
         let dashboard = dashboard.map_err(|error| format!("no dashboard can be served at {address}: {error}"))?;
         eprintln!("the dashboard is at http://{}/", dashboard.address());
-        Ok(Self { dashboard, doing: "files are counted".to_owned(), killed_at: None })
+        Ok(Self { dashboard, doing: "files are counted".to_owned(), victim: None, killed_at: None })
     }
 
     /// What the page shows of what is said.
@@ -97,6 +99,7 @@ impl Stage {
             match at {
                 0 => Err("node 1 has submitted the tasks, and waits for them".to_owned()),
                 _ if rest * 2 <= states.len() => Err("more than half of the nodes must run".to_owned()),
+                _ if self.victim.is_some() => Err("the program kills one first".to_owned()),
                 _ if others.any(|(_, state)| *state == State::Paused) => Err("one at a time may be paused".to_owned()),
                 _ if lately => {
                     Err("what the node that was killed has kept is copied first: wait some seconds".to_owned())

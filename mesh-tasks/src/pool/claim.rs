@@ -215,7 +215,8 @@ impl TaskPool {
                     let Some(entry) = self.tasks.get(&task) else { continue };
                     // The others are no majority: it was never kept by enough of them, or is forgotten already.
                     if entry.group.meets_majorities(|replica| ballot.unknown.contains(replica)) {
-                        if !self.is_owner_gone(entry, cx.now()) {
+                        let has_forgotten = ballot.unknown.iter().any(|replica| replica.node == entry.owner());
+                        if !has_forgotten && !self.is_owner_gone(entry, cx.now()) {
                             // Its owner may live, count on this replica, and be about to have it kept by others.
                             continue;
                         }

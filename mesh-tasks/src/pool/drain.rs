@@ -5,9 +5,11 @@ use std::time::Duration;
 use mesh_core::{Instant, RequestId};
 
 use super::command::{PoolReply, Receipt, TakeError};
+use super::entry::Entry;
 use super::holder::Stage;
 use super::message::Message;
 use super::{Context, TaskPool};
+use crate::group::Replica;
 
 /// A drain that is on its way.
 #[derive(Clone, Debug)]
@@ -72,7 +74,8 @@ impl TaskPool {
         // Also what was to begin as there was somebody yet to execute it.
         self.give_back_waiting(cx);
         let Some(until) = self.drain.as_ref().map(|drain| drain.until) else { return };
-        let is_done = self.unsettled == 0 && self.held.is_empty() && self.reports.is_empty() && self.are_ends_kept();
+        let is_idle = self.unsettled == 0 && self.held.is_empty() && self.reports.is_empty();
+        let is_done = is_idle && self.peers.values().all(|peer| peer.offer.is_none()) && self.can_be_spared();
         if !is_done && cx.now() < until {
             return self.repair.begin();
         }
@@ -91,10 +94,19 @@ impl TaskPool {
         }
     }
 
-    /// Whether others know of all tasks owned here that are over.
-    fn are_ends_kept(&self) -> bool {
+    /// Whether the others know of all tasks owned here that are over, and are enough for all that is kept here, where there
+    /// are others, and somebody looks after it.
+    fn can_be_spared(&self) -> bool {
         let me = self.replica();
-        self.tasks.values().filter(|entry| entry.owned.is_some()).all(|entry| entry.is_safe(me))
+        let is_other = |replica: &Replica| *replica != me && self.is_alive(replica);
+        let is_looked_after = |entry: &Entry| {
+            let mut replicas = entry.group.all();
+            entry.owned.is_some() || replicas.any(|replica| replica.node == entry.owner() && is_other(replica))
+        };
+        self.tasks.values().all(|entry| {
+            let is_kept = self.ready.is_empty() || !is_looked_after(entry) || entry.group.is_majority(is_other);
+            is_kept && (entry.owned.is_none() || entry.is_safe(me))
+        })
     }
 
     /// Another node owns a task now that was owned here.

@@ -255,10 +255,10 @@ impl TaskPool {
         }
     }
 
-    /// Tells the owner of a task that a lease granted here is held by nobody.
+    /// Tells the owner of a task that a lease granted here is held by nobody. Who that is may be known later only.
     fn pass_back(&mut self, cx: &mut Context<'_>, token: Token) {
-        let entry = self.tasks.get(&token.task).filter(|entry| entry.owned.is_none());
-        if let Some(owner) = entry.map(|entry| entry.owner()).filter(|owner| *owner != self.me) {
+        if !self.owns(token.task) {
+            let owner = self.tasks.get(&token.task).map_or(self.me, |entry| entry.owner());
             self.report_to(cx, owner, Report { token, result: Reported::GivenBack }, None);
         }
     }

@@ -547,10 +547,6 @@ impl TaskPool {
     fn retire(&mut self, cx: &mut Context<'_>, task: TaskId) {
         let Some(entry) = self.tasks.get(&task) else { return };
         let (me, group, version) = (self.me, entry.group.clone(), entry.version);
-        if entry.spec.key.is_none() && self.has_place(&entry.spec) && !self.peers.is_empty() {
-            // Its submission may come once more.
-            self.answers.note(cx.now(), task, None);
-        }
         for node in group.all().map(|replica| replica.node).filter(|node| *node != me) {
             self.drop_at(node, task, version);
         }

@@ -138,8 +138,10 @@ impl TaskPool {
         for (task, upto) in forget {
             // Whoever keeps a newer change, or promised to obey another owner, may be needed.
             let is_over = |entry: &&Entry| entry.version <= *upto && entry.promised <= upto.epoch;
-            let entry = self.tasks.get(task).filter(|entry| entry.owned.is_none() && entry.owner() == from);
-            if entry.map(|entry| &**entry).filter(is_over).is_some() {
+            // Who owns it in a later epoch than the first was elected by a majority.
+            let is_owner = |entry: &&Entry| entry.owner() == from || (upto.epoch.node == from && upto.epoch.number > 1);
+            let entry = self.tasks.get(task).map(|entry| &**entry).filter(|entry| entry.owned.is_none());
+            if entry.filter(is_owner).filter(is_over).is_some() {
                 self.forget(cx, *task);
                 self.orphans.remove(task);
             }

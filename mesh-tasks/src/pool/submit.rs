@@ -34,16 +34,15 @@ const ANSWERS_MAX: usize = 16_384;
 /// repeated, is answered in the same way, and creates nothing.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
-    answers: BTreeMap<TaskId, Option<Refusal>>,
+    answers: BTreeMap<TaskId, (Instant, Option<Refusal>)>,
     order: VecDeque<(Instant, TaskId)>,
 }
 
 impl Answers {
     /// Notes what is to be answered from now on.
     pub(super) fn note(&mut self, now: Instant, task: TaskId, answer: Option<Refusal>) {
-        if self.answers.insert(task, answer).is_none() {
-            self.order.push_back((now, task));
-        }
+        self.answers.insert(task, (now, answer));
+        self.order.push_back((now, task));
         if self.order.len() > ANSWERS_MAX {
             self.forget_first();
         }
@@ -62,9 +61,15 @@ impl Answers {
     }
 
     fn forget_first(&mut self) {
-        if let Some((_, task)) = self.order.pop_front() {
+        if let Some((at, task)) = self.order.pop_front()
+            && self.answers.get(&task).is_some_and(|(noted_at, _)| *noted_at == at)
+        {
             self.answers.remove(&task);
         }
+    }
+
+    fn get(&self, task: TaskId) -> Option<Option<Refusal>> {
+        self.answers.get(&task).map(|(_, answer)| *answer)
     }
 }
 
@@ -195,15 +200,17 @@ impl TaskPool {
             let refusal = Some(Refusal::Limit { node: self.me });
             return self.say(cx, origin, Message::Submitted(task, refusal));
         }
-        if let Some(answer) = self.answers.answers.get(&task).copied() {
-            return self.say(cx, origin, Message::Submitted(task, answer));
-        }
         let owner = match self.tasks.get(&task) {
             Some(entry) if entry.owned.is_some() => {
                 return self.when_safe(cx, task, Effect::TellSubmitted(origin));
             }
             Some(entry) => entry.owner(),
-            None => self.owner_by_ring(task, &spec),
+            None => {
+                if let Some(answer) = self.answers.get(task) {
+                    return self.say(cx, origin, Message::Submitted(task, answer));
+                }
+                self.owner_by_ring(task, &spec)
+            }
         };
         if owner != self.me && hops < HOPS_MAX && self.peers.get(&owner).is_some_and(super::peer::Peer::is_ready) {
             return self.say(cx, owner, Message::Submit(task, origin, hops + 1, spec));
@@ -218,6 +225,11 @@ impl TaskPool {
                     self.answers.note(cx.now(), task, Some(refusal));
                 }
                 self.say(cx, origin, Message::Submitted(task, Some(refusal)));
+            }
+            None if spec.key.is_none() => {
+                // Its submission may come once more, when it is over and forgotten.
+                self.answers.note(cx.now(), task, None);
+                self.create_for(cx, task, spec, Submitter::There(origin, hops));
             }
             None => self.create_for(cx, task, spec, Submitter::There(origin, hops)),
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mesh_core::NodeId;
 use mesh_tasks::pool::{PoolCommand, PoolHandle as _};
-use mesh_tasks::task::TaskId;
+use mesh_tasks::task::{Outcome, TaskId};
 
 use crate::mesh::{A, B, C, D, Mesh, SECOND, ms, policy_of, pool_by, work};
 
@@ -36,6 +36,25 @@ fn s19_a_drain_under_load_hands_over_all_and_begins_nothing() {
         mesh.check();
         assert_eq!(mesh.sink.borrow().begun_at(A), before, "seed {seed}");
         assert_eq!(mesh.submitted().len(), 60, "seed {seed}");
+    }
+}
+
+#[test]
+fn s19_of_two_the_one_that_drained_is_not_needed_any_more() {
+    for seed in 0..6 {
+        let mut mesh = Mesh::with(seed, 2, pool_by(policy_of(seed)));
+        mesh.notice = SECOND;
+        mesh.work(A, 1);
+        let tasks: Vec<TaskId> = (0..20).map(|_| mesh.submit(A, work(100))).collect();
+        mesh.wait_until("some are done", |_, sink| sink.counted.len() > 3);
+        let drained = mesh.pool(A).drain(SECOND * 30);
+        let receipt = mesh.wait(drained).unwrap();
+        assert_eq!(receipt.left, 0, "seed {seed}: {receipt:?}");
+        mesh.crash(A);
+        mesh.work(B, 1);
+        for task in tasks {
+            assert!(matches!(mesh.outcome_of(B, task), Outcome::Completed(_)), "seed {seed}");
+        }
     }
 }
 

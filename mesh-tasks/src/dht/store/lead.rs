@@ -11,7 +11,7 @@ use mesh_core::{Bytes, Instant, NodeId};
 
 use super::message::{Ask, Kept, MESSAGE_BYTES, Message, Op, Outcome};
 use super::record::Record;
-use super::shard::{Asked, Change, Content, Done, Origin, ShardId, Stamp, What, Write};
+use super::shard::{Asked, Change, Content, Done, Origin, RECENT_BYTES, ShardId, Stamp, What, Write};
 use super::{Context, DhtStore};
 use crate::group::Replica;
 use crate::task::Epoch;
@@ -31,8 +31,9 @@ pub(super) const WRITES_MAX: usize = 64;
 /// The most deleted keys that a change gives up. Where there are as many, they are given up soon.
 const COLLECTED_MAX: usize = 256;
 
-/// The most such changes of a shard at a time.
-const COLLECTIONS_MAX: usize = 16;
+/// The most bytes of deleted keys of a shard that are given up at a time: with the last changes of it, which are at hand for
+/// those who lag behind, there is room for other ones.
+const COLLECTED_BYTES: usize = RECENT_BYTES / 4;
 
 /// How often what is not urgent is looked after.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
@@ -511,7 +512,7 @@ impl DhtStore {
             let away = content.sessions.keys().filter(|origin| !self.is_living(origin));
             let away: Vec<Origin> = away.copied().collect();
             let is_due = collects || content.deleted() >= COLLECTED_MAX;
-            let deleted = if is_due { content.first_deleted(COLLECTIONS_MAX * COLLECTED_MAX) } else { Vec::new() };
+            let deleted = if is_due { content.first_deleted(COLLECTED_BYTES) } else { Vec::new() };
             let Some(lead) = self.shards.get_mut(&id).and_then(|shard| shard.lead.as_mut()) else { continue };
             lead.idle.retain(|origin, _| away.contains(origin));
             let mut ended = away;

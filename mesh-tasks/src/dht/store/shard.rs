@@ -19,7 +19,7 @@ use crate::task::Epoch;
 const RECENT_MAX: usize = 512;
 
 /// How many bytes of them.
-const RECENT_BYTES: usize = 256 << 10;
+pub(super) const RECENT_BYTES: usize = 256 << 10;
 
 /// A part of all keys, with replicas of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -229,10 +229,16 @@ impl Content {
         self.deleted
     }
 
-    /// The first of them, at most so many.
-    pub(super) fn first_deleted(&self, most: usize) -> Vec<Bytes> {
-        let deleted = self.entries.iter().filter(|(_, entry)| entry.value.is_none());
-        deleted.map(|(key, _)| key.clone()).take(most.min(self.deleted)).collect()
+    /// The first of them, as many as take so many bytes, and one at least.
+    pub(super) fn first_deleted(&self, bytes_max: usize) -> Vec<Bytes> {
+        let deleted = self.entries.iter().filter(|(_, entry)| entry.value.is_none()).map(|(key, _)| key);
+        let mut bytes = 0;
+        let fits = |key: &&Bytes| {
+            let is_first = bytes == 0;
+            bytes += 8 + key.len();
+            is_first || bytes <= bytes_max
+        };
+        deleted.take(self.deleted).take_while(fits).cloned().collect()
     }
 
     /// The version of the next write to a key.

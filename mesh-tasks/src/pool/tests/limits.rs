@@ -1,7 +1,7 @@
 //! What has a bound, and that nothing is held up by what is beyond it.
 
 use crate::capability::{Capabilities, Requirements};
-use crate::group::Replica;
+use crate::group::{Group, Replica};
 use crate::life::PEERS_MAX;
 use crate::task::{Epoch, Policy};
 
@@ -312,6 +312,17 @@ fn who_is_gone_for_long_makes_room_for_those_who_come() {
     assert!(add(&mut pool, PEERS_MAX));
     assert!(!pool.protocol.peers.contains_key(&node(3)) && pool.protocol.peers.contains_key(&node(2)));
     assert!(add(&mut pool, PEERS_MAX + 1) && !add(&mut pool, PEERS_MAX + 2));
+    // Who keeps a task is not forgotten.
+    let members = vec![Replica { node: node(4), incarnation: 7 }, pool.protocol.replica()];
+    let group = Arc::new(Group { members, ..Group::default() });
+    let epoch = Epoch { number: 1, node: node(4), life: 1 };
+    let entry = Entry::new(Arc::new(TaskSpec::new("x")), group, epoch, Instant::ZERO);
+    pool.protocol.tasks.insert(TaskId(1), Box::new(Entry { owned: None, ..entry }));
+    pool.command(PoolCommand::RemovePeer(node(4)));
+    pool.stall(Duration::from_secs(61));
+    assert!(!add(&mut pool, PEERS_MAX + 2));
+    pool.protocol.tasks.swap_remove(&TaskId(1));
+    assert!(add(&mut pool, PEERS_MAX + 2));
 }
 
 #[test]

@@ -250,6 +250,55 @@ fn a_lease_that_is_declined_after_its_task_has_another_owner_is_given_back_there
 }
 
 #[test]
+fn a_lease_that_is_declined_while_another_claims_its_task_is_given_back_to_that_one() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let task = owned(&mut pool, TaskSpec::new("work"));
+    say(&mut pool, C, Message::Steal(0));
+    let entry = pool.protocol.tasks.get(&task).expect("it is kept");
+    let (token, has) = (entry.token(task), entry.version);
+    let epoch = Epoch { number: has.epoch.number + 1, node: B, life: LIFE };
+    let change = Change { version: Version { epoch, number: 1 }, ..entry.change(task, true, Instant::ZERO) };
+    say(&mut pool, B, Message::Claim(vec![Claim { task, epoch, has }]));
+    // A drain is not over before that is told.
+    let drained = pool.command(PoolCommand::Drain(Duration::from_secs(20)));
+    pool.pass(Duration::from_millis(100));
+    say(&mut pool, C, Message::Taken(1, vec![token]));
+    say(&mut pool, B, Message::Replicate(1, vec![change], vec![]));
+    let report = Message::Report(vec![Report { token, result: Reported::GivenBack }]);
+    let is_told =
+        |pool: &mut Harness<TaskPool>| pool.sent().iter().any(|(to, envelope)| *to == B && envelope.message == report);
+    let told = (0..20).any(|_| {
+        pool.pass(Duration::from_millis(100));
+        let state = State::Leased { holder: C };
+        let status = TaskStatus { owner: B, state, attempts: 1, failures: 0, progress: Bytes::new() };
+        say(&mut pool, B, Message::Told(vec![(task, Known::Here(Box::new(status)))]));
+        is_told(&mut pool)
+    });
+    assert!(told);
+    assert!(!pool.replies().iter().any(|(of, _)| *of == drained), "it is not answered");
+    say(&mut pool, B, Message::Answers(vec![token], vec![], vec![]));
+    pool.pass(Duration::from_millis(100));
+    assert!(matches!(reply(&mut pool, drained), PoolReply::Drained(_)));
+}
+
+#[test]
+fn a_drain_waits_for_the_answer_to_an_offer() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let task = owned(&mut pool, TaskSpec::new("work"));
+    say(&mut pool, C, Message::Steal(0));
+    let entry = pool.protocol.tasks.get(&task).expect("it is kept");
+    let epoch = Epoch { number: entry.version.epoch.number + 1, node: B, life: LIFE };
+    let change = Change { version: Version { epoch, number: 1 }, ..entry.change(task, true, Instant::ZERO) };
+    let drained = pool.command(PoolCommand::Drain(Duration::from_secs(20)));
+    say(&mut pool, B, Message::Replicate(1, vec![change], vec![]));
+    pool.pass(Duration::from_secs(1));
+    assert!(!pool.replies().iter().any(|(of, _)| *of == drained), "whether it was taken is not known");
+    say(&mut pool, C, Message::Taken(1, vec![]));
+    pool.pass(Duration::from_millis(100));
+    assert!(matches!(reply(&mut pool, drained), PoolReply::Drained(_)));
+}
+
+#[test]
 fn what_is_over_stays_so_though_a_lease_of_it_was_passed_on_and_never_answered() {
     let mut pool = one_of_three(PoolConfig::default());
     let task = owned(&mut pool, TaskSpec::new("work"));
@@ -318,6 +367,40 @@ fn what_is_kept_for_another_is_not_forgotten_while_that_one_may_count_on_it() {
         assert!(kept_for < 200, "it is forgotten in the end");
     }
     assert!(kept_for >= 50, "it was kept for {kept_for} tenths of a second");
+    // An owner that is there again and does not know it itself has forgotten it.
+    pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
+    say(&mut pool, B, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
+    say(&mut pool, B, Message::Replicate(2, vec![entry.change(task, true, Instant::ZERO)], vec![]));
+    pool.command(PoolCommand::RemovePeer(B));
+    pool.pass(Duration::from_millis(300));
+    pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
+    pool.sent();
+    let mut asked = 0;
+    for _ in 0..100 {
+        pool.pass(Duration::from_millis(100));
+        for (to, envelope) in pool.sent() {
+            if let Message::Claim(claims) = envelope.message {
+                asked += 1;
+                let unknown = claims.iter().map(|claim| Promise::Unknown(claim.task, claim.epoch)).collect();
+                say(&mut pool, to, Message::Promise(unknown));
+            }
+        }
+    }
+    assert!(asked > 0 && !pool.protocol.tasks.contains_key(&task), "asked {asked} times");
+}
+
+#[test]
+fn what_is_kept_is_forgotten_at_the_word_of_a_later_owner() {
+    for (number, is_forgotten) in [(1, false), (2, true)] {
+        let mut pool = one_of_three(PoolConfig::default());
+        let task = TaskId(1);
+        let epoch = Epoch { number: 1, node: B, life: LIFE };
+        let entry = Entry::new(Arc::new(TaskSpec::new("x")), pool.protocol.group_of(task, A), epoch, Instant::ZERO);
+        say(&mut pool, B, Message::Replicate(1, vec![entry.change(task, true, Instant::ZERO)], vec![]));
+        let upto = Version { epoch: Epoch { number, node: C, life: LIFE }, number: 5 };
+        say(&mut pool, C, Message::Replicate(1, vec![], vec![(task, upto)]));
+        assert_eq!(!pool.protocol.tasks.contains_key(&task), is_forgotten, "epoch {number}");
+    }
 }
 
 #[test]
@@ -356,6 +439,14 @@ fn a_submission_without_a_key_that_comes_twice_is_answered_in_the_same_way_and_c
     keep(&mut pool);
     assert_eq!(answers(&mut pool, refused), [full]);
     assert_eq!(pool.protocol.status().owned, 0);
+    // But where it is kept by now, that counts.
+    let epoch = Epoch { number: 1, node: B, life: LIFE };
+    let entry = Entry::new(spec.clone(), pool.protocol.group_of(refused, A), epoch, Instant::ZERO);
+    say(&mut pool, B, Message::Replicate(1, vec![entry.change(refused, true, Instant::ZERO)], vec![]));
+    own_again(&mut pool, refused);
+    assert_eq!(answers(&mut pool, refused), [None]);
+    pool.command(PoolCommand::Cancel(refused));
+    keep(&mut pool);
     // One that is over and forgotten.
     assert_eq!(answers(&mut pool, done), [None]);
     pool.command(PoolCommand::Cancel(done));

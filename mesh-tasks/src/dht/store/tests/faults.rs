@@ -259,3 +259,32 @@ fn a_node_is_in_the_zone_that_it_was_given() {
     node.command(DhtCommand::AddPeer { node: A, zone: 5 });
     assert_eq!(zone(&node), Some(5));
 }
+
+#[test]
+fn deleted_keys_that_are_given_up_leave_room_for_other_changes() {
+    let mut pair = Pair::new();
+    pair.talk();
+    // All within less than what it takes until some are given up.
+    for number in 0..600 {
+        let key = Bytes::from(format!("{number:0>900}"));
+        pair.node.command(DhtCommand::Put { key: key.clone(), value: "x".into() });
+        pair.node.command(DhtCommand::Delete(key));
+        for message in pair.said() {
+            if let Message::Append(id, epoch, after, changes) = message {
+                let at = changes.last().map_or(after, |change| change.at);
+                pair.hear(Message::Appended(id, epoch, Kept::Upto(at)));
+            }
+        }
+    }
+    assert_eq!(pair.node.protocol.status().keys, 600);
+    // The rest has time.
+    while pair.node.protocol.status().keys >= 256 {
+        let before = pair.node.protocol.status().keys;
+        pair.talk();
+        let shard = &pair.node.protocol.shards[&ShardId(0)];
+        let lead = shard.lead.as_ref().expect("it leads");
+        assert!(lead.followers.values().all(|follower| !follower.syncing), "it is in step");
+        let after = pair.node.protocol.status().keys;
+        assert!(after < before, "{after} keys are left");
+    }
+}
