@@ -5,7 +5,7 @@ use mesh_benches::scenario::tasks::run;
 #[test]
 fn no_task_is_lost_and_of_each_one_result_counts() {
     let mut counts = std::collections::BTreeMap::<String, u64>::new();
-    for seed in 0..200 {
+    for seed in 0..300 {
         let outcome = run(seed, None);
         if let Some(violation) = outcome.violation {
             panic!("seed {seed}: {violation}\nto replay it: campaign tasks --seeds {seed}..{}", seed + 1);
