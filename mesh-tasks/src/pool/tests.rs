@@ -7,6 +7,7 @@ use super::*;
 use crate::task::{Failure, Outcome, State, TaskSpec, Token};
 
 mod churn;
+mod handover;
 mod holder;
 mod limits;
 mod market;
