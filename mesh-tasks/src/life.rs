@@ -133,6 +133,18 @@ impl Life {
     }
 }
 
+/// Those who cannot be reached for so long: first who is gone for longest.
+pub(crate) fn gone_for<'a>(
+    lives: impl Iterator<Item = (NodeId, &'a Life)>,
+    time: Duration,
+    now: Instant,
+) -> Vec<NodeId> {
+    let gone = lives.filter(|(_, life)| life.is_gone_for(time, now));
+    let mut gone: Vec<_> = gone.map(|(node, life)| (life.down_since, node)).collect();
+    gone.sort_unstable();
+    gone.into_iter().map(|(_, node)| node).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

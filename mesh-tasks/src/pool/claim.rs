@@ -88,13 +88,16 @@ impl TaskPool {
     fn is_owner_gone(&self, entry: &Entry, now: Instant) -> bool {
         let patience = self.config.repair_after;
         match self.peers.get(&entry.owner()) {
-            Some(peer) if peer.is_ready() => {
-                let mut replicas = entry.group.all();
-                !replicas.any(|replica| replica.node == entry.owner() && self.is_alive(replica))
-            }
+            Some(peer) if peer.is_ready() => !self.is_owner_alive(entry),
             Some(peer) => peer.life.is_gone_for(patience, now),
             None => now.since(self.started_at) >= patience,
         }
+    }
+
+    /// Whether the owner of a task is there with all that it kept.
+    pub(super) fn is_owner_alive(&self, entry: &Entry) -> bool {
+        let mut replicas = entry.group.all();
+        replicas.any(|replica| replica.node == entry.owner() && self.is_alive(replica))
     }
 
     /// Claims the ownership of a task.

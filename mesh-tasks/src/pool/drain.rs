@@ -99,10 +99,8 @@ impl TaskPool {
     fn can_be_spared(&self) -> bool {
         let me = self.replica();
         let is_other = |replica: &Replica| *replica != me && self.is_alive(replica);
-        let is_looked_after = |entry: &Entry| {
-            let mut replicas = entry.group.all();
-            entry.owned.is_some() || replicas.any(|replica| replica.node == entry.owner() && is_other(replica))
-        };
+        let is_looked_after =
+            |entry: &Entry| entry.owned.is_some() || (entry.owner() != self.me && self.is_owner_alive(entry));
         self.tasks.values().all(|entry| {
             let is_kept = self.ready.is_empty() || !is_looked_after(entry) || entry.group.is_majority(is_other);
             is_kept && (entry.owned.is_none() || entry.is_safe(me))

@@ -13,7 +13,7 @@ use super::{Context, TaskPool};
 use crate::capability::{Capabilities, Resources};
 use crate::dht::ring::Member;
 use crate::group::Replica;
-use crate::life::{Heard, Life, PEERS_MAX};
+use crate::life::{Heard, Life, PEERS_MAX, gone_for};
 use crate::task::Token;
 
 /// What a node could execute at a time counts for so long, and once more.
@@ -104,15 +104,14 @@ impl TaskPool {
 
     /// Forgets who has been gone for longest, if that is long and nothing is kept there; whether there was such a node.
     fn forget_a_peer(&mut self, now: Instant) -> bool {
-        let gone = self.peers.iter().filter(|(_, peer)| peer.life.is_gone_for(self.config.home_for, now));
-        let mut gone: Vec<(Instant, NodeId)> = gone.map(|(node, peer)| (peer.life.down_since, *node)).collect();
+        let lives = self.peers.iter().map(|(node, peer)| (*node, &peer.life));
+        let gone = gone_for(lives, self.config.home_for, now);
         if gone.is_empty() {
             return false;
         }
-        gone.sort_unstable();
         let groups = self.tasks.values().map(|entry| &entry.group);
         let kept_by: BTreeSet<NodeId> = groups.flat_map(|group| group.all().map(|replica| replica.node)).collect();
-        let Some((_, node)) = gone.into_iter().find(|(_, node)| !kept_by.contains(node)) else { return false };
+        let Some(node) = gone.into_iter().find(|node| !kept_by.contains(node)) else { return false };
         self.peers.remove(&node);
         self.home.leave(node);
         self.market.forget(node);

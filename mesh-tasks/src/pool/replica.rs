@@ -11,6 +11,7 @@ use super::peer::Peer;
 use super::{Context, TaskPool};
 use crate::group::Replica;
 use crate::task::{Epoch, Outcome, State, TaskId};
+use crate::times::earlier;
 
 /// So often a task that was created twice is insisted on.
 const CONFLICTS_MAX: u32 = 20;
@@ -86,7 +87,7 @@ impl TaskPool {
 
     /// What was sent before, and not answered, is lost.
     pub(super) const fn unanswered_since(&self, now: Instant) -> Instant {
-        Instant::from_nanos(now.as_nanos().saturating_sub(self.config.resend_after.as_nanos() as u64))
+        earlier(now, self.config.resend_after)
     }
 
     /// Counts what was not answered as lost.

@@ -11,6 +11,7 @@ use super::lookup::Submitter;
 use super::message::{Message, Refusal};
 use super::{Context, PoolConfig, TaskPool};
 use crate::task::{PRIORITY_MAX, Policy, SpecError, TaskId, TaskSpec};
+use crate::times::earlier;
 
 /// A task is passed on so often: whoever has it then keeps it, until the views of the ring agree.
 const HOPS_MAX: u8 = 8;
@@ -219,18 +220,13 @@ impl TaskPool {
             // Its owner is gone, and the next is not known yet: the submitter asks again.
             return;
         }
-        match self.refuses(&spec) {
-            Some(refusal) => {
-                if spec.key.is_none() {
-                    self.answers.note(cx.now(), task, Some(refusal));
-                }
-                self.say(cx, origin, Message::Submitted(task, Some(refusal)));
-            }
-            None if spec.key.is_none() => {
-                // Its submission may come once more, when it is over and forgotten.
-                self.answers.note(cx.now(), task, None);
-                self.create_for(cx, task, spec, Submitter::There(origin, hops));
-            }
+        let refusal = self.refuses(&spec);
+        if spec.key.is_none() {
+            // Its submission may come once more, when there is room, or when it is over and forgotten.
+            self.answers.note(cx.now(), task, refusal);
+        }
+        match refusal {
+            Some(refusal) => self.say(cx, origin, Message::Submitted(task, Some(refusal))),
             None => self.create_for(cx, task, spec, Submitter::There(origin, hops)),
         }
     }
@@ -247,8 +243,7 @@ impl TaskPool {
     pub(super) fn resend_submissions(&mut self, cx: &mut Context<'_>) {
         let (now, again) = (cx.now(), self.config.resend_after);
         // Submissions are sent again for as long as their answers are lost: the last of some are not late by more.
-        self.answers
-            .forget(Instant::from_nanos(now.as_nanos().saturating_sub((again * ANSWERED_FOR).as_nanos() as u64)));
+        self.answers.forget(earlier(now, again * ANSWERED_FOR));
         let due = self.submissions.iter().filter(|(_, submission)| now.since(submission.sent_at) >= again);
         for task in due.map(|(task, _)| *task).collect::<Vec<_>>() {
             let known = self.tasks.get(&task).map(|entry| (entry.owned.is_some(), entry.owner()));

@@ -10,7 +10,7 @@ use super::shard::Origin;
 use super::{Context, DhtStore};
 use crate::dht::ring::Member;
 use crate::group::Replica;
-use crate::life::{Heard, Life, PEERS_MAX};
+use crate::life::{Heard, Life, PEERS_MAX, gone_for};
 
 /// Another node.
 #[derive(Clone, Debug)]
@@ -61,16 +61,15 @@ impl DhtStore {
     fn forget_a_peer(&mut self, now: Instant) -> bool {
         // By then nothing that it said is on its way, and it is replaced.
         let long = self.config.repair_after.max(self.config.deadline * 2);
-        let gone = self.peers.iter().filter(|(_, peer)| peer.life.is_gone_for(long, now));
-        let mut gone: Vec<(Instant, NodeId)> = gone.map(|(node, peer)| (peer.life.down_since, *node)).collect();
+        let lives = self.peers.iter().map(|(node, peer)| (*node, &peer.life));
+        let gone = gone_for(lives, long, now);
         if gone.is_empty() {
             return false;
         }
-        gone.sort_unstable();
         let groups = self.shards.values().flat_map(|shard| shard.group().all());
         let routes = self.routes.values().flat_map(|route| &route.members);
         let kept_by: BTreeSet<NodeId> = groups.chain(routes).map(|replica| replica.node).collect();
-        let Some((_, node)) = gone.into_iter().find(|(_, node)| !kept_by.contains(node)) else { return false };
+        let Some(node) = gone.into_iter().find(|node| !kept_by.contains(node)) else { return false };
         self.peers.remove(&node).is_some()
     }
 
