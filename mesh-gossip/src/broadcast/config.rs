@@ -41,7 +41,7 @@ pub struct BroadcastConfig {
     pub grafts_max: u32,
     /// How often a message is sent again to each neighbour that asks for it. Default: 16.
     pub answers_max: u32,
-    /// By how many links a way must be shorter to be taken into the tree instead of another. Default: 3; more saves
+    /// By how many links a way must be shorter to be taken into the tree instead of another. Default: 2; more saves
     /// copies where many nodes publish, and takes longer.
     pub shorter_by: u8,
     /// How long messages are kept for those who miss them. Default: 15 s.
@@ -80,7 +80,7 @@ impl Default for BroadcastConfig {
             graft_again: ms(200),
             grafts_max: 8,
             answers_max: 16,
-            shorter_by: 3,
+            shorter_by: 2,
             keep: ms(15_000),
             keep_bytes_max: 4 << 20,
             interval: ms(100),

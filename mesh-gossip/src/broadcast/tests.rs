@@ -250,9 +250,9 @@ fn a_way_that_is_much_shorter_is_taken_into_the_tree() {
     let mut node = node(&[B]);
     node.receive(A, push(id(9, 1), 11));
     node.sent();
-    node.receive(B, ihave(&[(id(9, 1), 9)]));
+    node.receive(B, ihave(&[(id(9, 1), 10)]));
     assert_eq!(node.sent(), [], "not by so little");
-    node.receive(B, ihave(&[(id(9, 1), 8)]));
+    node.receive(B, ihave(&[(id(9, 1), 9)]));
     assert_eq!(node.sent(), [(B, Message::Graft { id: None }), (A, Message::Prune)]);
     assert_eq!(eager(&node), [B, C]);
 }
