@@ -352,7 +352,7 @@ impl<M: Says> Swarm<M> {
     }
 
     /// Leaves the swarm in good order: hands over all tasks within a time, and says good-bye. The receipt says whether all
-    /// tasks found another owner.
+    /// tasks found another owner, and enough others keep what this node kept.
     ///
     /// # Errors
     /// [`LeaveError`] when the node does not answer.

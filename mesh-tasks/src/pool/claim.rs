@@ -95,7 +95,7 @@ impl TaskPool {
     }
 
     /// Whether the owner of a task is there with all that it kept.
-    pub(super) fn is_owner_alive(&self, entry: &Entry) -> bool {
+    fn is_owner_alive(&self, entry: &Entry) -> bool {
         let mut replicas = entry.group.all();
         replicas.any(|replica| replica.node == entry.owner() && self.is_alive(replica))
     }

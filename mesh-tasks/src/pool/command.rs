@@ -86,6 +86,9 @@ pub struct Receipt {
     pub given_back: usize,
     /// Tasks that are still owned here, because nobody took them in time.
     pub left: usize,
+    /// Other tasks that this node is still needed for: too few of the nodes that are there keep them beside it, or know
+    /// that they are over.
+    pub needed: usize,
 }
 
 /// How a pool is.

@@ -9,7 +9,6 @@ use super::entry::Entry;
 use super::holder::Stage;
 use super::message::Message;
 use super::{Context, TaskPool};
-use crate::group::Replica;
 
 /// A drain that is on its way.
 #[derive(Clone, Debug)]
@@ -23,16 +22,13 @@ pub(super) struct Drain {
 impl TaskPool {
     pub(super) fn on_drain(&mut self, cx: &mut Context<'_>, request: RequestId, within: Duration) {
         let until = cx.now() + within;
-        match &mut self.drain {
-            Some(drain) => {
-                drain.requests.push(request);
-                drain.until = drain.until.min(until);
-                return;
-            }
-            None => {
-                self.drain = Some(Drain { requests: vec![request], until, receipt: Receipt::default() });
-            }
+        if let Some(drain) = self.drain.as_mut().filter(|drain| !drain.requests.is_empty()) {
+            drain.requests.push(request);
+            drain.until = drain.until.min(until);
+            return;
         }
+        // The first, or one after another that came to its end.
+        self.drain = Some(Drain { requests: vec![request], until, receipt: Receipt::default() });
         self.ring.leave(self.me);
         for (taker, _) in std::mem::take(&mut self.takers) {
             cx.reply(taker, PoolReply::Job(Err(TakeError::Draining)));
@@ -47,7 +43,7 @@ impl TaskPool {
 
     pub(super) fn on_undrain(&mut self, cx: &mut Context<'_>) {
         if let Some(drain) = self.drain.take() {
-            let receipt = Receipt { left: self.unsettled, ..drain.receipt };
+            let receipt = Receipt { left: self.unsettled, needed: self.needed_for().count(), ..drain.receipt };
             for request in drain.requests {
                 cx.reply(request, PoolReply::Drained(receipt));
             }
@@ -75,7 +71,8 @@ impl TaskPool {
         self.give_back_waiting(cx);
         let Some(until) = self.drain.as_ref().map(|drain| drain.until) else { return };
         let is_idle = self.unsettled == 0 && self.held.is_empty() && self.reports.is_empty();
-        let is_done = is_idle && self.peers.values().all(|peer| peer.offer.is_none()) && self.can_be_spared();
+        let is_done =
+            is_idle && self.peers.values().all(|peer| peer.offer.is_none()) && self.needed_for().next().is_none();
         if !is_done && cx.now() < until {
             return self.repair.begin();
         }
@@ -86,24 +83,26 @@ impl TaskPool {
         for token in runs {
             self.report_lost(cx, token);
         }
-        let left = self.unsettled;
+        let (left, needed) = (self.unsettled, self.needed_for().count());
         let Some(drain) = &mut self.drain else { return };
-        drain.receipt.left = left;
+        (drain.receipt.left, drain.receipt.needed) = (left, needed);
         for request in requests {
             cx.reply(request, PoolReply::Drained(drain.receipt));
         }
     }
 
-    /// Whether the others know of all tasks owned here that are over, and are enough for all that is kept here, where there
-    /// are others, and somebody looks after it.
-    fn can_be_spared(&self) -> bool {
+    /// The tasks that this node is needed for, beside those it has to hand over: of whose end the others do not know, or
+    /// that a majority keeps with this node only, where there are others.
+    fn needed_for(&self) -> impl Iterator<Item = &Entry> {
         let me = self.replica();
-        let is_other = |replica: &Replica| *replica != me && self.is_alive(replica);
-        let is_looked_after =
-            |entry: &Entry| entry.owned.is_some() || (entry.owner() != self.me && self.is_owner_alive(entry));
-        self.tasks.values().all(|entry| {
-            let is_kept = self.ready.is_empty() || !is_looked_after(entry) || entry.group.is_majority(is_other);
-            is_kept && (entry.owned.is_none() || entry.is_safe(me))
+        self.tasks.values().map(|entry| &**entry).filter(move |entry| {
+            let is_majority =
+                |with_me| entry.group.is_majority(|replica| self.is_alive(replica) && (with_me || *replica != me));
+            match entry.owned {
+                Some(_) if !entry.is_settled() => false,
+                Some(_) if !entry.is_safe(me) => true,
+                _ => !self.ready.is_empty() && is_majority(true) && !is_majority(false),
+            }
         })
     }
 

@@ -272,6 +272,12 @@ impl TaskPool {
         self.reports.iter().filter(|((_, other), _)| *other == task).map(|(_, waiting)| waiting.report.token).collect()
     }
 
+    /// Takes out what is yet to be told of a lease.
+    pub(super) fn take_report(&mut self, token: Token) -> Option<(Report, Option<RequestId>)> {
+        let key = self.reports.iter().find(|(_, waiting)| waiting.report.token == token).map(|(key, _)| *key)?;
+        self.reports.remove(&key).map(|waiting| (waiting.report, waiting.request))
+    }
+
     /// Forgets a lease, and makes room where it was executed.
     fn let_go(&mut self, now: Instant, task: TaskId) -> Option<Held> {
         let held = self.held.swap_remove(&task)?;

@@ -249,16 +249,17 @@ impl TaskPool {
                     self.requeue(cx, token.task, Duration::ZERO);
                 }
                 // Its owner is another by now, which thinks that somebody has it.
-                None if is_declined => self.pass_back(cx, token),
+                None if is_declined => self.pass_back(cx, token, lease.owner),
                 None => {}
             }
         }
     }
 
-    /// Tells the owner of a task that a lease granted here is held by nobody. Who that is may be known later only.
-    fn pass_back(&mut self, cx: &mut Context<'_>, token: Token) {
+    /// Tells the owner of a task that a lease offered by this node is held by nobody: whoever owns it as far as is known
+    /// here, or who did when it was offered. Where that is this node, who it is now is found out.
+    fn pass_back(&mut self, cx: &mut Context<'_>, token: Token, offered_for: NodeId) {
         if !self.owns(token.task) {
-            let owner = self.tasks.get(&token.task).map_or(self.me, |entry| entry.owner());
+            let owner = self.tasks.get(&token.task).map_or(offered_for, |entry| entry.owner());
             self.report_to(cx, owner, Report { token, result: Reported::GivenBack }, None);
         }
     }

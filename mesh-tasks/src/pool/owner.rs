@@ -97,6 +97,10 @@ impl TaskPool {
                     entry.state = State::Leased { holder: self.me };
                     return;
                 }
+                if let Some((report, request)) = self.take_report(token) {
+                    // It ended here, and that waits to be told.
+                    return self.on_report(cx, self.me, report, request);
+                }
                 if holder == self.me {
                     // It was leased to this node by an owner that is gone, or in an earlier life.
                     return self.break_lease(cx, task);
@@ -181,7 +185,10 @@ impl TaskPool {
     pub(super) fn act(&mut self, cx: &mut Context<'_>, task: TaskId, effect: Effect) {
         match effect {
             Effect::ReplySubmitted(request) => cx.reply(request, PoolReply::Submitted(Ok(task))),
-            Effect::TellSubmitted(node) => self.say(cx, node, Message::Submitted(task, None)),
+            Effect::TellSubmitted(node) => {
+                self.note_submitted(cx.now(), task);
+                self.say(cx, node, Message::Submitted(task, None));
+            }
             Effect::Start => {
                 if self.starting.swap_remove(&task).is_some() {
                     self.start(cx, task);
@@ -550,6 +557,7 @@ impl TaskPool {
         for node in group.all().map(|replica| replica.node).filter(|node| *node != me) {
             self.drop_at(node, task, version);
         }
+        self.note_over(cx.now(), task);
         self.forget(cx, task);
     }
 }

@@ -143,6 +143,7 @@ impl TaskPool {
             let is_owner = |entry: &&Entry| entry.owner() == from || (upto.epoch.node == from && upto.epoch.number > 1);
             let entry = self.tasks.get(task).map(|entry| &**entry).filter(|entry| entry.owned.is_none());
             if entry.filter(is_owner).filter(is_over).is_some() {
+                self.note_over(cx.now(), *task);
                 self.forget(cx, *task);
                 self.orphans.remove(task);
             }
@@ -194,6 +195,10 @@ impl TaskPool {
         let Some(entry) = self.tasks.get_mut(&task).filter(|entry| entry.owned.is_some()) else { return };
         let effects = entry.owned.as_mut().map(Owned::take_waiting).unwrap_or_default();
         let (token, spec, state) = (entry.token(task), entry.spec.clone(), entry.state.clone());
+        if self.starting.contains_key(&task) {
+            // Nothing has begun here: who owns it from now on would wait for its holder in vain.
+            self.report_to(cx, owner, Report { token, result: Reported::GivenBack }, None);
+        }
         self.stop_owning(task);
         if let Some(held) = self.held.get_mut(&task).filter(|held| held.owner == self.me) {
             // It goes on, unless its new owner does not want it.

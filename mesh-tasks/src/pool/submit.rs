@@ -31,8 +31,9 @@ const ANSWERED_FOR: u32 = 40;
 /// So many answers are remembered at most.
 const ANSWERS_MAX: usize = 16_384;
 
-/// What others were told of tasks without a key, of which nothing is kept here: a submission that comes once more, late or
-/// repeated, is answered in the same way, and creates nothing.
+/// What others were told, or would have been, of tasks without a key: where nothing is kept of one any more, a submission
+/// that comes once more, late or repeated, is answered in the same way, and creates nothing. That a task is kept is noted
+/// once that counts, or it is over: until then its owner may have to give it up.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     answers: BTreeMap<TaskId, (Instant, Option<Refusal>)>,
@@ -220,14 +221,29 @@ impl TaskPool {
             // Its owner is gone, and the next is not known yet: the submitter asks again.
             return;
         }
-        let refusal = self.refuses(&spec);
-        if spec.key.is_none() {
-            // Its submission may come once more, when there is room, or when it is over and forgotten.
-            self.answers.note(cx.now(), task, refusal);
-        }
-        match refusal {
-            Some(refusal) => self.say(cx, origin, Message::Submitted(task, Some(refusal))),
+        match self.refuses(&spec) {
+            Some(refusal) => {
+                if spec.key.is_none() {
+                    // Its submission may come once more, when there is room.
+                    self.answers.note(cx.now(), task, Some(refusal));
+                }
+                self.say(cx, origin, Message::Submitted(task, Some(refusal)));
+            }
             None => self.create_for(cx, task, spec, Submitter::There(origin, hops)),
+        }
+    }
+
+    /// Notes that a task without a key was kept: its submission may come once more, when it is over and forgotten.
+    pub(super) fn note_submitted(&mut self, now: Instant, task: TaskId) {
+        if !self.peers.is_empty() && self.tasks.get(&task).is_some_and(|entry| entry.spec.key.is_none()) {
+            self.answers.note(now, task, None);
+        }
+    }
+
+    /// Notes the same where nobody was told so here, and whoever submits it once more may ask this node as the ring names it.
+    pub(super) fn note_over(&mut self, now: Instant, task: TaskId) {
+        if self.tasks.get(&task).is_some_and(|entry| entry.is_settled() && self.has_place(&entry.spec)) {
+            self.note_submitted(now, task);
         }
     }
 

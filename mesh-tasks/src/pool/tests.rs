@@ -7,11 +7,13 @@ use super::*;
 use crate::task::{Failure, Outcome, State, TaskSpec, Token};
 
 mod churn;
+mod drain;
 mod handover;
 mod holder;
 mod limits;
 mod market;
 mod owner;
+mod submit;
 
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);

@@ -1,10 +1,10 @@
 //! What others keep, and what becomes of it when owners leave, are cut off, or say something twice.
 
-use super::owner::{C, LIFE, executed, keep, one_of_three, own_again, owned, say, taken_over};
+use super::owner::{C, LIFE, executed, keep, one_of_three, owned, say, taken_over};
 use super::*;
 use crate::group::{Group, Replica};
-use crate::pool::message::{Claim, Refusal, Report, Reported};
-use crate::task::{Epoch, Policy};
+use crate::pool::message::{Claim, Report, Reported};
+use crate::task::Epoch;
 
 #[test]
 fn a_lease_that_is_declined_after_its_task_has_another_owner_is_given_back_there() {
@@ -53,6 +53,76 @@ fn a_lease_that_is_declined_while_another_claims_its_task_is_given_back_to_that_
     say(&mut pool, B, Message::Answers(vec![token], vec![], vec![]));
     pool.pass(Duration::from_millis(100));
     assert!(matches!(reply(&mut pool, drained), PoolReply::Drained(_)));
+}
+
+/// A task that is leased to this node, which waits for others to know that, while another claims it; and its lease.
+fn about_to_start_and_claimed(pool: &mut Harness<TaskPool>) -> Token {
+    let mut spec = TaskSpec::new("work");
+    spec.retry.attempts_max = 1;
+    let task = owned(pool, spec);
+    pool.command(PoolCommand::Take(Ticket::default()));
+    assert!(pool.protocol.starting.contains_key(&task));
+    let epoch = taken_over(pool, task).version.epoch;
+    let entry = pool.protocol.tasks.get(&task).expect("it is kept");
+    let (token, has) = (entry.token(task), entry.version);
+    say(pool, B, Message::Claim(vec![Claim { task, epoch, has }]));
+    token
+}
+
+#[test]
+fn a_lease_that_was_about_to_start_when_its_task_was_taken_over_is_given_back() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let token = about_to_start_and_claimed(&mut pool);
+    let change = taken_over(&pool, token.task);
+    assert_eq!(change.state, State::Leased { holder: A });
+    say(&mut pool, B, Message::Replicate(1, vec![change], vec![]));
+    pool.pass(Duration::from_secs(1));
+    let report = Message::Report(vec![Report { token, result: Reported::GivenBack }]);
+    assert!(pool.sent().iter().any(|(to, envelope)| *to == B && envelope.message == report));
+}
+
+#[test]
+fn a_lease_that_was_about_to_start_is_no_failure_where_the_claim_of_its_task_comes_to_nothing() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let token = about_to_start_and_claimed(&mut pool);
+    pool.command(PoolCommand::RemovePeer(B));
+    for _ in 0..30 {
+        pool.pass(Duration::from_millis(100));
+        for (to, envelope) in pool.sent() {
+            match envelope.message {
+                Message::Claim(claims) => {
+                    let given = claims.into_iter().map(|claim| Promise::Given(claim.task, claim.epoch, None)).collect();
+                    say(&mut pool, to, Message::Promise(given));
+                }
+                Message::Replicate(number, ..) => {
+                    say(&mut pool, to, Message::Replicated(number, vec![], vec![], vec![]));
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(pool.protocol.owns(token.task), "{}", pool.protocol.describe(token.task));
+    let PoolReply::Job(Ok(job)) = pool.replies().pop().expect("it is executed").1 else { panic!("a job") };
+    assert_eq!((job.token.task, job.token.attempt), (token.task, 2));
+    assert_eq!((status(&mut pool, token.task).failures, pool.protocol.status().lost), (0, 0));
+}
+
+#[test]
+fn a_lease_that_was_passed_on_and_is_declined_is_given_back_to_whoever_granted_it() {
+    let mut pool = one_of_three(PoolConfig { successors: 0, ..PoolConfig::default() });
+    let task = TaskId(7);
+    let token = Token { task, epoch: Epoch { number: 1, node: C, life: LIFE }, attempt: 1 };
+    let lease = Lease { token, owner: C, expires_in: None, spec: Arc::new(TaskSpec::new("x")) };
+    say(&mut pool, C, Message::Offer(1, vec![lease], None));
+    say(&mut pool, B, Message::Steal(0));
+    say(&mut pool, C, Message::Answers(vec![], vec![token], vec![]));
+    pool.sent();
+    say(&mut pool, B, Message::Taken(1, vec![token]));
+    pool.pass(Duration::from_secs(1));
+    let sent = pool.sent();
+    let report = Message::Report(vec![Report { token, result: Reported::GivenBack }]);
+    assert!(sent.iter().any(|(to, envelope)| *to == C && envelope.message == report), "{sent:?}");
+    assert!(!sent.iter().any(|(_, envelope)| matches!(envelope.message, Message::Ask(_))), "{sent:?}");
 }
 
 #[test]
@@ -152,65 +222,6 @@ fn what_is_kept_is_forgotten_at_the_word_of_a_later_owner() {
         say(&mut pool, C, Message::Replicate(1, vec![], vec![(task, upto)]));
         assert_eq!(!pool.protocol.tasks.contains_key(&task), is_forgotten, "epoch {number}");
     }
-}
-
-#[test]
-fn a_submission_without_a_key_that_comes_twice_is_answered_in_the_same_way_and_creates_nothing() {
-    let config = PoolConfig { queue_max: 1, retain_max: 1, ..PoolConfig::default() };
-    let mut pool = one_of_three(config);
-    let name = |at: u128| TaskId(at << 64 | 7);
-    let mut ours = (1..).map(name).filter(|task| pool.protocol.ring.owner(task.0) == Some(A)).take(2);
-    let (refused, done) = (ours.next().expect("one"), ours.next().expect("another"));
-    drop(ours);
-    let spec = Arc::new(TaskSpec::new("x").by(Policy::Dht));
-    let answers = |pool: &mut Harness<TaskPool>, task| {
-        say(pool, B, Message::Submit(task, B, 0, spec.clone()));
-        let mut answers = Vec::new();
-        loop {
-            let sent = pool.sent();
-            if sent.is_empty() {
-                return answers;
-            }
-            for (node, envelope) in sent {
-                match envelope.message {
-                    Message::Replicate(number, ..) => {
-                        say(pool, node, Message::Replicated(number, vec![], vec![], vec![]));
-                    }
-                    Message::Submitted(of, answer) if of == task => answers.push(answer),
-                    _ => {}
-                }
-            }
-        }
-    };
-    // One that is refused, though there is room later.
-    let other = owned(&mut pool, TaskSpec::new("fills it"));
-    let full = Some(Refusal::Full { node: A });
-    assert_eq!(answers(&mut pool, refused), [full]);
-    pool.command(PoolCommand::Cancel(other));
-    keep(&mut pool);
-    assert_eq!(answers(&mut pool, refused), [full]);
-    assert_eq!(pool.protocol.status().owned, 0);
-    // But where it is kept by now, that counts.
-    let epoch = Epoch { number: 1, node: B, life: LIFE };
-    let entry = Entry::new(spec.clone(), pool.protocol.group_of(refused, A), epoch, Instant::ZERO);
-    say(&mut pool, B, Message::Replicate(1, vec![entry.change(refused, true, Instant::ZERO)], vec![]));
-    own_again(&mut pool, refused);
-    assert_eq!(answers(&mut pool, refused), [None]);
-    pool.command(PoolCommand::Cancel(refused));
-    keep(&mut pool);
-    // One that is over and forgotten.
-    assert_eq!(answers(&mut pool, done), [None]);
-    pool.command(PoolCommand::Cancel(done));
-    keep(&mut pool);
-    let more = owned(&mut pool, TaskSpec::new("more"));
-    pool.command(PoolCommand::Cancel(more));
-    keep(&mut pool);
-    assert!(!pool.protocol.tasks.contains_key(&done));
-    assert_eq!(answers(&mut pool, done), [None]);
-    assert!(!pool.protocol.tasks.contains_key(&done));
-    // Not for ever.
-    pool.pass(Duration::from_secs(60));
-    assert_eq!(pool.protocol.answers.len(), 0);
 }
 
 #[test]

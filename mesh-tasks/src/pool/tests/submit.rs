@@ -1,0 +1,149 @@
+//! Submissions that come more than once, and what is answered.
+
+use super::owner::{C, LIFE, keep, one_of_three, own_again, owned, say};
+use super::*;
+use crate::task::{Epoch, Policy};
+
+/// Two tasks that the ring has this node own.
+fn ours(pool: &Harness<TaskPool>) -> [TaskId; 2] {
+    let names = (1..).map(|at: u128| TaskId(at << 64 | 7));
+    let mut ours = names.filter(|task| pool.protocol.ring.owner(task.0) == Some(A));
+    [(); 2].map(|()| ours.next().expect("there are more"))
+}
+
+fn spec() -> Arc<TaskSpec> {
+    Arc::new(TaskSpec::new("x").by(Policy::Dht))
+}
+
+/// Another node submits a task, and the others keep all that they are told; what it hears.
+fn answers(pool: &mut Harness<TaskPool>, task: TaskId) -> Vec<Option<Refusal>> {
+    say(pool, B, Message::Submit(task, B, 0, spec()));
+    let mut answers = Vec::new();
+    loop {
+        let sent = pool.sent();
+        if sent.is_empty() {
+            return answers;
+        }
+        for (node, envelope) in sent {
+            match envelope.message {
+                Message::Replicate(number, ..) => {
+                    say(pool, node, Message::Replicated(number, vec![], vec![], vec![]));
+                }
+                Message::Submitted(of, answer) if of == task => answers.push(answer),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A task that another node owns, and this one keeps.
+fn kept(pool: &mut Harness<TaskPool>, task: TaskId) -> Entry {
+    let epoch = Epoch { number: 1, node: B, life: LIFE };
+    let entry = Entry::new(spec(), pool.protocol.group_of(task, A), epoch, Instant::ZERO);
+    say(pool, B, Message::Replicate(1, vec![entry.change(task, true, Instant::ZERO)], vec![]));
+    entry
+}
+
+/// Ends a task that is owned here, and one more, so that it is forgotten.
+fn end(pool: &mut Harness<TaskPool>, task: TaskId) {
+    pool.command(PoolCommand::Cancel(task));
+    keep(pool);
+    let more = owned(pool, TaskSpec::new("more"));
+    pool.command(PoolCommand::Cancel(more));
+    keep(pool);
+    assert!(!pool.protocol.tasks.contains_key(&task));
+}
+
+#[test]
+fn a_submission_without_a_key_that_comes_twice_is_answered_in_the_same_way_and_creates_nothing() {
+    let config = PoolConfig { queue_max: 1, retain_max: 1, ..PoolConfig::default() };
+    let mut pool = one_of_three(config);
+    let [refused, done] = ours(&pool);
+    // One that is refused, though there is room later.
+    let other = owned(&mut pool, TaskSpec::new("fills it"));
+    let full = Some(Refusal::Full { node: A });
+    assert_eq!(answers(&mut pool, refused), [full]);
+    pool.command(PoolCommand::Cancel(other));
+    keep(&mut pool);
+    assert_eq!(answers(&mut pool, refused), [full]);
+    assert_eq!(pool.protocol.status().owned, 0);
+    // But where it is kept by now, that counts.
+    kept(&mut pool, refused);
+    own_again(&mut pool, refused);
+    assert_eq!(answers(&mut pool, refused), [None]);
+    pool.command(PoolCommand::Cancel(refused));
+    keep(&mut pool);
+    // One that is over and forgotten, however long after it was submitted.
+    for waits in [Duration::ZERO, Duration::from_secs(15)] {
+        assert_eq!(answers(&mut pool, done), [None]);
+        pool.pass(waits);
+        keep(&mut pool);
+        end(&mut pool, done);
+        assert_eq!(answers(&mut pool, done), [None]);
+        assert!(!pool.protocol.tasks.contains_key(&done));
+        // Not for ever.
+        pool.pass(Duration::from_secs(60));
+        assert_eq!(pool.protocol.answers.len(), 0);
+    }
+}
+
+#[test]
+fn a_submission_that_comes_again_is_answered_by_whoever_owned_its_task_last_or_kept_it() {
+    for is_owned in [true, false] {
+        let mut pool = one_of_three(PoolConfig { retain_max: 1, ..PoolConfig::default() });
+        let [task, _] = ours(&pool);
+        let mut entry = kept(&mut pool, task);
+        if is_owned {
+            own_again(&mut pool, task);
+            end(&mut pool, task);
+        } else {
+            entry.state = State::Settled(Outcome::Cancelled);
+            entry.version.number += 1;
+            say(&mut pool, B, Message::Replicate(2, vec![entry.change(task, false, Instant::ZERO)], vec![]));
+            say(&mut pool, B, Message::Replicate(3, vec![], vec![(task, entry.version)]));
+        }
+        assert!(!pool.protocol.tasks.contains_key(&task));
+        assert_eq!(answers(&mut pool, task), [None]);
+        assert!(!pool.protocol.tasks.contains_key(&task), "{is_owned}");
+    }
+}
+
+#[test]
+fn who_waits_for_its_answer_hears_it_though_its_task_has_no_place_and_is_over() {
+    let mut pool = one_of_three(PoolConfig { retain_max: 1, ..PoolConfig::default() });
+    let task = TaskId(7);
+    let submit = Message::Submit(task, B, 8, Arc::new(TaskSpec::new("x")));
+    // A node that drains has others own what is submitted there, by any policy.
+    say(&mut pool, B, submit.clone());
+    keep(&mut pool);
+    end(&mut pool, task);
+    say(&mut pool, B, submit);
+    assert!(pool.sent().iter().any(|(_, envelope)| envelope.message == Message::Submitted(task, None)));
+    assert!(!pool.protocol.tasks.contains_key(&task));
+}
+
+#[test]
+fn a_submission_is_not_answered_before_a_majority_has_its_task_though_it_came_before() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let [task, _] = ours(&pool);
+    say(&mut pool, B, Message::Submit(task, B, 0, spec()));
+    // The others keep another creation of it, which this one gives way to.
+    let other = Epoch { number: 1, node: NodeId(0), life: LIFE };
+    for (node, envelope) in pool.sent() {
+        if let Message::Replicate(number, ..) = envelope.message {
+            say(&mut pool, node, Message::Replicated(number, vec![(task, other)], vec![], vec![]));
+        }
+    }
+    assert!(!pool.protocol.tasks.contains_key(&task));
+    pool.sent();
+    say(&mut pool, B, Message::Submit(task, B, 0, spec()));
+    let is_told = |(_, envelope): &(NodeId, Envelope)| envelope.message == Message::Submitted(task, None);
+    let sent = pool.sent();
+    assert!(!sent.iter().any(is_told), "nobody else has it: {sent:?}");
+    let number = sent.into_iter().find_map(|(to, envelope)| match envelope.message {
+        Message::Replicate(number, ..) if to == C => Some(number),
+        _ => None,
+    });
+    say(&mut pool, C, Message::Replicated(number.expect("it is to be kept"), vec![], vec![], vec![]));
+    assert!(pool.sent().iter().any(is_told));
+}
