@@ -5,8 +5,9 @@
 //! and everywhere value over weight soon is the average. Three things are made sturdier than in the paper:
 //!
 //! - **No mass is lost.** A share stays with its sender until the receiver says that it has taken it; it is sent
-//!   again until then, and taken once. Lost, late and repeated messages change nothing. Mass goes down only
-//!   with the node that holds it.
+//!   again until then, and taken once. Lost, late and repeated messages change nothing. Mass goes down with the
+//!   node that holds it, and up where a peer is removed that has taken a share and not been heard to: its sender
+//!   takes that back. Either lasts until the epoch ends.
 //! - **Epochs.** After some rounds all begin again with their values of then, so that what died with nodes, came
 //!   with new ones or was made up does not stay. What the epoch before ended with is what one asks for.
 //! - **Bounds.** A variable has a least and a greatest value, and a share that no nodes within them can have is
@@ -62,8 +63,6 @@ pub enum Timer {
 struct Peer {
     /// The last share sent to it, until it is taken.
     pending: Option<Box<Share>>,
-    /// The life and number of the last share taken from it.
-    taken: Option<(u64, u64)>,
 }
 
 /// Counts what happens, where anybody wants to know.
@@ -86,6 +85,9 @@ pub struct Aggregation {
     ids: Vec<NodeId>,
     /// Those with a share that is not taken.
     pending: BTreeSet<NodeId>,
+    /// The life and number of the last share of this epoch taken from each: also from those that were removed, as they
+    /// may come back and say again what was taken.
+    taken: BTreeMap<NodeId, (u64, u64)>,
     life: u64,
     /// How many shares were sent, whoever they were for: a peer that was removed and comes back may remember the
     /// last one it took, and the next one must have a higher number.
@@ -118,6 +120,7 @@ impl Aggregation {
             peers: BTreeMap::new(),
             ids: Vec::new(),
             pending: BTreeSet::new(),
+            taken: BTreeMap::new(),
             life: 0,
             sent: 0,
             epoch: 0,
@@ -219,6 +222,9 @@ impl Aggregation {
         self.peers.remove(&peer);
         self.ids.retain(|id| *id != peer);
         self.claims.remove(&peer);
+        if self.taken.len() / 2 > self.config.peers_max {
+            self.taken.remove(&peer);
+        }
     }
 
     /// A share was not taken, and will not be: it is this node's again.
@@ -249,6 +255,7 @@ impl Aggregation {
         self.extremes = self.values.iter().map(|value| (*value, *value)).collect();
         self.claims.clear();
         self.pending.clear();
+        self.taken.clear();
         self.peers.values_mut().for_each(|peer| peer.pending = None);
     }
 
@@ -330,8 +337,7 @@ impl Aggregation {
         if epoch > self.epoch && !self.follow(cx, from, epoch) {
             return;
         }
-        let Some(peer) = self.peers.get_mut(&from) else { return };
-        if peer.taken.is_some_and(|(life, taken)| life == share.life && number <= taken) {
+        if self.taken.get(&from).is_some_and(|(life, taken)| *life == share.life && number <= *taken) {
             self.meter.repeated.increment();
             return cx.send(from, Message::Taken { epoch, number });
         }
@@ -344,7 +350,7 @@ impl Aggregation {
             self.meter.refused.increment();
             return cx.send(from, Message::Refused { epoch, number });
         }
-        peer.taken = Some((share.life, number));
+        self.taken.insert(from, (share.life, number));
         for ((min, max), (low, high)) in self.extremes.iter_mut().zip(share.extremes) {
             (*min, *max) = (min.min(low), max.max(high));
         }

@@ -10,10 +10,10 @@
 //!   its origin dies at once. A node tells each neighbour that it has a message, also the one that it came from. It
 //!   announces it again after 1, 2, 4 and 8 s to all who are not known to have it, and what was kept (15 s) to every
 //!   new neighbour, of which that one asks for 1,024 messages at each of these times.
-//! - **Once**: the application gets a message once. Each class of an origin is a stream with numbers of its own and has
-//!   a window of 2,048 of them; what is older counts as delivered.
+//! - **Once**: the application gets a message once, however late. Each class of an origin is a stream with numbers of its
+//!   own, of which this node remembers what is missing: up to 1,024 gaps. The oldest beyond that count as delivered.
 //! - **Classes**: urgent, normal and bulk messages have shares of the bytes that a link carries in an interval, so
-//!   that none of them starves. What waits is bounded: the publisher gets a typed error.
+//!   that none of them starves. What waits is sent in the end, and is bounded: the publisher gets a typed error.
 //! - **Bounded**: payloads fit into a packet, longer ones are refused. Messages kept, ids remembered, questions and
 //!   answers have limits.
 //!
@@ -55,7 +55,7 @@ pub use message::{Have, IDS_MAX, Message, MessageId, Stream};
 use crate::allowance::Allowance;
 use kept::{Keep, Kept, Missing};
 use seen::{Delivered, Seen};
-use shares::{Offered, Shares};
+use shares::{Offered, Push, Shares, Why};
 
 /// How many messages that are announced by one neighbour may be missing, and how many may wait to be announced.
 const MISSING_MAX: usize = 1024;
@@ -104,8 +104,8 @@ struct Meter {
 pub struct Broadcast {
     config: BroadcastConfig,
     peers: BTreeMap<NodeId, Peer>,
-    /// This node's messages, a stream for each class, and how many there are: what waits in one class is never so far
-    /// behind another that it counts as delivered.
+    /// This node's messages, a stream for each class, and how many there are: what waits in one class leaves no gap in
+    /// another.
     streams: [Stream; 3],
     published: [u64; 3],
     delivered: Delivered,
@@ -209,31 +209,30 @@ impl Broadcast {
     /// Keeps a message, pushes it along the tree and announces it elsewhere, also to whom it came from: that one need
     /// not announce it again.
     fn spread(&mut self, cx: &mut Context<'_, Self>, id: MessageId, kept: Kept) {
-        let (from, class, len) = (kept.from, kept.class, kept.payload.len());
-        let push = Message::Push { id, class, hops: kept.hops, payload: kept.payload.clone() };
+        let (from, push) = (kept.from, kept.push(id));
         self.keep.insert(&self.config, id, kept);
         let others: Vec<_> = self.peers.keys().copied().filter(|node| Some(*node) != from).collect();
         let (eager, lazy): (Vec<_>, Vec<_>) =
             others.into_iter().partition(|node| self.peers.get(node).is_some_and(|peer| peer.eager));
         let now: Vec<_> =
-            eager.into_iter().filter(|node| self.offer(cx, *node, class, id, len) == Offered::Send).collect();
+            eager.into_iter().filter(|node| self.offer(cx, *node, &push, Why::New) == Offered::Send).collect();
         if !now.is_empty() {
-            cx.broadcast(now, push);
+            cx.broadcast(now, push.into());
         }
         lazy.into_iter().chain(from).for_each(|node| self.announce(cx, node, id));
         self.set_tidy_timer(cx);
     }
 
     /// Whether a message may go to a neighbour at once; if not, it waits, or is announced.
-    fn offer(&mut self, cx: &mut Context<'_, Self>, node: NodeId, class: Class, id: MessageId, len: usize) -> Offered {
+    fn offer(&mut self, cx: &mut Context<'_, Self>, node: NodeId, push: &Push, why: Why) -> Offered {
         if self.peers.values().all(|peer| peer.shares.is_idle()) {
             cx.set_timer(Timer::ShareDue, self.config.interval);
         }
         let Some(peer) = self.peers.get_mut(&node) else { return Offered::Full };
-        let offered = peer.shares.offer(&self.config, class, id, len);
+        let offered = peer.shares.offer(&self.config, push, why);
         if offered == Offered::Full {
             self.meter.deferred.increment();
-            self.announce(cx, node, id);
+            self.announce(cx, node, push.id);
         }
         offered
     }
@@ -241,12 +240,9 @@ impl Broadcast {
     /// An interval ended: sends what waited, as far as it may.
     fn on_share_due(&mut self, cx: &mut Context<'_, Self>) {
         for (node, peer) in &mut self.peers {
-            for id in peer.shares.renew(&self.config) {
-                // What is not kept any more has waited too long.
-                if let Some(Kept { class, payload, hops, .. }) = self.keep.get(id) {
-                    cx.send(*node, Message::Push { id, class: *class, hops: *hops, payload: payload.clone() });
-                    self.keep.pushed(&self.config, id, cx.now());
-                }
+            for push in peer.shares.renew(&self.config) {
+                self.keep.pushed(&self.config, &push, cx.now());
+                cx.send(*node, push.into());
             }
         }
         self.set_tidy_timer(cx);
@@ -420,10 +416,10 @@ impl Broadcast {
         if kept.answers(from) >= self.config.answers_max {
             return self.meter.refused.increment();
         }
-        let (class, hops, payload) = (kept.class, kept.hops, kept.payload.clone());
-        let offered = self.offer(cx, from, class, id, payload.len());
+        let push = kept.push(id);
+        let offered = self.offer(cx, from, &push, Why::Asked);
         if offered == Offered::Send {
-            cx.send(from, Message::Push { id, class, hops, payload });
+            cx.send(from, push.into());
         }
         // Only what is sent is an answer.
         if let Some(kept) = self.keep.get_mut(id).filter(|_| offered != Offered::Full) {

@@ -12,7 +12,8 @@ use super::config::AggregationConfigError;
 pub enum AggregationCommand {
     /// Pass shares on to a peer. It is no error if that is done already.
     AddPeer(NodeId),
-    /// Pass shares on to a peer no more: it left, or is down.
+    /// Pass shares on to a peer no more: it left, or is down. A share that it was not heard to take is taken back; if it
+    /// has taken it, that counts twice until the epoch ends.
     RemovePeer(NodeId),
     /// This node's value of a variable, from the next epoch on.
     Set {

@@ -90,8 +90,8 @@ impl Net {
             count(node.protocol.ticket, &node.protocol.mass);
             for to in &node.protocol.pending {
                 let share = node.protocol.peers[to].pending.as_deref().unwrap();
-                let receiver = &self.nodes[to.0 as usize - 1].protocol.peers[&id];
-                if receiver.taken.is_none_or(|(_, taken)| taken < share.number) {
+                let receiver = &self.nodes[to.0 as usize - 1].protocol;
+                if receiver.taken.get(&id).is_none_or(|(_, taken)| *taken < share.number) {
                     count(share.ticket, &share.mass);
                 }
             }
@@ -166,6 +166,33 @@ fn a_share_that_comes_again_is_taken_once_and_answered_again() {
         assert_eq!(me.protocol.mass.nodes, 1.5);
         assert_eq!(me.sent(), [(A, Message::Taken { epoch: 0, number: 1 })]);
     }
+}
+
+#[test]
+fn s21_a_share_is_taken_once_though_its_sender_was_removed_and_came_back() {
+    let mut me = node(ME, &[A, B], 10.0);
+    for _ in 0..3 {
+        let share = share(&me, 1);
+        me.receive(A, Message::Share(share));
+        assert_eq!(me.sent(), [(A, Message::Taken { epoch: 0, number: 1 })]);
+        assert_eq!(me.protocol.mass.nodes, 1.5);
+        // It was believed to be down for a while.
+        me.command(AggregationCommand::RemovePeer(A));
+        me.command(AggregationCommand::AddPeer(A));
+    }
+}
+
+#[test]
+fn of_peers_that_are_gone_no_more_is_remembered_than_of_twice_as_many_as_there_may_be() {
+    let config = AggregationConfig { peers_max: 4, ..config() };
+    let mut me = Harness::new(ME, Aggregation::new(config, []).unwrap());
+    for peer in (10..100).map(NodeId) {
+        me.command(AggregationCommand::AddPeer(peer));
+        let share = share(&me, 1);
+        me.receive(peer, Message::Share(share));
+        me.command(AggregationCommand::RemovePeer(peer));
+    }
+    assert_eq!((me.protocol.taken.len(), me.protocol.mass.nodes), (9, 1.0 + 90.0 * 0.5));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use mesh_core::{Bytes, Instant, NodeId};
 
 use super::config::{BroadcastConfig, Class, PUSH_OVERHEAD};
 use super::message::MessageId;
+use super::shares::Push;
 
 /// How many neighbours are remembered that announced a message that is missing.
 const ANNOUNCERS_MAX: usize = 8;
@@ -15,7 +16,7 @@ const ANNOUNCERS_MAX: usize = 8;
 pub(super) struct Kept {
     pub(super) class: Class,
     pub(super) payload: Bytes,
-    /// Over how many links it came, and from whom; `None` where it is this node's own.
+    /// Over how many links it came, and from whom; `None` where it is this node's own, or that is not known any more.
     pub(super) hops: u8,
     pub(super) from: Option<NodeId>,
     /// Neighbours that are known to have it.
@@ -41,6 +42,10 @@ impl Kept {
             told: at,
             again: None,
         }
+    }
+
+    pub(super) fn push(&self, id: MessageId) -> Push {
+        Push { id, class: self.class, hops: self.hops, payload: self.payload.clone() }
     }
 
     /// A neighbour has it.
@@ -148,9 +153,13 @@ impl Keep {
         self.again = self.messages.iter_mut().map(|(id, kept)| (kept.tell_anew(config, now), *id)).collect();
     }
 
-    /// What had waited for a neighbour is sent: this is announced again as if it were new.
-    pub(super) fn pushed(&mut self, config: &BroadcastConfig, id: MessageId, now: Instant) {
-        let Some(kept) = self.messages.get_mut(&id) else { return };
+    /// What had waited for a neighbour is sent: this is announced again as if it were new. If it waited for longer than
+    /// it was kept, it is kept anew, as what is sent may be lost.
+    pub(super) fn pushed(&mut self, config: &BroadcastConfig, push: &Push, now: Instant) {
+        let id = push.id;
+        let Some(kept) = self.messages.get_mut(&id) else {
+            return self.insert(config, id, Kept::new(push.class, push.payload.clone(), push.hops, None, now));
+        };
         if let Some(before) = kept.again {
             self.again.remove(&(before, id));
         }

@@ -1,4 +1,8 @@
-//! Which messages were delivered: a window of numbers for each origin, within a budget for each neighbour.
+//! Which messages were delivered: of each stream all up to the highest, but for some gaps, within a budget for each
+//! neighbour.
+//!
+//! What is missing is remembered, and not what came: so a message may be as late as it likes. In order, a stream has no
+//! gap but the one before its first message.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -7,76 +11,95 @@ use mesh_core::{Instant, NodeId};
 
 use super::message::{MessageId, Stream};
 
-/// How far a message may be behind the newest of its stream: more than wait for a link by default, as what was lost is
-/// sent again behind those.
-const WINDOW: u64 = 2048;
-/// How far it may be ahead, while the stream is in use: a forged number cannot put the true ones behind for good.
+/// How far a message may be ahead of its stream, while that is in use: a forged number cannot put the true ones behind
+/// for good.
 const AHEAD_MAX: u64 = 1 << 16;
+/// How many gaps a stream may have at most. A link that loses a fifth of 2,000 messages a second makes some 600, until
+/// what was lost is announced again.
+const GAPS_MAX: usize = 1024;
+/// How many each may have whatever others have, and how many those that one neighbour brought may have besides, in all.
+const GAPS_OWN: usize = 32;
+const GAPS_SHARED: usize = 16 * 1024;
 
 /// What is known of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     /// It is new.
     New,
-    /// It was delivered, or is so old that it may have been.
+    /// It was delivered, or was given up.
     Delivered,
     /// Its number cannot be.
     TooFar,
 }
 
 /// The numbers of a stream that were delivered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Window {
+#[derive(Clone, Debug)]
+struct Numbers {
     highest: u64,
-    /// Which of those below the highest, that one first.
-    delivered: [u64; (WINDOW / 64) as usize],
+    /// The first and the last of those below that are missing, the lowest first. No two gaps touch.
+    gaps: Vec<(u64, u64)>,
 }
 
-impl Window {
+impl Numbers {
     fn starting_at(number: u64) -> Self {
-        let mut window = Self { highest: number, delivered: [0; (WINDOW / 64) as usize] };
-        window.set(0);
-        window
+        let before = number.checked_sub(1).map(|last| (0, last));
+        Self { highest: number, gaps: before.into_iter().collect() }
     }
 
-    fn set(&mut self, behind: u64) {
-        self.delivered[(behind / 64) as usize] |= 1 << (behind % 64);
+    /// The gap that a number is in, or the next one.
+    fn gap_of(&self, number: u64) -> usize {
+        self.gaps.partition_point(|(_, last)| *last < number)
     }
 
     fn contains(&self, number: u64) -> bool {
-        let behind = self.highest.saturating_sub(number);
-        number <= self.highest && (behind >= WINDOW || self.delivered[(behind / 64) as usize] >> (behind % 64) & 1 == 1)
+        number <= self.highest && self.gaps.get(self.gap_of(number)).is_none_or(|(first, _)| number < *first)
     }
 
     fn insert(&mut self, number: u64) {
         if number > self.highest {
-            self.shift(number - self.highest);
+            if number - self.highest > 1 {
+                self.gaps.push((self.highest + 1, number - 1));
+            }
             self.highest = number;
-        }
-        let behind = self.highest - number;
-        if behind < WINDOW {
-            self.set(behind);
+        } else if !self.contains(number) {
+            let at = self.gap_of(number);
+            let (first, last) = self.gaps[at];
+            let left = (first < number).then(|| (first, number - 1));
+            let right = (number < last).then(|| (number + 1, last));
+            self.gaps.splice(at..=at, left.into_iter().chain(right));
         }
     }
 
-    fn shift(&mut self, by: u64) {
-        let words = self.delivered;
-        let word = |at: i64| usize::try_from(at).ok().and_then(|at| words.get(at)).copied().unwrap_or(0);
-        let (whole, bits) = ((by.min(WINDOW) / 64) as i64, by % 64);
-        for (at, new) in self.delivered.iter_mut().enumerate() {
-            let from = at as i64 - whole;
-            let carried = if bits == 0 { 0 } else { word(from - 1) >> (64 - bits) };
-            *new = if by >= WINDOW { 0 } else { word(from) << bits | carried };
+    /// Gives up the oldest gaps, so that no more than `shared` are beyond those that each may have.
+    fn bound(&mut self, shared: usize) {
+        let limit = GAPS_MAX.min(GAPS_OWN + shared);
+        self.gaps.drain(..self.gaps.len().saturating_sub(limit));
+        // Room that was needed once is no reason to hold it.
+        if self.gaps.capacity() > GAPS_OWN.max(4 * self.gaps.len()) {
+            self.gaps.shrink_to(2 * self.gaps.len());
         }
+    }
+
+    /// How many gaps are beyond those that each may have.
+    fn shared(&self) -> usize {
+        self.gaps.len().saturating_sub(GAPS_OWN)
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
-    window: Window,
+    numbers: Numbers,
     used: Instant,
     /// Who brought the first message; `None` when that is no neighbour any more.
     by: Option<NodeId>,
+}
+
+/// What is remembered on the word of one neighbour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Budget {
+    streams: usize,
+    /// Gaps of these beyond those that each may have.
+    gaps: usize,
 }
 
 /// The messages that were delivered.
@@ -85,7 +108,7 @@ pub(super) struct Delivered {
     streams: BTreeMap<Stream, Entry>,
     /// The same by who brought them, those not used for longest first.
     order: BTreeSet<(Option<NodeId>, Instant, Stream)>,
-    counts: BTreeMap<Option<NodeId>, usize>,
+    budgets: BTreeMap<Option<NodeId>, Budget>,
 }
 
 impl Delivered {
@@ -93,8 +116,8 @@ impl Delivered {
     pub(super) fn look_up(&self, id: MessageId, now: Instant, forget_after: Duration) -> Seen {
         let Some(entry) = self.streams.get(&id.stream) else { return Seen::New };
         match () {
-            () if entry.window.contains(id.number) => Seen::Delivered,
-            () if id.number <= entry.window.highest.saturating_add(AHEAD_MAX) => Seen::New,
+            () if entry.numbers.contains(id.number) => Seen::Delivered,
+            () if id.number <= entry.numbers.highest.saturating_add(AHEAD_MAX) => Seen::New,
             () if now.since(entry.used) >= forget_after => Seen::New,
             () => Seen::TooFar,
         }
@@ -104,31 +127,40 @@ impl Delivered {
     pub(super) fn insert(&mut self, id: MessageId, by: NodeId, now: Instant, streams_max: usize) {
         if let Some(entry) = self.streams.get_mut(&id.stream) {
             self.order.remove(&(entry.by, entry.used, id.stream));
-            entry.window.insert(id.number);
+            let budget = self.budgets.entry(entry.by).or_default();
+            budget.gaps -= entry.numbers.shared();
+            entry.numbers.insert(id.number);
+            entry.numbers.bound(GAPS_SHARED - budget.gaps);
+            budget.gaps += entry.numbers.shared();
             entry.used = now;
             self.order.insert((entry.by, now, id.stream));
             return;
         }
         let by = Some(by);
-        let window = Window::starting_at(id.number);
-        self.streams.insert(id.stream, Entry { window, used: now, by });
+        let numbers = Numbers::starting_at(id.number);
+        self.streams.insert(id.stream, Entry { numbers, used: now, by });
         self.order.insert((by, now, id.stream));
-        *self.counts.entry(by).or_default() += 1;
+        self.budgets.entry(by).or_default().streams += 1;
         self.bound(by, streams_max);
     }
 
     /// A neighbour is gone: what it brought is in a budget with that of all who are gone.
     pub(super) fn orphan(&mut self, peer: NodeId, streams_max: usize) {
-        let Some(count) = self.counts.remove(&Some(peer)) else { return };
+        if self.budgets.remove(&Some(peer)).is_none() {
+            return;
+        }
         let theirs: Vec<_> = self.order_of(Some(peer)).collect();
+        let budget = self.budgets.entry(None).or_default();
+        budget.streams += theirs.len();
         for key @ (_, used, stream) in theirs {
             self.order.remove(&key);
             self.order.insert((None, used, stream));
             if let Some(entry) = self.streams.get_mut(&stream) {
                 entry.by = None;
+                entry.numbers.bound(GAPS_SHARED - budget.gaps);
+                budget.gaps += entry.numbers.shared();
             }
         }
-        *self.counts.entry(None).or_default() += count;
         self.bound(None, streams_max);
     }
 
@@ -139,11 +171,14 @@ impl Delivered {
 
     /// Forgets the streams of a neighbour that were not used for longest.
     fn bound(&mut self, by: Option<NodeId>, streams_max: usize) {
-        while self.counts.get(&by).is_some_and(|count| *count > streams_max) {
+        while self.budgets.get(&by).is_some_and(|budget| budget.streams > streams_max) {
             let Some(oldest) = self.order_of(by).next() else { break };
             self.order.remove(&oldest);
-            self.streams.remove(&oldest.2);
-            self.counts.entry(by).and_modify(|count| *count -= 1);
+            let gaps = self.streams.remove(&oldest.2).map_or(0, |entry| entry.numbers.shared());
+            self.budgets.entry(by).and_modify(|budget| {
+                budget.streams -= 1;
+                budget.gaps -= gaps;
+            });
         }
     }
 
@@ -165,26 +200,72 @@ mod tests {
         MessageId { stream: Stream { origin: NodeId(origin), life: 1 }, number }
     }
 
+    /// How many of the numbers up to a limit are new, with the lowest of them.
+    fn missing(seen: &Delivered, origin: u128, limit: u64) -> (usize, Option<u64>) {
+        let mut new = (0..limit).filter(|number| seen.look_up(id(origin, *number), NOW, MINUTE) == Seen::New);
+        let lowest = new.next();
+        (usize::from(lowest.is_some()) + new.count(), lowest)
+    }
+
     #[test]
-    fn a_window_remembers_what_a_set_does() {
-        let mut rng = Rng64::from_seed(1, "window");
+    fn numbers_remember_what_a_set_does_however_far_behind_they_are() {
+        let mut rng = Rng64::from_seed(1, "numbers");
         for _ in 0..20 {
-            let start = 1 + rng.below(1_000);
-            let (mut window, mut set, mut highest) = (Window::starting_at(start), BTreeSet::from([start]), start);
+            let start = rng.below(1_000);
+            let (mut numbers, mut set, mut highest) = (Numbers::starting_at(start), BTreeSet::from([start]), start);
             for _ in 0..300 {
                 let number = match rng.below(20) {
-                    0 => highest + rng.below(2 * WINDOW + 100),
-                    _ => (highest + rng.below(8)).saturating_sub(rng.below(WINDOW + 50)),
+                    0 => highest + rng.below(5_000),
+                    1..10 => highest.saturating_sub(rng.below(10_000)),
+                    _ => (highest + rng.below(8)).saturating_sub(rng.below(8)),
                 };
                 highest = highest.max(number);
-                window.insert(number);
+                numbers.insert(number);
+                numbers.bound(GAPS_SHARED);
                 set.insert(number);
-                for number in highest.saturating_sub(WINDOW - 1)..=highest + 2 {
-                    assert_eq!(window.contains(number), set.contains(&number), "{number} of {highest}");
-                }
-                assert!(highest < WINDOW || window.contains(highest - WINDOW), "what is older counts as delivered");
+                assert!(numbers.gaps.windows(2).all(|two| two[0].1 + 1 < two[1].0), "they do not touch");
+            }
+            for number in 0..=highest + 2 {
+                assert_eq!(numbers.contains(number), set.contains(&number), "{number} of {highest}");
             }
         }
+        let mut last = Numbers::starting_at(u64::MAX);
+        last.insert(u64::MAX - 1);
+        assert_eq!(last.gaps, [(0, u64::MAX - 2)]);
+    }
+
+    #[test]
+    fn of_too_many_gaps_the_oldest_is_given_up() {
+        let mut seen = Delivered::default();
+        (0..2_000).for_each(|number| seen.insert(id(1, 2 * number), NodeId(2), NOW, 8));
+        assert_eq!(missing(&seen, 1, 3_999), (GAPS_MAX, Some(2 * (1_999 - GAPS_MAX as u64) + 1)));
+        // What is found takes no room any more.
+        (0..2_000).for_each(|number| seen.insert(id(1, 2 * number + 1), NodeId(2), NOW, 8));
+        assert_eq!(missing(&seen, 1, 4_000), (0, None));
+        assert!(seen.streams.values().all(|entry| entry.numbers.gaps.capacity() <= GAPS_OWN));
+        assert_eq!(seen.budgets[&Some(NodeId(2))], Budget { streams: 1, gaps: 0 });
+    }
+
+    #[test]
+    fn a_neighbour_that_makes_gaps_takes_them_from_what_it_brought() {
+        let mut seen = Delivered::default();
+        let brings = |seen: &mut Delivered, origin, by| {
+            (0..2_000).for_each(|number| seen.insert(id(origin, 2 * number), NodeId(by), NOW, 100));
+        };
+        (0..50).for_each(|origin| brings(&mut seen, origin, 3));
+        assert_eq!(seen.budgets[&Some(NodeId(3))], Budget { streams: 50, gaps: GAPS_SHARED });
+        brings(&mut seen, 100, 2);
+        assert_eq!(missing(&seen, 100, 3_999).0, GAPS_MAX);
+        assert_eq!(missing(&seen, 49, 3_999).0, GAPS_OWN, "a few are left to each");
+        // Those who are gone share one budget.
+        [2, 3].into_iter().for_each(|peer| seen.orphan(NodeId(peer), 100));
+        assert_eq!(seen.budgets, BTreeMap::from([(None, Budget { streams: 51, gaps: GAPS_SHARED })]));
+        let gaps: usize = seen.streams.values().map(|entry| entry.numbers.shared()).sum();
+        assert_eq!(gaps, GAPS_SHARED);
+        // Who is forgotten leaves its room to others.
+        (0..100).for_each(|origin| seen.insert(id(1_000 + origin, 1), NodeId(2), NOW + MINUTE, 100));
+        seen.orphan(NodeId(2), 100);
+        assert_eq!(seen.budgets, BTreeMap::from([(None, Budget { streams: 100, gaps: 0 })]));
     }
 
     #[test]
@@ -215,7 +296,7 @@ mod tests {
         seen.orphan(NodeId(3), 8);
         seen.orphan(NodeId(2), 8);
         assert_eq!((seen.len(), seen.order.len()), (8, 8));
-        assert_eq!(seen.counts.values().sum::<usize>(), 8);
+        assert_eq!(seen.budgets[&None].streams, 8);
     }
 
     #[test]
@@ -231,6 +312,7 @@ mod tests {
         // Those whom nobody brought any more go on, too.
         seen.orphan(NodeId(2), 8);
         seen.insert(id(0, 3), NodeId(3), NOW + 2 * MINUTE, 8);
-        assert_eq!((seen.len(), seen.order.len(), &seen.counts), (8, 8, &BTreeMap::from([(None, 8)])));
+        let left = BTreeMap::from([(None, Budget { streams: 8, gaps: 0 })]);
+        assert_eq!((seen.len(), seen.order.len(), &seen.budgets), (8, 8, &left));
     }
 }

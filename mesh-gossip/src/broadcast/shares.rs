@@ -5,8 +5,10 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use mesh_core::Bytes;
+
 use super::config::{BroadcastConfig, Class, PUSH_OVERHEAD};
-use super::message::MessageId;
+use super::message::{Message, MessageId};
 
 /// What becomes of a message for a neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,28 +21,65 @@ pub(super) enum Offered {
     Full,
 }
 
-/// What waits for a neighbour, and what it was sent in this interval.
+/// A message for a neighbour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Push {
+    pub(super) id: MessageId,
+    pub(super) class: Class,
+    pub(super) hops: u8,
+    pub(super) payload: Bytes,
+}
+
+impl Push {
+    fn len(&self) -> usize {
+        self.payload.len() + PUSH_OVERHEAD
+    }
+}
+
+impl From<Push> for Message {
+    fn from(Push { id, class, hops, payload }: Push) -> Self {
+        Self::Push { id, class, hops, payload }
+    }
+}
+
+/// Why a message is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// It is new.
+    New,
+    /// The neighbour asked for it. What it asks for has a room of its own: it takes none from what is new.
+    Asked,
+}
+
+/// What waits for a neighbour, and what it was sent in this interval. It has its payload with it: it may wait for longer
+/// than messages are kept.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shares {
-    queues: [VecDeque<(MessageId, usize)>; 3],
+    queues: [VecDeque<(Push, Why)>; 3],
+    /// How many of each were asked for.
+    asked: [usize; 3],
     /// All that is in a queue, once.
     waiting: BTreeSet<MessageId>,
     spent: [usize; 3],
 }
 
 impl Shares {
-    /// A message of so many bytes is to be sent.
-    pub(super) fn offer(&mut self, config: &BroadcastConfig, class: Class, id: MessageId, len: usize) -> Offered {
-        let (queue, spent) = (&mut self.queues[class as usize], &mut self.spent[class as usize]);
-        let len = len + PUSH_OVERHEAD;
-        if self.waiting.contains(&id) {
+    /// A message is to be sent.
+    pub(super) fn offer(&mut self, config: &BroadcastConfig, push: &Push, why: Why) -> Offered {
+        let (class, len) = (push.class as usize, push.len());
+        let has_room = match why {
+            Why::New => self.has_room(config, push.class),
+            Why::Asked => self.asked[class] < config.queue_max.div_ceil(4),
+        };
+        if self.waiting.contains(&push.id) {
             Offered::Queued
-        } else if queue.is_empty() && *spent + len <= config.share(class) {
-            *spent += len;
+        } else if self.queues[class].is_empty() && self.spent[class] + len <= config.share(push.class) {
+            self.spent[class] += len;
             Offered::Send
-        } else if queue.len() < config.queue_max {
-            queue.push_back((id, len));
-            self.waiting.insert(id);
+        } else if has_room {
+            self.queues[class].push_back((push.clone(), why));
+            self.asked[class] += usize::from(why == Why::Asked);
+            self.waiting.insert(push.id);
             Offered::Queued
         } else {
             Offered::Full
@@ -49,27 +88,35 @@ impl Shares {
 
     /// Whether another message of a class finds room.
     pub(super) fn has_room(&self, config: &BroadcastConfig, class: Class) -> bool {
-        self.queues[class as usize].len() < config.queue_max
+        self.queues[class as usize].len() - self.asked[class as usize] < config.queue_max
     }
 
     /// An interval begins: takes what may go now.
-    pub(super) fn renew(&mut self, config: &BroadcastConfig) -> Vec<MessageId> {
+    pub(super) fn renew(&mut self, config: &BroadcastConfig) -> Vec<Push> {
         let unused = |class| config.share(class).saturating_sub(self.spent[class as usize]);
         let mut lent: usize = Class::ALL.into_iter().map(unused).sum();
         self.spent = [0; 3];
         let mut ready = Vec::new();
         for class in Class::ALL {
             let mut share = config.share(class);
-            ready.extend(take(&mut self.queues[class as usize], &mut share));
+            self.take(class, &mut share, &mut ready);
             self.spent[class as usize] = config.share(class) - share;
         }
-        for queue in &mut self.queues {
-            ready.extend(take(queue, &mut lent));
-        }
-        for id in &ready {
-            self.waiting.remove(id);
-        }
+        Class::ALL.into_iter().for_each(|class| self.take(class, &mut lent, &mut ready));
         ready
+    }
+
+    /// Takes what fits.
+    fn take(&mut self, class: Class, room: &mut usize, ready: &mut Vec<Push>) {
+        let queue = &mut self.queues[class as usize];
+        while queue.front().is_some_and(|(push, _)| push.len() <= *room)
+            && let Some((push, why)) = queue.pop_front()
+        {
+            *room -= push.len();
+            self.asked[class as usize] -= usize::from(why == Why::Asked);
+            self.waiting.remove(&push.id);
+            ready.push(push);
+        }
     }
 
     /// Whether a message waits.
@@ -81,17 +128,6 @@ impl Shares {
     pub(super) fn is_idle(&self) -> bool {
         self.queues.iter().all(VecDeque::is_empty) && self.spent == [0; 3]
     }
-}
-
-/// Takes what fits.
-fn take(queue: &mut VecDeque<(MessageId, usize)>, room: &mut usize) -> Vec<MessageId> {
-    let mut taken = Vec::new();
-    while let Some((id, len)) = queue.front().copied().filter(|(_, len)| len <= room) {
-        *room -= len;
-        taken.push(id);
-        queue.pop_front();
-    }
-    taken
 }
 
 #[cfg(test)]
@@ -111,20 +147,54 @@ mod tests {
 
     const LEN: usize = 1_000 - PUSH_OVERHEAD;
 
+    fn push(class: Class, number: u64, len: usize) -> Push {
+        Push { id: id(number), class, hops: 0, payload: vec![0; len].into() }
+    }
+
+    /// A new message is to be sent.
+    fn offer(shares: &mut Shares, config: &BroadcastConfig, class: Class, number: u64, len: usize) -> Offered {
+        shares.offer(config, &push(class, number, len), Why::New)
+    }
+
+    /// The numbers of what may go in the next interval.
+    fn renew(shares: &mut Shares, config: &BroadcastConfig) -> Vec<u64> {
+        shares.renew(config).into_iter().map(|push| push.id.number).collect()
+    }
+
     #[test]
     fn s17_a_class_that_sends_much_leaves_the_others_their_shares() {
         let (config, mut shares) = (config(), Shares::default());
-        let offered: Vec<_> = (0..200).map(|number| shares.offer(&config, Class::Bulk, id(number), LEN)).collect();
+        let offered: Vec<_> = (0..200).map(|number| offer(&mut shares, &config, Class::Bulk, number, LEN)).collect();
         let count = |what| offered.iter().filter(|offered| **offered == what).count();
         assert_eq!((count(Offered::Send), count(Offered::Queued), count(Offered::Full)), (10, 100, 90));
         assert!(!shares.has_room(&config, Class::Bulk) && shares.has_room(&config, Class::Urgent));
         // The others go at once still.
-        assert_eq!(shares.offer(&config, Class::Urgent, id(1), LEN), Offered::Send);
-        assert_eq!(shares.offer(&config, Class::Normal, id(1), LEN), Offered::Send);
+        assert_eq!(offer(&mut shares, &config, Class::Urgent, 1, LEN), Offered::Send);
+        assert_eq!(offer(&mut shares, &config, Class::Normal, 1, LEN), Offered::Send);
         // In the next interval it has its share, and what the others left: 29 and 19.
-        let ready = shares.renew(&config);
-        assert_eq!(ready, (10..10 + 10 + 48).map(id).collect::<Vec<_>>(), "in order");
-        assert_eq!(shares.offer(&config, Class::Urgent, id(1), LEN), Offered::Send);
+        let ready = renew(&mut shares, &config);
+        assert_eq!(ready, (10..10 + 10 + 48).collect::<Vec<_>>(), "in order");
+        assert_eq!(offer(&mut shares, &config, Class::Urgent, 1, LEN), Offered::Send);
+    }
+
+    #[test]
+    fn what_is_asked_for_takes_no_room_from_what_is_new_and_the_other_way_round() {
+        let (config, mut shares) = (config(), Shares::default());
+        let asked = |shares: &mut Shares, number| shares.offer(&config, &push(Class::Bulk, number, LEN), Why::Asked);
+        let offered: Vec<_> = (0..100).map(|number| asked(&mut shares, number)).collect();
+        let count = |what| offered.iter().filter(|offered| **offered == what).count();
+        assert_eq!((count(Offered::Send), count(Offered::Queued), count(Offered::Full)), (10, 25, 65));
+        let new =
+            (100..).take_while(|number| offer(&mut shares, &config, Class::Bulk, *number, LEN) == Offered::Queued);
+        assert_eq!(new.count(), 100);
+        // Of those that go, 25 make room for what is asked for, and the others for what is new.
+        assert_eq!(renew(&mut shares, &config).len(), 60);
+        assert_eq!((200..300).filter(|number| asked(&mut shares, *number) == Offered::Queued).count(), 25);
+        let new =
+            (300..).take_while(|number| offer(&mut shares, &config, Class::Bulk, *number, LEN) == Offered::Queued);
+        assert_eq!(new.count(), 35);
+        (0..10).for_each(|_| drop(shares.renew(&config)));
+        assert!(shares.is_idle() && shares.asked == [0; 3]);
     }
 
     #[test]
@@ -133,45 +203,45 @@ mod tests {
         let numbers = [0, 1_000, 2_000];
         for (class, start) in Class::ALL.into_iter().zip(numbers) {
             for number in start..start + 1_000 {
-                shares.offer(&config, class, id(number), LEN);
+                offer(&mut shares, &config, class, number, LEN);
             }
         }
         let mut counts = [0; 3];
         for _ in 0..10 {
-            shares.renew(&config).into_iter().for_each(|id| counts[(id.number / 1_000) as usize] += 1);
+            renew(&mut shares, &config).into_iter().for_each(|number| counts[(number / 1_000) as usize] += 1);
         }
         assert_eq!(counts, [300, 200, 100]);
-        (0..200).for_each(|_| drop(shares.renew(&config)));
+        (0..200).for_each(|_| drop(renew(&mut shares, &config)));
         assert!(shares.is_idle());
     }
 
     #[test]
     fn what_is_asked_for_again_while_it_waits_is_sent_once() {
         let (config, mut shares) = (config(), Shares::default());
-        let offered = [9_500, 1_000, 1_000].map(|len| shares.offer(&config, Class::Bulk, id(len as u64), len));
+        let offered = [9_500, 1_000, 1_000].map(|len| offer(&mut shares, &config, Class::Bulk, len as u64, len));
         assert_eq!((offered[2], shares.has(id(1_000)), shares.has(id(9_500))), (Offered::Queued, true, false));
-        assert_eq!(shares.renew(&config), [id(1_000)]);
+        assert_eq!(renew(&mut shares, &config), [1_000]);
         assert!(!shares.has(id(1_000)));
-        assert_eq!(shares.offer(&config, Class::Bulk, id(1_000), 1_000), Offered::Send);
+        assert_eq!(offer(&mut shares, &config, Class::Bulk, 1_000, 1_000), Offered::Send);
     }
 
     #[test]
     fn nothing_overtakes_what_waits_in_its_class() {
         let (config, mut shares) = (config(), Shares::default());
-        let offered = [9_500, 1_000, 100].map(|len| shares.offer(&config, Class::Bulk, id(len as u64), len));
+        let offered = [9_500, 1_000, 100].map(|len| offer(&mut shares, &config, Class::Bulk, len as u64, len));
         assert_eq!(offered, [Offered::Send, Offered::Queued, Offered::Queued]);
-        assert_eq!(shares.renew(&config), [id(1_000), id(100)]);
+        assert_eq!(renew(&mut shares, &config), [1_000, 100]);
     }
 
     #[test]
     fn what_a_class_leaves_is_lent_to_the_most_urgent_first() {
         let (config, mut shares) = (config(), Shares::default());
         for number in 0..100 {
-            shares.offer(&config, Class::Bulk, id(1_000 + number), LEN);
-            shares.offer(&config, Class::Urgent, id(number), LEN);
+            offer(&mut shares, &config, Class::Bulk, 1_000 + number, LEN);
+            offer(&mut shares, &config, Class::Urgent, number, LEN);
         }
-        let ready = shares.renew(&config);
-        let urgent = ready.iter().filter(|id| id.number < 1_000).count();
+        let ready = renew(&mut shares, &config);
+        let urgent = ready.iter().filter(|number| **number < 1_000).count();
         assert_eq!((urgent, ready.len() - urgent), (30 + 20, 10));
     }
 }

@@ -458,29 +458,74 @@ fn a_neighbour_whose_queue_is_full_holds_up_those_along_the_tree_only() {
     assert!(sent > 3 && publish(&mut node, Class::Bulk, 1024).is_ok());
 }
 
+/// The numbers of the messages of a class that a neighbour was sent.
+fn pushed(node: &mut Harness<Broadcast>, peer: NodeId, of: Class) -> Vec<u64> {
+    let number = |(to, message)| match message {
+        Message::Push { id, class, .. } if (to, class) == (peer, of) => Some(id.number),
+        _ => None,
+    };
+    node.sent().into_iter().filter_map(number).collect()
+}
+
+#[test]
+fn s17_what_waits_for_longer_than_it_is_kept_is_sent_all_the_same() {
+    let (mut node, _) = counting(BroadcastConfig::default());
+    let mut sent = Vec::new();
+    for _ in 0..200 {
+        Class::ALL.into_iter().for_each(|class| while publish(&mut node, class, 1024).is_ok() {});
+        node.pass(100 * MS);
+        sent.extend(pushed(&mut node, A, Class::Bulk));
+        assert!(node.protocol.load().0 <= 4 << 20);
+    }
+    // What waits now was published ten seconds ago; what is kept was in the last six.
+    assert!(sent.len() >= 190 * 10, "{}", sent.len());
+    assert_eq!(sent, (1..=sent.len() as u64).collect::<Vec<_>>());
+    let stream = node.protocol.streams[Class::Bulk as usize];
+    let last = MessageId { stream, number: sent.len() as u64 };
+    assert!(node.protocol.keep.get(last).is_some(), "the push may be lost");
+}
+
+#[test]
+fn s15_who_asks_for_as_much_as_it_can_keeps_nobody_from_publishing() {
+    let (mut node, _) = counting(BroadcastConfig::default());
+    node.command(BroadcastCommand::AddPeer(B));
+    let urgent =
+        |number| Message::Push { id: id(9, number), class: Class::Urgent, hops: 0, payload: vec![0; 1024].into() };
+    // So few that none waits for B.
+    for first in (0..2_000).step_by(20) {
+        (first..first + 20).for_each(|number| node.receive(A, urgent(number)));
+        node.pass(100 * MS);
+    }
+    assert_eq!(pushed(&mut node, B, Class::Urgent).len(), 2_000);
+    (0..2_000).for_each(|number| node.receive(A, Message::Graft { id: Some(id(9, number)) }));
+    node.sent();
+    let mine = publish(&mut node, Class::Urgent, 1024).expect("there is room");
+    assert_eq!(pushed(&mut node, B, Class::Urgent), [mine.number]);
+    // Its own wait for it behind the answers, of which a quarter of the queue may wait; the others are announced.
+    let told: BTreeSet<_> = announced(&mut node, 200 * MS).into_iter().collect();
+    assert!(told.contains(&(A, id(9, 1_999))));
+    node.pass(2 * SECOND);
+    assert!(pushed(&mut node, A, Class::Urgent).contains(&mine.number));
+}
+
 #[test]
 fn only_what_is_sent_counts_as_an_answer() {
     let (mut node, metrics) = counting(BroadcastConfig { queue_max: 1, ..BroadcastConfig::default() });
     node.command(BroadcastCommand::AddPeer(B));
     let long = |number| Message::Push { id: id(9, number), class: Class::Bulk, hops: 0, payload: vec![0; 1024].into() };
-    let pushed = |node: &mut Harness<Broadcast>| {
-        let number = |(to, message)| match message {
-            Message::Push { id, .. } if to == A => Some(id.number),
-            _ => None,
-        };
-        node.sent().into_iter().filter_map(number).collect::<Vec<_>>()
-    };
-    // So many find room in the interval; the next waits, and for the one after it there is no room.
+    let pushed = |node: &mut _| pushed(node, A, Class::Bulk);
+    // So many find room in the interval; the next waits, one of the two after it waits as it is asked for, and for the
+    // last there is no room.
     let count = BroadcastConfig::default().share(Class::Bulk) as u64 / (1024 + config::PUSH_OVERHEAD as u64);
-    (0..count + 2).for_each(|number| node.receive(B, long(number)));
+    (0..count + 3).for_each(|number| node.receive(B, long(number)));
     assert_eq!(pushed(&mut node), (0..count).collect::<Vec<_>>());
-    for number in [count, count + 1] {
+    for number in [count, count + 2, count + 1] {
         (0..20).for_each(|_| node.receive(A, Message::Graft { id: Some(id(9, number)) }));
     }
     assert_eq!(pushed(&mut node), []);
     node.pass(100 * MS);
-    assert_eq!(pushed(&mut node), [count]);
-    // Both may have been lost.
+    assert_eq!(pushed(&mut node), [count, count + 2]);
+    // All may have been lost.
     for number in [count, count + 1] {
         node.receive(A, Message::Graft { id: Some(id(9, number)) });
         assert_eq!(pushed(&mut node), [number]);
