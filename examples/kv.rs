@@ -22,13 +22,13 @@
 //! kv transfer --to $D --nodes $NODES
 //! ```
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, Instant};
-use std::{fs, io};
 
 use clap::{Parser, Subcommand};
 use mesh_consensus::raft::RaftConfig;
@@ -53,20 +53,6 @@ enum Action {
         /// The node's directory
         #[arg(long)]
         data: PathBuf,
-    },
-    /// Run a node that says where it listens and ends with its input: tests start these
-    #[command(hide = true)]
-    Node {
-        #[arg(long)]
-        data: PathBuf,
-        #[arg(long, value_delimiter = ',')]
-        members: Vec<NodeId>,
-        #[arg(long)]
-        join: Vec<SocketAddr>,
-        #[arg(long, default_value = "127.0.0.1:0")]
-        listen: SocketAddr,
-        #[arg(long, default_value = "127.0.0.1:0")]
-        clients: SocketAddr,
     },
     /// Run a node
     Serve {
@@ -152,7 +138,7 @@ struct To {
     #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:8000")]
     nodes: Vec<SocketAddr>,
     /// How long to try, in seconds
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout_s: u64,
 }
 
@@ -180,7 +166,6 @@ impl FromStr for Peer {
 fn main() -> ExitCode {
     let done = match Arguments::parse().action {
         Action::Id { data } => id(data),
-        Action::Node { data, members, join, listen, clients } => node(data, members, join, listen, clients),
         Action::Serve { data, id, listen, clients, peers, join, election_timeout_ms, heartbeat_ms } => {
             let raft = RaftConfig {
                 election_timeout: Duration::from_millis(election_timeout_ms),
@@ -237,33 +222,14 @@ fn serve(
     let members = peers.iter().map(|peer| peer.id).chain([me]).collect();
     let addresses = peers.iter().filter_map(|peer| peer.address).collect();
     let options = NodeOptions { key, members, joins, join: addresses, listen, clients, log: data.join("log"), raft };
-    run_node(options, |listen, clients| {
+    run_node(options, |listen, clients, node| {
+        // Whoever interrupts it, or tells it to end, has it stop in good order.
+        if let Err(error) = ctrlc::set_handler(move || node.stop()) {
+            eprintln!("kv: an interruption will end it at once: {error}");
+        }
         println!("node {me} listens for nodes at {listen} and for clients at {clients}");
     })
     .map_err(problem)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Election timeouts of nodes that are all on one machine.
-const QUICK: Duration = Duration::from_millis(300);
-
-fn node(
-    data: PathBuf,
-    members: Vec<NodeId>,
-    join: Vec<SocketAddr>,
-    listen: SocketAddr,
-    clients: SocketAddr,
-) -> Result<ExitCode, Problem> {
-    let problem = |error: ServeError| (error.to_string(), if error.is_usage() { 2 } else { 1 });
-    let key = SecretKey::load_or_create(data.join("key")).map_err(|error| problem(error.into()))?;
-    let raft = RaftConfig { election_timeout: QUICK, heartbeat_interval: QUICK / 6, ..RaftConfig::default() };
-    let options = NodeOptions { key, members, joins: false, join, listen, clients, log: data.join("log.d"), raft };
-    thread::spawn(|| {
-        // The other end closes when whoever started this is gone; an input that cannot be read is as good as closed.
-        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
-        std::process::exit(1);
-    });
-    run_node(options, |listen, clients| println!("{listen} {clients}")).map_err(problem)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -273,7 +239,7 @@ const UNKNOWN: &str = "whether it was carried out is unknown: look before you tr
 /// Asks the nodes in turn until one answers to the point. Each gets a share of the time that is left, so that one that hangs
 /// leaves some to the others; but what changes something is sent once, and then has all of that time.
 fn ask(to: &To, request: &Request, is_get: bool) -> Result<ExitCode, Problem> {
-    let deadline = Instant::now() + Duration::from_secs(to.timeout_s.max(1));
+    let deadline = Instant::now() + Duration::from_secs(to.timeout_s);
     let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
     let changes_nothing = matches!(request, Request::Get { .. } | Request::Status);
     let nodes = u32::try_from(to.nodes.len()).unwrap_or(u32::MAX);
@@ -309,7 +275,7 @@ fn ask(to: &To, request: &Request, is_get: bool) -> Result<ExitCode, Problem> {
                 }
                 Ok(Ok(Answer::NotLeader(None))) => last = format!("{address} knows no leader"),
                 Ok(Ok(Answer::Refused(why))) => last = format!("{address} refused: {why}"),
-                Ok(Ok(Answer::Unknown | Answer::Stopping)) => return Err((UNKNOWN.to_owned(), 1)),
+                Ok(Ok(Answer::Unknown)) => return Err((UNKNOWN.to_owned(), 1)),
                 Ok(Err(error)) if !changes_nothing => {
                     return Err((format!("{address} took it and does not answer ({error}); {UNKNOWN}"), 1));
                 }

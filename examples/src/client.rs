@@ -41,8 +41,6 @@ pub enum Request {
     Transfer(Option<u128>),
     /// Say how you are.
     Status,
-    /// Stop in good order.
-    Shutdown,
 }
 mesh_core::wire_bincode!(Request);
 
@@ -103,8 +101,6 @@ pub enum Answer {
     Unknown,
     /// How the node is.
     Status(NodeStatus),
-    /// The node stops.
-    Stopping,
 }
 mesh_core::wire_bincode!(Answer);
 

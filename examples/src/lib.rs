@@ -15,7 +15,6 @@
 
 pub mod agent;
 pub mod client;
-pub mod cluster;
 pub mod dashboard;
 pub mod evil;
 pub mod hex;

@@ -86,12 +86,15 @@ impl ServeError {
     }
 }
 
-/// Runs a node until a client tells it to stop. `listening` is told where it listens, for nodes and
-/// for clients, once it does.
+/// Runs a node until it is stopped. `listening` is told where it listens, for nodes and for clients, once it does, and is
+/// given what stops it.
 ///
 /// # Errors
 /// [`ServeError`], before anything is written where the fault is in the options.
-pub fn run_node(options: NodeOptions, listening: impl FnOnce(SocketAddr, SocketAddr)) -> Result<(), ServeError> {
+pub fn run_node(
+    options: NodeOptions,
+    listening: impl FnOnce(SocketAddr, SocketAddr, NodeHandle),
+) -> Result<(), ServeError> {
     let me = options.key.node_id();
     if !options.members.contains(&me) {
         return Err(ServeError::Config(format!("this node's id {me} is not among the members: add it to --members")));
@@ -122,8 +125,8 @@ pub fn run_node(options: NodeOptions, listening: impl FnOnce(SocketAddr, SocketA
         warn_of_silence(transport.control(), options.join);
     }
     follow_membership(raft.clone(), transport.control(), options.members);
-    serve(clients, move |request| answer(me, &raft, &handle, &store, request));
-    listening(listens_at, clients_at);
+    serve(clients, move |request| answer(me, &raft, &store, request));
+    listening(listens_at, clients_at, handle);
     Ok(block_on(run(node, transport, Arc::new(SystemClock::new()), Box::new(wal)))?)
 }
 
@@ -160,13 +163,7 @@ fn warn_of_silence(transport: TcpControl, join: Vec<SocketAddr>) {
     });
 }
 
-fn answer(
-    me: NodeId,
-    raft: &Handle<Raft<SharedStore>>,
-    node: &NodeHandle,
-    store: &SharedStore,
-    request: Request,
-) -> Answer {
+fn answer(me: NodeId, raft: &Handle<Raft<SharedStore>>, store: &SharedStore, request: Request) -> Answer {
     match request {
         Request::Command(command) => match block_on(raft.propose(command)) {
             Ok(applied) => Answer::Done(applied.output),
@@ -214,9 +211,5 @@ fn answer(
             }
             Err(error) => Answer::Refused(error.to_string()),
         },
-        Request::Shutdown => {
-            node.stop();
-            Answer::Stopping
-        }
     }
 }

@@ -3,52 +3,13 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::io::{ErrorKind, Read as _};
 use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{example, output, refusal};
-
-/// A server that is killed when the test ends, however it ends.
-struct Server {
-    process: Child,
-    nodes: String,
-    clients: String,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn serve(data: &Path, peers: &[String]) -> Server {
-    serve_with(data, peers, &[])
-}
-
-fn serve_with(data: &Path, peers: &[String], arguments: &[&str]) -> Server {
-    let mut command = Command::new(example("kv"));
-    command.args(["serve", "--listen", "127.0.0.1:0", "--clients", "127.0.0.1:0", "--election-timeout-ms", "300"]);
-    command.args(arguments).arg("--data").arg(data).args(peers.iter().flat_map(|peer| ["--peer", peer]));
-    let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
-    let mut said = String::new();
-    BufReader::new(process.stdout.take().unwrap()).read_line(&mut said).unwrap();
-    let mut words = said.split_whitespace().filter(|word| word.contains(':')).map(str::to_owned);
-    let (Some(nodes), Some(clients)) = (words.next(), words.next()) else {
-        panic!("the server did not start: {said:?}");
-    };
-    Server { process, nodes, clients }
-}
-
-fn id(data: &Path) -> String {
-    let output = output("kv", &["id", "--data", data.to_str().unwrap()]);
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
+use support::server::{Server, id, serve, serve_with};
+use support::{output, refusal};
 
 /// Runs a client: its exit code, and all that it says.
 fn ask(nodes: &str, arguments: &[&str]) -> (Option<i32>, String) {
@@ -192,6 +153,8 @@ fn mistakes_are_refused_with_a_sentence_and_nothing_is_written() {
         (refusal("kv", &["serve", "--data", "/nowhere/at/all"]), "is no directory"),
         (refusal("kv", &["put", "key"]), "<VALUE>"),
         (refusal("kv", &["change"]), "--voters"),
+        (refusal("kv", &["get", "key", "--timeout-s", "0"]), "1..=86400"),
+        (refusal("kv", &["get", "key", "--timeout-s", "18446744073709551615"]), "1..=86400"),
         (refusal("kv", &["frobnicate"]), "unrecognized subcommand"),
     ] {
         assert!(said.contains(why), "{why:?} is not in: {said}");

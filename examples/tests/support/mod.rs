@@ -4,6 +4,7 @@
 
 pub(crate) mod browser;
 pub(crate) mod http;
+pub(crate) mod server;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
