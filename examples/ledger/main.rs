@@ -16,6 +16,7 @@ mod evil;
 mod replica;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -221,7 +222,7 @@ struct Ledger {
     evil: Option<Evil>,
     processes: Processes<Said>,
     /// What every replica is told, and what the malicious one is told.
-    arguments: [Vec<String>; 2],
+    arguments: [Vec<OsString>; 2],
     replicas: ReplicaSet,
     gateways: Vec<Gateway>,
     /// The place of the replica that was killed, and not started again.
@@ -247,18 +248,27 @@ impl Ledger {
         let arguments = [None, evil].map(|evil| ReplicaOptions::arguments(&genesis, &keys, &clients, evil));
         let replicas = replica::group(&keys)?;
         let mut ledger = Self { evil, processes, arguments, replicas, gateways: Vec::new(), killed: None, interrupted };
+        let started = ledger.start_all(gateways, teller);
+        if started.is_err() {
+            // Those that run stop in good order; what is in the way of that is told by their logs.
+            ledger.processes.stop();
+        }
+        started.map(|()| ledger)
+    }
+
+    fn start_all(&mut self, gateways: Vec<SecretKey>, teller: &Teller) -> Result<(), Box<dyn std::error::Error>> {
         for (at, name) in ORGANISATIONS.iter().enumerate() {
-            ledger.start_replica(at)?;
-            match evil.filter(|_| at == FIRST) {
+            self.start_replica(at)?;
+            match self.evil.filter(|_| at == FIRST) {
                 Some(evil) => teller.say(&format!("started the replica of {name}: malicious ({evil})")),
                 None => teller.say(&format!("started the replica of {name}")),
             }
         }
-        let addresses: Vec<_> = ledger.processes.addresses().collect();
+        let addresses: Vec<_> = self.processes.addresses().collect();
         for key in gateways {
-            ledger.gateways.push(Gateway::start(key, &ledger.replicas, addresses.iter().copied())?);
+            self.gateways.push(Gateway::start(key, &self.replicas, addresses.iter().copied())?);
         }
-        Ok(ledger)
+        Ok(())
     }
 
     fn start_replica(&mut self, at: usize) -> io::Result<()> {

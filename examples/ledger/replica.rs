@@ -1,6 +1,7 @@
 //! One replica: pBFT over TCP, its log on disk. It says how things are, a line each time.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -14,7 +15,7 @@ use mesh_core::{FileWal, Handle, NodeBuilder, NodeId, ProtocolId, SystemClock, r
 use mesh_examples::evil::{EvilTransport, Forger};
 use mesh_examples::hex::{from_hex, to_hex};
 use mesh_examples::json_lines;
-use mesh_examples::processes::{ProcessOptions, end_with_the_input};
+use mesh_examples::processes::{ProcessOptions, end_with_the_input, path_argument};
 use mesh_examples::said::say;
 use mesh_transport_tcp::{Allow, TcpConfig, TcpTransport};
 use serde::{Deserialize, Serialize};
@@ -54,14 +55,14 @@ impl ReplicaOptions {
         replicas: &[PublicKey],
         clients: &[NodeId],
         evil: Option<Evil>,
-    ) -> Vec<String> {
+    ) -> Vec<OsString> {
         let list = |items: Vec<String>| items.join(",");
         let mut arguments = vec![
-            format!("--genesis={}", genesis.display()),
-            format!("--replicas={}", list(replicas.iter().map(ToString::to_string).collect())),
-            format!("--clients={}", list(clients.iter().map(ToString::to_string).collect())),
+            path_argument("genesis", genesis),
+            format!("--replicas={}", list(replicas.iter().map(ToString::to_string).collect())).into(),
+            format!("--clients={}", list(clients.iter().map(ToString::to_string).collect())).into(),
         ];
-        arguments.extend(evil.map(|evil| format!("--evil={evil}")));
+        arguments.extend(evil.map(|evil| format!("--evil={evil}").into()));
         arguments
     }
 }

@@ -15,6 +15,7 @@ mod table;
 mod view;
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -36,6 +37,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// How long anything may take that is waited for; far more than it needs, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// The most nodes: so many that a line of the table fits into a terminal of 80 columns.
+const NODES_MAX: u8 = 15;
+
 /// Starts nodes as processes, kills, pauses and restarts some, and checks that all agree on who is there.
 #[derive(Debug, Parser)]
 #[command(name = "members")]
@@ -43,7 +47,7 @@ struct Arguments {
     #[command(subcommand)]
     role: Option<Role>,
     /// How many nodes
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(5..=15))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(5..=i64::from(NODES_MAX)))]
     nodes: u8,
     /// Disturb nobody, and show the table until interrupted
     #[arg(long)]
@@ -120,7 +124,7 @@ impl Script {
     fn start(&mut self, at: usize) -> Result<(), String> {
         let founders = self.processes.len() / 2 + 1;
         let arguments = ["--zone".to_owned(), (at % 2).to_string(), "--founders".to_owned(), founders.to_string()];
-        let seed = self.processes.start(at, arguments).map_err(|error| error.to_string())?;
+        let seed = self.processes.start(at, arguments.map(OsString::from)).map_err(|error| error.to_string())?;
         let told = seed.map_or_else(|| "nothing".to_owned(), |seed| format!("only {seed}"));
         self.view.say(&format!("started node {}, told {told}", at + 1));
         Ok(())

@@ -1,6 +1,5 @@
 //! The table and the map in the terminal.
 
-use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _, Write as _};
 
 use mesh_core::NodeId;
@@ -43,39 +42,40 @@ impl View {
 
 /// Prints the table; how many lines it has.
 fn draw(processes: &Processes<Table>, tables: &[(NodeId, Table)]) -> usize {
-    let numbers = |nodes: &BTreeSet<NodeId>| {
-        let mut numbers: Vec<_> = nodes.iter().map(|node| processes.number(*node)).collect();
-        numbers.sort_unstable();
-        numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-    };
-    let heads: String = (1..=processes.len()).map(|number| format!("{number:>3}")).collect();
-    println!(
-        "  node     pid  process  zone  mode       leave by  links        thinks{heads}   (a alive, ? suspected, d down)"
-    );
+    // The last digit of each number: a column each.
+    let heads: String = (1..=processes.len()).map(|number| (number % 10).to_string()).collect();
+    println!("{}", line(&["node", "pid", "process", "zone", "mode", "leave by", "links", &heads]));
     for (id, pid, state) in processes.iter() {
         let process = match state {
             State::Runs => "runs",
             State::Paused => "paused",
             State::Dead => "dead",
         };
-        let number = processes.number(id);
-        let pid = pid.map(|pid| pid.to_string()).unwrap_or_default();
+        let (number, pid) = (processes.number(id).to_string(), pid.map(|pid| pid.to_string()).unwrap_or_default());
         let Some((_, table)) = tables.iter().find(|(node, _)| *node == id) else {
-            println!("  {number:>4} {pid:>7}  {process:<7}");
+            println!("{}", line(&[&number, &pid, process, "", "", "", "", ""]));
             continue;
         };
-        let zone = table.zones.get(&id).copied().unwrap_or_default();
+        let zone = table.zones.get(&id).copied().unwrap_or_default().to_string();
         let mode = if table.goes_on { "continue" } else { "read-only" };
         let coordinator = table.coordinator.map(|node| processes.number(node).to_string()).unwrap_or_default();
-        let thinks: String = processes.iter().map(|(other, ..)| format!("{:>3}", opinion(table, id, other))).collect();
-        println!(
-            "  {number:>4} {pid:>7}  {process:<7}  {zone:>4}  {mode:<9}  {coordinator:>8}  {:<12}       {thinks}",
-            numbers(&table.links),
-        );
+        let mut links: Vec<_> = table.links.iter().map(|node| processes.number(*node)).collect();
+        links.sort_unstable();
+        let links = links.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let thinks: String = processes.iter().map(|(other, ..)| opinion(table, id, other)).collect();
+        println!("{}", line(&[&number, &pid, process, &zone, mode, &coordinator, &links, &thinks]));
     }
+    println!("  on the right what each thinks of each: a alive, ? suspected, d down");
     // Nothing is lost where nobody reads.
     let _ = io::stdout().flush();
-    processes.len() + 1
+    processes.len() + 2
+}
+
+/// A line of the table, of at most 79 columns: one that a terminal wraps would not be erased.
+fn line(cells: &[&str; 8]) -> String {
+    let [node, pid, process, zone, mode, coordinator, links, thinks] = cells;
+    let line = format!("  {node:>4} {pid:>7} {process:<7} {zone:>4} {mode:<9} {coordinator:>8} {links:<14} {thinks}");
+    line.trim_end().to_owned()
 }
 
 /// What a node thinks of another.
@@ -90,5 +90,18 @@ fn opinion(table: &Table, me: NodeId, other: NodeId) -> char {
         'd'
     } else {
         ' '
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::NODES_MAX;
+
+    #[test]
+    fn a_line_of_the_table_fits_into_a_terminal_of_80_columns() {
+        let thinks = "a".repeat(usize::from(NODES_MAX));
+        let widest = ["15", "4194304", "process", "zone", "read-only", "leave by", "11 12 13 14 15", &thinks];
+        assert_eq!(line(&widest).len(), 77);
     }
 }

@@ -4,6 +4,7 @@
 //! each time, and ends when its input closes.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write as _};
@@ -199,7 +200,11 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
     /// # Errors
     /// What the operating system says, that the node did not say where it listens within 30 s, or [`INTERRUPTED`]. The
     /// node is dead then.
-    pub fn start(&mut self, at: usize, arguments: impl IntoIterator<Item = String>) -> io::Result<Option<SocketAddr>> {
+    pub fn start(
+        &mut self,
+        at: usize,
+        arguments: impl IntoIterator<Item = OsString>,
+    ) -> io::Result<Option<SocketAddr>> {
         let seed = self.addresses().map(|(_, address)| address).next();
         if self.interrupted.load(Relaxed) {
             return Err(interrupted());
@@ -381,6 +386,13 @@ impl<T> Drop for Processes<T> {
             let _ = process.wait();
         }
     }
+}
+
+/// An argument that is a path, which need not be text.
+pub fn path_argument(name: &str, path: &Path) -> OsString {
+    let mut argument = OsString::from(format!("--{name}="));
+    argument.push(path);
+    argument
 }
 
 fn interrupted() -> io::Error {

@@ -1,5 +1,6 @@
 //! One agent as a process: all modules over TCP, its log on disk. It does what it is told by lines, and says how it is.
 
+use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -21,7 +22,7 @@ use mesh_examples::evil::{EvilTransport, Forger};
 use mesh_examples::hex::short_digest;
 use mesh_examples::index::{Work, pieces};
 use mesh_examples::indexer::{Indexer, Progress, await_last, await_result, submit, submit_all};
-use mesh_examples::processes::{ProcessOptions, obey};
+use mesh_examples::processes::{ProcessOptions, obey, path_argument};
 use mesh_examples::said::say;
 use mesh_examples::trouble::{Cuts, TroubledTransport};
 use mesh_gossip::membership::MembershipHandle as _;
@@ -95,16 +96,16 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// The arguments that say all this.
-    pub(crate) fn arguments(&self) -> Vec<String> {
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
         let agents: Vec<_> = self.agents.iter().map(ToString::to_string).collect();
         vec![
-            format!("--agents={}", agents.join(",")),
-            format!("--founders={}", self.founders),
-            format!("--replicas={}", self.replicas),
-            format!("--cluster-key={}", self.cluster_key.display()),
-            format!("--input={}", self.input.display()),
-            format!("--order={}", self.order),
-            format!("--pace={}", self.pace),
+            format!("--agents={}", agents.join(",")).into(),
+            format!("--founders={}", self.founders).into(),
+            format!("--replicas={}", self.replicas).into(),
+            path_argument("cluster-key", &self.cluster_key),
+            path_argument("input", &self.input),
+            format!("--order={}", self.order).into(),
+            format!("--pace={}", self.pace).into(),
         ]
     }
 }

@@ -1,6 +1,7 @@
 //! The swarm as this process sees it: who runs, what each says, what was asked and acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -58,7 +59,7 @@ pub(crate) struct Mesh {
     heard: Receiver<(NodeId, Line)>,
     pub(crate) ids: Vec<NodeId>,
     founders: usize,
-    arguments: Vec<String>,
+    arguments: Vec<OsString>,
     cluster_key: PathBuf,
     /// What each agent that runs said last.
     statuses: BTreeMap<usize, Status>,

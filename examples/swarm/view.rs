@@ -95,7 +95,11 @@ fn line(cells: &[impl fmt::Display; 11]) -> String {
 fn row(at: usize, pid: Option<u32>, state: State, status: Option<&Status>) -> String {
     let number = at + 1;
     let Some(status) = status.filter(|_| state == State::Runs) else {
-        let state = if state == State::Runs { "starts" } else { "-" };
+        let state = match state {
+            State::Runs => "starts",
+            State::Paused => "paused",
+            State::Dead => "-",
+        };
         return format!("  {number:>5} {:>7}  {state}", pid.map(|pid| pid.to_string()).unwrap_or_default());
     };
     let mode = if status.agent.goes_on() { "goes on" } else { "read-only" };

@@ -1,6 +1,7 @@
 //! One node: membership, partition handler and a pool of tasks over TCP, and an executor that counts. It says how things
 //! are, a line each time.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,7 +15,7 @@ use mesh_core::{Clock, Handle, MemWal, NodeBuilder, NodeId, ProtocolId, Rng64, S
 use mesh_examples::index::pieces;
 use mesh_examples::indexer::{self, Indexer, Progress, await_last, last, submit_all};
 use mesh_examples::json_lines;
-use mesh_examples::processes::{ProcessOptions, end_with_the_input};
+use mesh_examples::processes::{ProcessOptions, end_with_the_input, path_argument};
 use mesh_examples::said::say;
 use mesh_gossip::membership::{Membership, MembershipConfig, MembershipHandle as _, Profile, follow};
 use mesh_gossip::partition::{Partition, PartitionCommand, PartitionConfig};
@@ -105,18 +106,18 @@ impl Plan {
     }
 
     /// The arguments of the process of a node.
-    pub(crate) fn arguments(&self, members: &[NodeId], number: usize, order: u64, gets_stuck: bool) -> Vec<String> {
+    pub(crate) fn arguments(&self, members: &[NodeId], number: usize, order: u64, gets_stuck: bool) -> Vec<OsString> {
         let members: Vec<_> = members.iter().map(ToString::to_string).collect();
         let mut arguments = vec![
-            format!("--members={}", members.join(",")),
-            format!("--number={number}"),
-            format!("--order={order}"),
-            format!("--input={}", self.input.display()),
-            format!("--policy={}", self.policy),
-            format!("--piece-kib={}", self.piece_kib),
-            format!("--pace={}", self.pace),
+            format!("--members={}", members.join(",")).into(),
+            format!("--number={number}").into(),
+            format!("--order={order}").into(),
+            path_argument("input", &self.input),
+            format!("--policy={}", self.policy).into(),
+            format!("--piece-kib={}", self.piece_kib).into(),
+            format!("--pace={}", self.pace).into(),
         ];
-        arguments.extend(gets_stuck.then(|| "--gets-stuck".to_owned()));
+        arguments.extend(gets_stuck.then(|| "--gets-stuck".into()));
         arguments
     }
 }

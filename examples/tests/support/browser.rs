@@ -46,6 +46,12 @@ impl Browser {
         ];
         let wanted = json!({"capabilities": {"alwaysMatch": {"goog:chromeOptions": {"args": arguments}}}});
         let (status, opened) = ask(&address, "POST", "/session", &wanted, "");
+        if opened["value"]["message"].as_str().is_some_and(|why| why.contains("cannot find Chrome binary")) {
+            eprintln!("SKIPPED: there is no Chromium (Debian: apt-get install chromium chromium-driver)");
+            let _ = driver.kill();
+            let _ = driver.wait();
+            return None;
+        }
         assert_eq!(status, 200, "{opened}");
         let session = opened["value"]["sessionId"].as_str().unwrap().to_owned();
         Some(Self { driver, address, session, _profile: profile })

@@ -52,6 +52,31 @@ fn without_enough_votes_a_ballot_expires_everywhere_and_not_before_its_time() {
 }
 
 #[test]
+fn each_ballot_has_the_threshold_that_its_proposer_gave_it() {
+    // Of four nodes one or all must approve; more approvals than that are none the worse.
+    for (threshold, approving, verdict) in [
+        (Threshold::new(1, 4), 1, Verdict::Approved),
+        (Threshold::new(1, 2), 1, Verdict::Expired),
+        (Threshold::new(1, 2), 2, Verdict::Approved),
+        (Threshold::new(1, 1), 3, Verdict::Expired),
+        (Threshold::new(1, 1), 4, Verdict::Approved),
+    ] {
+        let threshold = threshold.unwrap();
+        let mut group = Group::new(6, 4, 0, 0.05);
+        let ballot = group.propose(1, group.draft().with_threshold(threshold));
+        group.vote(ballot, |number| (number <= approving).then_some(Choice::Approve));
+        assert_eq!(group.settle(ballot, 2 * MINUTE), verdict, "{threshold:?} by {approving}");
+        group.check_certificates(ballot, verdict);
+        // Whoever would decide against unanimity has to say no once.
+        if threshold == Threshold::new(1, 1).unwrap() {
+            let ballot = group.propose(2, group.draft().with_threshold(threshold));
+            group.vote(ballot, |number| (number == 3).then_some(Choice::Reject));
+            assert_eq!(group.settle(ballot, MINUTE / 2), Verdict::Rejected);
+        }
+    }
+}
+
+#[test]
 fn a_late_vote_is_refused_and_changes_nothing() {
     let mut group = Group::new(3, 4, 0, 0.0);
     let ballot = group.propose(1, group.draft().open_for(MINUTE / 6));
