@@ -4,12 +4,20 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use mesh_consensus::pbft::{Digest, Evidence, Kind, ReplicaIndex, Said, Statement};
 use mesh_core::Bytes;
+use mesh_core::identity::SecretKey;
+use mesh_core::wire::to_bytes;
 use mesh_fuzz::decode::DECODERS;
 use mesh_fuzz::input::put_piece;
 use mesh_fuzz::play::{Recording, Subject, record};
 use mesh_fuzz::subjects::*;
 use mesh_fuzz::{each_subject, frame};
+use mesh_gossip::membership::{Profile, Tags};
+use mesh_tasks::auction::score::Bid;
+use mesh_tasks::auction::signed::SignedBid;
+use mesh_tasks::auction::{AuctionId, SealedBid};
+use mesh_tasks::share::Share;
 
 /// How long scripts are, in bytes, and of how many rounds.
 const SCRIPTS: [(&str, usize); 2] = [("short", 1024), ("long", 8192)];
@@ -53,11 +61,33 @@ fn of<S: Subject>() -> io::Result<()> {
     decoders(&format!("{}-record", S::NAME), &all_records)
 }
 
+/// What is read elsewhere than from messages and records.
+fn others() -> io::Result<()> {
+    let key = SecretKey::from_seed([1; 32]);
+    let bid = Bid { capability: Share::ONE, load: Share::ZERO, resources: Share::ONE };
+    let bids = [Some(bid), None].map(|bid| {
+        let auction = AuctionId { item: 9, round: 7 };
+        to_bytes(&SignedBid::sign(&key, SealedBid { auction, incarnation: 3, bid }))
+    });
+    decoders("auction-signed-bid", &bids)?;
+    let said = |kind, digest| {
+        let statement =
+            Statement { kind, replica: ReplicaIndex(0), view: 1, sequence: 2, digest: Digest([digest; 32]) };
+        Said { statement, signature: key.sign(&[digest]) }
+    };
+    let contradict = |kind| to_bytes(&Evidence { epoch: 0, first: said(kind, 1), second: said(kind, 2) });
+    decoders("pbft-evidence", &[Kind::Prepare, Kind::Checkpoint].map(contradict))?;
+    let tags = Tags::from_iter([("role", "worker"), ("version", "2")]);
+    let profile = Profile::default().with_tags(&tags).map_err(io::Error::other)?;
+    decoders("membership-tags", &[profile.metadata])
+}
+
 fn main() -> io::Result<()> {
     macro_rules! all {
         ($($subject:ident),*) => { $(of::<$subject>()?;)* };
     }
     each_subject!(all);
+    others()?;
     let mut frames = Vec::new();
     for (number, bytes) in frame::seeds().into_iter().enumerate() {
         let mut alone = Vec::new();

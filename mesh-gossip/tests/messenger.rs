@@ -16,7 +16,7 @@ use mesh_gossip::messenger::{
     RequestTicket,
 };
 use mesh_gossip::overlay::{Overlay, OverlayCommand, OverlayConfig};
-use mesh_transport_mem::{FaultKind, FaultSchedule, Latency, LinkConfig, Sim, SimConfig, SwarmConfig};
+use mesh_transport_mem::{FaultConfig, FaultKind, FaultSchedule, Latency, LinkConfig, Sim, SimConfig};
 
 const OVERLAY: ProtocolId = ProtocolId(4);
 const MESSENGER: ProtocolId = ProtocolId(11);
@@ -379,7 +379,7 @@ fn through_all_faults_what_must_hold_holds() {
         let count = if seed % 2 == 0 { 5 } else { 16 };
         let mut world = World::new(seed, count, links(|_| {}));
         world.thinks = 2 * SECOND;
-        let mut config = SwarmConfig::default();
+        let mut config = FaultConfig::default();
         config.duration = 30 * SECOND;
         config.kinds = vec![
             FaultKind::Kill,

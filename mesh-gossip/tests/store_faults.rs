@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mesh_core::{Bytes, NodeId, Rng64};
 use mesh_gossip::store::{Op, Store, StoreCommand, StoreConfig, Value};
-use mesh_transport_mem::{ClockConfig, FaultKind, FaultSchedule, LinkConfig, Sim, SimConfig, SwarmConfig};
+use mesh_transport_mem::{ClockConfig, FaultConfig, FaultKind, FaultSchedule, LinkConfig, Sim, SimConfig};
 use support_store::support_sizes::ONE_SEED_EACH;
 use support_store::{Cluster, STORE, bad_links, config, links, ms, s, sizes, sizes_or};
 
@@ -51,7 +51,7 @@ fn what_was_acknowledged_survives_crashes_where_it_is_durable() {
         cluster.sim.set_links(bad_links());
         let kinds =
             [FaultKind::Crash, FaultKind::Kill, FaultKind::Pause, FaultKind::Partition, FaultKind::Cut].to_vec();
-        let mut swarm = SwarmConfig::default();
+        let mut swarm = FaultConfig::default();
         (swarm.kinds, swarm.lasts_max) = (kinds, s(3));
         let schedule = FaultSchedule::swarm(seed, &cluster.ids, &swarm);
         cluster.sim.inject(&schedule);

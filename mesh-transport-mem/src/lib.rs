@@ -14,6 +14,6 @@ pub mod sim;
 
 pub use network::{INBOX_BYTES_MAX, MemNetwork, MemTransport};
 pub use sim::{
-    ClockConfig, DiskConfig, Fault, FaultKind, FaultSchedule, Latency, LinkConfig, Loss, Sim, SimConfig, SimDisk,
-    SimStats, SwarmConfig, TraceEvent, Traced, Transcript, Uplink, json_lines, space_time,
+    ClockConfig, DiskConfig, Fault, FaultConfig, FaultKind, FaultSchedule, Latency, LinkConfig, Loss, Sim, SimConfig,
+    SimDisk, SimStats, TraceEvent, Traced, Transcript, Uplink, json_lines, space_time,
 };

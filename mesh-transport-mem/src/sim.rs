@@ -71,7 +71,7 @@ mod trace;
 pub use clock::ClockConfig;
 pub use diagram::{Traced, json_lines, space_time};
 pub use disk::{DiskConfig, SimDisk};
-pub use fault::{Fault, FaultKind, FaultSchedule, SwarmConfig};
+pub use fault::{Fault, FaultConfig, FaultKind, FaultSchedule};
 pub use latency::Latency;
 pub use link::{LinkConfig, Uplink};
 pub use trace::{Loss, TraceEvent, Transcript};

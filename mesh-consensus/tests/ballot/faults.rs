@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mesh_consensus::ballot::{BallotHandle as _, Choice, Verdict, VoteError};
 use mesh_core::NodeId;
-use mesh_transport_mem::{FaultSchedule, SwarmConfig};
+use mesh_transport_mem::{FaultConfig, FaultSchedule};
 
 use crate::group::{Group, id};
 
@@ -20,7 +20,7 @@ fn whatever_breaks_no_two_nodes_disagree_and_no_member_contradicts_itself() {
         let count = [4, 7, 4, 16][seed as usize % 4];
         let mut group = Group::new(seed, count, 0, 0.05);
         let nodes: Vec<NodeId> = (1..=count).map(id).collect();
-        let mut swarm = SwarmConfig::default();
+        let mut swarm = FaultConfig::default();
         swarm.duration = MINUTE;
         let schedule = FaultSchedule::swarm(seed, &nodes, &swarm);
         let ballots: Vec<_> = (1..=3).map(|proposer| group.propose(proposer, group.draft())).collect();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mesh_core::NodeId;
-use mesh_transport_mem::{FaultKind, FaultSchedule, LinkConfig, SwarmConfig};
+use mesh_transport_mem::{FaultConfig, FaultKind, FaultSchedule, LinkConfig};
 
 use crate::group::{Group, config, in_all_modes};
 
@@ -113,7 +113,7 @@ fn any_mix_of_faults_leaves_the_group_safe_and_it_comes_to_an_end() {
         for seed in 0..4 {
             let mut group = Group::new(seed, n, config(auth));
             let clients = [group.add_client(), group.add_client()];
-            let mut faults = SwarmConfig::default();
+            let mut faults = FaultConfig::default();
             faults.duration = 10 * SECOND;
             faults.kinds = vec![
                 FaultKind::Crash,

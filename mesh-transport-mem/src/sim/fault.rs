@@ -8,11 +8,11 @@
 //! ```
 //! use std::time::Duration;
 //! use mesh_core::NodeId;
-//! use mesh_transport_mem::{FaultSchedule, SwarmConfig};
+//! use mesh_transport_mem::{FaultSchedule, FaultConfig};
 //!
 //! let nodes = [1, 2, 3].map(NodeId);
-//! let schedule = FaultSchedule::swarm(7, &nodes, &SwarmConfig::default());
-//! assert_eq!(schedule, FaultSchedule::swarm(7, &nodes, &SwarmConfig::default()));
+//! let schedule = FaultSchedule::swarm(7, &nodes, &FaultConfig::default());
+//! assert_eq!(schedule, FaultSchedule::swarm(7, &nodes, &FaultConfig::default()));
 //! println!("{schedule}");
 //! ```
 
@@ -159,7 +159,7 @@ fault_kinds!(
 /// What [`FaultSchedule::swarm`] draws from.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct SwarmConfig {
+pub struct FaultConfig {
     /// Faults begin within this time. Default: 30 s.
     pub duration: Duration,
     /// The kinds there may be. Default: all but [`FaultKind::DiskCorrupt`], from which a node does
@@ -188,7 +188,7 @@ pub struct SwarmConfig {
     pub sync_max: Duration,
 }
 
-impl Default for SwarmConfig {
+impl Default for FaultConfig {
     fn default() -> Self {
         let ms = Duration::from_millis;
         let kinds = FaultKind::ALL.iter().copied().filter(|kind| *kind != FaultKind::DiskCorrupt);
@@ -224,7 +224,7 @@ impl fmt::Display for FaultSchedule {
 
 impl FaultSchedule {
     /// Draws a schedule of faults for `nodes`: its own kinds, rates and degrees for each seed.
-    pub fn swarm(seed: u64, nodes: &[NodeId], config: &SwarmConfig) -> Self {
+    pub fn swarm(seed: u64, nodes: &[NodeId], config: &FaultConfig) -> Self {
         let mut rng = Rng64::from_seed(seed, "faults");
         let mut faults = Vec::new();
         for kind in &config.kinds {
@@ -270,7 +270,7 @@ impl FaultSchedule {
     }
 }
 
-fn draw(rng: &mut Rng64, kind: FaultKind, nodes: &[NodeId], config: &SwarmConfig) -> Option<Fault> {
+fn draw(rng: &mut Rng64, kind: FaultKind, nodes: &[NodeId], config: &FaultConfig) -> Option<Fault> {
     let node = *rng.choose(nodes)?;
     let lasts = rng.duration_between(Duration::from_millis(1), config.lasts_max);
     // Half of what there may be is drawn small: the worst of everything at once finds little.
@@ -491,19 +491,19 @@ mod tests {
         let mut counts = BTreeMap::<FaultKind, u64>::new();
         let mut mixes = std::collections::BTreeSet::new();
         for seed in 0..200 {
-            let schedule = FaultSchedule::swarm(seed, &nodes(), &SwarmConfig::default());
+            let schedule = FaultSchedule::swarm(seed, &nodes(), &FaultConfig::default());
             assert!(schedule.faults.is_sorted_by_key(|(at, _)| *at));
             schedule.faults.iter().for_each(|(_, fault)| *counts.entry(fault.kind()).or_default() += 1);
             let kinds: std::collections::BTreeSet<_> = schedule.faults.iter().map(|(_, fault)| fault.kind()).collect();
             mixes.insert(kinds);
         }
-        assert_eq!(Vec::from_iter(counts.keys().copied()), SwarmConfig::default().kinds);
+        assert_eq!(Vec::from_iter(counts.keys().copied()), FaultConfig::default().kinds);
         assert!(mixes.len() > 100, "{}", mixes.len());
     }
 
     #[test]
     fn a_failing_schedule_shrinks_to_what_makes_it_fail() {
-        let config = SwarmConfig { interval_max: Duration::from_secs(1), ..SwarmConfig::default() };
+        let config = FaultConfig { interval_max: Duration::from_secs(1), ..FaultConfig::default() };
         let schedule = FaultSchedule::swarm(3, &nodes(), &config);
         let crashes = |schedule: &FaultSchedule| {
             schedule.faults.iter().filter(|(_, fault)| fault.kind() == FaultKind::ClockJump).count()

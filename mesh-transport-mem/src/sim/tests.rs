@@ -440,7 +440,7 @@ fn busy_run(seed: u64) -> Sim<(Handle<Post>, Handle<Ledger>)> {
     for id in nodes {
         sim.add_node(id, |node| (node.host(ID, Post::default()), node.host(ProtocolId(2), Ledger::default())));
     }
-    sim.inject(&FaultSchedule::swarm(seed, &nodes, &SwarmConfig::default()));
+    sim.inject(&FaultSchedule::swarm(seed, &nodes, &FaultConfig::default()));
     for number in 0..500 {
         let mut rng = sim.rng().clone();
         let (from, to) = (*rng.choose(&nodes).unwrap(), *rng.choose(&nodes).unwrap());
@@ -475,7 +475,7 @@ fn everything_that_can_happen_happens_to_some_seed() {
             *counts.entry(*kind).or_insert(0) += count;
         }
     }
-    assert_eq!(Vec::from_iter(counts.into_keys()), SwarmConfig::default().kinds);
+    assert_eq!(Vec::from_iter(counts.into_keys()), FaultConfig::default().kinds);
 }
 
 #[test]

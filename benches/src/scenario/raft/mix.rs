@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mesh_consensus::raft::RaftConfig;
 use mesh_core::{NodeId, Rng64};
-use mesh_transport_mem::{FaultKind, Latency, SimConfig, SwarmConfig};
+use mesh_transport_mem::{FaultConfig, FaultKind, Latency, SimConfig};
 
 /// The election timeout of all replicas.
 pub(super) const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
@@ -50,7 +50,7 @@ pub(super) struct Mix {
     pub(super) witnesses: BTreeSet<NodeId>,
     pub(super) config: RaftConfig,
     pub(super) simulation: SimConfig,
-    pub(super) faults: SwarmConfig,
+    pub(super) faults: FaultConfig,
     pub(super) actions: Actions,
     /// How many of ten calls of clients write; the others read.
     pub(super) writes: u64,
@@ -83,7 +83,7 @@ impl Mix {
         config.pre_vote = !rng.chance(1, if storm { 2 } else { 4 });
         config.lease_reads = lease;
         config.clock_drift_ppm = DRIFT_BETWEEN_PPM;
-        let mut faults = if storm { storm_faults() } else { SwarmConfig::default() };
+        let mut faults = if storm { storm_faults() } else { FaultConfig::default() };
         faults.drift_ppb_max = DRIFT_PPB_MAX;
         if lease {
             // No bound on the drift of clocks holds where they jump.
@@ -163,9 +163,9 @@ fn draw_some(rng: &mut Rng64, nodes: &[NodeId]) -> BTreeSet<NodeId> {
 }
 
 /// Faults that come thick and fast and are soon over, so that much is half done when they strike.
-fn storm_faults() -> SwarmConfig {
+fn storm_faults() -> FaultConfig {
     use FaultKind::{Crash, Cut, Kill, Partition, Pause};
-    let mut swarm = SwarmConfig::default();
+    let mut swarm = FaultConfig::default();
     swarm.kinds = vec![Crash, Crash, Crash, Kill, Partition, Partition, Cut, Pause];
     swarm.interval_min = ms(100);
     swarm.interval_max = ms(1_500);
