@@ -3,8 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::panic::UnwindSafe;
+use std::panic::RefUnwindSafe;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -560,43 +562,51 @@ fn seeds(usual: Range<u64>) -> Range<u64> {
     range.unwrap_or_else(|| panic!("SEEDS={asked} is no range of seeds, such as 0..1000"))
 }
 
-/// Runs a test, and says how to run it again where it fails.
-fn replayed(seed: u64, test: &str, run: impl FnOnce() + UnwindSafe) {
-    if let Err(panic) = std::panic::catch_unwind(run) {
-        eprintln!("to replay it: SEEDS={seed}..{} cargo test -p mesh-examples --test agents {test}", seed + 1);
-        std::panic::resume_unwind(panic);
-    }
+/// Runs a test by these seeds on all cores, and says how to run it again where it fails.
+fn by_seeds(seeds: Range<u64>, test: &str, run: impl Fn(u64) + Sync + RefUnwindSafe) {
+    let (next, cores) = (AtomicU64::new(seeds.start), thread::available_parallelism().map_or(1, usize::from));
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                while let Some(seed) = Some(next.fetch_add(1, Relaxed)).filter(|seed| *seed < seeds.end) {
+                    if let Err(panic) = std::panic::catch_unwind(|| run(seed)) {
+                        let seeds = format!("{seed}..{}", seed + 1);
+                        eprintln!("to replay it: SEEDS={seeds} cargo test -p mesh-examples --test agents {test}");
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+            });
+        }
+    });
 }
 
 #[test]
 fn who_was_down_for_long_hears_that_the_network_is_shut_down() {
-    for seed in seeds(0..6) {
-        replayed(seed, "who_was_down", || {
-            let mut world = World::new(seed);
-            world.until("all know each other and go on", World::all_go_on);
-            let victim = node(world.rng.below(AGENTS.into()) as u8);
-            world.crash(victim);
-            world.turns(15 * SECOND);
-            let others = world.up();
-            let is_down = |other: &NodeId| {
-                let members = world.sim.protocol::<Membership>(*other, ids::MEMBERS);
-                members.is_some_and(|members| members.status_of(victim).is_none_or(|status| !status.is_live()))
-            };
-            assert!(others.iter().all(is_down), "all have noticed");
-            if world.rng.chance(1, 2) {
-                // It may have come no further than to its first messages.
-                world.sim.restart(victim);
-                let head_start = world.rng.duration_between(Duration::ZERO, 3 * SECOND);
-                world.turns(head_start);
-            } else {
-                // Others have heard it already, and are about to leave.
-                let late = world.rng.duration_between(Duration::ZERO, 3 * LINGER / 4);
-                world.sim.after(late, move |sim| sim.restart(victim));
-            }
-            let teller = others[world.rng.below(others.len() as u64) as usize];
-            shut_down(&mut world, teller);
-        });
-    }
+    by_seeds(seeds(0..6), "who_was_down", |seed| {
+        let mut world = World::new(seed);
+        world.until("all know each other and go on", World::all_go_on);
+        let victim = node(world.rng.below(AGENTS.into()) as u8);
+        world.crash(victim);
+        world.turns(15 * SECOND);
+        let others = world.up();
+        let is_down = |other: &NodeId| {
+            let members = world.sim.protocol::<Membership>(*other, ids::MEMBERS);
+            members.is_some_and(|members| members.status_of(victim).is_none_or(|status| !status.is_live()))
+        };
+        assert!(others.iter().all(is_down), "all have noticed");
+        if world.rng.chance(1, 2) {
+            // It may have come no further than to its first messages.
+            world.sim.restart(victim);
+            let head_start = world.rng.duration_between(Duration::ZERO, 3 * SECOND);
+            world.turns(head_start);
+        } else {
+            // Others have heard it already, and are about to leave.
+            let late = world.rng.duration_between(Duration::ZERO, 3 * LINGER / 4);
+            world.sim.after(late, move |sim| sim.restart(victim));
+        }
+        let teller = others[world.rng.below(others.len() as u64) as usize];
+        shut_down(&mut world, teller);
+    });
 }
 
 /// One more agent comes, works and votes in Raft; then another one leaves, and hands over what it has.
@@ -657,14 +667,10 @@ fn one_comes_and_one_leaves(seed: u64) {
 
 #[test]
 fn one_comes_late_and_one_leaves_and_nothing_is_lost() {
-    for seed in seeds(0..4) {
-        replayed(seed, "one_comes_late", || one_comes_and_one_leaves(seed));
-    }
+    by_seeds(seeds(0..4), "one_comes_late", one_comes_and_one_leaves);
 }
 
 #[test]
 fn agents_get_through_all_trouble() {
-    for seed in seeds(0..30) {
-        replayed(seed, "agents_get_through", || run(seed));
-    }
+    by_seeds(seeds(0..200), "agents_get_through", run);
 }
