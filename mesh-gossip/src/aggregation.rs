@@ -51,6 +51,10 @@ const CLAIMS_NEEDED: usize = 3;
 /// No cluster is so many epochs ahead of a node: whoever says so lies, and would end all epochs for good.
 const LEAP_MAX: u64 = 1 << 32;
 
+/// None is in a later epoch than this, for a node that was in none with others: it follows its cluster wherever liars led
+/// that.
+const FIRST_MAX: u64 = 1 << 62;
+
 /// The timers of an aggregation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Timer {
@@ -99,6 +103,8 @@ pub struct Aggregation {
     extremes: Vec<(f64, f64)>,
     /// The lowest ticket heard of.
     ticket: u64,
+    /// Whether it ended an epoch in which it took shares of as many as are believed.
+    settled: bool,
     /// Who says that an epoch runs that cannot be taken on one peer's word.
     claims: BTreeMap<NodeId, u64>,
     /// What the last epoch ended with.
@@ -128,6 +134,7 @@ impl Aggregation {
             mass: Mass::default(),
             extremes: Vec::new(),
             ticket: 0,
+            settled: false,
             claims: BTreeMap::new(),
             last: None,
             meter: Meter::default(),
@@ -266,6 +273,7 @@ impl Aggregation {
             self.meter.epochs.increment();
             cx.emit(AggregationEvent::EpochEnded(estimate.clone()));
             self.last = Some(estimate);
+            self.settled |= self.taken.len() >= self.claims_needed().max(1);
         }
         self.begin(cx, next);
     }
@@ -309,12 +317,18 @@ impl Aggregation {
         cx.send(to, Message::Share(share));
     }
 
+    /// How many peers are believed.
+    fn claims_needed(&self) -> usize {
+        CLAIMS_NEEDED.min(self.peers.len())
+    }
+
     /// A peer is in a later epoch: goes there too, if that can be believed. Whether this node is there now.
     ///
     /// The next epoch is believed when this one is half over. Anything else takes several peers, or one liar
     /// could keep all from ever ending an epoch.
     fn follow(&mut self, cx: &mut Context<'_, Self>, from: NodeId, epoch: u64) -> bool {
-        if epoch - self.epoch > LEAP_MAX {
+        let is_too_far = if self.settled { epoch - self.epoch > LEAP_MAX } else { epoch > FIRST_MAX };
+        if is_too_far {
             self.meter.refused.increment();
             return false;
         }
@@ -322,7 +336,7 @@ impl Aggregation {
         self.claims.insert(from, epoch);
         if is_next {
             self.end_epoch(cx, epoch);
-        } else if self.claims.len() >= CLAIMS_NEEDED.min(self.peers.len()) {
+        } else if self.claims.len() >= self.claims_needed() {
             let least = self.claims.values().copied().min().unwrap_or(epoch);
             self.end_epoch(cx, least);
         }

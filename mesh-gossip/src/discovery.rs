@@ -88,6 +88,8 @@ pub enum Timer {
     NewsDue,
     /// This node is to announce itself.
     AnnounceDue,
+    /// Links came and went: they are to be announced, if they are not what they were.
+    LinksDue,
     /// Somebody is to be asked whether it answers.
     ProbeDue,
     /// It has not answered.
@@ -131,6 +133,7 @@ pub struct Discovery {
     announced: Instant,
     own: Option<Announcement>,
     announce_due: Instant,
+    links_due: bool,
     peers: Peers,
     reputation: Reputation,
     seeds: Vec<Seed>,
@@ -166,6 +169,7 @@ impl Discovery {
             announced: Instant::ZERO,
             own: None,
             announce_due: Instant::MAX,
+            links_due: false,
             peers: Peers::default(),
             reputation,
             seeds: Vec::new(),
@@ -348,6 +352,13 @@ impl Discovery {
         let interval = self.config.announce_interval_of(self.peers.known.len());
         let delay = cx.rng().duration_between(interval * 3 / 4, interval);
         self.announce_by(cx, delay);
+    }
+
+    fn on_links_due(&mut self, cx: &mut Cx<'_>) {
+        self.links_due = false;
+        if self.own.as_ref().is_none_or(|own| own.claim().links != self.claim(0).links) {
+            self.announce_by(cx, Duration::ZERO);
+        }
     }
 
     /// Others know an announcement of this node: from before it began anew, or there is another one of its name.
@@ -577,8 +588,8 @@ impl Discovery {
     fn set_link(&mut self, cx: &mut Cx<'_>, node: NodeId, up: bool) {
         let changed =
             if up { self.links.len() < LINKS_KEPT && self.links.insert(node) } else { self.links.remove(&node) };
-        if changed {
-            self.announce_by(cx, LINKS_DELAY);
+        if changed && !std::mem::replace(&mut self.links_due, true) {
+            cx.set_timer(Timer::LinksDue, LINKS_DELAY);
         }
     }
 
@@ -649,6 +660,7 @@ impl Protocol for Discovery {
             }
             Timer::NewsDue => self.on_news_due(cx),
             Timer::AnnounceDue => self.on_announce_due(cx),
+            Timer::LinksDue => self.on_links_due(cx),
             Timer::ProbeDue => self.on_probe_due(cx),
             Timer::Unanswered => self.on_unanswered(cx),
         }

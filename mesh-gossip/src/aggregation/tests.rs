@@ -280,19 +280,42 @@ fn an_epoch_at_its_end_does_no_harm() {
     assert_eq!(node.protocol.epoch, u64::MAX);
 }
 
+/// A node that took shares of others in an epoch that ended.
+fn settled(metrics: &Metrics) -> Harness<Aggregation> {
+    let aggregation = Aggregation::new(config(), [A, B, C]).unwrap().with_metrics(metrics);
+    let mut me = Harness::new(ME, aggregation);
+    for from in [A, B, C] {
+        let share = share(&me, 1);
+        me.receive(from, Message::Share(share));
+    }
+    me.pass(40 * ROUND);
+    assert_eq!(me.protocol.epoch, 1);
+    me
+}
+
 #[test]
 fn however_many_say_so_no_epoch_far_ahead_is_believed() {
     let metrics = Metrics::default();
-    let aggregation = Aggregation::new(config(), [A, B, C]).unwrap().with_metrics(&metrics);
-    let mut me = Harness::new(ME, aggregation);
+    let mut me = settled(&metrics);
     for from in [A, B, C] {
-        me.receive(from, Message::Ahead { epoch: LEAP_MAX + 1 });
+        me.receive(from, Message::Ahead { epoch: LEAP_MAX + 2 });
         me.receive(from, Message::Share(Share { epoch: (1 << 62) - 1, ..share(&me, 1) }));
     }
-    assert_eq!((me.protocol.epoch, metrics.snapshot()["aggregation_refused"]), (0, 6));
+    assert_eq!((me.protocol.epoch, metrics.snapshot()["aggregation_refused"]), (1, 6));
     // As far as a cluster can have come, three are believed.
-    [A, B, C].into_iter().for_each(|from| me.receive(from, Message::Ahead { epoch: LEAP_MAX }));
-    assert_eq!(me.protocol.epoch, LEAP_MAX);
+    [A, B, C].into_iter().for_each(|from| me.receive(from, Message::Ahead { epoch: LEAP_MAX + 1 }));
+    assert_eq!(me.protocol.epoch, LEAP_MAX + 1);
+}
+
+#[test]
+fn who_starts_anew_follows_its_cluster_however_far_that_is_but_not_to_the_end_of_numbers() {
+    let mut me = node(ME, &[A, B, C], 10.0);
+    // It may have been alone for long.
+    me.pass(100 * ROUND);
+    [A, B, C].into_iter().for_each(|from| me.receive(from, Message::Ahead { epoch: FIRST_MAX + 1 }));
+    assert!(me.protocol.epoch < 10);
+    [A, B, C].into_iter().for_each(|from| me.receive(from, Message::Ahead { epoch: 10 * LEAP_MAX }));
+    assert_eq!(me.protocol.epoch, 10 * LEAP_MAX);
 }
 
 #[test]

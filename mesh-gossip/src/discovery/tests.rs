@@ -426,6 +426,29 @@ fn many_links_that_come_and_go_are_announced_together_and_bounded() {
 }
 
 #[test]
+fn s15_links_that_are_what_they_were_are_not_announced_again() {
+    let mut node = knowing(2);
+    node.command(DiscoveryCommand::LinkUp(NodeId(7)));
+    node.pass(4 * SECOND);
+    let before = node.protocol.sequence;
+    for _ in 0..10 {
+        node.command(DiscoveryCommand::LinkDown(NodeId(7)));
+        node.command(DiscoveryCommand::LinkUp(NodeId(7)));
+        node.pass(SECOND);
+    }
+    assert_eq!(node.protocol.sequence, before);
+    // Others are, however often that one comes and goes.
+    node.command(DiscoveryCommand::LinkUp(NodeId(8)));
+    for _ in 0..4 {
+        node.command(DiscoveryCommand::LinkDown(NodeId(7)));
+        node.command(DiscoveryCommand::LinkUp(NodeId(7)));
+        node.pass(SECOND);
+    }
+    let links = |node: &Harness<Discovery>| node.protocol.own.as_ref().map(|own| own.claim().links.clone());
+    assert_eq!((node.protocol.sequence, links(&node)), (before + 1, Some(vec![NodeId(7), NodeId(8)])));
+}
+
+#[test]
 fn s15_extremes_of_time_and_numbers_do_no_harm() {
     let mut node = knowing(3);
     let last = Claim { sequence: SEQUENCE_MAX, lifetime: LIFETIME_MAX, ..claim(1) };

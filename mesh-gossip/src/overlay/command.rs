@@ -71,7 +71,8 @@ pub enum OverlayError {
         /// How many.
         limit: usize,
     },
-    /// Nobody knows a way to the node: it is gone, or on the other side of a partition.
+    /// No way to the node was found: it is gone, or on the other side of a partition, or all nodes together look for more
+    /// than neighbours pass on.
     #[error("no way to {to} was found in time")]
     NoRoute {
         /// To whom it was.

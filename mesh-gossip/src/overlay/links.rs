@@ -12,8 +12,10 @@ use crate::allowance::Allowance;
 
 /// How long somebody who did not answer is left alone.
 const REST_SILENT: Duration = Duration::from_secs(10);
-/// How long somebody who had no room is left alone, and how long nobody starts anew again.
+/// How long somebody who had no room is left alone, and how long nobody starts anew again: twice as long each time, and
+/// this long at most.
 const REST_FULL: Duration = Duration::from_secs(2);
+const REST_ANEW_MAX: Duration = Duration::from_secs(60);
 /// How long somebody who passes no beacons on gets no link.
 const BARRED: Duration = Duration::from_secs(1800);
 /// After so many rounds without a beacon from a neighbour it is given up.
@@ -112,7 +114,7 @@ impl Overlay {
         };
         if let Some(link) = self.view.links.get(&from.node) {
             // It may ask twice, and the first question come late.
-            let is_anew = newcomer && cx.now().since(link.renewed) >= REST_FULL;
+            let is_anew = newcomer && cx.now().since(link.renewed) >= link.rest;
             self.heard(cx, from.node, Some(degree));
             if is_anew {
                 self.renew(cx, from);
@@ -161,9 +163,12 @@ impl Overlay {
     }
 
     /// A neighbour has no links, so it started anew, or gave this one up: what it was told over it, it may not know.
-    /// What is held against it stays, however often it asks.
+    /// What is held against it stays, however often it asks. Each time costs this node and others: who says so again and
+    /// again is believed half as often each time.
     fn renew(&mut self, cx: &mut Context<'_, Self>, Peer { node, zone }: Peer) {
         let Some(link) = self.view.links.get_mut(&node) else { return };
+        let quiet = cx.now().since(link.renewed) >= 2 * REST_ANEW_MAX;
+        link.rest = if quiet { REST_FULL } else { (2 * link.rest).min(REST_ANEW_MAX) };
         (link.zone, link.renewed) = (zone, cx.now());
         self.meter.links_lost.increment();
         cx.emit(OverlayEvent::LinkDown { node, cause: LinkDownCause::Forgotten });
@@ -280,6 +285,7 @@ impl Overlay {
             degree,
             since: cx.now(),
             renewed: cx.now(),
+            rest: REST_FULL,
             chosen,
             earned: false,
             shone: false,

@@ -25,6 +25,8 @@ pub(super) struct Link {
     pub(super) since: Instant,
     /// When that was last told: again where it started anew.
     pub(super) renewed: Instant,
+    /// How long after that it may start anew again.
+    pub(super) rest: Duration,
     /// Whether this node chose it among the members that the application named.
     pub(super) chosen: bool,
     /// Whether it ever passed a beacon on.

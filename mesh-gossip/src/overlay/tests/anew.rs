@@ -52,19 +52,32 @@ fn s19_a_guest_keeps_its_place_no_longer_for_saying_that_it_started_anew() {
 }
 
 #[test]
-fn s15_who_says_each_second_that_it_started_anew_has_others_told_every_two() {
+fn s15_who_says_each_second_that_it_started_anew_has_others_told_less_and_less_often() {
     let mut node = with_links(3);
-    let (mut walks, mut accepts) = (0, 0);
-    for _ in 0..20 {
+    let (mut walks, mut accepts, mut renewed) = (0, 0, Vec::new());
+    for second in 1..=300 {
         node.pass(SECOND);
-        [3, 4].into_iter().for_each(|peer| node.receive(NodeId(peer), Message::Alive { degree: 3 }));
+        (3..=4).for_each(|peer| node.receive(NodeId(peer), Message::Alive { degree: 3 }));
+        shine(&mut node, second, &[2, 3, 4]);
         node.sent();
         node.receive(NodeId(2), anew());
         let sent = node.sent();
         walks += sent.iter().filter(|(_, message)| matches!(message, Message::Walk { .. })).count();
         accepts += sent.iter().filter(|(_, message)| matches!(message, Message::Accept { .. })).count();
+        renewed.extend((!node.events().is_empty()).then_some(second));
     }
-    assert_eq!((walks, accepts), (10 * 2, 20));
+    assert_eq!(renewed, [2, 6, 14, 30, 62, 122, 182, 242]);
+    assert_eq!((walks, accepts), (8 * 2, 300));
+    // After some quiet it is believed as before.
+    for second in 1..=180 {
+        node.pass(SECOND);
+        shine(&mut node, 300 + second, &[2, 3, 4]);
+        (2..=4).for_each(|peer| node.receive(NodeId(peer), Message::Alive { degree: 3 }));
+        if [120, 122].contains(&second) {
+            node.receive(NodeId(2), anew());
+            assert_eq!(node.events().len(), 2, "{second}");
+        }
+    }
 }
 
 #[test]
