@@ -314,7 +314,7 @@ pub trait PoolHandle {
     /// Waits until a task is settled.
     fn wait(&self, task: TaskId) -> impl Future<Output = Result<Outcome, FollowError>> + Send + 'static;
 
-    /// Takes no more tasks, and hands over what there is, within a time.
+    /// Takes no more tasks, and hands over what there is, within a time. It may be asked for again, where something is left.
     fn drain(&self, within: Duration) -> impl Future<Output = Result<Receipt, CallError>> + Send + 'static;
 
     /// How this node is.

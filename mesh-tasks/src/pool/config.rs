@@ -58,7 +58,8 @@ pub struct PoolConfig {
     pub dependencies_max: usize,
     /// For how long results and dead letters are kept. Default: 10 minutes.
     pub retain_for: Duration,
-    /// How many are kept here at most, the latest. Default: 10,000.
+    /// How many are kept here at most, the latest. Those that do not count yet, as too few nodes have heard of them, are kept
+    /// for longer, up to twice as many in all. Default: 10,000.
     pub retain_max: usize,
     /// Whether what this node owns and keeps for others outlives a crash: goes to the log of its node. Default: false.
     pub durable: bool,

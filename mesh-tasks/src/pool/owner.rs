@@ -515,19 +515,25 @@ impl TaskPool {
             // Their ends are yet to be told.
             return;
         }
+        let now = cx.now();
         while let Some((at, task)) = self.settled.front().copied()
-            && (at <= cx.now() || self.settled.len() > self.config.retain_max)
+            && (at <= now || self.settled.len() > self.config.retain_max)
         {
+            self.settled.pop_front();
             // One that another node owned meanwhile may go on.
             let is_over = |owned: &Owned| owned.retire_at == Some(at);
-            if let Some(entry) = self.tasks.get(&task).filter(|entry| entry.owned.as_ref().is_some_and(is_over)) {
-                // What waits for that it counts is not forgotten before, but for a limit.
-                if !entry.is_safe(self.replica()) && self.settled.len() <= self.config.retain_max.saturating_mul(2) {
-                    return;
-                }
+            let entry = self.tasks.get(&task).filter(|entry| entry.owned.as_ref().is_some_and(is_over));
+            let Some(entry) = entry else { continue };
+            if entry.is_safe(self.replica()) || self.settled.len() >= self.config.retain_max.saturating_mul(2) {
                 self.retire(cx, task);
+                continue;
             }
-            self.settled.pop_front();
+            // What waits for that it counts is not forgotten before, but for a limit. What ended later is not kept for it.
+            self.retain(now, task);
+            if at > now {
+                // Of those that are too many, one at a time: all may wait.
+                return;
+            }
         }
     }
 

@@ -27,7 +27,8 @@ pub struct DhtConfig {
     pub takeover_after: Duration,
     /// A replica that is down is replaced after so much time. Default: 5 s.
     pub repair_after: Duration,
-    /// So often the places of deleted keys are given up; of shards with 256 of them, every second. Default: 10 s.
+    /// So often the places of deleted keys are given up; of shards with 256 of them, or more than 64 KiB of such keys, every
+    /// second, 64 KiB of a shard at a time. Default: 10 s.
     pub collect_every: Duration,
     /// The longest key, in bytes. Default: 1 KiB; at most [`KEY_MAX`].
     pub key_max: usize,

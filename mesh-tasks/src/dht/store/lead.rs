@@ -32,7 +32,7 @@ pub(super) const WRITES_MAX: usize = 64;
 const COLLECTED_MAX: usize = 256;
 
 /// The most bytes of deleted keys of a shard that are given up at a time: with the last changes of it, which are at hand for
-/// those who lag behind, there is room for other ones.
+/// those who lag behind, there is room for other ones. Where there are more, they are given up soon, too.
 const COLLECTED_BYTES: usize = RECENT_BYTES / 4;
 
 /// How often what is not urgent is looked after.
@@ -511,7 +511,8 @@ impl DhtStore {
             let content = shard.content();
             let away = content.sessions.keys().filter(|origin| !self.is_living(origin));
             let away: Vec<Origin> = away.copied().collect();
-            let is_due = collects || content.deleted() >= COLLECTED_MAX;
+            let are_many = content.deleted() >= COLLECTED_MAX || content.deleted_bytes() > COLLECTED_BYTES;
+            let is_due = collects || are_many;
             let deleted = if is_due { content.first_deleted(COLLECTED_BYTES) } else { Vec::new() };
             let Some(lead) = self.shards.get_mut(&id).and_then(|shard| shard.lead.as_mut()) else { continue };
             lead.idle.retain(|origin, _| away.contains(origin));

@@ -131,6 +131,11 @@ wire_enum!(What {
     5 => Ended(origins),
 });
 
+/// What a key takes that is given up.
+fn collected_len(key: &Bytes) -> usize {
+    8 + key.len()
+}
+
 impl Change {
     /// What it takes in a message, roughly.
     pub(super) fn len(&self) -> usize {
@@ -138,7 +143,7 @@ impl Change {
             What::Begun | What::Unwritten(..) => 48,
             What::Regrouped(group) => 32 * group.all().count(),
             What::Written(_, write) => 48 + write.key.len() + write.value.as_ref().map_or(0, Bytes::len),
-            What::Collected(keys) => keys.iter().map(|key| 8 + key.len()).sum(),
+            What::Collected(keys) => keys.iter().map(collected_len).sum(),
             What::Ended(origins) => 24 * origins.len(),
         }
     }
@@ -192,8 +197,9 @@ pub(super) struct Content {
     entries: BTreeMap<Bytes, Entry>,
     /// Of all keys and values.
     bytes: usize,
-    /// How many of the keys have no value.
+    /// How many of the keys have no value, and what they take in changes that give them up.
     deleted: usize,
+    deleted_bytes: usize,
 }
 
 impl Content {
@@ -229,13 +235,18 @@ impl Content {
         self.deleted
     }
 
+    /// What they take in changes that give them up, in bytes.
+    pub(super) const fn deleted_bytes(&self) -> usize {
+        self.deleted_bytes
+    }
+
     /// The first of them, as many as take so many bytes, and one at least.
     pub(super) fn first_deleted(&self, bytes_max: usize) -> Vec<Bytes> {
         let deleted = self.entries.iter().filter(|(_, entry)| entry.value.is_none()).map(|(key, _)| key);
         let mut bytes = 0;
         let fits = |key: &&Bytes| {
             let is_first = bytes == 0;
-            bytes += 8 + key.len();
+            bytes += collected_len(key);
             is_first || bytes <= bytes_max
         };
         deleted.take(self.deleted).take_while(fits).cloned().collect()
@@ -249,14 +260,20 @@ impl Content {
     pub(super) fn put(&mut self, key: Bytes, entry: Entry) {
         self.remove(&key);
         self.bytes += entry.len(&key);
-        self.deleted += usize::from(entry.value.is_none());
+        if entry.value.is_none() {
+            self.deleted += 1;
+            self.deleted_bytes += collected_len(&key);
+        }
         self.entries.insert(key, entry);
     }
 
     pub(super) fn remove(&mut self, key: &Bytes) -> Option<Entry> {
         let entry = self.entries.remove(key)?;
         self.bytes -= entry.len(key);
-        self.deleted -= usize::from(entry.value.is_none());
+        if entry.value.is_none() {
+            self.deleted -= 1;
+            self.deleted_bytes -= collected_len(key);
+        }
         Some(entry)
     }
 

@@ -329,6 +329,48 @@ fn an_end_that_did_not_count_does_not_have_its_task_forgotten() {
 }
 
 #[test]
+fn an_end_that_cannot_count_does_not_have_others_kept_for_longer() {
+    for (config, kept) in [
+        (PoolConfig { retain_for: Duration::from_secs(1), ..PoolConfig::default() }, 1),
+        (PoolConfig { retain_max: 8, ..PoolConfig::default() }, 8),
+    ] {
+        let mut pool = pool(PoolConfig { policy: Policy::Steal, successors: 2, ..config });
+        let hear = |pool: &mut Harness<TaskPool>, from, life, message| {
+            let to = pool.protocol.boot;
+            pool.receive(from, Envelope { from: life, to, message });
+        };
+        for node in [B, C] {
+            pool.command(PoolCommand::AddPeer { node, zone: 0 });
+            hear(&mut pool, node, 4, Message::Hello(Hello { incarnation: 6, ..Hello::default() }));
+        }
+        pool.sent();
+        let request = submit(&mut pool, TaskSpec::new("first"));
+        for (node, envelope) in pool.sent() {
+            if let Message::Replicate(number, ..) = envelope.message {
+                hear(&mut pool, node, 4, Message::Replicated(number, vec![], vec![], vec![]));
+            }
+        }
+        let PoolReply::Submitted(Ok(task)) = reply(&mut pool, request) else { panic!("it is kept") };
+        // Both others begin anew, with nothing.
+        for node in [B, C] {
+            hear(&mut pool, node, LIFE, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
+        }
+        pool.command(PoolCommand::Cancel(task));
+        for _ in 0..10 {
+            let other = owned(&mut pool, TaskSpec::new("other"));
+            pool.command(PoolCommand::Cancel(other));
+            keep(&mut pool);
+        }
+        for _ in 0..50 {
+            pool.pass(Duration::from_millis(100));
+            keep(&mut pool);
+        }
+        assert_eq!(pool.protocol.status().kept, kept);
+        assert!(pool.protocol.tasks.contains_key(&task), "who has heard of it is no majority");
+    }
+}
+
+#[test]
 fn a_task_that_ends_once_more_is_kept_until_that_counts() {
     let mut pool = one_of_three(PoolConfig { retain_max: 1, ..PoolConfig::default() });
     let task = owned(&mut pool, TaskSpec::new("work"));

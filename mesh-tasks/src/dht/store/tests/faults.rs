@@ -288,3 +288,25 @@ fn deleted_keys_that_are_given_up_leave_room_for_other_changes() {
         assert!(after < before, "{after} keys are left");
     }
 }
+
+#[test]
+fn long_keys_that_are_deleted_are_given_up_in_time_though_not_all_at_once() {
+    let mut pair = Pair::new();
+    pair.talk();
+    for number in 0..200 {
+        let key = Bytes::from(format!("{number:0>1000}"));
+        pair.node.command(DhtCommand::Put { key: key.clone(), value: "x".into() });
+        pair.node.command(DhtCommand::Delete(key));
+        for message in pair.said() {
+            if let Message::Append(id, epoch, after, changes) = message {
+                let at = changes.last().map_or(after, |change| change.at);
+                pair.hear(Message::Appended(id, epoch, Kept::Upto(at)));
+            }
+        }
+    }
+    assert_eq!(pair.node.protocol.status().keys, 200);
+    for _ in 0..15 {
+        pair.talk();
+    }
+    assert_eq!(pair.node.protocol.status().keys, 0);
+}
