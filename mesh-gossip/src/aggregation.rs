@@ -48,12 +48,13 @@ pub use message::{Message, Share};
 /// So many peers have to say that an epoch runs that is not the next, or comes too early.
 const CLAIMS_NEEDED: usize = 3;
 
-/// No cluster is so many epochs ahead of a node: whoever says so lies, and would end all epochs for good.
+/// No cluster is so many epochs ahead of a node that was in one with others: whoever says so lies, and would end all
+/// epochs for good.
 const LEAP_MAX: u64 = 1 << 32;
 
-/// None is in a later epoch than this, for a node that was in none with others: it follows its cluster wherever liars led
-/// that.
-const FIRST_MAX: u64 = 1 << 62;
+/// A node that was in none with others follows its cluster wherever liars led that, but no further than this: there are as
+/// many epochs after it as before.
+const FIRST_MAX: u64 = 1 << 61;
 
 /// The timers of an aggregation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -325,19 +326,21 @@ impl Aggregation {
     /// A peer is in a later epoch: goes there too, if that can be believed. Whether this node is there now.
     ///
     /// The next epoch is believed when this one is half over. Anything else takes several peers, or one liar
-    /// could keep all from ever ending an epoch.
+    /// could keep all from ever ending an epoch. Leaps beyond [`LEAP_MAX`] are for who starts anew and is alone in its
+    /// epoch: when that is half over, more must claim them than sent shares of it.
     fn follow(&mut self, cx: &mut Context<'_, Self>, from: NodeId, epoch: u64) -> bool {
         let is_too_far = if self.settled { epoch - self.epoch > LEAP_MAX } else { epoch > FIRST_MAX };
         if is_too_far {
             self.meter.refused.increment();
             return false;
         }
-        let is_next = epoch == self.epoch + 1 && 2 * self.rounds >= self.config.rounds;
+        let is_half_over = 2 * self.rounds >= self.config.rounds;
         self.claims.insert(from, epoch);
-        if is_next {
+        let least = self.claims.values().copied().min().unwrap_or(epoch);
+        let is_alone = is_half_over && self.claims.len() > self.taken.len();
+        if is_half_over && epoch == self.epoch + 1 {
             self.end_epoch(cx, epoch);
-        } else if self.claims.len() >= self.claims_needed() {
-            let least = self.claims.values().copied().min().unwrap_or(epoch);
+        } else if self.claims.len() >= self.claims_needed() && (is_alone || least - self.epoch <= LEAP_MAX) {
             self.end_epoch(cx, least);
         }
         self.epoch == epoch

@@ -11,7 +11,7 @@ use super::mass::{Mass, decode_numbers, encode_numbers};
 const VERSION: u8 = 1;
 
 /// Epochs from here on are nonsense: no cluster lives to see them.
-const EPOCH_MAX: u64 = 1 << 62;
+pub(super) const EPOCH_MAX: u64 = 1 << 62;
 
 /// What a node says to another.
 #[derive(Clone, Debug, PartialEq)]

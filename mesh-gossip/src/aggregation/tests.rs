@@ -1,8 +1,9 @@
 use std::time::Duration;
 
-use mesh_core::Rng64;
 use mesh_core::harness::Harness;
+use mesh_core::{Rng64, wire};
 
+use super::message::EPOCH_MAX;
 use super::*;
 
 const ME: NodeId = NodeId(1);
@@ -314,8 +315,34 @@ fn who_starts_anew_follows_its_cluster_however_far_that_is_but_not_to_the_end_of
     me.pass(100 * ROUND);
     [A, B, C].into_iter().for_each(|from| me.receive(from, Message::Ahead { epoch: FIRST_MAX + 1 }));
     assert!(me.protocol.epoch < 10);
-    [A, B, C].into_iter().for_each(|from| me.receive(from, Message::Ahead { epoch: 10 * LEAP_MAX }));
+    let far = |me: &mut Harness<Aggregation>| {
+        [A, B, C].into_iter().for_each(|from| me.receive(from, Message::Ahead { epoch: 10 * LEAP_MAX }));
+    };
+    far(&mut me);
+    assert!(me.protocol.epoch < 10, "others may be in its epoch, and not have been heard yet");
+    me.pass(16 * ROUND);
+    far(&mut me);
     assert_eq!(me.protocol.epoch, 10 * LEAP_MAX);
+}
+
+#[test]
+fn who_starts_with_others_is_led_to_no_epoch_far_ahead() {
+    let others = [5, 6, 7].map(NodeId);
+    for claimed in [EPOCH_MAX - 1, FIRST_MAX, 2 * LEAP_MAX] {
+        let mut me = node(ME, &[&[A, B, C][..], &others].concat(), 10.0);
+        for number in 0..100 {
+            for from in others {
+                let share = share(&me, number);
+                me.receive(from, Message::Share(share));
+            }
+            for from in [A, B, C] {
+                let ahead = wire::to_bytes(&Message::Ahead { epoch: claimed });
+                me.receive(from, wire::from_bytes(&ahead).expect("an epoch that there may be"));
+            }
+            me.pass(ROUND);
+        }
+        assert!(me.protocol.epoch < 100, "{} of {claimed}", me.protocol.epoch);
+    }
 }
 
 #[test]
