@@ -177,12 +177,14 @@ impl Broadcast {
         Ok(())
     }
 
-    fn remove_peer(&mut self, node: NodeId) {
-        if self.peers.remove(&node).is_some() {
-            self.delivered.orphan(node, self.config.streams_max);
-            self.keep.forget(node);
-            self.missing.values_mut().for_each(|missing| missing.announcers.retain(|peer| *peer != node));
-        }
+    fn remove_peer(&mut self, cx: &mut Context<'_, Self>, node: NodeId) {
+        let Some(peer) = self.peers.remove(&node) else { return };
+        self.delivered.orphan(node, self.config.streams_max);
+        self.keep.forget(node);
+        // What waits for it is kept, as it may come back.
+        peer.shares.waiting().for_each(|push| self.keep.renew(&self.config, push, cx.now()));
+        self.set_tidy_timer(cx);
+        self.missing.values_mut().for_each(|missing| missing.announcers.retain(|peer| *peer != node));
     }
 
     fn publish(
@@ -210,12 +212,12 @@ impl Broadcast {
     /// not announce it again.
     fn spread(&mut self, cx: &mut Context<'_, Self>, id: MessageId, kept: Kept) {
         let (from, push) = (kept.from, kept.push(id));
+        let why = if from.is_some() { Why::Relayed } else { Why::Own };
         self.keep.insert(&self.config, id, kept);
         let others: Vec<_> = self.peers.keys().copied().filter(|node| Some(*node) != from).collect();
         let (eager, lazy): (Vec<_>, Vec<_>) =
             others.into_iter().partition(|node| self.peers.get(node).is_some_and(|peer| peer.eager));
-        let now: Vec<_> =
-            eager.into_iter().filter(|node| self.offer(cx, *node, &push, Why::New) == Offered::Send).collect();
+        let now: Vec<_> = eager.into_iter().filter(|node| self.offer(cx, *node, &push, why) == Offered::Send).collect();
         if !now.is_empty() {
             cx.broadcast(now, push.into());
         }
@@ -328,6 +330,8 @@ impl Broadcast {
             }
             Seen::New => {
                 peer.eager = true;
+                // What is kept must not hold the frame that it came in.
+                let payload = Bytes::copy_from_slice(&payload);
                 self.delivered.insert(id, from, now, self.config.streams_max);
                 self.meter.delivered.increment();
                 let missing = self.found(cx, id);
@@ -470,7 +474,7 @@ impl Protocol for Broadcast {
         let reply = match command {
             BroadcastCommand::AddPeer(node) => BroadcastReply::Done(self.add_peer(cx, node)),
             BroadcastCommand::RemovePeer(node) => {
-                self.remove_peer(node);
+                self.remove_peer(cx, node);
                 BroadcastReply::Done(Ok(()))
             }
             BroadcastCommand::Publish { class, payload } => BroadcastReply::Published(self.publish(cx, class, payload)),

@@ -56,8 +56,8 @@ pub struct BroadcastConfig {
     /// The shares of the classes, the most urgent first. Default: 3, 2 and 1.
     pub weights: [u32; 3],
     /// How many messages of a class may wait for a neighbour, each with its payload. Default: 1,024. Those of this
-    /// node are refused then, and others announced instead of sent. Of those that the neighbour asked for a quarter as
-    /// many may wait besides.
+    /// node are refused then, and others announced instead of sent; these may be three quarters of all. Of those that the
+    /// neighbour asked for a quarter as many may wait besides.
     pub queue_max: usize,
     /// How many messages are taken from a neighbour in a second. Default: 10,000.
     pub pushes_per_s: u32,

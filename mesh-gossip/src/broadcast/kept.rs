@@ -90,7 +90,8 @@ impl Kept {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Keep {
     messages: BTreeMap<MessageId, Kept>,
-    order: VecDeque<(Instant, MessageId)>,
+    /// Until when each is kept.
+    order: BTreeSet<(Instant, MessageId)>,
     /// When each is announced again.
     again: BTreeSet<(Instant, MessageId)>,
     bytes: usize,
@@ -106,30 +107,33 @@ impl Keep {
     }
 
     pub(super) fn insert(&mut self, config: &BroadcastConfig, id: MessageId, mut kept: Kept) {
+        self.remove(config, id);
         self.bytes += kept.len();
-        self.order.push_back((kept.at + config.keep, id));
+        self.order.insert((kept.at + config.keep, id));
         self.again.insert((kept.tell_anew(config, kept.at), id));
-        if let Some(replaced) = self.messages.insert(id, kept) {
-            self.bytes -= replaced.len();
-        }
-        while self.bytes > config.keep_bytes_max && self.drop_oldest() {}
+        self.messages.insert(id, kept);
+        while self.bytes > config.keep_bytes_max && self.drop_oldest(config) {}
     }
 
-    fn drop_oldest(&mut self) -> bool {
-        let Some((_, id)) = self.order.pop_front() else { return false };
-        if let Some(kept) = self.messages.remove(&id) {
-            if let Some(again) = kept.again {
-                self.again.remove(&(again, id));
-            }
-            self.bytes -= kept.len();
+    fn remove(&mut self, config: &BroadcastConfig, id: MessageId) -> Option<Kept> {
+        let kept = self.messages.remove(&id)?;
+        self.order.remove(&(kept.at + config.keep, id));
+        if let Some(again) = kept.again {
+            self.again.remove(&(again, id));
         }
-        true
+        self.bytes -= kept.len();
+        Some(kept)
+    }
+
+    fn drop_oldest(&mut self, config: &BroadcastConfig) -> bool {
+        let oldest = self.order.first().map(|(_, id)| *id);
+        oldest.and_then(|id| self.remove(config, id)).is_some()
     }
 
     /// Drops what was kept for long enough, and takes what is to be announced again. That comes next when twice as long
     /// has gone by since neighbours were first told, and not at once.
     pub(super) fn tidy(&mut self, config: &BroadcastConfig, now: Instant) -> Vec<MessageId> {
-        while self.order.front().is_some_and(|(until, _)| *until <= now) && self.drop_oldest() {}
+        while self.order.first().is_some_and(|(until, _)| *until <= now) && self.drop_oldest(config) {}
         let mut due = Vec::new();
         while let Some((_, id)) = self.again.first().copied().filter(|(at, _)| *at <= now) {
             self.again.pop_first();
@@ -145,7 +149,7 @@ impl Keep {
     /// When there is something to tidy.
     pub(super) fn tidy_at(&self) -> Option<Instant> {
         let again = self.again.first().map(|(at, _)| *at);
-        self.order.front().map(|(at, _)| *at).into_iter().chain(again).min()
+        self.order.first().map(|(at, _)| *at).into_iter().chain(again).min()
     }
 
     /// There is a new neighbour, that is told of all that is kept: this is announced again as if it were new.
@@ -153,13 +157,20 @@ impl Keep {
         self.again = self.messages.iter_mut().map(|(id, kept)| (kept.tell_anew(config, now), *id)).collect();
     }
 
+    /// What waited is kept as if it were new, also if it waited for longer than it was kept.
+    pub(super) fn renew(&mut self, config: &BroadcastConfig, push: &Push, now: Instant) {
+        let kept = match self.remove(config, push.id) {
+            Some(kept) => Kept { at: now, ..kept },
+            None => Kept::new(push.class, push.payload.clone(), push.hops, None, now),
+        };
+        self.insert(config, push.id, kept);
+    }
+
     /// What had waited for a neighbour is sent: this is announced again as if it were new. If it waited for longer than
     /// it was kept, it is kept anew, as what is sent may be lost.
     pub(super) fn pushed(&mut self, config: &BroadcastConfig, push: &Push, now: Instant) {
         let id = push.id;
-        let Some(kept) = self.messages.get_mut(&id) else {
-            return self.insert(config, id, Kept::new(push.class, push.payload.clone(), push.hops, None, now));
-        };
+        let Some(kept) = self.messages.get_mut(&id) else { return self.renew(config, push, now) };
         if let Some(before) = kept.again {
             self.again.remove(&(before, id));
         }

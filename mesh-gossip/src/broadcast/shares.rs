@@ -45,8 +45,10 @@ impl From<Push> for Message {
 /// Why a message is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// It is new.
-    New,
+    /// It is new, and this node's own.
+    Own,
+    /// It is new, and another's. A quarter of the room is left to this node's own, whatever others bring.
+    Relayed,
     /// The neighbour asked for it. What it asks for has a room of its own: it takes none from what is new.
     Asked,
 }
@@ -56,8 +58,8 @@ pub(super) enum Why {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shares {
     queues: [VecDeque<(Push, Why)>; 3],
-    /// How many of each were asked for.
-    asked: [usize; 3],
+    /// How many of each class wait for each reason.
+    counts: [[usize; 3]; 3],
     /// All that is in a queue, once.
     waiting: BTreeSet<MessageId>,
     spent: [usize; 3],
@@ -68,8 +70,12 @@ impl Shares {
     pub(super) fn offer(&mut self, config: &BroadcastConfig, push: &Push, why: Why) -> Offered {
         let (class, len) = (push.class as usize, push.len());
         let has_room = match why {
-            Why::New => self.has_room(config, push.class),
-            Why::Asked => self.asked[class] < config.queue_max.div_ceil(4),
+            Why::Own => self.has_room(config, push.class),
+            Why::Relayed => {
+                let limit = config.queue_max - config.queue_max / 4;
+                self.has_room(config, push.class) && self.counts[class][Why::Relayed as usize] < limit
+            }
+            Why::Asked => self.counts[class][Why::Asked as usize] < config.queue_max.div_ceil(4),
         };
         if self.waiting.contains(&push.id) {
             Offered::Queued
@@ -78,7 +84,7 @@ impl Shares {
             Offered::Send
         } else if has_room {
             self.queues[class].push_back((push.clone(), why));
-            self.asked[class] += usize::from(why == Why::Asked);
+            self.counts[class][why as usize] += 1;
             self.waiting.insert(push.id);
             Offered::Queued
         } else {
@@ -86,9 +92,10 @@ impl Shares {
         }
     }
 
-    /// Whether another message of a class finds room.
+    /// Whether another message of this node finds room.
     pub(super) fn has_room(&self, config: &BroadcastConfig, class: Class) -> bool {
-        self.queues[class as usize].len() - self.asked[class as usize] < config.queue_max
+        let counts = &self.counts[class as usize];
+        counts[Why::Own as usize] + counts[Why::Relayed as usize] < config.queue_max
     }
 
     /// An interval begins: takes what may go now.
@@ -113,7 +120,7 @@ impl Shares {
             && let Some((push, why)) = queue.pop_front()
         {
             *room -= push.len();
-            self.asked[class as usize] -= usize::from(why == Why::Asked);
+            self.counts[class as usize][why as usize] -= 1;
             self.waiting.remove(&push.id);
             ready.push(push);
         }
@@ -122,6 +129,11 @@ impl Shares {
     /// Whether a message waits.
     pub(super) fn has(&self, id: MessageId) -> bool {
         self.waiting.contains(&id)
+    }
+
+    /// What waits.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Push> {
+        self.queues.iter().flatten().map(|(push, _)| push)
     }
 
     /// Whether nothing waits, and nothing was sent in this interval.
@@ -153,7 +165,7 @@ mod tests {
 
     /// A new message is to be sent.
     fn offer(shares: &mut Shares, config: &BroadcastConfig, class: Class, number: u64, len: usize) -> Offered {
-        shares.offer(config, &push(class, number, len), Why::New)
+        shares.offer(config, &push(class, number, len), Why::Own)
     }
 
     /// The numbers of what may go in the next interval.
@@ -194,7 +206,25 @@ mod tests {
             (300..).take_while(|number| offer(&mut shares, &config, Class::Bulk, *number, LEN) == Offered::Queued);
         assert_eq!(new.count(), 35);
         (0..10).for_each(|_| drop(shares.renew(&config)));
-        assert!(shares.is_idle() && shares.asked == [0; 3]);
+        assert!(shares.is_idle() && shares.counts == [[0; 3]; 3]);
+    }
+
+    #[test]
+    fn what_others_bring_leaves_a_quarter_of_the_room_to_what_this_node_says() {
+        let (config, mut shares) = (config(), Shares::default());
+        let relayed =
+            |shares: &mut Shares, number| shares.offer(&config, &push(Class::Bulk, number, LEN), Why::Relayed);
+        let offered: Vec<_> = (0..200).map(|number| relayed(&mut shares, number)).collect();
+        let count = |what| offered.iter().filter(|offered| **offered == what).count();
+        assert_eq!((count(Offered::Send), count(Offered::Queued), count(Offered::Full)), (10, 75, 115));
+        let own =
+            (200..).take_while(|number| offer(&mut shares, &config, Class::Bulk, *number, LEN) == Offered::Queued);
+        assert_eq!(own.count(), 25);
+        // This node's own may fill all.
+        let sent = renew(&mut shares, &config).len();
+        let own =
+            (300..).take_while(|number| offer(&mut shares, &config, Class::Bulk, *number, LEN) == Offered::Queued);
+        assert_eq!((own.count(), relayed(&mut shares, 500)), (sent, Offered::Full));
     }
 
     #[test]

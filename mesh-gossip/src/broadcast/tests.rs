@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use mesh_core::harness::Harness;
-use mesh_core::{Bytes, Metrics, NodeId};
+use mesh_core::{Bytes, Metrics, NodeId, wire};
 
 use super::*;
 
@@ -486,6 +486,36 @@ fn s17_what_waits_for_longer_than_it_is_kept_is_sent_all_the_same() {
 }
 
 #[test]
+fn s17_what_waits_when_its_link_is_renewed_is_announced_there() {
+    let (mut node, _) = counting(BroadcastConfig::default());
+    let mut sent = BTreeSet::new();
+    for _ in 0..150 {
+        Class::ALL.into_iter().for_each(|class| while publish(&mut node, class, 1024).is_ok() {});
+        node.pass(100 * MS);
+        sent.extend(pushed(&mut node, A, Class::Bulk));
+    }
+    node.command(BroadcastCommand::RemovePeer(A));
+    node.command(BroadcastCommand::AddPeer(A));
+    let last = node.protocol.published[Class::Bulk as usize];
+    let stream = node.protocol.streams[Class::Bulk as usize];
+    assert!(sent.len() as u64 + 1_000 < last && node.protocol.load().0 <= 4 << 20);
+    for _ in 0..200 {
+        for (_, message) in node.sent() {
+            match message {
+                Message::Push { id, .. } if id.stream == stream => drop(sent.insert(id.number)),
+                Message::IHave { haves } => haves
+                    .into_iter()
+                    .filter(|have| have.id.stream == stream && !sent.contains(&have.id.number))
+                    .for_each(|have| node.receive(A, Message::Graft { id: Some(have.id) })),
+                _ => {}
+            }
+        }
+        node.pass(100 * MS);
+    }
+    assert_eq!(sent.len() as u64, last, "the first that is missing: {:?}", (1..).find(|number| !sent.contains(number)));
+}
+
+#[test]
 fn s15_who_asks_for_as_much_as_it_can_keeps_nobody_from_publishing() {
     let (mut node, _) = counting(BroadcastConfig::default());
     node.command(BroadcastCommand::AddPeer(B));
@@ -506,6 +536,42 @@ fn s15_who_asks_for_as_much_as_it_can_keeps_nobody_from_publishing() {
     assert!(told.contains(&(A, id(9, 1_999))));
     node.pass(2 * SECOND);
     assert!(pushed(&mut node, A, Class::Urgent).contains(&mine.number));
+}
+
+#[test]
+fn s15_who_makes_up_as_much_as_it_can_keeps_nobody_from_publishing() {
+    let (mut node, metrics) = counting(BroadcastConfig::default());
+    node.command(BroadcastCommand::AddPeer(B));
+    let urgent =
+        |number| Message::Push { id: id(9, number), class: Class::Urgent, hops: 0, payload: vec![0; 1024].into() };
+    let mut mine = Vec::new();
+    for second in 0..3 {
+        (0..10_000).for_each(|number| node.receive(A, urgent(10_000 * second + number)));
+        mine.push(publish(&mut node, Class::Urgent, 1024).expect("there is room").number);
+        node.pass(SECOND);
+    }
+    assert!(metrics.snapshot()["broadcast_deferred"] > 0);
+    node.pass(2 * SECOND);
+    let stream = node.protocol.streams[Class::Urgent as usize];
+    let number = |(to, message)| match message {
+        Message::Push { id, .. } if to == B && id.stream == stream => Some(id.number),
+        _ => None,
+    };
+    assert_eq!(node.sent().into_iter().filter_map(number).collect::<Vec<_>>(), mine);
+}
+
+#[test]
+fn s15_what_is_kept_does_not_hold_the_frame_that_it_came_in() {
+    let mut node = node(&[]);
+    // What a later version adds is skipped.
+    let mut bytes = wire::to_bytes(&push(id(9, 1), 0)).to_vec();
+    bytes[0] += 1;
+    bytes.resize(1 << 20, 0);
+    let frame = Bytes::from(bytes);
+    node.receive(A, wire::from_bytes(&frame).expect("it is a push"));
+    assert!(node.protocol.load().0 > 0);
+    drop((node.sent(), node.events()));
+    assert!(frame.is_unique());
 }
 
 #[test]
