@@ -61,9 +61,18 @@ fn write_plots(dir: &Path, report: &Report) -> io::Result<()> {
 
 /// Writes the tables of each suite under its name, and links to the pictures.
 fn write_benchmarks(file: &Path, command: &str, suites: &[(&str, Report)]) -> io::Result<()> {
+    let left_out: Vec<_> = Suite::ALL
+        .iter()
+        .map(|suite| suite.name)
+        .filter(|name| !suites.iter().any(|(suite, _)| suite == name))
+        .collect();
+    let left_out = match &left_out[..] {
+        [] => String::new(),
+        names => format!("Not in here, as it was not asked for: {}.\n\n", names.join(", ")),
+    };
     let mut text = format!(
         "# Benchmarks\n\nWritten by this command, suite by suite; another run gives other figures, so compare those of one run.\n\n\
-         ```text\n{command}\n```\n\n{}\n",
+         ```text\n{command}\n```\n\n{left_out}{}\n",
         machine()
     );
     let pictures = file.parent().unwrap_or_else(|| Path::new("")).join("docs/plots");
