@@ -9,12 +9,14 @@ use super::entry::Entry;
 use super::holder::Stage;
 use super::message::Message;
 use super::{Context, TaskPool};
+use crate::group::Replica;
 
 /// A drain that is on its way.
 #[derive(Clone, Debug)]
 pub(super) struct Drain {
     /// Who waits for its end; `None` once that was told.
     requests: Vec<RequestId>,
+    since: Instant,
     until: Instant,
     receipt: Receipt,
 }
@@ -28,7 +30,7 @@ impl TaskPool {
             return;
         }
         // The first, or one after another that came to its end.
-        self.drain = Some(Drain { requests: vec![request], until, receipt: Receipt::default() });
+        self.drain = Some(Drain { requests: vec![request], since: cx.now(), until, receipt: Receipt::default() });
         self.ring.leave(self.me);
         for (taker, _) in std::mem::take(&mut self.takers) {
             cx.reply(taker, PoolReply::Job(Err(TakeError::Draining)));
@@ -69,10 +71,14 @@ impl TaskPool {
         }
         // Also what was to begin as there was somebody yet to execute it.
         self.give_back_waiting(cx);
-        let Some(until) = self.drain.as_ref().map(|drain| drain.until) else { return };
+        let Some((since, until)) = self.drain.as_ref().map(|drain| (drain.since, drain.until)) else { return };
         let is_idle = self.unsettled == 0 && self.held.is_empty() && self.reports.is_empty();
-        let is_done =
-            is_idle && self.peers.values().all(|peer| peer.offer.is_none()) && self.needed_for().next().is_none();
+        // By then each of two that drain at once has heard it of the other.
+        let is_known = self.ready.is_empty() || cx.now() >= since + self.config.resend_after;
+        let is_done = is_idle
+            && is_known
+            && self.peers.values().all(|peer| peer.offer.is_none())
+            && !self.needed_for().any(|entry| self.may_be_spared_yet(entry));
         if !is_done && cx.now() < until {
             return self.repair.begin();
         }
@@ -92,18 +98,31 @@ impl TaskPool {
     }
 
     /// The tasks that this node is needed for, beside those it has to hand over: of whose end the others do not know, or
-    /// that a majority keeps with this node only, where there are others.
+    /// that a majority keeps with this node only, where there are others. Who drains as well is not counted on.
     fn needed_for(&self) -> impl Iterator<Item = &Entry> {
         let me = self.replica();
-        self.tasks.values().map(|entry| &**entry).filter(move |entry| {
-            let is_majority =
-                |with_me| entry.group.is_majority(|replica| self.is_alive(replica) && (with_me || *replica != me));
-            match entry.owned {
-                Some(_) if !entry.is_settled() => false,
-                Some(_) if !entry.is_safe(me) => true,
-                _ => !self.ready.is_empty() && is_majority(true) && !is_majority(false),
+        let stays = |replica: &Replica| {
+            self.is_alive(replica) && self.peers.get(&replica.node).is_some_and(|peer| !peer.load.draining)
+        };
+        self.tasks.values().map(|entry| &**entry).filter(move |entry| match entry.owned {
+            Some(_) if !entry.is_settled() => false,
+            Some(_) if !entry.is_safe(me) => true,
+            _ => {
+                let is_majority_with_me = entry.group.is_majority(|replica| self.is_alive(replica));
+                !self.ready.is_empty() && is_majority_with_me && !entry.group.is_majority(stays)
             }
         })
+    }
+
+    /// Whether waiting may help: an end that no majority can hear of any more, as too many lost their memory, is not waited
+    /// for.
+    fn may_be_spared_yet(&self, entry: &Entry) -> bool {
+        let me = self.replica();
+        let may_keep = |replica: &Replica| {
+            let life = self.peers.get(&replica.node).map(|peer| &peer.life).filter(|life| life.boot != 0);
+            *replica == me || life.is_none_or(|life| life.incarnation == replica.incarnation)
+        };
+        entry.owned.is_none() || entry.is_safe(me) || entry.group.is_majority(may_keep)
     }
 
     /// Another node owns a task now that was owned here.

@@ -263,6 +263,11 @@ impl TaskPool {
         let due = self.submissions.iter().filter(|(_, submission)| now.since(submission.sent_at) >= again);
         for task in due.map(|(task, _)| *task).collect::<Vec<_>>() {
             let known = self.tasks.get(&task).map(|entry| (entry.owned.is_some(), entry.owner()));
+            if known.is_none() && self.answers.get(task) == Some(None) {
+                // It was kept here until it was over, and forgotten since.
+                self.on_submitted(cx, task, None);
+                continue;
+            }
             let Some(submission) = self.submissions.get(&task) else { continue };
             let (spec, is_there) = (submission.spec.clone(), self.peers.get(&submission.to));
             let to = match known {

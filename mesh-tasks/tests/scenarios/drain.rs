@@ -28,7 +28,8 @@ fn s19_a_drain_under_load_hands_over_all_and_begins_nothing() {
         mesh.pass(ms(1));
         let (before, since) = (mesh.sink.borrow().begun_at(A), mesh.sim.now());
         let receipt = mesh.wait(drained).unwrap();
-        assert_eq!(receipt.left, 0, "seed {seed}: {receipt:?}, {:?}", mesh.pool_status(A));
+        let (left, needed) = (receipt.left, receipt.needed);
+        assert_eq!((left, needed), (0, 0), "seed {seed}: {receipt:?}, {:?}", mesh.pool_status(A));
         assert!(mesh.sim.now().since(since) < SECOND * 20, "seed {seed}: {:?}", mesh.pool_status(A));
         let status = mesh.pool_status(A);
         assert_eq!((status.owned, status.held), (0, 0), "seed {seed}");
@@ -85,8 +86,12 @@ fn s19_two_that_drain_one_that_crashes_meanwhile_and_one_that_changes_its_mind()
         match seed % 3 {
             0 => {
                 let second = mesh.pool(B).drain(SECOND * 20);
-                assert_eq!(mesh.wait(first).unwrap().left, 0, "seed {seed}");
-                assert_eq!(mesh.wait(second).unwrap().left, 0, "seed {seed}");
+                for drained in [mesh.wait(first), mesh.wait(second)] {
+                    let receipt = drained.unwrap();
+                    assert_eq!((receipt.left, receipt.needed), (0, 0), "seed {seed}: {receipt:?}");
+                }
+                // Nobody needs them any more.
+                [A, B].into_iter().for_each(|node| mesh.crash(node));
             }
             1 => {
                 let while_it_goes_on = Duration::from_millis(mesh.rng.below(300));

@@ -123,8 +123,9 @@ fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, setup: &Setup) {
             fault("leave");
             let node = *world.sim.rng().choose(&ids).expect("there are nodes");
             let receipt = world.drain(node, DRAINED_WITHIN);
-            if receipt.left > 0 && !is_lossy {
-                world.break_rule(format!("{node} found no other owner for all of its tasks: {receipt:?}"));
+            if receipt.left + receipt.needed > 0 && !is_lossy {
+                world
+                    .break_rule(format!("{node} found no other owner for all of its tasks, or is needed: {receipt:?}"));
             }
             world.crash(node);
             world.run(time);

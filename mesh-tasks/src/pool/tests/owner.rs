@@ -367,6 +367,14 @@ fn an_end_that_cannot_count_does_not_have_others_kept_for_longer() {
         }
         assert_eq!(pool.protocol.status().kept, kept);
         assert!(pool.protocol.tasks.contains_key(&task), "who has heard of it is no majority");
+        // Nor is it worth waiting for, but a drain tells of it.
+        let drain = pool.command(PoolCommand::Drain(Duration::from_secs(20)));
+        (0..10).for_each(|_| {
+            pool.pass(Duration::from_millis(100));
+            keep(&mut pool);
+        });
+        let PoolReply::Drained(receipt) = reply(&mut pool, drain) else { panic!("it is drained") };
+        assert_eq!((receipt.left, receipt.needed), (0, 1));
     }
 }
 

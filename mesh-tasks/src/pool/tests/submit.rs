@@ -109,6 +109,47 @@ fn a_submission_that_comes_again_is_answered_by_whoever_owned_its_task_last_or_k
 }
 
 #[test]
+fn who_gave_up_a_task_that_is_not_over_has_no_answer_to_its_submission() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let [task, _] = ours(&pool);
+    let entry = kept(&mut pool, task);
+    say(&mut pool, B, Message::Replicate(2, vec![], vec![(task, entry.version)]));
+    assert!(!pool.protocol.tasks.contains_key(&task), "its owner gave it up");
+    pool.sent();
+    say(&mut pool, B, Message::Submit(task, B, 0, spec()));
+    let is_told = |(_, envelope): &(NodeId, Envelope)| envelope.message == Message::Submitted(task, None);
+    assert!(!pool.sent().iter().any(is_told), "nobody else has it yet");
+}
+
+#[test]
+fn who_submits_a_task_and_keeps_it_knows_that_it_is_over_though_its_owner_is_gone() {
+    let mut pool = one_of_three(PoolConfig { retain_max: 1, ..PoolConfig::default() });
+    // One that the ring has another node own.
+    let (task, request) = loop {
+        let request = submit(&mut pool, TaskSpec::new("x").by(Policy::Dht));
+        let of = |(to, envelope): (NodeId, Envelope)| match envelope.message {
+            Message::Submit(task, ..) if to == B => Some(task),
+            _ => None,
+        };
+        if let Some(task) = pool.sent().into_iter().find_map(of) {
+            break (task, request);
+        }
+        keep(&mut pool);
+    };
+    let mut entry = kept(&mut pool, task);
+    entry.state = State::Settled(Outcome::Cancelled);
+    entry.version.number += 1;
+    say(&mut pool, B, Message::Replicate(2, vec![entry.change(task, false, Instant::ZERO)], vec![]));
+    say(&mut pool, B, Message::Replicate(3, vec![], vec![(task, entry.version)]));
+    for node in [B, C] {
+        pool.command(PoolCommand::RemovePeer(node));
+    }
+    pool.pass(Duration::from_secs(1));
+    assert!(matches!(reply(&mut pool, request), PoolReply::Submitted(Ok(of)) if of == task));
+    assert!(!pool.protocol.tasks.contains_key(&task), "it is not executed once more");
+}
+
+#[test]
 fn who_waits_for_its_answer_hears_it_though_its_task_has_no_place_and_is_over() {
     let mut pool = one_of_three(PoolConfig { retain_max: 1, ..PoolConfig::default() });
     let task = TaskId(7);
