@@ -17,7 +17,8 @@ const AHEAD_MAX: u64 = 1 << 16;
 /// How many gaps a stream may have at most. A link that loses a fifth of 2,000 messages a second makes some 600, until
 /// what was lost is announced again.
 const GAPS_MAX: usize = 1024;
-/// How many each may have whatever others have, and how many those that one neighbour brought may have besides, in all.
+/// How many each may have whoever made them, and how many one neighbour may make besides, in all. If it made so many, what
+/// it makes next takes the place of the oldest of the same stream.
 const GAPS_OWN: usize = 32;
 const GAPS_SHARED: usize = 16 * 1024;
 
@@ -32,57 +33,93 @@ pub(super) enum Seen {
     TooFar,
 }
 
+/// In whose budget a gap is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    /// Among those that each stream may have.
+    Stream,
+    /// In that of who made it; `None` when that is no neighbour any more.
+    Neighbour(Option<NodeId>),
+}
+
+/// Numbers that are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Gap {
+    first: u64,
+    last: u64,
+    room: Room,
+}
+
+/// What a number that came makes of the gaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    /// There are as many as before.
+    None,
+    /// One is filled, that was in this room.
+    Filled(Room),
+    /// There is one more, at this place.
+    Made(usize),
+}
+
 /// The numbers of a stream that were delivered.
 #[derive(Clone, Debug)]
 struct Numbers {
     highest: u64,
-    /// The first and the last of those below that are missing, the lowest first. No two gaps touch.
-    gaps: Vec<(u64, u64)>,
+    /// What is missing below, the lowest first. No two gaps touch.
+    gaps: Vec<Gap>,
 }
 
 impl Numbers {
     fn starting_at(number: u64) -> Self {
-        let before = number.checked_sub(1).map(|last| (0, last));
+        let before = number.checked_sub(1).map(|last| Gap { first: 0, last, room: Room::Stream });
         Self { highest: number, gaps: before.into_iter().collect() }
     }
 
     /// The gap that a number is in, or the next one.
     fn gap_of(&self, number: u64) -> usize {
-        self.gaps.partition_point(|(_, last)| *last < number)
+        self.gaps.partition_point(|gap| gap.last < number)
     }
 
     fn contains(&self, number: u64) -> bool {
-        number <= self.highest && self.gaps.get(self.gap_of(number)).is_none_or(|(first, _)| number < *first)
+        number <= self.highest && self.gaps.get(self.gap_of(number)).is_none_or(|gap| number < gap.first)
     }
 
-    fn insert(&mut self, number: u64) {
+    fn insert(&mut self, number: u64) -> Change {
         if number > self.highest {
-            if number - self.highest > 1 {
-                self.gaps.push((self.highest + 1, number - 1));
-            }
+            let first = self.highest + 1;
             self.highest = number;
-        } else if !self.contains(number) {
-            let at = self.gap_of(number);
-            let (first, last) = self.gaps[at];
-            let left = (first < number).then(|| (first, number - 1));
-            let right = (number < last).then(|| (number + 1, last));
-            self.gaps.splice(at..=at, left.into_iter().chain(right));
+            if first == number {
+                return Change::None;
+            }
+            self.gaps.push(Gap { first, last: number - 1, room: Room::Stream });
+            return Change::Made(self.gaps.len() - 1);
         }
+        let at = self.gap_of(number);
+        let Some(gap) = self.gaps.get_mut(at).filter(|gap| gap.first <= number) else { return Change::None };
+        match (gap.first == number, gap.last == number) {
+            (true, true) => return Change::Filled(self.gaps.remove(at).room),
+            (true, false) => gap.first += 1,
+            (false, true) => gap.last -= 1,
+            (false, false) => {
+                let right = Gap { first: number + 1, last: gap.last, room: Room::Stream };
+                gap.last = number - 1;
+                self.gaps.insert(at + 1, right);
+                return Change::Made(at + 1);
+            }
+        }
+        Change::None
     }
 
-    /// Gives up the oldest gaps, so that no more than `shared` are beyond those that each may have.
-    fn bound(&mut self, shared: usize) {
-        let limit = GAPS_MAX.min(GAPS_OWN + shared);
-        self.gaps.drain(..self.gaps.len().saturating_sub(limit));
-        // Room that was needed once is no reason to hold it.
+    /// Whether the stream has no more gaps of its own than it may.
+    fn has_room(&self) -> bool {
+        self.gaps.iter().filter(|gap| gap.room == Room::Stream).count() <= GAPS_OWN
+    }
+
+    /// Room that was needed once is no reason to hold it.
+    fn shrink(&mut self) {
         if self.gaps.capacity() > GAPS_OWN.max(4 * self.gaps.len()) {
             self.gaps.shrink_to(2 * self.gaps.len());
         }
-    }
-
-    /// How many gaps are beyond those that each may have.
-    fn shared(&self) -> usize {
-        self.gaps.len().saturating_sub(GAPS_OWN)
     }
 }
 
@@ -97,8 +134,9 @@ struct Entry {
 /// What is remembered on the word of one neighbour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Budget {
+    /// Those of which it brought the first message.
     streams: usize,
-    /// Gaps of these beyond those that each may have.
+    /// Gaps that it made, in whatever stream, beyond those that each may have.
     gaps: usize,
 }
 
@@ -127,13 +165,16 @@ impl Delivered {
     pub(super) fn insert(&mut self, id: MessageId, by: NodeId, now: Instant, streams_max: usize) {
         if let Some(entry) = self.streams.get_mut(&id.stream) {
             self.order.remove(&(entry.by, entry.used, id.stream));
-            let budget = self.budgets.entry(entry.by).or_default();
-            budget.gaps -= entry.numbers.shared();
-            entry.numbers.insert(id.number);
-            entry.numbers.bound(GAPS_SHARED - budget.gaps);
-            budget.gaps += entry.numbers.shared();
             entry.used = now;
             self.order.insert((entry.by, now, id.stream));
+            match entry.numbers.insert(id.number) {
+                Change::None => {}
+                Change::Filled(room) => {
+                    entry.numbers.shrink();
+                    self.give_back(room);
+                }
+                Change::Made(at) => self.find_room(id.stream, at, by),
+            }
             return;
         }
         let by = Some(by);
@@ -144,24 +185,80 @@ impl Delivered {
         self.bound(by, streams_max);
     }
 
+    /// A neighbour made a gap: finds room for it among those of the stream, in the neighbour's budget, or in place of the
+    /// oldest.
+    fn find_room(&mut self, stream: Stream, mut at: usize, by: NodeId) {
+        let Some(numbers) = self.streams.get_mut(&stream).map(|entry| &mut entry.numbers) else { return };
+        // With so many, the one that was made is not the oldest.
+        let mut given_up = None;
+        if numbers.gaps.len() > GAPS_MAX {
+            given_up = Some(numbers.gaps.remove(0).room);
+            at -= 1;
+        }
+        if !numbers.has_room() {
+            let budget = self.budgets.entry(Some(by)).or_default();
+            if budget.gaps < GAPS_SHARED {
+                budget.gaps += 1;
+                numbers.gaps[at].room = Room::Neighbour(Some(by));
+            } else if let Some(room) = given_up.take() {
+                numbers.gaps[at].room = room;
+            } else {
+                let room = numbers.gaps.remove(0).room;
+                numbers.gaps[at - 1].room = room;
+            }
+        }
+        given_up.into_iter().for_each(|room| self.give_back(room));
+    }
+
+    /// There is a gap less in a budget.
+    fn give_back(&mut self, room: Room) {
+        if let Room::Neighbour(by) = room {
+            self.budgets.entry(by).and_modify(|budget| budget.gaps -= 1);
+        }
+    }
+
     /// A neighbour is gone: what it brought is in a budget with that of all who are gone.
     pub(super) fn orphan(&mut self, peer: NodeId, streams_max: usize) {
-        if self.budgets.remove(&Some(peer)).is_none() {
-            return;
-        }
+        let Some(gone) = self.budgets.remove(&Some(peer)) else { return };
         let theirs: Vec<_> = self.order_of(Some(peer)).collect();
         let budget = self.budgets.entry(None).or_default();
         budget.streams += theirs.len();
+        budget.gaps += gone.gaps;
         for key @ (_, used, stream) in theirs {
             self.order.remove(&key);
             self.order.insert((None, used, stream));
             if let Some(entry) = self.streams.get_mut(&stream) {
                 entry.by = None;
-                entry.numbers.bound(GAPS_SHARED - budget.gaps);
-                budget.gaps += entry.numbers.shared();
             }
         }
+        if gone.gaps > 0 {
+            let made = Room::Neighbour(Some(peer));
+            let gaps = self.streams.values_mut().flat_map(|entry| &mut entry.numbers.gaps);
+            gaps.filter(|gap| gap.room == made).for_each(|gap| gap.room = Room::Neighbour(None));
+        }
         self.bound(None, streams_max);
+        self.bound_gaps();
+    }
+
+    /// Gives up gaps of those who are gone, first in the streams that were not used for longest.
+    fn bound_gaps(&mut self) {
+        let budget = self.budgets.entry(None).or_default();
+        let mut over = budget.gaps.saturating_sub(GAPS_SHARED);
+        budget.gaps -= over;
+        if over == 0 {
+            return;
+        }
+        let mut streams: Vec<_> = self.order.iter().map(|(_, used, stream)| (*used, *stream)).collect();
+        streams.sort_unstable();
+        for (_, stream) in streams {
+            let Some(entry) = self.streams.get_mut(&stream) else { continue };
+            entry.numbers.gaps.retain(|gap| {
+                let is_given_up = over > 0 && gap.room == Room::Neighbour(None);
+                over -= usize::from(is_given_up);
+                !is_given_up
+            });
+            entry.numbers.shrink();
+        }
     }
 
     fn order_of(&self, by: Option<NodeId>) -> impl Iterator<Item = (Option<NodeId>, Instant, Stream)> {
@@ -174,11 +271,9 @@ impl Delivered {
         while self.budgets.get(&by).is_some_and(|budget| budget.streams > streams_max) {
             let Some(oldest) = self.order_of(by).next() else { break };
             self.order.remove(&oldest);
-            let gaps = self.streams.remove(&oldest.2).map_or(0, |entry| entry.numbers.shared());
-            self.budgets.entry(by).and_modify(|budget| {
-                budget.streams -= 1;
-                budget.gaps -= gaps;
-            });
+            self.budgets.entry(by).and_modify(|budget| budget.streams -= 1);
+            let gaps = self.streams.remove(&oldest.2).map(|entry| entry.numbers.gaps);
+            gaps.into_iter().flatten().for_each(|gap| self.give_back(gap.room));
         }
     }
 
@@ -221,9 +316,8 @@ mod tests {
                 };
                 highest = highest.max(number);
                 numbers.insert(number);
-                numbers.bound(GAPS_SHARED);
                 set.insert(number);
-                assert!(numbers.gaps.windows(2).all(|two| two[0].1 + 1 < two[1].0), "they do not touch");
+                assert!(numbers.gaps.windows(2).all(|two| two[0].last + 1 < two[1].first), "they do not touch");
             }
             for number in 0..=highest + 2 {
                 assert_eq!(numbers.contains(number), set.contains(&number), "{number} of {highest}");
@@ -231,7 +325,7 @@ mod tests {
         }
         let mut last = Numbers::starting_at(u64::MAX);
         last.insert(u64::MAX - 1);
-        assert_eq!(last.gaps, [(0, u64::MAX - 2)]);
+        assert_eq!(last.gaps, [Gap { first: 0, last: u64::MAX - 2, room: Room::Stream }]);
     }
 
     #[test]
@@ -247,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_neighbour_that_makes_gaps_takes_them_from_what_it_brought() {
+    fn a_neighbour_that_makes_many_gaps_leaves_others_theirs() {
         let mut seen = Delivered::default();
         let brings = |seen: &mut Delivered, origin, by| {
             (0..2_000).for_each(|number| seen.insert(id(origin, 2 * number), NodeId(by), NOW, 100));
@@ -260,12 +354,84 @@ mod tests {
         // Those who are gone share one budget.
         [2, 3].into_iter().for_each(|peer| seen.orphan(NodeId(peer), 100));
         assert_eq!(seen.budgets, BTreeMap::from([(None, Budget { streams: 51, gaps: GAPS_SHARED })]));
-        let gaps: usize = seen.streams.values().map(|entry| entry.numbers.shared()).sum();
-        assert_eq!(gaps, GAPS_SHARED);
+        let gaps = seen.streams.values().flat_map(|entry| &entry.numbers.gaps);
+        assert_eq!(gaps.filter(|gap| gap.room == Room::Neighbour(None)).count(), GAPS_SHARED);
         // Who is forgotten leaves its room to others.
         (0..100).for_each(|origin| seen.insert(id(1_000 + origin, 1), NodeId(2), NOW + MINUTE, 100));
         seen.orphan(NodeId(2), 100);
         assert_eq!(seen.budgets, BTreeMap::from([(None, Budget { streams: 100, gaps: 0 })]));
+    }
+
+    #[test]
+    fn a_neighbour_that_makes_gaps_in_what_others_brought_takes_no_room_from_them() {
+        let mut seen = Delivered::default();
+        (0..17).chain([100]).for_each(|origin| seen.insert(id(origin, 0), NodeId(2), NOW, 100));
+        let makes_gaps = |seen: &mut Delivered, origin, by, now| {
+            (1..=2_000).for_each(|number| seen.insert(id(origin, 2 * number), NodeId(by), now, 100));
+        };
+        (0..17).for_each(|origin| makes_gaps(&mut seen, origin, 3, NOW));
+        makes_gaps(&mut seen, 100, 2, NOW + MINUTE);
+        assert_eq!(missing(&seen, 100, 4_000).0, GAPS_MAX);
+        // Of those who are gone, what was in use last keeps its gaps.
+        [3, 2].into_iter().for_each(|peer| seen.orphan(NodeId(peer), 100));
+        assert_eq!(missing(&seen, 100, 4_000).0, GAPS_MAX);
+    }
+
+    #[test]
+    fn budgets_are_what_there_is_whoever_makes_and_fills_gaps_and_leaves() {
+        let mut rng = Rng64::from_seed(1, "budgets");
+        let mut seen = Delivered::default();
+        let mut highest = [0; 24];
+        for step in 0..120_000_u64 {
+            let (origin, by) = (rng.below(24), NodeId(2 + u128::from(rng.chance(1, 8))));
+            let top = &mut highest[origin as usize];
+            let number = match rng.below(4) {
+                0 => rng.below(*top + 1),
+                1 => top.saturating_sub(rng.below(6_000)),
+                _ => *top + rng.below(12),
+            };
+            *top = number.max(*top);
+            let id = id(u128::from(origin), number);
+            let now = NOW + Duration::from_millis(step);
+            if seen.look_up(id, now, MINUTE) == Seen::New {
+                seen.insert(id, by, now, 20);
+            }
+            if step % 50_000 == 49_999 {
+                seen.orphan(NodeId(2), 20);
+            }
+            if step % 1_000 == 999 {
+                let gaps = || seen.streams.values().flat_map(|entry| &entry.numbers.gaps);
+                for (by, budget) in &seen.budgets {
+                    assert_eq!(gaps().filter(|gap| gap.room == Room::Neighbour(*by)).count(), budget.gaps, "{step}");
+                    assert!(budget.gaps <= GAPS_SHARED && budget.streams <= 20, "{step}: {budget:?}");
+                }
+                let own = gaps().filter(|gap| gap.room == Room::Stream).count();
+                let all: usize = seen.budgets.values().map(|budget| budget.gaps).sum();
+                assert_eq!(own + all, gaps().count(), "{step}");
+                for Entry { numbers, .. } in seen.streams.values() {
+                    assert!(numbers.has_room() && numbers.gaps.len() <= GAPS_MAX, "{step}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn where_all_is_full_a_gap_takes_the_place_of_the_oldest() {
+        let mut seen = Delivered::default();
+        for origin in 0..20 {
+            (0..2_000).for_each(|number| seen.insert(id(origin, 10 * number), NodeId(2), NOW, 100));
+        }
+        let full = seen.budgets.clone();
+        // Each is split in two, the lowest first, and the highest.
+        for origin in 0..20 {
+            let gaps = &seen.streams[&id(origin, 0).stream].numbers.gaps;
+            let split: Vec<_> = [gaps.first(), gaps.last()].into_iter().flatten().map(|gap| gap.first + 4).collect();
+            let (count, lowest) = (gaps.len(), gaps[0].first);
+            split.into_iter().for_each(|number| seen.insert(id(origin, number), NodeId(2), NOW, 100));
+            let gaps = &seen.streams[&id(origin, 0).stream].numbers.gaps;
+            assert!(gaps.len() == count && gaps[0].first > lowest, "{origin}");
+        }
+        assert_eq!(seen.budgets, full);
     }
 
     #[test]
