@@ -113,6 +113,8 @@ impl TaskPool {
         let (promised, ask_at) = (BTreeSet::from([me]), now + self.config.resend_after);
         let (unknown, rivals) = (BTreeSet::new(), BTreeMap::new());
         self.claims.insert(task, Ballot { epoch, promised, unknown, rivals, ask_at, claim_at });
+        // Whoever was asked may not have heard it: it is asked again, also where the owner itself wanted this.
+        self.orphans.entry(task).or_insert(now);
         self.ask_promises(task);
         self.count_promises(cx, task);
     }

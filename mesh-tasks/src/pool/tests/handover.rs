@@ -70,6 +70,26 @@ fn about_to_start_and_claimed(pool: &mut Harness<TaskPool>) -> Token {
 }
 
 #[test]
+fn a_task_is_taken_over_though_the_claim_of_it_is_lost() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let task = TaskId(1);
+    let epoch = Epoch { number: 1, node: B, life: LIFE };
+    let group = pool.protocol.group_of(task, A);
+    let entry = Entry::new(Arc::new(TaskSpec::new("x")), group, epoch, Instant::ZERO);
+    say(&mut pool, B, Message::Replicate(1, vec![entry.change(task, true, Instant::ZERO)], vec![]));
+    pool.sent();
+    // Its owner is there, and wants this one to own it.
+    say(&mut pool, B, Message::TakeOver(vec![task]));
+    let mut claimed = 0;
+    for _ in 0..20 {
+        let is_claim = |(to, envelope): &(NodeId, Envelope)| *to == B && matches!(envelope.message, Message::Claim(_));
+        claimed += pool.sent().iter().filter(|sent| is_claim(sent)).count();
+        pool.pass(Duration::from_millis(50));
+    }
+    assert!(claimed >= 2, "what is lost is said again");
+}
+
+#[test]
 fn a_lease_that_was_about_to_start_when_its_task_was_taken_over_is_given_back() {
     let mut pool = one_of_three(PoolConfig::default());
     let token = about_to_start_and_claimed(&mut pool);
