@@ -76,7 +76,8 @@ wire_struct!(Token { task, epoch, attempt });
 pub struct RetryPolicy {
     /// How many attempts there are in all. After the last one the task is a dead letter. Default: 5.
     pub attempts_max: u32,
-    /// How long to wait before the second attempt; twice as long before each further one. Default: 1 s.
+    /// How long to wait before the second attempt; twice as long before each further one. After a crash or a lost lease,
+    /// which say little of the task, it goes on at once. Default: 1 s.
     pub backoff: Duration,
     /// The longest wait. Up to half of a wait is left to chance. Default: 5 minutes.
     pub backoff_max: Duration,

@@ -34,7 +34,7 @@ use mesh_gossip::partition::{Mode, PartitionStatus};
 use mesh_gossip::store::StoreStatus;
 use serde::{Deserialize, Serialize};
 
-use super::performance::MOVES;
+use super::performance::MOVED;
 use crate::pool::PoolStatus;
 
 /// How an agent is. See the [module](self).
@@ -310,7 +310,7 @@ impl Status {
     /// How many tasks the agent has given to others, stolen, balanced and routed: those of
     /// [`Metric::MigrationFrequency`](super::Metric::MigrationFrequency).
     pub fn moves(&self) -> u64 {
-        MOVES.iter().map(|name| self.metric(name)).sum()
+        self.metric(MOVED)
     }
 
     /// Adds a replica of Raft that is hosted beside the agent.
