@@ -173,7 +173,7 @@ pub struct Ring {
     slots: Vec<Slot>,
     /// By place, then by id of the member.
     points: Vec<Point>,
-    /// For each of so many equal arcs of the circle, the index of the first point in it or after it.
+    /// For each of so many equal arcs of the circle, the index of the first point in it or after it. A power of two.
     arcs: Vec<u32>,
     /// How many different zones there are.
     zones: usize,
@@ -212,7 +212,8 @@ impl Ring {
         let mut points: Vec<Point> = (0..).zip(&slots).flat_map(|(slot, at)| at.points(slot, &config)).collect();
         points.sort_unstable();
         let mut ring = Self { config, slots, points, arcs: Vec::new(), zones: 0, weight: 0, even: true };
-        ring.count();
+        ring.count_arcs();
+        ring.count_members();
         Ok(ring)
     }
 
@@ -228,44 +229,85 @@ impl Ring {
             Err(index) => index,
         };
         self.slots.insert(index, Slot { member, seed: member.seed() });
-        let slot = index as u32;
-        self.points.iter_mut().for_each(|point| point.who.slot += u32::from(point.who.slot >= slot));
-        let mut new: Vec<Point> = self.slots[index].points(slot, &self.config).collect();
-        new.sort_unstable();
+        let new = self.slots[index].points(index as u32, &self.config);
         self.merge(&new);
-        self.count();
+        match self.arcs.len() == arcs_for(self.points.len()) {
+            true => self.move_arcs(&new, |first, came| first + came),
+            false => self.count_arcs(),
+        }
+        self.count_members();
         true
     }
 
-    /// Puts in points that are in order, from the last to the first: each moves once what comes after it.
+    /// Puts in the points of a new slot, which are in order, from the last to the first: each moves once what comes
+    /// after it, and what names later slots is put right while it is at hand.
     fn merge(&mut self, new: &[Point]) {
         let Some(first) = new.first() else { return };
+        let slot = first.who.slot;
+        let put_right = |points: &mut [Point]| {
+            points.iter_mut().for_each(|point| point.who.slot += u32::from(point.who.slot >= slot));
+        };
         let mut end = self.points.len();
         self.points.resize(end + new.len(), *first);
         for (before, point) in new.iter().enumerate().rev() {
-            let at = self.points[..end].partition_point(|old| old < point);
+            // A member that is at the same place comes before the new one where its slot was below.
+            let at = self.points[..end].partition_point(|old| (old.place, old.who.slot) < (point.place, slot));
             self.points.copy_within(at..end, at + before + 1);
+            put_right(&mut self.points[at + before + 1..end + before + 1]);
             self.points[at + before] = *point;
             end = at;
         }
+        put_right(&mut self.points[..end]);
     }
 
     /// Removes a member, in one pass over the ring, and returns it.
     pub fn leave(&mut self, id: NodeId) -> Option<Member> {
         let index = self.index(id).ok()?;
-        let member = self.slots.remove(index).member;
-        let slot = index as u32;
-        self.points.retain(|point| point.who.slot != slot);
-        self.points.iter_mut().for_each(|point| point.who.slot -= u32::from(point.who.slot > slot));
-        self.count();
-        Some(member)
+        let slot = self.slots.remove(index);
+        let gone = slot.points(index as u32, &self.config);
+        self.cut(&gone);
+        match self.arcs.len() == arcs_for(self.points.len()) {
+            true => self.move_arcs(&gone, |first, left| first - left),
+            false => self.count_arcs(),
+        }
+        self.count_members();
+        Some(slot.member)
     }
 
-    /// Finds out again what depends on all members.
-    fn count(&mut self) {
+    /// Takes out the points of a slot, which are in order: each moves once what comes after it, as in `merge`.
+    fn cut(&mut self, gone: &[Point]) {
+        let Some(slot) = gone.first().map(|point| point.who.slot) else { return };
+        let (mut to, mut from) = (0, 0);
+        for end in gone.iter().map(Some).chain([None]) {
+            let at = match end {
+                Some(point) => from + self.points[from..].partition_point(|old| old < point),
+                None => self.points.len(),
+            };
+            self.points.copy_within(from..at, to);
+            let moved = to + at - from;
+            self.points[to..moved].iter_mut().for_each(|point| point.who.slot -= u32::from(point.who.slot > slot));
+            (to, from) = (moved, at + 1);
+        }
+        self.points.truncate(to);
+    }
+
+    /// Moves where arcs begin by the number of the changed points, which are in order, that come before them.
+    fn move_arcs(&mut self, changed: &[Point], moved: impl Fn(u32, u32) -> u32) {
+        let count = self.arcs.len();
+        let mut arc = 0;
+        for (before, point) in (0..).zip(changed) {
+            let end = arc_of(point.place, count) + 1;
+            self.arcs[arc..end].iter_mut().for_each(|first| *first = moved(*first, before));
+            arc = end;
+        }
+        self.arcs[arc..].iter_mut().for_each(|first| *first = moved(*first, changed.len() as u32));
+    }
+
+    /// Finds out again where arcs begin.
+    fn count_arcs(&mut self) {
         let end = self.points.len() as u32;
         self.arcs.clear();
-        self.arcs.resize(self.points.len() / POINTS_OF_ARC + 1, end);
+        self.arcs.resize(arcs_for(self.points.len()), end);
         for (index, point) in (0..end).zip(&self.points).rev() {
             let arc = arc_of(point.place, self.arcs.len());
             self.arcs[arc] = index;
@@ -275,6 +317,10 @@ impl Ring {
             next = next.min(*first);
             *first = next;
         }
+    }
+
+    /// Finds out again what depends on all members.
+    fn count_members(&mut self) {
         let mut zones: Vec<u32> = self.slots.iter().map(|slot| slot.member.zone).collect();
         zones.sort_unstable();
         zones.dedup();
@@ -387,9 +433,12 @@ impl Ring {
 }
 
 impl Slot {
-    fn points(&self, slot: u32, config: &RingConfig) -> impl Iterator<Item = Point> + use<> {
+    /// Its points, in order.
+    fn points(&self, slot: u32, config: &RingConfig) -> Vec<Point> {
         let who = Candidate { slot, zone: self.member.zone };
-        self.member.places(config).into_iter().map(move |place| Point { place, who })
+        let mut places = self.member.places(config);
+        places.sort_unstable();
+        places.into_iter().map(|place| Point { place, who }).collect()
     }
 }
 
@@ -527,12 +576,16 @@ impl Iterator for Replicas<'_> {
 
 impl ExactSizeIterator for Replicas<'_> {}
 
-/// How many points there are about in an arc.
-const POINTS_OF_ARC: usize = 4;
+/// Into how many arcs the circle is cut for so many points: a power of two, so that few changes of members change it,
+/// and such that an arc has two to four points.
+const fn arcs_for(points: usize) -> usize {
+    let arcs = points.div_ceil(4).next_power_of_two();
+    if arcs < 2 { 2 } else { arcs }
+}
 
-/// In which of `count` equal arcs of the circle a place is.
+/// In which of `count` equal arcs of the circle, as many as a power of two from 2, a place is.
 const fn arc_of(place: u64, count: usize) -> usize {
-    ((place as u128 * count as u128) >> 64) as usize
+    (place >> (64 - count.trailing_zeros())) as usize
 }
 
 /// A draw such that a member wins in proportion to its weight: the order of `-ln(u) / weight`, lowest first, as the
