@@ -19,9 +19,12 @@
 //!
 //! The transport tells which neighbour a message comes from; its *origin* is what neighbours say, and a neighbour
 //! that lies can publish in any name, or spoil a name's next numbers: sign what must not be forged. What it cannot
-//! do is make this node forget what others brought: made-up origins displace only those that the same neighbour
-//! brought ([`streams_max`](BroadcastConfig::streams_max)), a number far ahead of a stream in use is refused, and
-//! [`pushes_per_s`](BroadcastConfig::pushes_per_s) bounds how much it can say.
+//! do is make this node forget what other neighbours bring: made-up origins displace only those that the same neighbour
+//! brought ([`streams_max`](BroadcastConfig::streams_max)), and when it leaves, only those of others who left and that
+//! nobody brought since, down to an equal share. A number far ahead of a stream in use is refused, and
+//! [`pushes_per_s`](BroadcastConfig::pushes_per_s) bounds how much it can say. Liars further away are behind neighbours
+//! that pass on what they say: origins that they make up displace those that came the same way, those not heard of for
+//! longest first, and what is said again of these may be delivered again.
 //!
 //! ```
 //! use mesh_core::{Bytes, NodeBuilder, NodeId, ProtocolId};
@@ -332,7 +335,7 @@ impl Broadcast {
                 peer.eager = true;
                 // What is kept must not hold the frame that it came in.
                 let payload = Bytes::copy_from_slice(&payload);
-                self.delivered.insert(id, from, now, self.config.streams_max);
+                self.delivered.insert(id, from, now, &self.config);
                 self.meter.delivered.increment();
                 let missing = self.found(cx, id);
                 let hops = hops.saturating_add(1);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use mesh_core::{Instant, NodeId};
 
+use super::config::BroadcastConfig;
 use super::message::{MessageId, Stream};
 
 /// How far a message may be ahead of its stream, while that is in use: a forged number cannot put the true ones behind
@@ -18,7 +19,7 @@ const AHEAD_MAX: u64 = 1 << 16;
 /// what was lost is announced again.
 const GAPS_MAX: usize = 1024;
 /// How many each may have whoever made them, and how many one neighbour may make besides, in all. If it made so many, what
-/// it makes next takes the place of the oldest of the same stream.
+/// it makes next takes the place of the oldest of the stream that has most of them.
 const GAPS_OWN: usize = 32;
 const GAPS_SHARED: usize = 16 * 1024;
 
@@ -38,8 +39,8 @@ pub(super) enum Seen {
 enum Room {
     /// Among those that each stream may have.
     Stream,
-    /// In that of who made it; `None` when that is no neighbour any more.
-    Neighbour(Option<NodeId>),
+    /// In that of who made it.
+    Neighbour(NodeId),
 }
 
 /// Numbers that are missing.
@@ -110,9 +111,13 @@ impl Numbers {
         Change::None
     }
 
+    fn count(&self, room: Room) -> usize {
+        self.gaps.iter().filter(|gap| gap.room == room).count()
+    }
+
     /// Whether the stream has no more gaps of its own than it may.
     fn has_room(&self) -> bool {
-        self.gaps.iter().filter(|gap| gap.room == Room::Stream).count() <= GAPS_OWN
+        self.count(Room::Stream) <= GAPS_OWN
     }
 
     /// Room that was needed once is no reason to hold it.
@@ -127,17 +132,34 @@ impl Numbers {
 struct Entry {
     numbers: Numbers,
     used: Instant,
-    /// Who brought the first message; `None` when that is no neighbour any more.
-    by: Option<NodeId>,
+    /// Who brought the first message, or the first after that one was gone.
+    by: NodeId,
 }
 
 /// What is remembered on the word of one neighbour.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 struct Budget {
-    /// Those of which it brought the first message.
+    /// Those that it brought.
     streams: usize,
     /// Gaps that it made, in whatever stream, beyond those that each may have.
     gaps: usize,
+    /// How many in which stream, the most last.
+    holders: BTreeSet<(usize, Stream)>,
+    /// When those of streams that nobody uses were last given up.
+    swept: Instant,
+    /// Whether it is a neighbour no more.
+    gone: bool,
+}
+
+impl Budget {
+    /// Of a stream it has so many gaps now.
+    fn hold(&mut self, stream: Stream, before: usize, now: usize) {
+        self.holders.remove(&(before, stream));
+        if now > 0 {
+            self.holders.insert((now, stream));
+        }
+        self.gaps = self.gaps + now - before;
+    }
 }
 
 /// The messages that were delivered.
@@ -145,8 +167,9 @@ struct Budget {
 pub(super) struct Delivered {
     streams: BTreeMap<Stream, Entry>,
     /// The same by who brought them, those not used for longest first.
-    order: BTreeSet<(Option<NodeId>, Instant, Stream)>,
-    budgets: BTreeMap<Option<NodeId>, Budget>,
+    order: BTreeSet<(NodeId, Instant, Stream)>,
+    /// Those who are gone have as much together as one neighbour.
+    budgets: BTreeMap<NodeId, Budget>,
 }
 
 impl Delivered {
@@ -162,118 +185,137 @@ impl Delivered {
     }
 
     /// A new message is delivered, that a neighbour brought: it may fill its budget, and nobody else's.
-    pub(super) fn insert(&mut self, id: MessageId, by: NodeId, now: Instant, streams_max: usize) {
-        if let Some(entry) = self.streams.get_mut(&id.stream) {
-            self.order.remove(&(entry.by, entry.used, id.stream));
-            entry.used = now;
-            self.order.insert((entry.by, now, id.stream));
-            match entry.numbers.insert(id.number) {
-                Change::None => {}
-                Change::Filled(room) => {
-                    entry.numbers.shrink();
-                    self.give_back(room);
-                }
-                Change::Made(at) => self.find_room(id.stream, at, by),
+    pub(super) fn insert(&mut self, id: MessageId, by: NodeId, now: Instant, config: &BroadcastConfig) {
+        let stream = id.stream;
+        let budget = self.budgets.entry(by).or_default();
+        budget.gone = false;
+        let has_room = budget.streams < config.streams_max;
+        let Some(entry) = self.streams.get_mut(&stream) else {
+            budget.streams += 1;
+            self.streams.insert(stream, Entry { numbers: Numbers::starting_at(id.number), used: now, by });
+            self.order.insert((by, now, stream));
+            if !has_room {
+                self.forget_oldest(by);
             }
             return;
+        };
+        self.order.remove(&(entry.by, entry.used, stream));
+        let change = entry.numbers.insert(id.number);
+        entry.used = now;
+        // What is in use is not left among what those brought who are gone.
+        if has_room && let Some(before) = self.budgets.get_mut(&entry.by).filter(|before| before.gone) {
+            before.streams -= 1;
+            entry.by = by;
+            self.budgets.entry(by).or_default().streams += 1;
         }
-        let by = Some(by);
-        let numbers = Numbers::starting_at(id.number);
-        self.streams.insert(id.stream, Entry { numbers, used: now, by });
-        self.order.insert((by, now, id.stream));
-        self.budgets.entry(by).or_default().streams += 1;
-        self.bound(by, streams_max);
+        self.order.insert((entry.by, now, stream));
+        match change {
+            Change::None => {}
+            Change::Filled(room) => {
+                entry.numbers.shrink();
+                self.give_back(stream, room);
+            }
+            Change::Made(at) => self.find_room(stream, at, by, now, config.forget_after),
+        }
     }
 
-    /// A neighbour made a gap: finds room for it among those of the stream, in the neighbour's budget, or in place of the
-    /// oldest.
-    fn find_room(&mut self, stream: Stream, mut at: usize, by: NodeId) {
-        let Some(numbers) = self.streams.get_mut(&stream).map(|entry| &mut entry.numbers) else { return };
-        // With so many, the one that was made is not the oldest.
-        let mut given_up = None;
-        if numbers.gaps.len() > GAPS_MAX {
-            given_up = Some(numbers.gaps.remove(0).room);
-            at -= 1;
-        }
-        if !numbers.has_room() {
-            let budget = self.budgets.entry(Some(by)).or_default();
-            if budget.gaps < GAPS_SHARED {
-                budget.gaps += 1;
-                numbers.gaps[at].room = Room::Neighbour(Some(by));
-            } else if let Some(room) = given_up.take() {
-                numbers.gaps[at].room = room;
-            } else {
-                let room = numbers.gaps.remove(0).room;
-                numbers.gaps[at - 1].room = room;
+    /// Forgets the stream of a neighbour that was not used for longest.
+    fn forget_oldest(&mut self, by: NodeId) {
+        let first = Stream { origin: NodeId(0), life: 0 };
+        let oldest = self.order.range((by, Instant::ZERO, first)..).next().copied();
+        let Some(oldest @ (_, _, stream)) = oldest.filter(|oldest| oldest.0 == by) else { return };
+        self.order.remove(&oldest);
+        self.budgets.entry(by).and_modify(|budget| budget.streams -= 1);
+        let mut made: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for gap in self.streams.remove(&stream).into_iter().flat_map(|entry| entry.numbers.gaps) {
+            if let Room::Neighbour(by) = gap.room {
+                *made.entry(by).or_default() += 1;
             }
         }
-        given_up.into_iter().for_each(|room| self.give_back(room));
+        for (by, count) in made {
+            self.budgets.entry(by).and_modify(|budget| budget.hold(stream, count, 0));
+        }
+    }
+
+    /// A neighbour made a gap: finds room for it among those of the stream, or in the neighbour's budget.
+    fn find_room(&mut self, stream: Stream, mut at: usize, by: NodeId, now: Instant, forget_after: Duration) {
+        let Some(numbers) = self.streams.get_mut(&stream).map(|entry| &mut entry.numbers) else { return };
+        if numbers.gaps.len() > GAPS_MAX {
+            // With so many, the one that was made is not the oldest.
+            let room = numbers.gaps.remove(0).room;
+            at -= 1;
+            self.give_back(stream, room);
+        }
+        let Some(numbers) = self.streams.get_mut(&stream).map(|entry| &mut entry.numbers) else { return };
+        if numbers.has_room() {
+            return;
+        }
+        numbers.gaps[at].room = Room::Neighbour(by);
+        let held = numbers.count(Room::Neighbour(by));
+        let budget = self.budgets.entry(by).or_default();
+        budget.hold(stream, held - 1, held);
+        if budget.gaps > GAPS_SHARED && now.since(budget.swept) >= forget_after {
+            budget.swept = now;
+            self.sweep(by, now, forget_after);
+        }
+        if self.budgets.get(&by).is_some_and(|budget| budget.gaps > GAPS_SHARED) {
+            self.give_up_gap(by);
+        }
     }
 
     /// There is a gap less in a budget.
-    fn give_back(&mut self, room: Room) {
-        if let Room::Neighbour(by) = room {
-            self.budgets.entry(by).and_modify(|budget| budget.gaps -= 1);
-        }
+    fn give_back(&mut self, stream: Stream, room: Room) {
+        let Room::Neighbour(by) = room else { return };
+        let held = self.streams.get(&stream).map_or(0, |entry| entry.numbers.count(room));
+        self.budgets.entry(by).and_modify(|budget| budget.hold(stream, held + 1, held));
     }
 
-    /// A neighbour is gone: what it brought is in a budget with that of all who are gone.
-    pub(super) fn orphan(&mut self, peer: NodeId, streams_max: usize) {
-        let Some(gone) = self.budgets.remove(&Some(peer)) else { return };
-        let theirs: Vec<_> = self.order_of(Some(peer)).collect();
-        let budget = self.budgets.entry(None).or_default();
-        budget.streams += theirs.len();
-        budget.gaps += gone.gaps;
-        for key @ (_, used, stream) in theirs {
-            self.order.remove(&key);
-            self.order.insert((None, used, stream));
-            if let Some(entry) = self.streams.get_mut(&stream) {
-                entry.by = None;
+    /// Gives up the gaps that a neighbour made in streams that were not used for long: nobody keeps what is missing there.
+    fn sweep(&mut self, by: NodeId, now: Instant, forget_after: Duration) {
+        let Some(budget) = self.budgets.get_mut(&by) else { return };
+        for (held, stream) in budget.holders.clone() {
+            let entry = self.streams.get_mut(&stream);
+            if let Some(entry) = entry.filter(|entry| now.since(entry.used) >= forget_after) {
+                entry.numbers.gaps.retain(|gap| gap.room != Room::Neighbour(by));
+                entry.numbers.shrink();
+                budget.hold(stream, held, 0);
             }
         }
-        if gone.gaps > 0 {
-            let made = Room::Neighbour(Some(peer));
-            let gaps = self.streams.values_mut().flat_map(|entry| &mut entry.numbers.gaps);
-            gaps.filter(|gap| gap.room == made).for_each(|gap| gap.room = Room::Neighbour(None));
-        }
-        self.bound(None, streams_max);
-        self.bound_gaps();
     }
 
-    /// Gives up gaps of those who are gone, first in the streams that were not used for longest.
-    fn bound_gaps(&mut self) {
-        let budget = self.budgets.entry(None).or_default();
-        let mut over = budget.gaps.saturating_sub(GAPS_SHARED);
-        budget.gaps -= over;
-        if over == 0 {
-            return;
+    /// Gives up the oldest gap of the stream that has most of a budget.
+    fn give_up_gap(&mut self, by: NodeId) {
+        let Some(budget) = self.budgets.get_mut(&by) else { return };
+        let Some((held, stream)) = budget.holders.last().copied() else { return };
+        budget.hold(stream, held, held - 1);
+        let Some(Entry { numbers, .. }) = self.streams.get_mut(&stream) else { return };
+        let (room, oldest) = (Room::Neighbour(by), numbers.gaps.remove(0).room);
+        // Whoever made it, it is one less in this budget, and as many in the others.
+        if oldest != room
+            && let Some(gap) = numbers.gaps.iter_mut().find(|gap| gap.room == room)
+        {
+            gap.room = oldest;
         }
-        let mut streams: Vec<_> = self.order.iter().map(|(_, used, stream)| (*used, *stream)).collect();
-        streams.sort_unstable();
-        for (_, stream) in streams {
-            let Some(entry) = self.streams.get_mut(&stream) else { continue };
-            entry.numbers.gaps.retain(|gap| {
-                let is_given_up = over > 0 && gap.room == Room::Neighbour(None);
-                over -= usize::from(is_given_up);
-                !is_given_up
-            });
-            entry.numbers.shrink();
-        }
+        numbers.shrink();
     }
 
-    fn order_of(&self, by: Option<NodeId>) -> impl Iterator<Item = (Option<NodeId>, Instant, Stream)> {
-        let first = Stream { origin: NodeId(0), life: 0 };
-        self.order.range((by, Instant::ZERO, first)..).take_while(move |key| key.0 == by).copied()
+    /// A neighbour is gone: what all who are gone brought and made has room as for one. Who has most of it gives up first.
+    pub(super) fn orphan(&mut self, peer: NodeId, streams_max: usize) {
+        self.budgets.entry(peer).and_modify(|budget| budget.gone = true);
+        self.bound_gone(streams_max, |budget| budget.streams, Self::forget_oldest);
+        self.bound_gone(GAPS_SHARED, |budget| budget.gaps, Self::give_up_gap);
+        self.budgets.retain(|_, budget| !budget.gone || budget.streams + budget.gaps > 0);
     }
 
-    /// Forgets the streams of a neighbour that were not used for longest.
-    fn bound(&mut self, by: Option<NodeId>, streams_max: usize) {
-        while self.budgets.get(&by).is_some_and(|budget| budget.streams > streams_max) {
-            let Some(oldest) = self.order_of(by).next() else { break };
-            self.order.remove(&oldest);
-            self.budgets.entry(by).and_modify(|budget| budget.streams -= 1);
-            let gaps = self.streams.remove(&oldest.2).map(|entry| entry.numbers.gaps);
-            gaps.into_iter().flatten().for_each(|gap| self.give_back(gap.room));
+    /// Takes one from those who have most of something, until they have no more together than they may.
+    fn bound_gone(&mut self, limit: usize, count: fn(&Budget) -> usize, take_one: fn(&mut Self, NodeId)) {
+        let gone = self.budgets.iter().filter(|(_, budget)| budget.gone);
+        let mut gone: BTreeSet<_> = gone.map(|(peer, budget)| (count(budget), *peer)).collect();
+        let all: usize = gone.iter().map(|(count, _)| count).sum();
+        for _ in limit..all {
+            let Some((count, peer)) = gone.pop_last() else { break };
+            take_one(self, peer);
+            gone.insert((count - 1, peer));
         }
     }
 
@@ -291,8 +333,19 @@ mod tests {
     const NOW: Instant = Instant::ZERO;
     const MINUTE: Duration = Duration::from_secs(60);
 
+    /// So many streams may be remembered on the word of one neighbour.
+    fn max(streams_max: usize) -> BroadcastConfig {
+        BroadcastConfig { streams_max, ..BroadcastConfig::default() }
+    }
+
     fn id(origin: u128, number: u64) -> MessageId {
         MessageId { stream: Stream { origin: NodeId(origin), life: 1 }, number }
+    }
+
+    /// How many streams and gaps are in the budgets of those who are neighbours, and of those who are not.
+    fn budgets(seen: &Delivered, gone: bool) -> Vec<(u128, usize, usize)> {
+        let budgets = seen.budgets.iter().filter(|(_, budget)| budget.gone == gone);
+        budgets.map(|(peer, budget)| (peer.0, budget.streams, budget.gaps)).collect()
     }
 
     /// How many of the numbers up to a limit are new, with the lowest of them.
@@ -331,43 +384,93 @@ mod tests {
     #[test]
     fn of_too_many_gaps_the_oldest_is_given_up() {
         let mut seen = Delivered::default();
-        (0..2_000).for_each(|number| seen.insert(id(1, 2 * number), NodeId(2), NOW, 8));
+        (0..2_000).for_each(|number| seen.insert(id(1, 2 * number), NodeId(2), NOW, &max(8)));
         assert_eq!(missing(&seen, 1, 3_999), (GAPS_MAX, Some(2 * (1_999 - GAPS_MAX as u64) + 1)));
         // What is found takes no room any more.
-        (0..2_000).for_each(|number| seen.insert(id(1, 2 * number + 1), NodeId(2), NOW, 8));
+        (0..2_000).for_each(|number| seen.insert(id(1, 2 * number + 1), NodeId(2), NOW, &max(8)));
         assert_eq!(missing(&seen, 1, 4_000), (0, None));
         assert!(seen.streams.values().all(|entry| entry.numbers.gaps.capacity() <= GAPS_OWN));
-        assert_eq!(seen.budgets[&Some(NodeId(2))], Budget { streams: 1, gaps: 0 });
+        assert_eq!(budgets(&seen, false), [(2, 1, 0)]);
     }
 
     #[test]
     fn a_neighbour_that_makes_many_gaps_leaves_others_theirs() {
         let mut seen = Delivered::default();
         let brings = |seen: &mut Delivered, origin, by| {
-            (0..2_000).for_each(|number| seen.insert(id(origin, 2 * number), NodeId(by), NOW, 100));
+            (0..2_000).for_each(|number| seen.insert(id(origin, 2 * number), NodeId(by), NOW, &max(100)));
         };
         (0..50).for_each(|origin| brings(&mut seen, origin, 3));
-        assert_eq!(seen.budgets[&Some(NodeId(3))], Budget { streams: 50, gaps: GAPS_SHARED });
+        assert_eq!(budgets(&seen, false), [(3, 50, GAPS_SHARED)]);
         brings(&mut seen, 100, 2);
         assert_eq!(missing(&seen, 100, 3_999).0, GAPS_MAX);
-        assert_eq!(missing(&seen, 49, 3_999).0, GAPS_OWN, "a few are left to each");
-        // Those who are gone share one budget.
+        let fair = GAPS_OWN + GAPS_SHARED / 50;
+        (0..50).for_each(|origin| assert!((fair..=fair + 1).contains(&missing(&seen, origin, 3_999).0), "{origin}"));
+        // Those who are gone have as much as one, and who has most of it loses first.
         [2, 3].into_iter().for_each(|peer| seen.orphan(NodeId(peer), 100));
-        assert_eq!(seen.budgets, BTreeMap::from([(None, Budget { streams: 51, gaps: GAPS_SHARED })]));
-        let gaps = seen.streams.values().flat_map(|entry| &entry.numbers.gaps);
-        assert_eq!(gaps.filter(|gap| gap.room == Room::Neighbour(None)).count(), GAPS_SHARED);
+        let hers = GAPS_MAX - GAPS_OWN;
+        assert_eq!(
+            (budgets(&seen, false), budgets(&seen, true)),
+            (vec![], vec![(2, 1, hers), (3, 50, GAPS_SHARED - hers)])
+        );
         // Who is forgotten leaves its room to others.
-        (0..100).for_each(|origin| seen.insert(id(1_000 + origin, 1), NodeId(2), NOW + MINUTE, 100));
+        (0..100).for_each(|origin| seen.insert(id(1_000 + origin, 1), NodeId(2), NOW + MINUTE, &max(100)));
+        seen.orphan(NodeId(2), 50);
+        assert!(seen.len() == 50 && !seen.streams.contains_key(&id(100, 0).stream));
+        let gaps = |origin| missing(&seen, origin, 3_999).0 - GAPS_OWN;
+        let left: usize = (0..50).filter(|origin| seen.streams.contains_key(&id(*origin, 0).stream)).map(gaps).sum();
+        assert_eq!(budgets(&seen, true), [(2, 25, 0), (3, 25, left)]);
+    }
+
+    #[test]
+    fn who_has_gaps_made_behind_an_honest_neighbour_leaves_what_else_it_brings_its_own() {
+        let mut seen = Delivered::default();
+        let brings = |seen: &mut Delivered, origin, count, now| {
+            (0..count).for_each(|number| seen.insert(id(origin, 2 * number), NodeId(2), now, &max(6_144)));
+        };
+        (0..17).for_each(|origin| brings(&mut seen, origin, 2_000, NOW));
+        // A link that loses some; they come a second later.
+        brings(&mut seen, 100, 601, NOW);
+        assert_eq!(missing(&seen, 100, 1_200), (600, Some(1)));
+        (0..600).for_each(|number| seen.insert(id(100, 2 * number + 1), NodeId(2), NOW, &max(6_144)));
+        // Many with few gaps each have their room until nobody uses them any more.
+        (200..3_000).for_each(|origin| brings(&mut seen, origin, 50, NOW));
+        brings(&mut seen, 101, 601, NOW);
+        assert!(missing(&seen, 101, 1_200).0 < GAPS_OWN + 10);
+        brings(&mut seen, 102, 601, NOW + MINUTE);
+        assert_eq!(missing(&seen, 102, 1_200), (600, Some(1)));
+        assert_eq!(missing(&seen, 200, 98).0, GAPS_OWN);
+    }
+
+    #[test]
+    fn who_brings_many_streams_and_leaves_displaces_few_of_those_who_left_before() {
+        let mut seen = Delivered::default();
+        let brings = |seen: &mut Delivered, by, origins: std::ops::Range<u128>, number, now| {
+            origins.for_each(|origin| seen.insert(id(origin, number), NodeId(by), now, &max(100)));
+        };
+        let is_known = |seen: &Delivered, origin| seen.look_up(id(origin, 1), NOW, MINUTE) == Seen::Delivered;
+        brings(&mut seen, 2, 0..40, 1, NOW);
         seen.orphan(NodeId(2), 100);
-        assert_eq!(seen.budgets, BTreeMap::from([(None, Budget { streams: 100, gaps: 0 })]));
+        // What goes on is its who brings it now.
+        brings(&mut seen, 4, 0..20, 2, NOW);
+        for now in [NOW, NOW + MINUTE] {
+            brings(&mut seen, 3, 1_000..2_000, 1, now);
+            seen.orphan(NodeId(3), 100);
+            assert_eq!((budgets(&seen, false), budgets(&seen, true)), (vec![(4, 20, 0)], vec![(2, 20, 0), (3, 80, 0)]));
+        }
+        assert!((0..40).all(|origin| is_known(&seen, origin)));
+        // Who has no room for it leaves it where it is.
+        brings(&mut seen, 4, 2_000..2_080, 1, NOW + MINUTE);
+        brings(&mut seen, 4, 20..40, 2, NOW + MINUTE);
+        assert_eq!(budgets(&seen, false), [(4, 100, 0)]);
+        assert!((0..40).all(|origin| is_known(&seen, origin)));
     }
 
     #[test]
     fn a_neighbour_that_makes_gaps_in_what_others_brought_takes_no_room_from_them() {
         let mut seen = Delivered::default();
-        (0..17).chain([100]).for_each(|origin| seen.insert(id(origin, 0), NodeId(2), NOW, 100));
+        (0..17).chain([100]).for_each(|origin| seen.insert(id(origin, 0), NodeId(2), NOW, &max(100)));
         let makes_gaps = |seen: &mut Delivered, origin, by, now| {
-            (1..=2_000).for_each(|number| seen.insert(id(origin, 2 * number), NodeId(by), now, 100));
+            (1..=2_000).for_each(|number| seen.insert(id(origin, 2 * number), NodeId(by), now, &max(100)));
         };
         (0..17).for_each(|origin| makes_gaps(&mut seen, origin, 3, NOW));
         makes_gaps(&mut seen, 100, 2, NOW + MINUTE);
@@ -394,7 +497,7 @@ mod tests {
             let id = id(u128::from(origin), number);
             let now = NOW + Duration::from_millis(step);
             if seen.look_up(id, now, MINUTE) == Seen::New {
-                seen.insert(id, by, now, 20);
+                seen.insert(id, by, now, &max(20));
             }
             if step % 50_000 == 49_999 {
                 seen.orphan(NodeId(2), 20);
@@ -402,7 +505,12 @@ mod tests {
             if step % 1_000 == 999 {
                 let gaps = || seen.streams.values().flat_map(|entry| &entry.numbers.gaps);
                 for (by, budget) in &seen.budgets {
-                    assert_eq!(gaps().filter(|gap| gap.room == Room::Neighbour(*by)).count(), budget.gaps, "{step}");
+                    let held =
+                        |(stream, entry): (&Stream, &Entry)| (entry.numbers.count(Room::Neighbour(*by)), *stream);
+                    let holders: BTreeSet<_> = seen.streams.iter().map(held).filter(|(held, _)| *held > 0).collect();
+                    assert_eq!(budget.holders, holders, "{step}");
+                    assert_eq!(budget.gaps, holders.iter().map(|(held, _)| held).sum(), "{step}");
+                    assert_eq!(budget.streams, seen.streams.values().filter(|entry| entry.by == *by).count(), "{step}");
                     assert!(budget.gaps <= GAPS_SHARED && budget.streams <= 20, "{step}: {budget:?}");
                 }
                 let own = gaps().filter(|gap| gap.room == Room::Stream).count();
@@ -416,34 +524,41 @@ mod tests {
     }
 
     #[test]
-    fn where_all_is_full_a_gap_takes_the_place_of_the_oldest() {
+    fn where_all_is_full_a_gap_takes_the_place_of_the_oldest_of_the_stream_that_has_most() {
         let mut seen = Delivered::default();
         for origin in 0..20 {
-            (0..2_000).for_each(|number| seen.insert(id(origin, 10 * number), NodeId(2), NOW, 100));
+            (0..2_000).for_each(|number| seen.insert(id(origin, 10 * number), NodeId(2), NOW, &max(100)));
         }
-        let full = seen.budgets.clone();
-        // Each is split in two, the lowest first, and the highest.
+        let oldest = |seen: &Delivered| {
+            let oldest = |origin| seen.streams[&id(origin, 0).stream].numbers.gaps[0].first;
+            (0..20).map(oldest).collect::<Vec<_>>()
+        };
         for origin in 0..20 {
+            // Each is split in two, the lowest first, and the highest.
             let gaps = &seen.streams[&id(origin, 0).stream].numbers.gaps;
             let split: Vec<_> = [gaps.first(), gaps.last()].into_iter().flatten().map(|gap| gap.first + 4).collect();
-            let (count, lowest) = (gaps.len(), gaps[0].first);
-            split.into_iter().for_each(|number| seen.insert(id(origin, number), NodeId(2), NOW, 100));
-            let gaps = &seen.streams[&id(origin, 0).stream].numbers.gaps;
-            assert!(gaps.len() == count && gaps[0].first > lowest, "{origin}");
+            for number in split {
+                let before = oldest(&seen);
+                let most = seen.budgets[&NodeId(2)].holders.last().map(|(held, _)| *held).unwrap_or_default();
+                seen.insert(id(origin, number), NodeId(2), NOW, &max(100));
+                let given_up = before.iter().zip(oldest(&seen)).filter(|(before, now)| **before < *now).count();
+                assert_eq!((given_up, budgets(&seen, false)), (1, vec![(2, 20, GAPS_SHARED)]), "{origin}");
+                let now = seen.budgets[&NodeId(2)].holders.last().map(|(held, _)| *held).unwrap_or_default();
+                assert!(now <= most.max(GAPS_SHARED / 20 + 1), "{origin}: {most}, {now}");
+            }
         }
-        assert_eq!(seen.budgets, full);
     }
 
     #[test]
     fn numbers_far_ahead_are_not_believed_while_the_stream_is_in_use() {
         let mut seen = Delivered::default();
-        seen.insert(id(1, 10), NodeId(2), NOW, 8);
+        seen.insert(id(1, 10), NodeId(2), NOW, &max(8));
         assert_eq!(seen.look_up(id(1, 10), NOW, MINUTE), Seen::Delivered);
         assert_eq!(seen.look_up(id(1, 9), NOW, MINUTE), Seen::New);
         assert_eq!(seen.look_up(id(1, 10 + AHEAD_MAX), NOW, MINUTE), Seen::New);
         assert_eq!(seen.look_up(id(1, 11 + AHEAD_MAX), NOW, MINUTE), Seen::TooFar);
         assert_eq!(seen.look_up(id(1, u64::MAX), NOW + MINUTE, MINUTE), Seen::New);
-        seen.insert(id(1, u64::MAX), NodeId(2), NOW, 8);
+        seen.insert(id(1, u64::MAX), NodeId(2), NOW, &max(8));
         assert_eq!(seen.look_up(id(1, u64::MAX), NOW, MINUTE), Seen::Delivered);
     }
 
@@ -451,34 +566,34 @@ mod tests {
     fn a_neighbour_that_makes_origins_up_displaces_only_what_it_brought() {
         let mut seen = Delivered::default();
         for origin in 0..8 {
-            seen.insert(id(origin, 1), NodeId(2), NOW, 8);
+            seen.insert(id(origin, 1), NodeId(2), NOW, &max(8));
         }
         for origin in 100..10_000 {
-            seen.insert(id(origin, 1), NodeId(3), NOW + MINUTE, 8);
+            seen.insert(id(origin, 1), NodeId(3), NOW + MINUTE, &max(8));
         }
         assert_eq!(seen.len(), 16);
         assert!((0..8).all(|origin| seen.look_up(id(origin, 1), NOW, MINUTE) == Seen::Delivered));
-        // Those who are gone share one budget.
+        // Those who are gone have as much as one.
         seen.orphan(NodeId(3), 8);
         seen.orphan(NodeId(2), 8);
         assert_eq!((seen.len(), seen.order.len()), (8, 8));
-        assert_eq!(seen.budgets[&None].streams, 8);
+        assert_eq!(budgets(&seen, true), [(2, 4, 0), (3, 4, 0)]);
     }
 
     #[test]
     fn who_was_not_heard_of_for_longest_is_forgotten_first() {
         let mut seen = Delivered::default();
         for origin in 0..8 {
-            seen.insert(id(origin, 1), NodeId(2), NOW, 8);
+            seen.insert(id(origin, 1), NodeId(2), NOW, &max(8));
         }
-        seen.insert(id(0, 2), NodeId(3), NOW + MINUTE, 8);
-        seen.insert(id(100, 1), NodeId(2), NOW + MINUTE, 8);
+        seen.insert(id(0, 2), NodeId(3), NOW + MINUTE, &max(8));
+        seen.insert(id(100, 1), NodeId(2), NOW + MINUTE, &max(8));
         assert_eq!(seen.look_up(id(0, 1), NOW, MINUTE), Seen::Delivered, "it was heard of since");
         assert_eq!(seen.look_up(id(1, 1), NOW, MINUTE), Seen::New);
         // Those whom nobody brought any more go on, too.
         seen.orphan(NodeId(2), 8);
-        seen.insert(id(0, 3), NodeId(3), NOW + 2 * MINUTE, 8);
-        let left = BTreeMap::from([(None, Budget { streams: 8, gaps: 0 })]);
-        assert_eq!((seen.len(), seen.order.len(), &seen.budgets), (8, 8, &left));
+        seen.insert(id(0, 3), NodeId(3), NOW + 2 * MINUTE, &max(8));
+        assert_eq!((seen.len(), seen.order.len()), (8, 8));
+        assert_eq!((budgets(&seen, false), budgets(&seen, true)), (vec![(3, 1, 0)], vec![(2, 7, 0)]));
     }
 }

@@ -384,7 +384,7 @@ fn a_neighbour_is_added_once_and_never_this_node() {
 }
 
 #[test]
-fn who_leaves_and_comes_back_displaces_nothing_that_it_brought_before() {
+fn what_a_neighbour_brought_is_remembered_when_it_left_and_came_back() {
     let mut node = node(&[]);
     node.receive(A, push(id(9, 1), 0));
     node.command(BroadcastCommand::RemovePeer(A));
