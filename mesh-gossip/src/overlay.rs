@@ -39,6 +39,7 @@ mod improve;
 mod island;
 mod links;
 mod message;
+mod pace;
 mod relay;
 mod view;
 

@@ -6,16 +6,15 @@ use mesh_core::{Context, Instant, NodeId, wire};
 
 use super::command::{LinkDownCause, OverlayEvent};
 use super::message::{Message, Need, PADDING, Peer};
+use super::pace::Pace;
 use super::view::{Asking, Link};
 use super::{Overlay, Timer};
 use crate::allowance::Allowance;
 
 /// How long somebody who did not answer is left alone.
 const REST_SILENT: Duration = Duration::from_secs(10);
-/// How long somebody who had no room is left alone, and how long nobody starts anew again: twice as long each time, and
-/// this long at most.
+/// How long somebody who had no room is left alone.
 const REST_FULL: Duration = Duration::from_secs(2);
-const REST_ANEW_MAX: Duration = Duration::from_secs(60);
 /// How long somebody who passes no beacons on gets no link.
 const BARRED: Duration = Duration::from_secs(1800);
 /// After so many rounds without a beacon from a neighbour it is given up.
@@ -114,7 +113,7 @@ impl Overlay {
         };
         if let Some(link) = self.view.links.get(&from.node) {
             // It may ask twice, and the first question come late.
-            let is_anew = newcomer && cx.now().since(link.renewed) >= link.rest;
+            let is_anew = newcomer && cx.now() >= link.pace.until();
             self.heard(cx, from.node, Some(degree));
             if is_anew {
                 self.renew(cx, from);
@@ -126,7 +125,9 @@ impl Overlay {
             }
             return;
         }
-        if self.view.is_barred(from.node, cx.now()) {
+        // Who loses its link and comes back again and again gets another at the same pace.
+        let is_too_soon = self.view.pace(from.node).is_some_and(|pace| cx.now() < pace.until());
+        if self.view.is_barred(from.node, cx.now()) || is_too_soon && !self.view.asking.contains_key(&from.node) {
             return cx.send(from.node, Message::Refuse { others: Vec::new() });
         }
         // Who asks each other at once has a place kept already.
@@ -167,9 +168,7 @@ impl Overlay {
     /// again is believed half as often each time.
     fn renew(&mut self, cx: &mut Context<'_, Self>, Peer { node, zone }: Peer) {
         let Some(link) = self.view.links.get_mut(&node) else { return };
-        let quiet = cx.now().since(link.renewed) >= 2 * REST_ANEW_MAX;
-        link.rest = if quiet { REST_FULL } else { (2 * link.rest).min(REST_ANEW_MAX) };
-        (link.zone, link.renewed) = (zone, cx.now());
+        (link.zone, link.pace) = (zone, link.pace.again(cx.now()));
         self.meter.links_lost.increment();
         cx.emit(OverlayEvent::LinkDown { node, cause: LinkDownCause::Forgotten });
         cx.emit(OverlayEvent::LinkUp { node, zone });
@@ -280,12 +279,12 @@ impl Overlay {
         self.view.asking.remove(&node);
         cx.cancel_timer(Timer::AskDue(node));
         self.view.forget(node);
+        let pace = self.view.take_pace(node).map_or_else(|| Pace::starting_at(cx.now()), |pace| pace.again(cx.now()));
         let link = Link {
             zone,
             degree,
             since: cx.now(),
-            renewed: cx.now(),
-            rest: REST_FULL,
+            pace,
             chosen,
             earned: false,
             shone: false,
@@ -317,6 +316,10 @@ impl Overlay {
             }
             _ => self.view.rest(node, cx.now() + REST_SILENT),
         }
+        // What this node ended itself is held against nobody.
+        if !matches!(cause, LinkDownCause::Replaced | LinkDownCause::Removed) {
+            self.view.keep_pace(node, link.pace);
+        }
         self.meter.links.set(self.view.links.len() as u64);
         self.meter.links_lost.increment();
         cx.emit(OverlayEvent::LinkDown { node, cause });
@@ -342,7 +345,8 @@ impl Overlay {
         }
         if was_linked {
             // Who takes links and gives them up in turn must not have this node tell of it each time.
-            self.view.bar(from, cx.now() + REST_FULL);
+            let until = self.view.pace(from).map_or(Instant::ZERO, Pace::until);
+            self.view.bar(from, until.max(cx.now() + REST_FULL));
         }
         if let Some(peer) = instead.filter(|peer| was_linked && self.view.is_free(peer.node))
             && self.view.taken() < self.view.limit(&self.config)

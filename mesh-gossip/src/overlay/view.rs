@@ -7,10 +7,12 @@ use mesh_core::{Instant, NodeId, Rng64};
 
 use super::config::OverlayConfig;
 use super::message::Peer;
+use super::pace::Pace;
 use crate::allowance::Allowance;
 
-/// How many nodes are remembered that are better not asked for a while.
+/// How many nodes are remembered that are better not asked for a while, and how many that had links.
 const RESTING_MAX: usize = 256;
+const PACES_MAX: usize = 256;
 
 /// How often a random member is drawn before all are looked through.
 const DRAWS: usize = 8;
@@ -24,9 +26,7 @@ pub(super) struct Link {
     /// When there was a link.
     pub(super) since: Instant,
     /// When that was last told: again where it started anew.
-    pub(super) renewed: Instant,
-    /// How long after that it may start anew again.
-    pub(super) rest: Duration,
+    pub(super) pace: Pace,
     /// Whether this node chose it among the members that the application named.
     pub(super) chosen: bool,
     /// Whether it ever passed a beacon on.
@@ -98,6 +98,8 @@ pub(super) struct View {
     far_members: usize,
     /// Who did not answer, had no room, or was of no use.
     resting: VecDeque<Resting>,
+    /// Who had a link and ended it, and when others were last told of that.
+    paces: VecDeque<(NodeId, Pace)>,
     zone: u16,
 }
 
@@ -186,6 +188,23 @@ impl View {
 
     pub(super) fn is_barred(&self, node: NodeId, now: Instant) -> bool {
         self.resting.iter().any(|resting| resting.node == node && resting.barred && resting.until > now)
+    }
+
+    /// Remembers of somebody without a link when others were told of one.
+    pub(super) fn keep_pace(&mut self, node: NodeId, pace: Pace) {
+        if self.paces.len() >= PACES_MAX {
+            self.paces.pop_front();
+        }
+        self.paces.push_back((node, pace));
+    }
+
+    pub(super) fn pace(&self, node: NodeId) -> Option<Pace> {
+        self.paces.iter().find(|(other, _)| *other == node).map(|(_, pace)| *pace)
+    }
+
+    pub(super) fn take_pace(&mut self, node: NodeId) -> Option<Pace> {
+        let at = self.paces.iter().position(|(other, _)| *other == node)?;
+        self.paces.remove(at).map(|(_, pace)| pace)
     }
 
     pub(super) fn is_member(&self, node: NodeId) -> bool {
@@ -347,8 +366,9 @@ mod tests {
         for node in 0..1_000 {
             view.remember(peer(node, 0), 30, &mut rng);
             view.rest(NodeId(node), Instant::MAX);
+            view.keep_pace(NodeId(node), Pace::starting_at(Instant::ZERO));
         }
-        assert_eq!((view.passive.len(), view.resting.len()), (30, RESTING_MAX));
+        assert_eq!((view.passive.len(), view.resting.len(), view.paces.len()), (30, RESTING_MAX, PACES_MAX));
     }
 
     #[test]

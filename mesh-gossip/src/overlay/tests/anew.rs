@@ -94,3 +94,50 @@ fn a_neighbour_that_starts_anew_elsewhere_is_in_its_new_zone_and_sees_the_beacon
     let beacon = Message::Beacon(Beacon { origin: NodeId(1_000), number: 1 });
     assert!(node.sent().contains(&(NodeId(2), beacon)));
 }
+
+/// When in these seconds somebody who asks for a link each second has one, and loses it at once.
+fn linked_anew(node: &mut Harness<Overlay>, lose: fn(&mut Harness<Overlay>)) -> Vec<u32> {
+    let mut seconds = Vec::new();
+    for second in 1..=300 {
+        node.pass(SECOND);
+        shine(node, second, &[3, 4]);
+        (3..=4).for_each(|peer| node.receive(NodeId(peer), Message::Alive { degree: 3 }));
+        node.receive(NodeId(2), anew());
+        if linked(node).contains(&2) {
+            seconds.push(second);
+            lose(node);
+        }
+    }
+    seconds
+}
+
+#[test]
+fn s15_who_loses_its_link_and_comes_back_has_others_told_less_and_less_often() {
+    let mut node = with_links(3);
+    let lost = linked_anew(&mut node, |node| node.peer(NodeId(2), PeerStatus::Disconnected));
+    assert_eq!(lost, [1, 2, 6, 14, 30, 62, 122, 182, 242]);
+    let give_up: fn(&mut _) = |node: &mut Harness<Overlay>| {
+        node.receive(NodeId(2), Message::Unlink { leaving: false, instead: None });
+    };
+    let leave: fn(&mut _) = |node: &mut Harness<Overlay>| {
+        node.receive(NodeId(2), Message::Unlink { leaving: true, instead: None });
+    };
+    for lose in [give_up, leave] {
+        let mut node = with_links(3);
+        assert_eq!(linked_anew(&mut node, lose), [1, 3, 7, 15, 31, 63, 123, 183, 243]);
+    }
+}
+
+#[test]
+fn who_comes_back_after_long_has_its_link_at_once() {
+    let mut node = with_links(3);
+    for round in 0..5 {
+        for second in 0..121 {
+            shine(&mut node, 1_000 * round + second, &[2, 3, 4]);
+            keep(&mut node, 1, 3);
+        }
+        node.peer(NodeId(2), PeerStatus::Disconnected);
+        node.receive(NodeId(2), anew());
+        assert_eq!(linked(&node), [2, 3, 4]);
+    }
+}
