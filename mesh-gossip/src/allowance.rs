@@ -25,6 +25,11 @@ impl Allowance {
         self.spent = self.spent.saturating_add(some);
         self.spent <= limit
     }
+
+    /// Whether anything was taken within the last second.
+    pub(crate) fn is_running(&self, now: Instant) -> bool {
+        self.spent > 0 && now.since(self.since) < Duration::from_secs(1)
+    }
 }
 
 #[cfg(test)]

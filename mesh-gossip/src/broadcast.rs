@@ -107,6 +107,8 @@ struct Meter {
 pub struct Broadcast {
     config: BroadcastConfig,
     peers: BTreeMap<NodeId, Peer>,
+    /// What those said who left within the last second: who comes back may say no more for that.
+    left: BTreeMap<NodeId, Allowance>,
     /// This node's messages, a stream for each class, and how many there are: what waits in one class leaves no gap in
     /// another.
     streams: [Stream; 3],
@@ -127,6 +129,7 @@ impl Broadcast {
         Ok(Self {
             config,
             peers: BTreeMap::new(),
+            left: BTreeMap::new(),
             streams: [Stream { origin: NodeId(0), life: 0 }; 3],
             published: [0; 3],
             delivered: Delivered::default(),
@@ -172,16 +175,20 @@ impl Broadcast {
             return Err(BroadcastError::TooManyPeers { limit: self.config.peers_max });
         }
         // It may have missed what is kept here.
-        self.peers.insert(node, Peer { eager: true, ..Peer::default() });
+        let pushes = self.left.remove(&node).unwrap_or_default();
+        self.peers.insert(node, Peer { eager: true, pushes, ..Peer::default() });
         self.keep.tell_anew(&self.config, cx.now());
-        let ids: Vec<_> = self.keep.ids().collect();
-        ids.into_iter().for_each(|id| self.announce(cx, node, id));
+        self.keep.ids().into_iter().for_each(|id| self.announce(cx, node, id));
         self.set_tidy_timer(cx);
         Ok(())
     }
 
     fn remove_peer(&mut self, cx: &mut Context<'_, Self>, node: NodeId) {
         let Some(peer) = self.peers.remove(&node) else { return };
+        self.left.retain(|_, pushes| pushes.is_running(cx.now()));
+        if self.left.len() < self.config.peers_max {
+            self.left.insert(node, peer.pushes);
+        }
         self.delivered.orphan(node, self.config.streams_max);
         self.keep.forget(node);
         // What waits for it is kept, as it may come back.

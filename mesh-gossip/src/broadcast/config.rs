@@ -46,7 +46,9 @@ pub struct BroadcastConfig {
     pub shorter_by: u8,
     /// How long messages are kept for those who miss them. Default: 15 s.
     pub keep: Duration,
-    /// How many bytes of messages are kept at most. Default: 4 MiB.
+    /// How many bytes of messages are kept at most, each counted as its payload and 64. Default: 4 MiB. Where there are
+    /// more, the oldest of the neighbour that brought most of them are dropped; this node's own are as those of one.
+    /// What is known of a message takes some 600 bytes of memory beside its payload.
     pub keep_bytes_max: usize,
     /// Bytes are shared among the classes in intervals of this length. Default: 100 ms.
     pub interval: Duration,
@@ -61,8 +63,8 @@ pub struct BroadcastConfig {
     pub queue_max: usize,
     /// How many messages are taken from a neighbour in a second. Default: 10,000.
     pub pushes_per_s: u32,
-    /// Of how many streams, each a class of an origin, numbers are remembered on the word of one neighbour.
-    /// Default: 6,144, for 2,048 origins.
+    /// Of how many streams, each a class of an origin, numbers are remembered on the word of one neighbour, and of all
+    /// who are gone. Default: 6,144, for 2,048 origins. With gaps in all they take some 12 MB.
     pub streams_max: usize,
     /// After this time without a message, a stream may go on with any number.
     /// Default: 60 s.
@@ -152,7 +154,7 @@ impl BroadcastConfig {
     }
 }
 
-/// What a message takes beside its payload, about.
+/// What a message takes on a link beside its payload, about.
 pub(super) const PUSH_OVERHEAD: usize = 64;
 
 /// No time is longer.

@@ -84,14 +84,39 @@ impl Kept {
     fn len(&self) -> usize {
         self.payload.len() + PUSH_OVERHEAD
     }
+
+    fn bringer(&self) -> Bringer {
+        match self.from {
+            Some(peer) => Bringer::Neighbour(peer),
+            None if self.hops == 0 => Bringer::Own,
+            None => Bringer::Unknown,
+        }
+    }
+}
+
+/// Who has this node keep a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Bringer {
+    Own,
+    Neighbour(NodeId),
+    /// It was brought by somebody, and not kept for a while.
+    Unknown,
+}
+
+/// What is kept of one of them.
+#[derive(Clone, Debug, Default)]
+struct Held {
+    bytes: usize,
+    /// Until when each is kept.
+    order: BTreeSet<(Instant, MessageId)>,
 }
 
 /// The messages that this node has, for a while.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Keep {
     messages: BTreeMap<MessageId, Kept>,
-    /// Until when each is kept.
-    order: BTreeSet<(Instant, MessageId)>,
+    /// The same by who brought it: who has most kept leaves room to the others.
+    held: BTreeMap<Bringer, Held>,
     /// When each is announced again.
     again: BTreeSet<(Instant, MessageId)>,
     bytes: usize,
@@ -109,15 +134,27 @@ impl Keep {
     pub(super) fn insert(&mut self, config: &BroadcastConfig, id: MessageId, mut kept: Kept) {
         self.remove(config, id);
         self.bytes += kept.len();
-        self.order.insert((kept.at + config.keep, id));
+        let held = self.held.entry(kept.bringer()).or_default();
+        held.bytes += kept.len();
+        held.order.insert((kept.at + config.keep, id));
         self.again.insert((kept.tell_anew(config, kept.at), id));
         self.messages.insert(id, kept);
-        while self.bytes > config.keep_bytes_max && self.drop_oldest(config) {}
+        while self.bytes > config.keep_bytes_max {
+            let most = self.held.values().max_by_key(|held| held.bytes);
+            let Some((_, oldest)) = most.and_then(|held| held.order.first()).copied() else { break };
+            self.remove(config, oldest);
+        }
     }
 
     fn remove(&mut self, config: &BroadcastConfig, id: MessageId) -> Option<Kept> {
         let kept = self.messages.remove(&id)?;
-        self.order.remove(&(kept.at + config.keep, id));
+        if let Some(held) = self.held.get_mut(&kept.bringer()) {
+            held.bytes -= kept.len();
+            held.order.remove(&(kept.at + config.keep, id));
+            if held.order.is_empty() {
+                self.held.remove(&kept.bringer());
+            }
+        }
         if let Some(again) = kept.again {
             self.again.remove(&(again, id));
         }
@@ -125,15 +162,17 @@ impl Keep {
         Some(kept)
     }
 
-    fn drop_oldest(&mut self, config: &BroadcastConfig) -> bool {
-        let oldest = self.order.first().map(|(_, id)| *id);
-        oldest.and_then(|id| self.remove(config, id)).is_some()
+    /// What is kept for the shortest time from now on, and until when.
+    fn oldest(&self) -> Option<(Instant, MessageId)> {
+        self.held.values().filter_map(|held| held.order.first()).min().copied()
     }
 
     /// Drops what was kept for long enough, and takes what is to be announced again. That comes next when twice as long
     /// has gone by since neighbours were first told, and not at once.
     pub(super) fn tidy(&mut self, config: &BroadcastConfig, now: Instant) -> Vec<MessageId> {
-        while self.order.first().is_some_and(|(until, _)| *until <= now) && self.drop_oldest(config) {}
+        while let Some((_, id)) = self.oldest().filter(|(until, _)| *until <= now) {
+            self.remove(config, id);
+        }
         let mut due = Vec::new();
         while let Some((_, id)) = self.again.first().copied().filter(|(at, _)| *at <= now) {
             self.again.pop_first();
@@ -149,7 +188,7 @@ impl Keep {
     /// When there is something to tidy.
     pub(super) fn tidy_at(&self) -> Option<Instant> {
         let again = self.again.first().map(|(at, _)| *at);
-        self.order.first().map(|(at, _)| *at).into_iter().chain(again).min()
+        self.oldest().map(|(at, _)| at).into_iter().chain(again).min()
     }
 
     /// There is a new neighbour, that is told of all that is kept: this is announced again as if it were new.
@@ -157,12 +196,20 @@ impl Keep {
         self.again = self.messages.iter_mut().map(|(id, kept)| (kept.tell_anew(config, now), *id)).collect();
     }
 
-    /// What waited is kept as if it were new, also if it waited for longer than it was kept.
+    /// What waited is kept as if it were new, also if it waited for longer than it was kept. But what others brought is to
+    /// displace nothing newer: it stays what it was for half its time, and is kept anew only where there is room.
     pub(super) fn renew(&mut self, config: &BroadcastConfig, push: &Push, now: Instant) {
-        let kept = match self.remove(config, push.id) {
-            Some(kept) => Kept { at: now, ..kept },
-            None => Kept::new(push.class, push.payload.clone(), push.hops, None, now),
-        };
+        let fresh = Kept::new(push.class, push.payload.clone(), push.hops, None, now);
+        if fresh.bringer() != Bringer::Own {
+            let stays = match self.get(push.id) {
+                Some(kept) => now.since(kept.at) < config.keep / 2,
+                None => self.bytes + fresh.len() > config.keep_bytes_max,
+            };
+            if stays {
+                return;
+            }
+        }
+        let kept = self.remove(config, push.id).map_or(fresh, |kept| Kept { at: now, ..kept });
         self.insert(config, push.id, kept);
     }
 
@@ -186,8 +233,10 @@ impl Keep {
     }
 
     /// All that is kept, the oldest first.
-    pub(super) fn ids(&self) -> impl Iterator<Item = MessageId> {
-        self.order.iter().map(|(_, id)| *id)
+    pub(super) fn ids(&self) -> Vec<MessageId> {
+        let mut all: Vec<_> = self.held.values().flat_map(|held| &held.order).collect();
+        all.sort_unstable();
+        all.into_iter().map(|(_, id)| *id).collect()
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -252,7 +301,7 @@ mod tests {
         }
         let told: Vec<_> = (0..20).filter(|second| !keep.tidy(&config, at(*second)).is_empty()).collect();
         assert_eq!(told, [1, 2, 4, 8]);
-        assert!(keep.bytes() == 0 && keep.again.is_empty() && keep.order.is_empty());
+        assert!(keep.bytes() == 0 && keep.again.is_empty() && keep.held.is_empty());
     }
 
     #[test]
@@ -264,6 +313,54 @@ mod tests {
         keep.tell_anew(&config, at(1));
         let told = (1..20).flat_map(|second| keep.tidy(&config, at(second)).into_iter().map(move |_| second));
         assert_eq!(told.collect::<Vec<_>>(), [1, 2, 3, 5, 9]);
-        assert!(keep.bytes() == 0 && keep.again.is_empty() && keep.order.is_empty());
+        assert!(keep.bytes() == 0 && keep.again.is_empty() && keep.held.is_empty());
+    }
+
+    fn id(origin: u128, number: u64) -> MessageId {
+        MessageId { stream: Stream { origin: NodeId(origin), life: 1 }, number }
+    }
+
+    /// How many messages of each of these origins are kept.
+    fn counts<const N: usize>(keep: &Keep, origins: [u128; N]) -> [usize; N] {
+        let ids = keep.ids();
+        origins.map(|origin| ids.iter().filter(|id| id.stream.origin == NodeId(origin)).count())
+    }
+
+    #[test]
+    fn who_has_much_kept_displaces_its_own() {
+        let config = BroadcastConfig { keep_bytes_max: 100 * PUSH_OVERHEAD, ..BroadcastConfig::default() };
+        let (mut keep, at) = (Keep::default(), |millis| Instant::ZERO + Duration::from_millis(millis));
+        let kept = |hops, from: Option<u128>, at| Kept::new(Class::Normal, Bytes::new(), hops, from.map(NodeId), at);
+        (0..30).for_each(|number| keep.insert(&config, id(1, number), kept(0, None, at(number))));
+        (0..10).for_each(|number| keep.insert(&config, id(2, number), kept(1, Some(2), at(number))));
+        (0..10_000).for_each(|number| keep.insert(&config, id(3, number), kept(1, Some(3), at(number))));
+        assert_eq!((counts(&keep, [1, 2, 3]), keep.bytes()), ([30, 10, 60], config.keep_bytes_max));
+        assert!(keep.get(id(3, 9_940)).is_some(), "the newest of its own");
+        (30..1_000).for_each(|number| keep.insert(&config, id(1, number), kept(0, None, at(number))));
+        assert_eq!(counts(&keep, [1, 2, 3]), [45, 10, 45]);
+        assert_eq!(keep.ids().len(), 100);
+    }
+
+    #[test]
+    fn what_others_brought_and_waited_displaces_nothing_newer() {
+        let config = BroadcastConfig { keep_bytes_max: 10 * PUSH_OVERHEAD, ..BroadcastConfig::default() };
+        let (mut keep, at) = (Keep::default(), |seconds| Instant::ZERO + Duration::from_secs(seconds));
+        let kept = |hops, at| Kept::new(Class::Normal, Bytes::new(), hops, None, at);
+        (0..10).for_each(|number| keep.insert(&config, id(2, number), kept(1, at(number))));
+        let push = |hops, origin, number| kept(hops, at(0)).push(id(origin, number));
+        keep.renew(&config, &push(1, 2, 4), at(10));
+        keep.renew(&config, &push(1, 3, 0), at(10));
+        assert_eq!(counts(&keep, [2, 3]), [10, 0]);
+        (0..5).for_each(|number| keep.insert(&config, id(4, number), kept(1, at(10))));
+        assert!(keep.get(id(2, 4)).is_none() && keep.get(id(2, 5)).is_some(), "it was no newer than it was");
+        // What is not to be kept for much longer is, and what there is room for.
+        (5..10).for_each(|number| keep.renew(&config, &push(1, 2, number), at(14)));
+        (0..3).for_each(|_| drop(keep.tidy(&config, at(25))));
+        keep.renew(&config, &push(1, 3, 0), at(25));
+        assert_eq!(counts(&keep, [2, 3, 4]), [2, 1, 0]);
+        // This node's own is kept whatever others brought.
+        (0..20).for_each(|number| keep.insert(&config, id(2, 20 + number), kept(1, at(25))));
+        keep.renew(&config, &push(0, 1, 0), at(25));
+        assert_eq!((counts(&keep, [1]), keep.bytes()), ([1], config.keep_bytes_max));
     }
 }

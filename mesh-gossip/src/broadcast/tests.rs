@@ -620,3 +620,18 @@ fn no_more_waits_to_be_announced_than_may() {
     });
     assert_eq!(announced.sum::<usize>(), ANNOUNCED_MAX);
 }
+
+#[test]
+fn s15_who_leaves_and_comes_back_says_no_more_in_a_second_than_who_stays() {
+    let (mut node, metrics) = counting(BroadcastConfig { pushes_per_s: 100, ..BroadcastConfig::default() });
+    for number in 0..1_000 {
+        node.receive(A, push(id(9, number), 0));
+        node.command(BroadcastCommand::RemovePeer(A));
+        node.command(BroadcastCommand::AddPeer(A));
+        node.pass(MS);
+    }
+    assert_eq!((delivered(&mut node).len(), metrics.snapshot()["broadcast_refused"]), (100, 900));
+    node.pass(SECOND);
+    node.receive(A, push(id(9, 1_000), 0));
+    assert_eq!(delivered(&mut node), [id(9, 1_000)]);
+}
