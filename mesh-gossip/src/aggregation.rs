@@ -48,8 +48,8 @@ pub use message::{Message, Share};
 /// So many peers have to say that an epoch runs that is not the next, or comes too early.
 const CLAIMS_NEEDED: usize = 3;
 
-/// No cluster is so many epochs ahead of a node that was in one with others: whoever says so lies, and would end all
-/// epochs for good.
+/// No cluster is so many epochs ahead of a node that was in one with others, nor goes so far in a round: whoever says so
+/// lies, and would end all epochs for good.
 const LEAP_MAX: u64 = 1 << 32;
 
 /// A node that was in none with others follows its cluster wherever liars led that, but no further than this: there are as
@@ -261,7 +261,7 @@ impl Aggregation {
         self.ticket = cx.rng().next_u64();
         self.mass = Mass::of(&self.config.variables, &self.values, true);
         self.extremes = self.values.iter().map(|value| (*value, *value)).collect();
-        self.claims.clear();
+        self.claims.retain(|_, claim| *claim > epoch);
         self.pending.clear();
         self.taken.clear();
         self.peers.values_mut().for_each(|peer| peer.pending = None);
@@ -326,24 +326,42 @@ impl Aggregation {
     /// A peer is in a later epoch: goes there too, if that can be believed. Whether this node is there now.
     ///
     /// The next epoch is believed when this one is half over. Anything else takes several peers, or one liar
-    /// could keep all from ever ending an epoch. Leaps beyond [`LEAP_MAX`] are for who starts anew and is alone in its
-    /// epoch: when that is half over, more must claim them than sent shares of it.
+    /// could keep all from ever ending an epoch.
     fn follow(&mut self, cx: &mut Context<'_, Self>, from: NodeId, epoch: u64) -> bool {
         let is_too_far = if self.settled { epoch - self.epoch > LEAP_MAX } else { epoch > FIRST_MAX };
         if is_too_far {
             self.meter.refused.increment();
             return false;
         }
-        let is_half_over = 2 * self.rounds >= self.config.rounds;
         self.claims.insert(from, epoch);
-        let least = self.claims.values().copied().min().unwrap_or(epoch);
-        let is_alone = is_half_over && self.claims.len() > self.taken.len();
-        if is_half_over && epoch == self.epoch + 1 {
-            self.end_epoch(cx, epoch);
-        } else if self.claims.len() >= self.claims_needed() && (is_alone || least - self.epoch <= LEAP_MAX) {
-            self.end_epoch(cx, least);
+        let next = Some(epoch).filter(|epoch| self.is_half_over() && *epoch == self.epoch + 1);
+        if let Some(next) = self.believed().or(next) {
+            self.end_epoch(cx, next);
         }
         self.epoch == epoch
+    }
+
+    fn is_half_over(&self) -> bool {
+        2 * self.rounds >= self.config.rounds
+    }
+
+    /// The latest epoch that several peers are in, or have left behind: not the least that one of them says.
+    ///
+    /// Leaps beyond [`LEAP_MAX`] are for who starts anew and is alone in its epoch: when that is half over, more must
+    /// claim them than sent shares of it. Others leap once in a round, so that many together get nowhere near the end
+    /// of numbers either.
+    fn believed(&self) -> Option<u64> {
+        if self.settled && self.rounds == 0 {
+            return None;
+        }
+        let mut claims: Vec<_> = self.claims.values().copied().collect();
+        let is_near = |claim: &u64| *claim - self.epoch <= LEAP_MAX;
+        let far = claims.iter().filter(|claim| !is_near(claim)).count();
+        if self.settled || !self.is_half_over() || far <= self.taken.len() {
+            claims.retain(is_near);
+        }
+        claims.sort_unstable();
+        claims.len().checked_sub(self.claims_needed()).and_then(|at| claims.get(at).copied())
     }
 
     fn on_share(&mut self, cx: &mut Context<'_, Self>, from: NodeId, share: Share) {

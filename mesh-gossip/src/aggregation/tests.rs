@@ -306,6 +306,31 @@ fn however_many_say_so_no_epoch_far_ahead_is_believed() {
     // As far as a cluster can have come, three are believed.
     [A, B, C].into_iter().for_each(|from| me.receive(from, Message::Ahead { epoch: LEAP_MAX + 1 }));
     assert_eq!(me.protocol.epoch, LEAP_MAX + 1);
+    // But once in a round.
+    let again = |me: &mut Harness<Aggregation>| {
+        [A, B, C].into_iter().for_each(|from| me.receive(from, Message::Ahead { epoch: 2 * LEAP_MAX }));
+        me.protocol.epoch
+    };
+    assert_eq!(again(&mut me), LEAP_MAX + 1);
+    me.pass(ROUND);
+    assert_eq!(again(&mut me), 2 * LEAP_MAX);
+}
+
+#[test]
+fn one_peer_that_names_the_next_epoch_again_and_again_holds_nobody_back() {
+    let d = NodeId(5);
+    for (cluster, rounds) in [(500, 1), (10 * LEAP_MAX, 16)] {
+        let mut me = node(ME, &[A, B, C, d], 10.0);
+        let says = |me: &mut Harness<Aggregation>, from| {
+            let next = me.protocol.epoch + 1;
+            me.receive(A, Message::Ahead { epoch: next });
+            me.receive(from, Message::Ahead { epoch: cluster });
+        };
+        [B, C, d].into_iter().for_each(|from| says(&mut me, from));
+        me.pass(rounds * ROUND);
+        [d, B].into_iter().for_each(|from| says(&mut me, from));
+        assert_eq!(me.protocol.epoch, cluster);
+    }
 }
 
 #[test]
