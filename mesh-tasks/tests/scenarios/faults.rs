@@ -1,5 +1,7 @@
 //! 20 to 22: tasks, nodes and numbers that are too much.
 
+use std::time::Duration;
+
 use mesh_core::{Bytes, NodeId};
 use mesh_tasks::pool::{BYTES_MAX, PoolConfig, PoolHandle as _, Refusal, SubmitError};
 use mesh_tasks::task::{Failure, OnFailedDependency, Outcome, PRIORITY_MAX, Policy, SpecError, TaskId, TaskSpec};
@@ -36,6 +38,9 @@ fn s20_a_task_that_brings_its_node_down_is_given_up_and_the_others_are_done() {
         }
         assert_eq!(mesh.outcome_of(B, poison), Outcome::Dead(Failure::Lost), "seed {seed}");
         assert_eq!(mesh.sink.borrow().attempts(poison).len(), 3, "seed {seed}");
+        // Some came to a node that went down.
+        let refusals = mesh.refusals();
+        assert!(refusals.len() <= 4 && refusals.iter().all(|error| *error == SubmitError::Stopped), "{refusals:?}");
         mesh.check();
     }
 }
@@ -84,6 +89,44 @@ fn s21_what_waits_at_a_node_that_executes_nothing_is_executed_elsewhere() {
     }
 }
 
+/// How long 700 tasks of 20 ms take seven nodes, and how many of them an eighth begins, which never does any.
+fn beside_one_that_does_nothing(seed: u64, policy: Policy, takes_any: bool) -> (Duration, usize) {
+    let mut mesh = Mesh::with(seed, 8, pool_by(policy));
+    let bad = NodeId(8);
+    if takes_any {
+        mesh.only_take(bad, 1);
+    }
+    (1..=7).for_each(|node| mesh.work(NodeId(node), 1));
+    mesh.pass(ms(500));
+    let since = mesh.sim.now();
+    for _ in 0..700 {
+        let mut spec = work(20);
+        spec.time_limit = Some(LIMIT);
+        mesh.submit_soon(A, spec);
+    }
+    mesh.wait_until("all are done", |_, sink| sink.counted.len() == 700);
+    let took = mesh.sim.now().since(since);
+    mesh.check();
+    let begun = mesh.sink.borrow().begun_at(bad);
+    (took, begun)
+}
+
+const LIMIT: Duration = ms(200);
+
+#[test]
+fn s21_a_node_that_takes_tasks_and_never_does_them_costs_a_few_of_their_limits_and_is_given_few() {
+    // With the ring a task of its own waits there for ever.
+    let policies = Policy::ALL.into_iter().filter(|policy| *policy != Policy::Dht);
+    for (seed, policy) in (0..3).flat_map(|seed| policies.clone().map(move |policy| (seed, policy))) {
+        let (without, _) = beside_one_that_does_nothing(seed, policy, false);
+        let (took, begun) = beside_one_that_does_nothing(seed, policy, true);
+        // What it is given at last is lost to the limit one after the other, as many as may wait at a node.
+        assert!(took <= without + LIMIT * 7, "seed {seed}, {policy:?}: {took:?}, and {without:?} without it");
+        // An eighth would be 87.
+        assert!(begun <= 20, "seed {seed}, {policy:?}: it was given {begun}");
+    }
+}
+
 #[test]
 fn s21_a_node_that_comes_and_goes_loses_no_task() {
     for seed in 0..10 {
@@ -126,16 +169,47 @@ fn s22_full_queues_refuse_and_what_was_taken_is_done() {
             let status = mesh.pool_status(node);
             assert!(status.owned <= 10 && status.kept <= 40, "seed {seed}: {status:?}");
         }
+        let refusals = mesh.refusals();
         let is_full = |error: &SubmitError| matches!(error, SubmitError::Refused(Refusal::Full { .. }));
-        assert!(mesh.refusals.iter().all(is_full), "seed {seed}: {:?}", mesh.refusals);
+        assert!(refusals.iter().all(is_full), "seed {seed}: {refusals:?}");
         let taken = mesh.submitted().len();
-        assert_eq!(taken + mesh.refusals.len(), 300, "seed {seed}");
+        assert_eq!(taken + refusals.len(), 300, "seed {seed}");
         // By the ring, one may be full before the others.
         assert!((if seed % 2 == 0 { 30..=30 } else { 12..=30 }).contains(&taken), "seed {seed}: {taken}");
         mesh.work_at_all(1);
         mesh.check_each_begun_once();
         // There is room again.
         mesh.submit(A, work(1));
+    }
+}
+
+#[test]
+fn s22_a_queue_that_is_full_of_bytes_refuses_and_has_room_again() {
+    const LEN: usize = 4_096;
+    for seed in 0..5 {
+        let mut config = pool_by(policy_of(seed));
+        config.queue_bytes_max = 25 * LEN;
+        let mut mesh = Mesh::with(seed, 3, config);
+        let mut spec = work(1);
+        spec.payload = [&spec.payload[..], &[0; LEN]].concat().into();
+        spec.priority = PRIORITY_MAX;
+        for at in 0..150 {
+            mesh.submit_soon(NodeId(1 + at % 3), spec.clone());
+        }
+        mesh.pass(SECOND);
+        for node in mesh.ids() {
+            let status = mesh.pool_status(node);
+            assert!(status.owned * LEN <= 25 * LEN, "seed {seed}: {status:?}");
+        }
+        let refusals = mesh.refusals();
+        let is_full = |error: &SubmitError| matches!(error, SubmitError::Refused(Refusal::Full { .. }));
+        assert!(refusals.iter().all(is_full), "seed {seed}: {refusals:?}");
+        let taken = mesh.submitted().len();
+        assert_eq!(taken + refusals.len(), 150, "seed {seed}");
+        assert!((45..=75).contains(&taken), "seed {seed}: {taken}");
+        mesh.work_at_all(1);
+        mesh.check_each_begun_once();
+        mesh.submit(A, spec);
     }
 }
 
@@ -149,7 +223,7 @@ fn s22_what_does_not_fit_is_refused_with_its_size() {
     mesh.pass(ms(10));
     mesh.hear();
     let refused = SubmitError::Spec(SpecError::PayloadTooLong { len: limit + 1, limit });
-    assert_eq!(mesh.refusals, [refused]);
+    assert_eq!(mesh.refusals(), [refused]);
     spec.payload = vec![0; limit].into();
     mesh.submit(A, spec);
     mesh.work_at_all(1);

@@ -20,6 +20,10 @@ fn begun_at_b(mesh: &mut Mesh, takes: Duration) -> (TaskId, Token) {
 /// The result of an attempt counts nowhere.
 fn check_refused(mesh: &mut Mesh, token: Token) {
     assert!(mesh.sink.borrow().refused.contains(&token), "its executor hears that it is lost");
+    check_refused_at_all(mesh, token);
+}
+
+fn check_refused_at_all(mesh: &mut Mesh, token: Token) {
     for node in mesh.ids() {
         let late = mesh.pool(node).finish(token, Ok("late".into()));
         assert_eq!(mesh.wait(late), Err(FinishError::LeaseLost), "at {node}");
@@ -87,6 +91,37 @@ fn s07_whoever_stood_still_for_longer_than_its_lease_has_lost_it() {
     }
 }
 
+/// As collecting garbage would: a node stands still again and again, the owner of a task or who holds it.
+#[test]
+fn s07_who_stands_still_often_keeps_its_lease_where_each_time_is_short_and_else_has_lost_each_that_it_had() {
+    for seed in 0..12 {
+        let (is_long, who) = (seed % 2 == 1, if seed % 4 < 2 { A } else { B });
+        let mut mesh = Mesh::new(seed, 5);
+        let (task, _) = begun_at_b(&mut mesh, SECOND * 15);
+        [C, D].into_iter().for_each(|node| mesh.work(node, 1));
+        for _ in 0..if is_long { 3 } else { 8 } {
+            let stands = if is_long { 11_000 + mesh.rng.below(2_000) } else { 1_000 + mesh.rng.below(3_000) };
+            mesh.sim.pause(who);
+            mesh.pass(ms(stands));
+            mesh.sim.resume(who);
+            let runs = ms(100 + mesh.rng.below(400));
+            mesh.pass(runs);
+        }
+        mesh.wait_until("a result counts", |_, sink| sink.counted.contains_key(&task));
+        // What is begun may go on.
+        mesh.pass(SECOND * 20);
+        mesh.check();
+        let attempts = mesh.sink.borrow().attempts(task);
+        if !is_long {
+            assert_eq!((attempts.len(), mesh.sink.borrow().refused.len()), (1, 0), "seed {seed}");
+        }
+        let counted = mesh.sink.borrow().counted[&task].clone();
+        for (token, ..) in attempts.into_iter().filter(|(token, ..)| !counted.contains(token)) {
+            check_refused(&mut mesh, token);
+        }
+    }
+}
+
 #[test]
 fn s08_a_lease_whose_renewals_are_lost_is_not_renewed_after_the_next_grant() {
     for seed in 0..8 {
@@ -123,9 +158,9 @@ fn s31_the_leases_of_a_former_life_are_fenced_at_once() {
         mesh.work(if seed % 2 == 0 { B } else { C }, 1);
         mesh.wait_until("it is begun again", |_, sink| sink.begun.len() == 2);
         assert!(mesh.sim.now().since(at) < SECOND, "seed {seed}: long before the lease is over");
-        let late = mesh.pool(B).finish(token, Ok("late".into()));
-        assert_eq!(mesh.wait(late), Err(FinishError::LeaseLost));
+        check_refused_at_all(&mut mesh, token);
         mesh.check();
+        check_refused_at_all(&mut mesh, token);
         assert!(!mesh.sink.borrow().counted[&task].contains(&token));
     }
 }

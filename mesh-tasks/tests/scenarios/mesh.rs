@@ -41,12 +41,15 @@ pub(crate) enum Does {
     Hang,
 }
 
+/// More than are needed.
+const ATTEMPTS_MAX: u32 = 1000;
+
 /// A task that takes so long, and is tried until it is done.
 pub(crate) fn task(does: Does, takes: Duration) -> TaskSpec {
     let mut payload = vec![does as u8];
     payload.extend((takes.as_nanos() as u64).to_le_bytes());
     let mut spec = TaskSpec::new(payload);
-    spec.retry = RetryPolicy { attempts_max: 1000, backoff: ms(10), backoff_max: SECOND };
+    spec.retry = RetryPolicy { attempts_max: ATTEMPTS_MAX, backoff: ms(10), backoff_max: SECOND };
     spec
 }
 
@@ -93,6 +96,36 @@ impl Sink {
 
 type Submitting = Pin<Box<dyn Future<Output = Result<TaskId, SubmitError>>>>;
 
+/// How a task must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// It is executed: it has all the time and all the attempts that it may need, and nobody cancels it.
+    Completed,
+    /// It is given up: it fails as often as it is tried.
+    Dead,
+    /// As the test says.
+    Any,
+}
+
+impl Due {
+    fn of(spec: &TaskSpec) -> Self {
+        let has_time = spec.expires_in.is_none() && spec.time_limit.is_none() && spec.after.is_empty();
+        match spec.payload.first() {
+            Some(0) if has_time && spec.retry.attempts_max >= ATTEMPTS_MAX => Self::Completed,
+            Some(1) if has_time => Self::Dead,
+            _ => Self::Any,
+        }
+    }
+
+    fn allows(self, outcome: &Outcome) -> bool {
+        match self {
+            Self::Completed => matches!(outcome, Outcome::Completed(_)),
+            Self::Dead => matches!(outcome, Outcome::Dead(Failure::Error(_) | Failure::Lost)),
+            Self::Any => true,
+        }
+    }
+}
+
 /// See the [module](self).
 pub(crate) struct Mesh {
     pub(crate) world: World,
@@ -100,9 +133,10 @@ pub(crate) struct Mesh {
     /// For what the test leaves to chance.
     pub(crate) rng: Rng64,
     seed: u64,
-    submitting: Vec<Submitting>,
+    submitting: Vec<(Due, Submitting)>,
     submitted: BTreeSet<TaskId>,
-    pub(crate) refusals: Vec<SubmitError>,
+    due: BTreeMap<TaskId, Due>,
+    refusals: Vec<SubmitError>,
 }
 
 impl Deref for Mesh {
@@ -142,6 +176,7 @@ impl Mesh {
             seed,
             submitting: Vec::new(),
             submitted: BTreeSet::new(),
+            due: BTreeMap::new(),
             refusals: Vec::new(),
         }
     }
@@ -195,35 +230,70 @@ impl Mesh {
         }
     }
 
+    /// Has a node take what it is given, and never do it: it takes the next when it has lost that.
+    pub(crate) fn only_take(&mut self, node: NodeId, slots: usize) {
+        for _ in 0..slots {
+            let (pool, clock, sink) = (self.pool(node), self.clock.clone(), self.sink.clone());
+            self.world.spawn(node, async move {
+                while let Ok(job) = pool.take().await {
+                    sink.borrow_mut().begun.push((job.token, node, mesh_core::Clock::now(&*clock)));
+                    while pool.running().await.is_ok_and(|tokens| tokens.contains(&job.token)) {
+                        clock.sleep(ms(20)).await;
+                    }
+                }
+            });
+        }
+    }
+
+    /// At those that are up.
     pub(crate) fn work_at_all(&mut self, slots: usize) {
-        self.ids().into_iter().for_each(|node| self.work(node, slots));
+        let up: Vec<NodeId> = self.ids().into_iter().filter(|node| self.sim.is_up(*node)).collect();
+        up.into_iter().for_each(|node| self.work(node, slots));
     }
 
     /// Submits a task, and waits until it is kept.
     pub(crate) fn submit(&mut self, node: NodeId, spec: TaskSpec) -> TaskId {
+        let due = Due::of(&spec);
         let task = self.world.submit(node, spec);
-        self.submitted.insert(task);
+        self.is_submitted(task, due);
         task
+    }
+
+    fn is_submitted(&mut self, task: TaskId, due: Due) {
+        self.submitted.insert(task);
+        // A key may be submitted again, and cancelled before.
+        self.due.entry(task).or_insert(due);
+    }
+
+    /// Cancels a task, which may be done before.
+    pub(crate) fn cancel(&mut self, node: NodeId, task: TaskId) {
+        self.due.insert(task, Due::Any);
+        self.pool(node).cancel(task).unwrap();
     }
 
     /// Submits a task, and does not wait.
     pub(crate) fn submit_soon(&mut self, node: NodeId, spec: TaskSpec) {
+        let due = Due::of(&spec);
         let submitting = self.pool(node).submit(spec);
-        self.submitting.push(Box::pin(submitting));
+        self.submitting.push((due, Box::pin(submitting)));
     }
 
     /// Takes note of the tasks that are kept by now.
     pub(crate) fn hear(&mut self) {
-        for mut submitting in std::mem::take(&mut self.submitting) {
+        for (due, mut submitting) in std::mem::take(&mut self.submitting) {
             match (&mut submitting).now_or_never() {
-                None => self.submitting.push(submitting),
-                Some(Ok(task)) => {
-                    self.submitted.insert(task);
-                }
+                None => self.submitting.push((due, submitting)),
+                Some(Ok(task)) => self.is_submitted(task, due),
                 // Where its node crashed, it may be kept or not.
                 Some(Err(error)) => self.refusals.push(error),
             }
         }
+    }
+
+    /// Why tasks were not taken, since this was asked last: who expects none does not ask.
+    pub(crate) fn refusals(&mut self) -> Vec<SubmitError> {
+        self.hear();
+        std::mem::take(&mut self.refusals)
     }
 
     pub(crate) fn submitted(&self) -> &BTreeSet<TaskId> {
@@ -272,8 +342,8 @@ impl Mesh {
         self.ids().into_iter().map(tells).collect()
     }
 
-    /// No task is lost, and of each one result counts.
-    pub(crate) fn check(&mut self) {
+    /// Waits until each submission has an answer.
+    pub(crate) fn hear_all(&mut self) {
         for _ in 0..600 {
             self.hear();
             if self.submitting.is_empty() {
@@ -282,6 +352,13 @@ impl Mesh {
             self.pass(ms(100));
         }
         assert!(self.submitting.is_empty(), "seed {}: {} submissions have no answer", self.seed, self.submitting.len());
+    }
+
+    /// None is refused that the test does not know of; no task is lost, each ends as it must, and of each one result
+    /// counts.
+    pub(crate) fn check(&mut self) -> BTreeMap<TaskId, Outcome> {
+        self.hear_all();
+        assert_eq!(self.refusals, [], "seed {}", self.seed);
         let up: Vec<NodeId> = self.ids().into_iter().filter(|node| self.sim.is_up(*node)).collect();
         let mut outcomes = BTreeMap::new();
         for (at, task) in self.submitted.clone().into_iter().enumerate() {
@@ -292,9 +369,11 @@ impl Mesh {
         // The executors hear of it, too.
         self.pass(SECOND);
         let sink = self.sink.borrow();
-        for (task, outcome) in outcomes {
+        for (task, outcome) in &outcomes {
+            let (task, due) = (*task, self.due[task]);
+            assert!(due.allows(outcome), "seed {}: {task:?}: {outcome:?} for {due:?}: {}", self.seed, self.tell(task));
             let counted: Vec<Bytes> = sink.counted.get(&task).into_iter().flatten().copied().map(name).collect();
-            match &outcome {
+            match outcome {
                 Outcome::Completed(result) => {
                     assert!(sink.effects.contains_key(&task), "seed {}: {task:?} was never executed", self.seed);
                     let all_are_it = counted.iter().all(|counted| counted == result);
@@ -310,6 +389,8 @@ impl Mesh {
         }
         let tokens: BTreeSet<Token> = sink.begun.iter().map(|(token, ..)| *token).collect();
         assert_eq!(tokens.len(), sink.begun.len(), "seed {}: two attempts with one token", self.seed);
+        drop(sink);
+        outcomes
     }
 
     /// The same, and each was executed once.

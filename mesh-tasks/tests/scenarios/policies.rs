@@ -185,7 +185,7 @@ fn s28_a_cancelled_task_has_one_end_wherever_it_is_and_so_have_its_dependants() 
                 mesh.outcome_of(A, first);
             }
         }
-        mesh.pool([A, B, C, D][(seed % 4) as usize]).cancel(first).unwrap();
+        mesh.cancel([A, B, C, D][(seed % 4) as usize], first);
         mesh.pass(SECOND);
         mesh.work_at_all(1);
         let outcome = mesh.outcome_of(A, first);
@@ -209,7 +209,7 @@ fn s28_a_cancel_reaches_its_task_from_any_node_over_bad_links() {
         // One that does not keep it.
         let others = mesh.ids().into_iter().filter(|node| mesh.pool_status(*node).kept == 0);
         let others: Vec<NodeId> = others.collect();
-        mesh.pool(others[seed as usize % others.len()]).cancel(task).unwrap();
+        mesh.cancel(others[seed as usize % others.len()], task);
         mesh.pass(SECOND * 10);
         mesh.work_at_all(1);
         assert_eq!(mesh.outcome_of(A, task), Outcome::Cancelled, "seed {seed}");
@@ -258,7 +258,8 @@ fn s30_a_wide_fan_in_is_done_and_one_that_is_too_wide_is_refused() {
     mesh.submit_soon(A, work(1).after((0..4_097).map(TaskId)));
     mesh.pass(ms(10));
     mesh.hear();
-    assert!(mesh.refusals[0].to_string().contains("4096 are allowed"), "{:?}", mesh.refusals);
+    let refusals = mesh.refusals();
+    assert!(refusals[0].to_string().contains("4096 are allowed"), "{refusals:?}");
     let failed = mesh.submit(A, {
         let mut spec = task(Does::Fail, ms(1));
         spec.retry.attempts_max = 1;

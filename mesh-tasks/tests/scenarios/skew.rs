@@ -70,12 +70,19 @@ struct Run {
 
 /// How long it takes, by the list schedule.
 fn ratio(seed: u64, skew: Skew, nodes: usize, tasks_per_node: usize) -> f64 {
-    let Run { took, arrivals, .. } = run(seed, skew, nodes, tasks_per_node, |_| 1);
+    let Run { took, arrivals, .. } = run(seed, skew, nodes, tasks_per_node, |_| 1, |_| ());
     took.as_secs_f64() / list_schedule(&arrivals, nodes).as_secs_f64()
 }
 
 /// Executes tasks on nodes that are so many times slower than they should be.
-fn run(seed: u64, skew: Skew, nodes: usize, tasks_per_node: usize, slower: fn(NodeId) -> u32) -> Run {
+fn run(
+    seed: u64,
+    skew: Skew,
+    nodes: usize,
+    tasks_per_node: usize,
+    slower: fn(NodeId) -> u32,
+    disturb: fn(&mut World),
+) -> Run {
     let mut config = PoolConfig::default();
     // As in the model by which policies are compared: a task is kept by its owner only.
     config.successors = 0;
@@ -103,6 +110,7 @@ fn run(seed: u64, skew: Skew, nodes: usize, tasks_per_node: usize, slower: fn(No
     }
     world.pass(ms(500));
     let arrivals = arrivals(skew, nodes, nodes * tasks_per_node, &mut Rng64::from_seed(seed, "skew"));
+    disturb(&mut world);
     let began = world.sim.now();
     let mut submitting = Vec::new();
     for (at, node, takes) in &arrivals {
@@ -147,6 +155,31 @@ fn s25_sixty_four_nodes_need_hardly_longer_than_without_a_network() {
     check(64, 100, 3);
 }
 
+/// Each node stands still for 100 ms of each second, as collecting garbage would have it.
+fn stand_still(world: &mut World) {
+    let mut rng = Rng64::from_seed(world.ids().len() as u64, "stops");
+    for node in world.ids() {
+        for second in 0..20 {
+            let at = SECOND * second + ms(rng.below(900));
+            world.sim.after(at, move |sim| sim.pause(node));
+            world.sim.after(at + ms(100), move |sim| sim.resume(node));
+        }
+    }
+}
+
+#[test]
+fn s25_nodes_that_stand_still_for_a_tenth_of_the_time_need_little_longer_than_that() {
+    for skew in [Skew::AtOne, Skew::Nowhere] {
+        let ratio = |seed| {
+            let Run { took, arrivals, .. } = run(seed, skew, 16, 200, |_| 1, stand_still);
+            took.as_secs_f64() / list_schedule(&arrivals, 16).as_secs_f64()
+        };
+        let mut ratios: Vec<f64> = (0..3).map(ratio).collect();
+        ratios.sort_by(f64::total_cmp);
+        assert!(ratios[1] <= 1.05 / 0.9 + 0.1, "{skew:?}: {ratios:.3?}");
+    }
+}
+
 /// One of 16 is ten times slower, and all tasks come to another at once.
 #[test]
 fn s21_a_straggler_is_left_the_work_that_it_can_do_and_the_others_do_the_rest() {
@@ -154,7 +187,7 @@ fn s21_a_straggler_is_left_the_work_that_it_can_do_and_the_others_do_the_rest() 
     let mut ratios: Vec<f64> = Vec::new();
     for seed in 0..9 {
         let slower = |node| if node == STRAGGLER { 10 } else { 1 };
-        let Run { took, arrivals, done } = run(seed, Skew::AtOne, 16, 200, slower);
+        let Run { took, arrivals, done } = run(seed, Skew::AtOne, 16, 200, slower, |_| ());
         let work: Duration = arrivals.iter().map(|(.., takes)| *takes).sum();
         // What 15 nodes and a tenth of one can do.
         ratios.push(took.as_secs_f64() / (work.as_secs_f64() / 15.1));
