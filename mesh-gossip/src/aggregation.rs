@@ -48,8 +48,8 @@ pub use message::{Message, Share};
 /// So many peers have to say that an epoch runs that is not the next, or comes too early.
 const CLAIMS_NEEDED: usize = 3;
 
-/// No cluster is so many epochs ahead of a node that was in one with others, nor goes so far in a round: whoever says so
-/// lies, and would end all epochs for good.
+/// No cluster is so many epochs ahead of a node that was in one with others, nor goes so far in a round: whoever
+/// says so lies, and would end all epochs for good.
 const LEAP_MAX: u64 = 1 << 32;
 
 /// A node that was in none with others follows its cluster wherever liars led that, but no further than this: there are as

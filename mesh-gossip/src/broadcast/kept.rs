@@ -196,8 +196,8 @@ impl Keep {
         self.again = self.messages.iter_mut().map(|(id, kept)| (kept.tell_anew(config, now), *id)).collect();
     }
 
-    /// What waited is kept as if it were new, also if it waited for longer than it was kept. But what others brought is to
-    /// displace nothing newer: it stays what it was for half its time, and is kept anew only where there is room.
+    /// What waited is kept as if it were new, also if it waited for longer than it was kept. But what others brought is
+    /// to displace nothing newer: it stays what it was for half its time, and is kept anew only where there is room.
     pub(super) fn renew(&mut self, config: &BroadcastConfig, push: &Push, now: Instant) {
         let fresh = Kept::new(push.class, push.payload.clone(), push.hops, None, now);
         if fresh.bringer() != Bringer::Own {

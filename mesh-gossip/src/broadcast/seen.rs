@@ -18,8 +18,8 @@ const AHEAD_MAX: u64 = 1 << 16;
 /// How many gaps a stream may have at most. A link that loses a fifth of 2,000 messages a second makes some 600, until
 /// what was lost is announced again.
 const GAPS_MAX: usize = 1024;
-/// How many each may have whoever made them, and how many one neighbour may make besides, in all. If it made so many, what
-/// it makes next takes the place of the oldest of the stream that has most of them.
+/// How many each may have whoever made them, and how many one neighbour may make besides, in all. If it made so many,
+/// what it makes next takes the place of the oldest of the stream that has most of them.
 const GAPS_OWN: usize = 32;
 const GAPS_SHARED: usize = 16 * 1024;
 
@@ -270,7 +270,8 @@ impl Delivered {
         self.budgets.entry(by).and_modify(|budget| budget.hold(stream, held + 1, held));
     }
 
-    /// Gives up the gaps that a neighbour made in streams that were not used for long: nobody keeps what is missing there.
+    /// Gives up the gaps that a neighbour made in streams that were not used for long: nobody keeps what is missing
+    /// there.
     fn sweep(&mut self, by: NodeId, now: Instant, forget_after: Duration) {
         let Some(budget) = self.budgets.get_mut(&by) else { return };
         for (held, stream) in budget.holders.clone() {
@@ -299,7 +300,8 @@ impl Delivered {
         numbers.shrink();
     }
 
-    /// A neighbour is gone: what all who are gone brought and made has room as for one. Who has most of it gives up first.
+    /// A neighbour is gone: what all who are gone brought and made has room as for one. Who has most of it gives up
+    /// first.
     pub(super) fn orphan(&mut self, peer: NodeId, streams_max: usize) {
         self.budgets.entry(peer).and_modify(|budget| budget.gone = true);
         self.bound_gone(streams_max, |budget| budget.streams, Self::forget_oldest);
