@@ -413,9 +413,12 @@ impl TaskPool {
 
     fn on_tick(&mut self, cx: &mut Context<'_>) {
         for node in self.peers.keys().copied().collect::<Vec<_>>() {
-            // Who drains may do so no more, and what it said of that may be lost.
-            if self.peers.get(&node).is_some_and(|peer| peer.life.is_up && (peer.life.boot == 0 || peer.load.draining))
-            {
+            // Who drains may do so no more, or not have heard that this node does: what is said of that may be lost.
+            let is_to_be_greeted = |peer: &Peer| {
+                let is_in_doubt = peer.life.boot == 0 || peer.load.draining || self.is_to_hear_of_drain(peer);
+                peer.life.is_up && is_in_doubt
+            };
+            if self.peers.get(&node).is_some_and(is_to_be_greeted) {
                 self.greet(cx, node);
             }
         }

@@ -16,6 +16,9 @@ use super::{Context, TaskPool};
 use crate::group::{Group, Replica};
 use crate::task::{Epoch, TaskId};
 
+/// Each claim that comes to nothing is given twice the time of the one before it, so often.
+const FAILURES_MAX: u32 = 4;
+
 /// A claim that this node made.
 #[derive(Clone, Debug)]
 pub(super) struct Ballot {
@@ -27,6 +30,8 @@ pub(super) struct Ballot {
     /// When those who did not answer are asked again, and when a higher epoch is claimed.
     ask_at: Instant,
     claim_at: Instant,
+    /// How often it was claimed in vain, one after the other.
+    failures: u32,
 }
 
 impl TaskPool {
@@ -61,8 +66,11 @@ impl TaskPool {
             }
             let mut alive = entry.group.members.iter().filter(|replica| self.is_alive(replica));
             let rank = alive.position(|replica| replica.node == self.me).unwrap_or(entry.group.members.len());
+            // Who promised to obey somebody else gives that one time: it may have what it claimed, and not have said so.
+            let has_yielded = entry.promised > entry.version.epoch && entry.promised.node != self.me;
+            let rank = rank + usize::from(has_yielded);
             if now.since(*since) >= patience * rank as u32 {
-                due.push(*task);
+                due.push((*since, *task));
             }
         }
         for task in cared_for {
@@ -71,8 +79,10 @@ impl TaskPool {
         for task in unanswered {
             self.ask_promises(task);
         }
+        // Those that wait for longest, so that none that cannot be claimed holds up others.
+        due.sort_unstable();
         due.truncate(NAMES_MAX);
-        for task in due {
+        for (_, task) in due {
             self.orphans.insert(task, now);
             self.claim(cx, task);
         }
@@ -109,10 +119,12 @@ impl TaskPool {
         self.persist_promise(cx, task, epoch);
         // By chance, so that of two that claim it at the same time one is the first.
         let (now, patience) = (cx.now(), self.config.takeover_after);
+        let failures = self.claims.get(&task).map_or(0, |former| former.failures + 1);
+        let patience = patience * (1 << failures.min(FAILURES_MAX));
         let claim_at = now + cx.rng().duration_between(patience, patience * 2);
         let (promised, ask_at) = (BTreeSet::from([me]), now + self.config.resend_after);
         let (unknown, rivals) = (BTreeSet::new(), BTreeMap::new());
-        self.claims.insert(task, Ballot { epoch, promised, unknown, rivals, ask_at, claim_at });
+        self.claims.insert(task, Ballot { epoch, promised, unknown, rivals, ask_at, claim_at, failures });
         // Whoever was asked may not have heard it: it is asked again, also where the owner itself wanted this.
         self.orphans.entry(task).or_insert(now);
         self.ask_promises(task);
@@ -325,6 +337,10 @@ impl TaskPool {
     }
 
     pub(super) fn on_take_over(&mut self, cx: &mut Context<'_>, from: NodeId, tasks: &[TaskId]) {
+        if self.drain.is_some() {
+            // It would be handed over at once, to whoever does not know that and hands it back.
+            return self.say_status_to(cx, from);
+        }
         for task in tasks.iter().take(NAMES_MAX) {
             if self.tasks.get(task).is_some_and(|entry| entry.owner() == from) && !self.claims.contains_key(task) {
                 self.claim(cx, *task);

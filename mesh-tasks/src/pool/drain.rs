@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
-use mesh_core::{Instant, RequestId};
+use mesh_core::{Instant, NodeId, RequestId};
 
 use super::command::{PoolReply, Receipt, TakeError};
 use super::entry::Entry;
 use super::holder::Stage;
 use super::message::Message;
+use super::peer::Peer;
 use super::{Context, TaskPool};
 use crate::group::Replica;
+
+/// Others have so many times `resend_after` to say that they know of a drain.
+const HEARD_WITHIN: u32 = 4;
 
 /// A drain that is on its way.
 #[derive(Clone, Debug)]
@@ -39,6 +43,7 @@ impl TaskPool {
         for task in waiting.map(|(task, _)| *task).collect::<Vec<_>>() {
             self.give_back(cx, task);
         }
+        self.peers.values_mut().for_each(|peer| peer.heeds_drain = false);
         self.say_status(cx);
         self.repair.begin();
     }
@@ -55,12 +60,21 @@ impl TaskPool {
         }
     }
 
-    /// Tells all how busy this node is.
-    pub(super) fn say_status(&mut self, cx: &mut Context<'_>) {
-        let (load, free) = (self.load(), self.free.clone());
-        for node in self.ready.clone() {
-            self.say(cx, node, Message::Status(load, free.clone()));
+    /// Tells all how busy this node is, those who drain as well.
+    fn say_status(&mut self, cx: &mut Context<'_>) {
+        for node in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.say_status_to(cx, node);
         }
+    }
+
+    pub(super) fn say_status_to(&mut self, cx: &mut Context<'_>, node: NodeId) {
+        let (load, free) = (self.load(), self.free.clone());
+        self.say(cx, node, Message::Status(load, free));
+    }
+
+    /// Whether a drain is on its way of which a node that is there does not know.
+    pub(super) fn is_to_hear_of_drain(&self, peer: &Peer) -> bool {
+        peer.life.is_up && !peer.heeds_drain && self.drain.as_ref().is_some_and(|drain| !drain.requests.is_empty())
     }
 
     /// Goes on with a drain; tells when it is done.
@@ -73,12 +87,14 @@ impl TaskPool {
         self.give_back_waiting(cx);
         let Some((since, until)) = self.drain.as_ref().map(|drain| (drain.since, drain.until)) else { return };
         let is_idle = self.unsettled == 0 && self.held.is_empty() && self.reports.is_empty();
-        // By then each of two that drain at once has heard it of the other.
-        let is_known = self.ready.is_empty() || cx.now() >= since + self.config.resend_after;
+        // So of two that drain at once each has heard it of the other. Who says nothing is not waited for long.
+        let is_known = !self.peers.values().any(|peer| self.is_to_hear_of_drain(peer))
+            || cx.now() >= since + self.config.resend_after * HEARD_WITHIN;
         let is_done = is_idle
             && is_known
             && self.peers.values().all(|peer| peer.offer.is_none())
-            && !self.needed_for().any(|entry| self.may_be_spared_yet(entry));
+            // Where all go, nobody waits for the others.
+            && (self.ready.is_empty() || !self.needed_for().any(|entry| self.may_be_spared_yet(entry)));
         if !is_done && cx.now() < until {
             return self.repair.begin();
         }
@@ -98,18 +114,23 @@ impl TaskPool {
     }
 
     /// The tasks that this node is needed for, beside those it has to hand over: of whose end the others do not know, or
-    /// that a majority keeps with this node only, where there are others. Who drains as well is not counted on.
+    /// that a majority keeps with this node only, where there are others. Who drains as well is not counted on, nor who
+    /// does not have it as far as its owner, this node, knows.
     fn needed_for(&self) -> impl Iterator<Item = &Entry> {
         let me = self.replica();
         let stays = |replica: &Replica| {
             self.is_alive(replica) && self.peers.get(&replica.node).is_some_and(|peer| !peer.load.draining)
         };
+        let has_others = self.peers.values().any(Peer::is_ready);
         self.tasks.values().map(|entry| &**entry).filter(move |entry| match entry.owned {
             Some(_) if !entry.is_settled() => false,
             Some(_) if !entry.is_safe(me) => true,
             _ => {
+                let keeps = |replica: &Replica| entry.owned.is_none() || entry.is_known_to(*replica);
                 let is_majority_with_me = entry.group.is_majority(|replica| self.is_alive(replica));
-                !self.ready.is_empty() && is_majority_with_me && !entry.group.is_majority(stays)
+                has_others
+                    && is_majority_with_me
+                    && !entry.group.is_majority(|replica| stays(replica) && keeps(replica))
             }
         })
     }

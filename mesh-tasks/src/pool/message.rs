@@ -53,11 +53,13 @@ pub struct Hello {
     pub capabilities: Arc<Capabilities>,
     /// How busy it is.
     pub load: Load,
+    /// Whether it knows that the receiver drains.
+    pub heeds_drain: bool,
     /// Whether it wants to know the same of the receiver.
     pub asks: bool,
 }
 
-wire_struct!(Hello { incarnation, capabilities, load, asks });
+wire_struct!(Hello { incarnation, capabilities, load, heeds_drain, asks });
 
 /// A task as its owner wants it kept, or as a replica has it.
 #[derive(Clone, Debug, PartialEq, Eq)]

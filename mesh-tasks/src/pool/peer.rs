@@ -59,6 +59,8 @@ pub(super) struct Peer {
     pub(super) lazy: Lazy,
     /// It keeps this node's name, and will send work.
     pub(super) lifeline: bool,
+    /// It knows that this node drains.
+    pub(super) heeds_drain: bool,
 }
 
 impl Peer {
@@ -76,6 +78,7 @@ impl Peer {
             declined: Vec::new(),
             lazy: Lazy::default(),
             lifeline: false,
+            heeds_drain: false,
         }
     }
 
@@ -232,6 +235,7 @@ impl TaskPool {
         }
         peer.capabilities = hello.capabilities;
         peer.load = hello.load;
+        peer.heeds_drain = hello.heeds_drain;
         self.place(from);
         let capabilities = self.peers.get(&from).map(|peer| peer.capabilities.clone()).unwrap_or_default();
         self.note_load(from, hello.load, capabilities.resources(), cx.now());
@@ -248,6 +252,7 @@ impl TaskPool {
             incarnation: self.incarnation,
             capabilities: self.capabilities.clone(),
             load: self.load(),
+            heeds_drain: self.peers.get(&node).is_some_and(|peer| peer.load.draining),
             asks,
         });
         cx.send(node, Envelope { from: self.boot, to: boot, message: hello });

@@ -81,6 +81,7 @@ impl TaskPool {
 
     /// Forgets a task.
     pub(super) fn forget(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        self.claims.remove(&task);
         if self.tasks.swap_remove(&task).is_some() {
             self.persist(cx, |_| Some(Record::Forgot(task)));
         }

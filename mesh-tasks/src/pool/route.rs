@@ -389,8 +389,7 @@ impl TaskPool {
     }
 
     pub(super) fn on_ask_load(&mut self, cx: &mut Context<'_>, from: NodeId) {
-        let (load, free) = (self.load(), self.free.clone());
-        self.say(cx, from, Message::Status(load, free));
+        self.say_status_to(cx, from);
     }
 
     /// Somebody has answered.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use mesh_core::NodeId;
 use mesh_tasks::pool::{PoolCommand, PoolHandle as _};
 use mesh_tasks::task::{Outcome, TaskId};
+use mesh_transport_mem::{Latency, LinkConfig};
 
 use crate::mesh::{A, B, C, D, Mesh, SECOND, ms, policy_of, pool_by, work};
 
@@ -37,6 +38,26 @@ fn s19_a_drain_under_load_hands_over_all_and_begins_nothing() {
         mesh.check();
         assert_eq!(mesh.sink.borrow().begun_at(A), before, "seed {seed}");
         assert_eq!(mesh.submitted().len(), 60, "seed {seed}");
+    }
+}
+
+#[test]
+fn s19_far_from_each_other_what_is_handed_over_does_not_come_back() {
+    for seed in 0..10 {
+        let mut mesh = Mesh::with(seed, 5, pool_by(policy_of(seed)));
+        mesh.sim.set_links(LinkConfig { latency: Latency::between(ms(20), ms(60)), ..LinkConfig::default() });
+        mesh.pass(SECOND);
+        let tasks: Vec<TaskId> = (0..20).map(|_| mesh.submit(A, work(100))).collect();
+        let (owned, since) = (mesh.pool_status(A).owned, mesh.sim.now());
+        let drained = mesh.pool(A).drain(SECOND * 20);
+        let receipt = mesh.wait(drained).unwrap();
+        assert_eq!((receipt.handed_over, receipt.left, receipt.needed), (owned, 0, 0), "seed {seed}: of {owned}");
+        assert!(mesh.sim.now().since(since) < SECOND * 5, "seed {seed}: {:?}", mesh.sim.now().since(since));
+        mesh.crash(A);
+        mesh.work_at_all(1);
+        for task in tasks {
+            assert!(matches!(mesh.outcome_of(B, task), Outcome::Completed(_)), "seed {seed}");
+        }
     }
 }
 

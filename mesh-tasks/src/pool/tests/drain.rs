@@ -23,6 +23,13 @@ fn keeps_of_one_that_is_gone() -> (Harness<TaskPool>, Change) {
     (pool, change)
 }
 
+/// Nodes that are there say that they know of the drain.
+fn heed(pool: &mut Harness<TaskPool>, nodes: &[NodeId]) {
+    for node in nodes {
+        say(pool, *node, Message::Hello(Hello { incarnation: 7, heeds_drain: true, ..Hello::default() }));
+    }
+}
+
 fn drained(pool: &mut Harness<TaskPool>, drain: RequestId) -> Option<Receipt> {
     pool.replies().into_iter().find_map(|(of, reply)| match reply {
         PoolReply::Drained(receipt) if of == drain => Some(receipt),
@@ -34,6 +41,7 @@ fn drained(pool: &mut Harness<TaskPool>, drain: RequestId) -> Option<Receipt> {
 fn a_drain_waits_where_the_others_are_too_few_without_this_node_though_the_owner_is_gone() {
     let (mut pool, change) = keeps_of_one_that_is_gone();
     let drain = pool.command(PoolCommand::Drain(Duration::from_secs(20)));
+    heed(&mut pool, &[C, D]);
     pool.pass(Duration::from_millis(300));
     assert_eq!(drained(&mut pool, drain), None, "two of four are no majority");
     // One of them owns it, and has it kept by enough.
@@ -53,6 +61,7 @@ fn of_two_that_drain_at_once_neither_counts_on_the_other() {
     say(&mut pool, B, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
     let drain = pool.command(PoolCommand::Drain(Duration::from_secs(20)));
     let drains = Load { draining: true, ..Load::default() };
+    heed(&mut pool, &[B, C]);
     pool.pass(Duration::from_millis(200));
     assert_eq!(drained(&mut pool, drain), None, "who drains at the same time may not be known yet");
     say(&mut pool, D, Message::Status(drains, Resources::new()));
@@ -73,7 +82,84 @@ fn a_drain_does_not_wait_where_the_others_are_too_few_with_this_node_too() {
     let (mut pool, _) = keeps_of_one_that_is_gone();
     pool.command(PoolCommand::RemovePeer(C));
     let drain = pool.command(PoolCommand::Drain(Duration::from_secs(20)));
+    heed(&mut pool, &[D]);
     pool.pass(Duration::from_millis(300));
+    assert_eq!(drained(&mut pool, drain), Some(Receipt::default()));
+}
+
+/// How often others were told anew that this node drains, each.
+fn told(pool: &mut Harness<TaskPool>) -> [usize; 2] {
+    let sent = pool.sent();
+    let tells = |envelope: &Envelope| matches!(&envelope.message, Message::Hello(hello) if hello.load.draining);
+    [B, C].map(|node| sent.iter().filter(|(to, envelope)| *to == node && tells(envelope)).count())
+}
+
+#[test]
+fn a_drain_is_told_until_it_is_known_and_waits_for_that_but_not_for_long() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let drain = pool.command(PoolCommand::Drain(Duration::from_secs(20)));
+    pool.pass(Duration::from_millis(100));
+    heed(&mut pool, &[C]);
+    told(&mut pool);
+    pool.pass(Duration::from_millis(500));
+    let [to_b, to_c] = told(&mut pool);
+    assert!(to_b >= 2 && to_c == 0, "{to_b}, {to_c}");
+    assert_eq!(drained(&mut pool, drain), None);
+    // One that began anew does not know it any more.
+    let to = pool.protocol.boot;
+    let hello = Message::Hello(Hello { incarnation: 8, ..Hello::default() });
+    pool.receive(C, Envelope { from: LIFE + 1, to, message: hello });
+    pool.pass(Duration::from_millis(200));
+    assert!(told(&mut pool)[1] >= 1);
+    assert_eq!(drained(&mut pool, drain), None);
+    pool.pass(Duration::from_millis(300));
+    assert_eq!(drained(&mut pool, drain), Some(Receipt::default()), "who says nothing is not waited for");
+}
+
+#[test]
+fn who_drains_takes_nothing_over_but_says_that_it_drains() {
+    let (mut pool, change) = keeps_of_one_that_is_gone();
+    pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
+    say(&mut pool, B, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
+    pool.command(PoolCommand::Drain(Duration::from_secs(20)));
+    pool.sent();
+    say(&mut pool, B, Message::TakeOver(vec![change.task]));
+    let sent = pool.sent();
+    let is_told = |envelope: &Envelope| matches!(&envelope.message, Message::Status(load, _) if load.draining);
+    assert!(sent.iter().any(|(to, envelope)| *to == B && is_told(envelope)), "{sent:?}");
+    assert!(pool.protocol.claims.is_empty());
+    pool.command(PoolCommand::Undrain);
+    say(&mut pool, B, Message::TakeOver(vec![change.task]));
+    assert_eq!(pool.protocol.claims.len(), 1);
+}
+
+#[test]
+fn who_drains_is_needed_for_an_end_that_only_one_of_two_others_has() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let request = submit(&mut pool, TaskSpec::new("work"));
+    let keeps = |pool: &mut Harness<TaskPool>, keepers: &[NodeId]| {
+        for (node, envelope) in pool.sent() {
+            if let Message::Replicate(number, ..) = envelope.message
+                && keepers.contains(&node)
+            {
+                say(pool, node, Message::Replicated(number, vec![], vec![], vec![]));
+            }
+        }
+    };
+    keeps(&mut pool, &[B]);
+    assert!(matches!(reply(&mut pool, request), PoolReply::Submitted(Ok(_))), "two of three keep it");
+    let take = pool.command(PoolCommand::Take(Ticket::default()));
+    keeps(&mut pool, &[B]);
+    let PoolReply::Job(Ok(job)) = reply(&mut pool, take) else { panic!("there is one") };
+    let end = pool.command(PoolCommand::Finish(job.token, Ok(Bytes::new())));
+    keeps(&mut pool, &[B]);
+    assert!(matches!(reply(&mut pool, end), PoolReply::Finished(Ok(()))));
+    let drain = pool.command(PoolCommand::Drain(Duration::from_secs(20)));
+    heed(&mut pool, &[B, C]);
+    pool.pass(Duration::from_secs(1));
+    assert_eq!(drained(&mut pool, drain), None, "one of three would know it");
+    keeps(&mut pool, &[B, C]);
+    pool.pass(Duration::from_millis(100));
     assert_eq!(drained(&mut pool, drain), Some(Receipt::default()));
 }
 

@@ -51,7 +51,7 @@ fn a_lease_that_is_declined_while_another_claims_its_task_is_given_back_to_that_
     assert!(told);
     assert!(!pool.replies().iter().any(|(of, _)| *of == drained), "it is not answered");
     say(&mut pool, B, Message::Answers(vec![token], vec![], vec![]));
-    pool.pass(Duration::from_millis(100));
+    pool.pass(Duration::from_secs(1));
     assert!(matches!(reply(&mut pool, drained), PoolReply::Drained(_)));
 }
 
@@ -67,6 +67,44 @@ fn about_to_start_and_claimed(pool: &mut Harness<TaskPool>) -> Token {
     let (token, has) = (entry.token(task), entry.version);
     say(pool, B, Message::Claim(vec![Claim { task, epoch, has }]));
     token
+}
+
+#[test]
+fn who_promised_to_obey_another_leaves_it_time_to_say_that_it_owns_the_task() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let task = owned(&mut pool, TaskSpec::new("work"));
+    let epoch = taken_over(&pool, task).version.epoch;
+    let has = pool.protocol.tasks.get(&task).expect("it is kept").version;
+    say(&mut pool, B, Message::Claim(vec![Claim { task, epoch, has }]));
+    assert!(!pool.protocol.owns(task));
+    let claims = |pool: &mut Harness<TaskPool>| {
+        pool.sent().iter().filter(|(_, envelope)| matches!(envelope.message, Message::Claim(_))).count()
+    };
+    pool.pass(Duration::from_millis(900));
+    assert_eq!(claims(&mut pool), 0, "it may be on its way");
+    pool.pass(Duration::from_millis(200));
+    assert!(claims(&mut pool) > 0, "nothing came of it");
+}
+
+#[test]
+fn claims_that_come_to_nothing_become_rare() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let epoch = Epoch { number: 1, node: B, life: LIFE };
+    let group = pool.protocol.group_of(TaskId(1), A);
+    let change = Entry::new(Arc::new(TaskSpec::new("x")), group, epoch, Instant::ZERO);
+    say(&mut pool, B, Message::Replicate(1, vec![change.change(TaskId(1), true, Instant::ZERO)], vec![]));
+    pool.command(PoolCommand::RemovePeer(B));
+    let mut epochs = |seconds| {
+        pool.sent();
+        pool.pass(Duration::from_secs(seconds));
+        let claims = pool.sent().into_iter().filter_map(|(_, envelope)| match envelope.message {
+            Message::Claim(claims) => Some(claims[0].epoch),
+            _ => None,
+        });
+        claims.collect::<BTreeSet<_>>().len()
+    };
+    let (first, later) = (epochs(30), epochs(300));
+    assert!((3..=6).contains(&first) && (8..=20).contains(&later), "{first}, {later}");
 }
 
 #[test]
