@@ -6,9 +6,14 @@ use std::time::Duration;
 use mesh_core::{Bytes, Instant};
 use mesh_tasks::capability::Requirements;
 use mesh_tasks::task::{Policy, RetryPolicy, TaskSpec};
+use mesh_transport_mem::{Latency, LinkConfig};
 
 use super::world::{SKILL, Setup, World};
 use crate::campaign::Outcome;
+
+/// One way between nodes of a region, and of a continent.
+const APART: Latency = Latency::between(Duration::from_millis(2), Duration::from_millis(15));
+const FAR: Latency = Latency::between(Duration::from_millis(15), Duration::from_millis(80));
 
 /// So many nodes may join beside those that a seed begins with.
 const JOINS_MAX: usize = 3;
@@ -16,7 +21,7 @@ const JOINS_MAX: usize = 3;
 /// Replicas are as many as they should be so long after a node joined or came back.
 const REPAIRED_WITHIN: Duration = Duration::from_secs(10);
 
-/// Who leaves has handed over all within this, unless messages are lost.
+/// Who leaves has handed over all within this.
 const DRAINED_WITHIN: Duration = Duration::from_secs(30);
 
 /// After faults end, all tasks must be settled within this.
@@ -31,14 +36,21 @@ pub fn run(seed: u64, nodes: Option<usize>) -> Outcome {
     setup.pool.durable = seed.is_multiple_of(2);
     let mut world = World::boot(seed, &setup);
     let mut faults = BTreeMap::new();
+    let latency = match world.sim.rng().below(4) {
+        0 => FAR,
+        1 => APART,
+        _ => LinkConfig::default().latency,
+    };
+    let link = LinkConfig { latency, ..LinkConfig::default() };
+    world.sim.set_links(link.clone());
     world.run(Duration::from_secs(1));
     for _ in 0..4 {
         if world.violation().is_some() {
             break;
         }
-        round(&mut world, &mut faults, &setup);
+        round(&mut world, &mut faults, &setup, &link);
     }
-    calm(&mut world);
+    calm(&mut world, &link);
     world.run(Duration::from_secs(5));
     world.check_all_settled(SETTLED_WITHIN);
     let simulated = world.sim.now() - Instant::ZERO;
@@ -49,8 +61,8 @@ pub fn run(seed: u64, nodes: Option<usize>) -> Outcome {
     Outcome { simulated, frames: world.sim.stats().frames_delivered, faults, violation }
 }
 
-fn calm(world: &mut World) {
-    set_network(world, 0.0, 0.0, 0.0);
+fn calm(world: &mut World, link: &LinkConfig) {
+    world.sim.set_links(link.clone());
     world.heal();
     for node in world.ids().to_vec() {
         if !world.sim.is_up(node) {
@@ -60,12 +72,7 @@ fn calm(world: &mut World) {
     }
 }
 
-fn set_network(world: &mut World, loss: f64, duplicate: f64, reorder: f64) {
-    let link = mesh_transport_mem::LinkConfig { loss, duplicate, reorder, ..Default::default() };
-    world.sim.set_links(link);
-}
-
-fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, setup: &Setup) {
+fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, setup: &Setup, link: &LinkConfig) {
     let mut fault = |name: &str| *faults.entry(name.to_owned()).or_default() += 1;
     let ids = world.ids().to_vec();
     let tasks = 1 + world.sim.rng().below(40);
@@ -87,7 +94,7 @@ fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, setup: &Setup) {
     let is_lossy = world.sim.rng().chance(1, 2);
     if is_lossy {
         fault("loss_duplicates_reordering");
-        set_network(world, 0.2, 0.1, 0.1);
+        world.sim.set_links(LinkConfig { loss: 0.2, duplicate: 0.1, reorder: 0.1, ..link.clone() });
     }
     let time = world.sim.rng().duration_between(Duration::from_millis(50), Duration::from_secs(12));
     // What is not kept on a disk is lost where a majority is gone at once: one at a time, until it is repaired.
@@ -123,7 +130,7 @@ fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, setup: &Setup) {
             fault("leave");
             let node = *world.sim.rng().choose(&ids).expect("there are nodes");
             let receipt = world.drain(node, DRAINED_WITHIN);
-            if receipt.left + receipt.needed > 0 && !is_lossy {
+            if receipt.left + receipt.needed > 0 {
                 world
                     .break_rule(format!("{node} found no other owner for all of its tasks, or is needed: {receipt:?}"));
             }
@@ -150,7 +157,7 @@ fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, setup: &Setup) {
             world.run(time);
         }
     }
-    set_network(world, 0.0, 0.0, 0.0);
+    world.sim.set_links(link.clone());
 }
 
 fn draw_task(world: &mut World) -> TaskSpec {
