@@ -192,31 +192,32 @@ impl Work {
         time.unwrap_or_else(|| self.watch.elapsed())
     }
 
-    /// How many tasks of so many batches are that a second.
-    fn rate(&self, batches: usize) -> f64 {
-        (batches * BATCH) as f64 / (self.now() - self.before).as_secs_f64()
+    /// How many of so many tasks are that a second.
+    fn rate(&self, tasks: usize) -> f64 {
+        tasks as f64 / (self.now() - self.before).as_secs_f64()
     }
 }
 
-/// Tasks that live in a pool alone: what the median batch took for each until it began, and how many lives a second.
-fn lives(batches: usize) -> (f64, f64) {
+/// Tasks that live in a pool alone, so many in a batch: what the median batch took for each until it began, and how many
+/// lives a second.
+fn lives(batches: usize, batch: usize) -> (f64, f64) {
     let mut alone = Alone::new();
     let (mut to_start, work) = (Vec::with_capacity(batches), Work::begin());
     for _ in 0..batches {
         let watch = Stopwatch::start();
-        for _ in 0..BATCH {
+        for _ in 0..batch {
             alone.command(PoolCommand::Take(Ticket::default()));
             alone.command(PoolCommand::Submit(Arc::new(TaskSpec::new(PAYLOAD))));
         }
         let tokens = alone.flush();
-        to_start.push(watch.elapsed().as_nanos() as f64 / BATCH as f64);
-        assert_eq!(tokens.len(), BATCH, "all begin");
+        to_start.push(watch.elapsed().as_nanos() as f64 / batch as f64);
+        assert_eq!(tokens.len(), batch, "all begin");
         for token in tokens {
             alone.command(PoolCommand::Finish(token, Ok(Bytes::new())));
         }
         alone.flush();
     }
-    (median(&to_start), work.rate(batches))
+    (median(&to_start), work.rate(batches * batch))
 }
 
 /// The same by a handle to a pool that a node hosts: each call has a future of its own. How many lives a second.
@@ -247,7 +248,7 @@ fn hosted_lives(batches: usize) -> f64 {
         settle();
         ends.into_iter().for_each(|end| answered(end).expect("the result counts"));
     }
-    work.rate(batches)
+    work.rate(batches * BATCH)
 }
 
 /// What a task takes from its submission to its start, and how many lives there are a second.
@@ -256,17 +257,20 @@ fn measure_one(settings: &Settings, report: &mut Report) {
         return;
     }
     let batches = if settings.quick { 200 } else { 2000 };
-    let (mut to_start, mut rates, mut hosted) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut to_start, mut single, mut rates, mut hosted) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..if settings.quick { 3 } else { 9 } {
-        let (ns, rate) = lives(batches);
+        let (ns, rate) = lives(batches, BATCH);
         to_start.push(ns);
+        single.push(lives(batches * 16, 1).0);
         rates.push(rate);
         hosted.push(hosted_lives(batches));
     }
-    let title = format!("One pool in memory, {BATCH} tasks at a time; rates by the time of one processor");
+    let title = format!("One pool in memory, {BATCH} tasks in a batch; rates by the time of one processor");
     let mut table = Table::new(title, ["what", "figure", "bound"]);
     let ns = report.figure("pool_submit_to_start_ns", &to_start);
     table.row(["from submission to start, ns, in the median batch".to_owned(), short(ns), "1000".to_owned()]);
+    let ns = report.figure("pool_single_submit_to_start_ns", &single);
+    table.row(["the same where each is a batch of its own".to_owned(), short(ns), "1000".to_owned()]);
     let rate = report.figure("pool_tasks_per_s", &rates);
     table.row(["tasks submitted, executed and settled a second".to_owned(), short(rate), "1000000".to_owned()]);
     let rate = report.figure("pool_hosted_tasks_per_s", &hosted);
