@@ -10,6 +10,10 @@
 //! assert_eq!(plan.nodes(&measured), Ok(20));
 //! ```
 
+use std::time::Duration;
+
+use super::LoadSummary;
+
 /// What nodes were seen to do, over some time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Measured {
@@ -19,6 +23,19 @@ pub struct Measured {
     pub tasks_per_s: f64,
     /// Which share of them was in use, on average, from 0 to 1.
     pub utilisation: f64,
+}
+
+impl Measured {
+    /// What a [`Survey`](crate::pool::Survey) found of the loads, and how many tasks all nodes together completed in which
+    /// time: the counter `tasks_completed` of each tells that. Loads above 1, of nodes that have more to do than they can,
+    /// count as 1.
+    pub fn by(loads: &LoadSummary, completed: u64, time: Duration) -> Self {
+        Self {
+            nodes: u32::try_from(loads.nodes).unwrap_or(u32::MAX),
+            tasks_per_s: completed as f64 / time.as_secs_f64(),
+            utilisation: loads.mean.min(1.0),
+        }
+    }
 }
 
 /// What nodes are to be enough for.
@@ -108,6 +125,19 @@ mod tests {
         assert_eq!(CapacityPlan { headroom: 0.0, ..plan(800.0) }.nodes(&MEASURED), Ok(8));
         assert_eq!(CapacityPlan { spare_nodes: 2, ..plan(800.0) }.nodes(&MEASURED), Ok(12));
         assert_eq!(plan(0.0).nodes(&MEASURED), Ok(1));
+    }
+
+    #[test]
+    fn a_survey_tells_what_nodes_can_do() {
+        let loads = LoadSummary { nodes: 10, mean: 0.5, ..LoadSummary::default() };
+        let minute = Duration::from_secs(60);
+        assert_eq!(Measured::by(&loads, 30_000, minute), MEASURED);
+        let swamped = Measured::by(&LoadSummary { mean: 3.0, ..loads.clone() }, 30_000, minute);
+        assert_eq!(plan(800.0).nodes(&swamped), Ok(20), "each can do 50 a second");
+        // Where nothing was measured, that is said.
+        for nothing in [Measured::by(&loads, 0, minute), Measured::by(&loads, 1, Duration::ZERO)] {
+            assert!(matches!(plan(1.0).nodes(&nothing), Err(CapacityError::OutOfBounds { name: "tasks_per_s", .. })));
+        }
     }
 
     #[test]

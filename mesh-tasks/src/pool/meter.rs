@@ -17,6 +17,7 @@
 //! | `tasks_auctions`, `tasks_unsold` | auctions held here, and those that nobody won |
 //! | `tasks_awards` | awards given |
 //! | `tasks_bids_refused` | bids that were late, or not by one that was asked |
+//! | `tasks_by_ring` | tasks that were ready where the ring wants them |
 //! | `tasks_routed` | tasks sent where they fit best |
 //! | `tasks_balanced` | tasks given to a node with less to do |
 //! | `tasks_taken_over` | tasks whose ownership was taken over |
@@ -59,6 +60,6 @@ macro_rules! meter {
 
 meter! {
     submitted, refused, shed, completed, dead, cancelled, expired, started, retried, leases_lost, fenced, moved, declined,
-    steals, steals_empty, pushed, auctions, unsold, awards, bids_refused, routed, balanced, taken_over, regrouped, copied,
+    steals, steals_empty, pushed, auctions, unsold, awards, bids_refused, by_ring, routed, balanced, taken_over, regrouped, copied,
     copied_bytes, copies_refused, strangers, stale, peers_refused, invalid,
 }

@@ -123,7 +123,11 @@ impl TaskPool {
         let Some(entry) = self.tasks.get(&task) else { return };
         let (tenant, priority) = (entry.spec.tenant, entry.spec.priority);
         let here = entry.spec.requirements.admits(&self.capabilities, self.capabilities.resources());
-        match self.policy(&entry.spec) {
+        let policy = self.policy(&entry.spec);
+        if policy == Policy::Dht && here {
+            self.meter.by_ring.increment();
+        }
+        match policy {
             Policy::Auction | Policy::Capability => self.push_unplaced(task),
             // Who owns it, or has it, cannot execute it: somebody else must.
             Policy::Dht | Policy::Balance if !here => self.push_unplaced(task),

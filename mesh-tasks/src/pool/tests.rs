@@ -4,7 +4,7 @@ use mesh_core::harness::Harness;
 use mesh_core::{Bytes, RequestId};
 
 use super::*;
-use crate::task::{Failure, Outcome, State, TaskSpec, Token};
+use crate::task::{Failure, Outcome, Policy, State, TaskSpec, Token};
 
 mod churn;
 mod drain;
@@ -65,6 +65,16 @@ fn a_task_is_executed_and_its_result_counts_once() {
     assert_eq!(finish(&mut pool, job.token, Ok(Bytes::from_static(b"other"))), Err(FinishError::LeaseLost));
     let state = status(&mut pool, job.token.task).state;
     assert_eq!(state, State::Settled(Outcome::Completed(Bytes::from_static(b"done"))));
+}
+
+#[test]
+fn tasks_that_are_where_the_ring_wants_them_are_counted() {
+    let metrics = Metrics::default();
+    let of_the_ring = TaskPool::new(PoolConfig { policy: Policy::Dht, ..PoolConfig::default() }).expect("it can work");
+    let mut pool = Harness::new(A, of_the_ring.with_metrics(&metrics));
+    submit(&mut pool, TaskSpec::new("work"));
+    submit(&mut pool, TaskSpec { policy: Some(Policy::Steal), ..TaskSpec::new("work") });
+    assert_eq!(metrics.counter("tasks_by_ring").get(), 1);
 }
 
 #[test]
