@@ -202,6 +202,8 @@ impl TaskPool {
                         continue;
                     };
                     ballot.promised.insert(replica);
+                    // It has learned of it since it said that it had not.
+                    ballot.unknown.remove(&replica);
                     if let (Some(newer), Some(entry)) = (newer, self.tasks.get_mut(&task))
                         && newer.task == task
                         && newer.group.is_sane(GROUP_MAX)

@@ -93,8 +93,7 @@ impl TaskPool {
         let is_done = is_idle
             && is_known
             && self.peers.values().all(|peer| peer.offer.is_none())
-            // Where all go, nobody waits for the others.
-            && (self.ready.is_empty() || !self.needed_for().any(|entry| self.may_be_spared_yet(entry)));
+            && !self.needed_for().any(|entry| self.may_be_spared_yet(entry));
         if !is_done && cx.now() < until {
             return self.repair.begin();
         }
@@ -135,15 +134,18 @@ impl TaskPool {
         })
     }
 
-    /// Whether waiting may help: an end that no majority can hear of any more, as too many lost their memory, is not waited
-    /// for.
+    /// Whether waiting may help. An end that no majority can hear of any more, as too many lost their memory, is not waited
+    /// for; nor are others to keep what is kept well enough now, where all of them go.
     fn may_be_spared_yet(&self, entry: &Entry) -> bool {
         let me = self.replica();
         let may_keep = |replica: &Replica| {
             let life = self.peers.get(&replica.node).map(|peer| &peer.life).filter(|life| life.boot != 0);
             *replica == me || life.is_none_or(|life| life.incarnation == replica.incarnation)
         };
-        entry.owned.is_none() || entry.is_safe(me) || entry.group.is_majority(may_keep)
+        match entry.owned.is_some() && !entry.is_safe(me) {
+            true => entry.group.is_majority(may_keep),
+            false => !self.ready.is_empty(),
+        }
     }
 
     /// Another node owns a task now that was owned here.
