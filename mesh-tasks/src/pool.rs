@@ -90,7 +90,7 @@ pub use submit::in_order;
 pub use crate::group::{Group, Replica};
 
 use ask::Wanted;
-use claim::Ballot;
+use claim::{Ballot, Orphan};
 use drain::Drain;
 use entry::Entry;
 use holder::{Held, Unanswered};
@@ -168,7 +168,7 @@ pub struct TaskPool {
     // What is kept.
     tasks: Table<Box<Entry>>,
     /// Kept tasks that nobody owns, and since when.
-    orphans: BTreeMap<TaskId, Instant>,
+    orphans: BTreeMap<TaskId, Orphan>,
     claims: BTreeMap<TaskId, Ballot>,
     pending_claims: BTreeMap<NodeId, Vec<Claim>>,
     /// Tasks that somebody else created, too.
@@ -470,7 +470,7 @@ impl Protocol for TaskPool {
         for (task, entry) in self.tasks.iter_mut() {
             entry.ready_at = now + entry.ready_at.since(Instant::ZERO);
             entry.expires_at = entry.expires_at.map(|at| now + at.since(Instant::ZERO));
-            self.orphans.insert(*task, now);
+            self.orphans.insert(*task, Orphan::new(now));
         }
         cx.set_timer(Timer::Tick, TICK);
     }

@@ -19,6 +19,24 @@ use crate::task::{Epoch, TaskId};
 /// Each claim that comes to nothing is given twice the time of the one before it, so often.
 const FAILURES_MAX: u32 = 4;
 
+/// A task that is kept here, and that nobody may own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Orphan {
+    since: Instant,
+    /// Its owner began anew, and has to claim it.
+    began_anew: bool,
+}
+
+impl Orphan {
+    pub(super) const fn new(since: Instant) -> Self {
+        Self { since, began_anew: false }
+    }
+
+    pub(super) const fn of_one_that_began_anew(since: Instant) -> Self {
+        Self { since, began_anew: true }
+    }
+}
+
 /// A claim that this node made.
 #[derive(Clone, Debug)]
 pub(super) struct Ballot {
@@ -41,7 +59,7 @@ impl TaskPool {
         let mut due = Vec::new();
         let mut cared_for = Vec::new();
         let mut unanswered = Vec::new();
-        for (task, since) in &self.orphans {
+        for (task, Orphan { since, began_anew }) in &self.orphans {
             let Some(entry) = self.tasks.get(task).filter(|entry| entry.owned.is_none()) else {
                 cared_for.push(*task);
                 continue;
@@ -51,8 +69,14 @@ impl TaskPool {
                 && owner.is_some_and(|owner| self.is_alive(owner))
                 && entry.promised == entry.version.epoch
             {
-                cared_for.push(*task);
-                continue;
+                if !began_anew {
+                    cared_for.push(*task);
+                    continue;
+                }
+                // It claims what it knows from its log. What it does not, it gave up before.
+                if now.since(*since) < self.config.repair_after {
+                    continue;
+                }
             }
             if self.awaits_owner(entry, now) {
                 continue;
@@ -83,7 +107,7 @@ impl TaskPool {
         due.sort_unstable();
         due.truncate(NAMES_MAX);
         for (_, task) in due {
-            self.orphans.insert(task, now);
+            self.orphans.insert(task, Orphan::new(now));
             self.claim(cx, task);
         }
     }
@@ -126,7 +150,7 @@ impl TaskPool {
         let (unknown, rivals) = (BTreeSet::new(), BTreeMap::new());
         self.claims.insert(task, Ballot { epoch, promised, unknown, rivals, ask_at, claim_at, failures });
         // Whoever was asked may not have heard it: it is asked again, also where the owner itself wanted this.
-        self.orphans.entry(task).or_insert(now);
+        self.orphans.entry(task).or_insert(Orphan::new(now));
         self.ask_promises(task);
         self.count_promises(cx, task);
     }
@@ -181,7 +205,7 @@ impl TaskPool {
                 self.yield_to(cx, task, from);
                 self.claims.remove(&task);
                 // Should nothing come of it, somebody else has to.
-                self.orphans.insert(task, now);
+                self.orphans.insert(task, Orphan::new(now));
             }
             if bytes >= MESSAGE_BYTES {
                 bytes = 0;

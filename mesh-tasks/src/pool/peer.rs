@@ -7,6 +7,7 @@ use std::time::Duration;
 use mesh_core::{Instant, NodeId};
 
 use super::ask::Wanted;
+use super::claim::Orphan;
 use super::message::{Envelope, Hello, Lease, Load, Message};
 use super::stream::Stream;
 use super::{Context, TaskPool};
@@ -125,7 +126,7 @@ impl TaskPool {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if peer.life.go_down(cx.now()) {
             self.place(node);
-            self.on_life_ended(cx, node);
+            self.on_life_ended(cx, node, Orphan::new(cx.now()));
         }
     }
 
@@ -240,7 +241,7 @@ impl TaskPool {
         let capabilities = self.peers.get(&from).map(|peer| peer.capabilities.clone()).unwrap_or_default();
         self.note_load(from, hello.load, capabilities.resources(), cx.now());
         if heard == (Heard::New { was_known: true }) {
-            self.on_life_ended(cx, from);
+            self.on_life_ended(cx, from, Orphan::of_one_that_began_anew(cx.now()));
         }
         if asks {
             self.say_hello_to(cx, from, boot, false);
@@ -269,7 +270,7 @@ impl TaskPool {
     }
 
     /// A node is down, or began anew: what it held is lost, and what it owned is owned by nobody.
-    fn on_life_ended(&mut self, cx: &mut Context<'_>, node: NodeId) {
+    fn on_life_ended(&mut self, cx: &mut Context<'_>, node: NodeId, orphan: Orphan) {
         let since = cx.now();
         self.thief.forget(&self.config.steal, Instant::ZERO, |peer| peer == node, since);
         self.lifelines.retain(|thief| *thief != node);
@@ -280,8 +281,8 @@ impl TaskPool {
         self.on_offer_lost(cx, offer);
         self.break_leases_of(cx, node);
         self.on_place_lost(cx, node);
-        self.orphans
-            .extend(self.tasks.iter().filter(|(_, entry)| entry.owner() == node).map(|(task, _)| (*task, since)));
+        let owned = self.tasks.iter().filter(|(_, entry)| entry.owner() == node);
+        self.orphans.extend(owned.map(|(task, _)| (*task, orphan)));
         self.repair.begin();
     }
 }

@@ -2,7 +2,7 @@
 
 use mesh_core::{Instant, NodeId};
 
-use super::claim::are_rivals;
+use super::claim::{Orphan, are_rivals};
 use super::command::FinishError;
 use super::config::GROUP_MAX;
 use super::entry::{Effect, Entry, Owned, Version};
@@ -74,8 +74,11 @@ impl TaskPool {
             versions.push((task, change.version));
             changes.push(change);
         }
-        // It may be one of the replicas again.
-        let keeps = |task: &TaskId| self.tasks.get(task).is_some_and(|entry| entry.group.has_node(node));
+        // It may be one of the replicas again, as far as this node has a say in that.
+        let keeps = |task: &TaskId| {
+            let entry = self.tasks.get(task).filter(|entry| entry.owned.is_some());
+            entry.is_some_and(|entry| entry.group.has_node(node))
+        };
         let mut forget = peer.stream.next_forgotten(NAMES_MAX);
         forget.retain(|(task, _)| !keeps(task));
         if changes.is_empty() && forget.is_empty() {
@@ -186,7 +189,7 @@ impl TaskPool {
         if self.peers.get(&owner).is_some_and(Peer::is_ready) {
             self.orphans.remove(&task);
         } else {
-            self.orphans.entry(task).or_insert(now);
+            self.orphans.entry(task).or_insert(Orphan::new(now));
         }
     }
 
@@ -286,7 +289,7 @@ impl TaskPool {
         entry.promised = entry.promised.max(epoch);
         self.yield_to(cx, task, epoch.node);
         let now = cx.now();
-        self.orphans.entry(task).or_insert(now);
+        self.orphans.entry(task).or_insert(Orphan::new(now));
     }
 
     /// Two nodes created a task, as the key was submitted while their views of the ring differed. Of two that a majority

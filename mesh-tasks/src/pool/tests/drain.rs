@@ -1,6 +1,6 @@
 //! What a drain waits for, and what its receipt tells.
 
-use super::owner::{C, LIFE, one_of_three, say};
+use super::owner::{C, LIFE, keep, one_of_three, owned, say};
 use super::*;
 use crate::group::{Group, Replica};
 use crate::task::Epoch;
@@ -161,6 +161,51 @@ fn who_drains_is_needed_for_an_end_that_only_one_of_two_others_has() {
     keeps(&mut pool, &[B, C]);
     pool.pass(Duration::from_millis(100));
     assert_eq!(drained(&mut pool, drain), Some(Receipt::default()));
+}
+
+#[test]
+fn who_learned_of_a_task_does_not_count_as_one_who_knows_nothing_of_it() {
+    let (mut pool, change) = keeps_of_one_that_is_gone();
+    pool.pass(Duration::from_secs(7));
+    let task = change.task;
+    let epoch = pool.protocol.tasks.get(&task).expect("it is kept").promised;
+    assert_eq!(epoch.node, A, "it is claimed");
+    say(&mut pool, C, Message::Promise(vec![Promise::Unknown(task, epoch)]));
+    // Its owner, which is cut off from here only, has it kept there.
+    say(&mut pool, C, Message::Promise(vec![Promise::Given(task, epoch, None)]));
+    assert!(!pool.protocol.owns(task), "two of four");
+    say(&mut pool, D, Message::Promise(vec![Promise::Unknown(task, epoch)]));
+    assert!(pool.protocol.owns(task), "two of the three that are there have it");
+}
+
+#[test]
+fn where_all_go_a_drain_waits_for_what_is_on_its_way_yet() {
+    let mut pool = pool(PoolConfig { successors: 1, ..PoolConfig::default() });
+    pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
+    say(&mut pool, B, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
+    owned(&mut pool, TaskSpec::new("work"));
+    let take = pool.command(PoolCommand::Take(Ticket::default()));
+    keep(&mut pool);
+    let PoolReply::Job(Ok(job)) = reply(&mut pool, take) else { panic!("there is one") };
+    let end = pool.command(PoolCommand::Finish(job.token, Ok(Bytes::new())));
+    say(&mut pool, B, Message::Status(Load { draining: true, ..Load::default() }, Resources::new()));
+    let drain = pool.command(PoolCommand::Drain(Duration::from_secs(20)));
+    heed(&mut pool, &[B]);
+    say(&mut pool, B, Message::Status(Load { draining: true, ..Load::default() }, Resources::new()));
+    pool.pass(Duration::from_secs(1));
+    assert_eq!(drained(&mut pool, drain), None, "the other may not have heard how it ended");
+    for _ in 0..5 {
+        keep(&mut pool);
+        pool.pass(Duration::from_millis(100));
+    }
+    let receipt = Some(Receipt { needed: 1, ..Receipt::default() });
+    let replies = pool.replies();
+    assert!(replies.iter().any(|(of, reply)| *of == end && matches!(reply, PoolReply::Finished(Ok(())))));
+    let of_drain = replies.into_iter().find_map(|(of, reply)| match reply {
+        PoolReply::Drained(receipt) if of == drain => Some(receipt),
+        _ => None,
+    });
+    assert_eq!(of_drain, receipt);
 }
 
 #[test]

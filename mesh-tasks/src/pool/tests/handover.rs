@@ -107,6 +107,67 @@ fn claims_that_come_to_nothing_become_rare() {
     assert!((3..=6).contains(&first) && (8..=20).contains(&later), "{first}, {later}");
 }
 
+/// A pool that keeps a task of another; how often it claims that within so long.
+fn claims_within(pool: &mut Harness<TaskPool>, time: Duration) -> usize {
+    pool.sent();
+    pool.pass(time);
+    pool.sent().iter().filter(|(_, envelope)| matches!(envelope.message, Message::Claim(_))).count()
+}
+
+#[test]
+fn what_an_owner_does_not_claim_when_it_began_anew_with_its_log_is_claimed_by_those_who_keep_it() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let epoch = Epoch { number: 1, node: B, life: LIFE };
+    let group = pool.protocol.group_of(TaskId(1), A);
+    let change = Entry::new(Arc::new(TaskSpec::new("x")), group, epoch, Instant::ZERO);
+    say(&mut pool, B, Message::Replicate(1, vec![change.change(TaskId(1), true, Instant::ZERO)], vec![]));
+    // It was away, and comes back as it was.
+    pool.command(PoolCommand::RemovePeer(B));
+    pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
+    assert_eq!(claims_within(&mut pool, Duration::from_secs(20)), 0);
+    // It began anew: it had given the task up, and could not say so any more.
+    let to = pool.protocol.boot;
+    let hello = Message::Hello(Hello { incarnation: 7, ..Hello::default() });
+    pool.receive(B, Envelope { from: LIFE + 1, to, message: hello });
+    assert_eq!(claims_within(&mut pool, Duration::from_secs(4)), 0, "it may claim it");
+    assert!(claims_within(&mut pool, Duration::from_secs(4)) > 0);
+}
+
+#[test]
+fn who_gave_up_a_task_has_it_forgotten_though_it_keeps_it_for_another_who_created_it_as_well() {
+    let mut pool = one_of_three(PoolConfig::default());
+    submit(&mut pool, TaskSpec::new("work"));
+    let task = *pool.protocol.tasks.get_index(0).expect("it is kept").0;
+    let of_a = pool.protocol.tasks.get(&task).expect("it is kept").version;
+    // Two others keep what B created: this one gives way, as it has the higher name of the two.
+    let epoch = Epoch { number: 1, node: NodeId(0), life: LIFE };
+    pool.command(PoolCommand::AddPeer { node: NodeId(0), zone: 0 });
+    say(&mut pool, NodeId(0), Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
+    let number = pool.sent().into_iter().find_map(|(to, envelope)| match envelope.message {
+        Message::Replicate(number, ..) if to == B => Some(number),
+        _ => None,
+    });
+    say(&mut pool, B, Message::Replicated(number.expect("it is to keep it"), vec![(task, epoch)], vec![], vec![]));
+    let group = pool.protocol.home_of(task);
+    let other =
+        Entry::new(Arc::new(TaskSpec::new("work")), group, epoch, Instant::ZERO).change(task, true, Instant::ZERO);
+    say(&mut pool, NodeId(0), Message::Replicate(1, vec![other], vec![]));
+    // What it said so far is lost.
+    pool.sent();
+    let mut forgotten = Vec::new();
+    for _ in 0..10 {
+        for (to, envelope) in pool.sent() {
+            if let Message::Replicate(_, _, forget) = envelope.message
+                && forget.contains(&(task, of_a))
+            {
+                forgotten.push(to);
+            }
+        }
+        pool.pass(Duration::from_millis(100));
+    }
+    assert!([B, C].iter().all(|node| forgotten.contains(node)), "{forgotten:?}");
+}
+
 #[test]
 fn a_task_is_taken_over_though_the_claim_of_it_is_lost() {
     let mut pool = one_of_three(PoolConfig::default());
