@@ -150,7 +150,7 @@ impl TaskPool {
         let (unknown, rivals) = (BTreeSet::new(), BTreeMap::new());
         self.claims.insert(task, Ballot { epoch, promised, unknown, rivals, ask_at, claim_at, failures });
         // Whoever was asked may not have heard it: it is asked again, also where the owner itself wanted this.
-        self.orphans.entry(task).or_insert(Orphan::new(now));
+        self.orphans.entry(task).or_insert_with(|| Orphan::new(now));
         self.ask_promises(task);
         self.count_promises(cx, task);
     }

@@ -189,7 +189,7 @@ impl TaskPool {
         if self.peers.get(&owner).is_some_and(Peer::is_ready) {
             self.orphans.remove(&task);
         } else {
-            self.orphans.entry(task).or_insert(Orphan::new(now));
+            self.orphans.entry(task).or_insert_with(|| Orphan::new(now));
         }
     }
 
@@ -289,7 +289,7 @@ impl TaskPool {
         entry.promised = entry.promised.max(epoch);
         self.yield_to(cx, task, epoch.node);
         let now = cx.now();
-        self.orphans.entry(task).or_insert(Orphan::new(now));
+        self.orphans.entry(task).or_insert_with(|| Orphan::new(now));
     }
 
     /// Two nodes created a task, as the key was submitted while their views of the ring differed. Of two that a majority

@@ -42,15 +42,15 @@ pub fn run(seed: u64, nodes: Option<usize>) -> Outcome {
         _ => LinkConfig::default().latency,
     };
     let link = LinkConfig { latency, ..LinkConfig::default() };
-    world.sim.set_links(link.clone());
+    world.sim.set_links(link);
     world.run(Duration::from_secs(1));
     for _ in 0..4 {
         if world.violation().is_some() {
             break;
         }
-        round(&mut world, &mut faults, &setup, &link);
+        round(&mut world, &mut faults, &setup, link);
     }
-    calm(&mut world, &link);
+    calm(&mut world, link);
     world.run(Duration::from_secs(5));
     world.check_all_settled(SETTLED_WITHIN);
     let simulated = world.sim.now() - Instant::ZERO;
@@ -61,8 +61,8 @@ pub fn run(seed: u64, nodes: Option<usize>) -> Outcome {
     Outcome { simulated, frames: world.sim.stats().frames_delivered, faults, violation }
 }
 
-fn calm(world: &mut World, link: &LinkConfig) {
-    world.sim.set_links(link.clone());
+fn calm(world: &mut World, link: LinkConfig) {
+    world.sim.set_links(link);
     world.heal();
     for node in world.ids().to_vec() {
         if !world.sim.is_up(node) {
@@ -72,7 +72,7 @@ fn calm(world: &mut World, link: &LinkConfig) {
     }
 }
 
-fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, setup: &Setup, link: &LinkConfig) {
+fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, setup: &Setup, link: LinkConfig) {
     let mut fault = |name: &str| *faults.entry(name.to_owned()).or_default() += 1;
     let ids = world.ids().to_vec();
     let tasks = 1 + world.sim.rng().below(40);
@@ -94,7 +94,7 @@ fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, setup: &Setup, l
     let is_lossy = world.sim.rng().chance(1, 2);
     if is_lossy {
         fault("loss_duplicates_reordering");
-        world.sim.set_links(LinkConfig { loss: 0.2, duplicate: 0.1, reorder: 0.1, ..link.clone() });
+        world.sim.set_links(LinkConfig { loss: 0.2, duplicate: 0.1, reorder: 0.1, ..link });
     }
     let time = world.sim.rng().duration_between(Duration::from_millis(50), Duration::from_secs(12));
     // What is not kept on a disk is lost where a majority is gone at once: one at a time, until it is repaired.
@@ -157,7 +157,7 @@ fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, setup: &Setup, l
             world.run(time);
         }
     }
-    world.sim.set_links(link.clone());
+    world.sim.set_links(link);
 }
 
 fn draw_task(world: &mut World) -> TaskSpec {
