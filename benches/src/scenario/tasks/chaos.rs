@@ -131,8 +131,10 @@ fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, setup: &Setup, l
             let node = *world.sim.rng().choose(&ids).expect("there are nodes");
             let receipt = world.drain(node, DRAINED_WITHIN);
             if receipt.left + receipt.needed > 0 {
-                world
-                    .break_rule(format!("{node} found no other owner for all of its tasks, or is needed: {receipt:?}"));
+                let owned = world.tell_owned(node);
+                world.break_rule(format!(
+                    "{node} found no other owner for all of its tasks, or is needed: {receipt:?}, {owned}"
+                ));
             }
             world.crash(node);
             world.run(time);

@@ -550,6 +550,17 @@ impl World {
         self.violation.get_or_insert(rule);
     }
 
+    /// What every node knows of the tasks that a node owns and that are not settled, for the report of a failure.
+    pub(super) fn tell_owned(&self, node: NodeId) -> String {
+        let Some(pool) = self.sim.protocol::<TaskPool>(node, POOL) else { return String::new() };
+        let is_left = |task: &&TaskId| {
+            let known = pool.describe(**task);
+            known.contains("owns") && !known.contains("Settled")
+        };
+        let left = self.submitted.keys().filter(is_left).map(|task| format!("{task}: {}", self.tell(*task)));
+        left.collect::<Vec<_>>().join("\n")
+    }
+
     /// What every node knows of a task, for the report of a failure.
     fn tell(&self, task: TaskId) -> String {
         let known = self.ids.iter().filter_map(|node| {
