@@ -22,6 +22,9 @@ const POLL: u32 = 8;
 /// Where nobody knows a task, the time until all are asked again is doubled so often.
 const ROUNDS_MAX: u32 = 4;
 
+/// So often in a row it is asked at once of whoever is said to own a task.
+const FOLLOWED_MAX: u32 = 2;
+
 /// For so long the owner of a task that was cancelled is told so, unless it is over before.
 const CANCEL_FOR: Duration = Duration::from_secs(60);
 
@@ -42,6 +45,8 @@ pub(super) struct Wanted {
     asked: Option<(NodeId, Instant)>,
     /// Whether that one answered.
     answered: bool,
+    /// How often it was asked at once of whoever another named as the owner, since it was last asked at its time.
+    followed: u32,
     /// Who does not know it.
     unknown: BTreeSet<NodeId>,
     /// All who could know it were there when the first of them was asked.
@@ -323,8 +328,12 @@ impl TaskPool {
                     wanted.unknown.clear();
                     self.on_told_status(cx, task, *status);
                 }
-                Known::At(owner) if owner == self.me || owner == from => wanted.answered = false,
+                // Who is named may name another in turn: where nobody owns it for now, that would go on for ever.
+                Known::At(owner) if owner == self.me || owner == from || wanted.followed >= FOLLOWED_MAX => {
+                    wanted.answered = false;
+                }
                 Known::At(owner) => {
+                    wanted.followed += 1;
                     wanted.asked = Some((owner, cx.now()));
                     if wanted.cancels_until.is_some() {
                         self.say(cx, owner, Message::Cancel(task));
@@ -397,6 +406,9 @@ impl TaskPool {
                 }
                 self.on_told_status(cx, task, *status);
             } else {
+                if let Some(wanted) = self.wanted.get_mut(&task) {
+                    wanted.followed = 0;
+                }
                 self.ask(cx, task);
             }
         }

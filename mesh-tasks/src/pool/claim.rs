@@ -241,6 +241,7 @@ impl TaskPool {
                     }
                     self.count_promises(cx, task);
                 }
+                Promise::Refused(task, epoch) if self.owns(task) => self.on_higher_epoch(cx, task, epoch),
                 Promise::Refused(task, epoch) => {
                     if let Some(entry) = self.tasks.get_mut(&task)
                         && epoch > entry.promised
@@ -367,10 +368,18 @@ impl TaskPool {
             // It would be handed over at once, to whoever does not know that and hands it back.
             return self.say_status_to(cx, from);
         }
+        let mut refused = Vec::new();
         for task in tasks.iter().take(NAMES_MAX) {
-            if self.tasks.get(task).is_some_and(|entry| entry.owner() == from) && !self.claims.contains_key(task) {
+            let Some(entry) = self.tasks.get(task) else { continue };
+            if entry.owner() != from {
+                // It may not have heard that it owns it no more.
+                refused.push(Promise::Refused(*task, entry.promised));
+            } else if !self.claims.contains_key(task) {
                 self.claim(cx, *task);
             }
+        }
+        if !refused.is_empty() {
+            self.say(cx, from, Message::Promise(refused));
         }
     }
 }

@@ -36,6 +36,7 @@ impl TaskPool {
         // The first, or one after another that came to its end.
         self.drain = Some(Drain { requests: vec![request], since: cx.now(), until, receipt: Receipt::default() });
         self.ring.leave(self.me);
+        self.home.leave(self.me);
         for (taker, _) in std::mem::take(&mut self.takers) {
             cx.reply(taker, PoolReply::Job(Err(TakeError::Draining)));
         }
@@ -70,6 +71,11 @@ impl TaskPool {
     pub(super) fn say_status_to(&mut self, cx: &mut Context<'_>, node: NodeId) {
         let (load, free) = (self.load(), self.free.clone());
         self.say(cx, node, Message::Status(load, free));
+    }
+
+    /// Whether a drain came to its end: what is new is not to count on this node, which may go at any time.
+    pub(super) fn has_drained(&self) -> bool {
+        self.drain.as_ref().is_some_and(|drain| drain.requests.is_empty())
     }
 
     /// Whether a drain is on its way of which a node that is there does not know.

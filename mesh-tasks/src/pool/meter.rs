@@ -23,7 +23,7 @@
 //! | `tasks_taken_over` | tasks whose ownership was taken over |
 //! | `tasks_regrouped` | tasks whose replicas were changed |
 //! | `tasks_copied`, `tasks_copied_bytes` | tasks that were sent here with all that is to be done, to be kept, and their bytes |
-//! | `tasks_copies_refused` | tasks that were not kept here, as there are too many: they are sent again |
+//! | `tasks_copies_refused` | tasks that were not kept here, as there are too many, or it has drained: they are sent again |
 //! | `tasks_strangers` | messages of nodes that are not known |
 //! | `tasks_stale` | messages of or to another life of a node |
 //! | `tasks_peers_refused` | nodes beyond the most that a pool knows |

@@ -25,6 +25,10 @@ impl TaskPool {
         self.tasks.insert(task, Box::new(entry));
         self.replicate(cx, task, true);
         self.begin_to_own(cx, task);
+        if self.home.len() > self.ring.len() {
+            // Some of those who are to keep it may be away, or drain.
+            self.repair.begin();
+        }
     }
 
     /// The replicas that a task of this node should have, which another is to own, or this one.

@@ -135,6 +135,10 @@ impl TaskPool {
         let Some(peer) = self.peers.get(&node) else { return };
         let takes_part = peer.is_ready() && !peer.load.draining;
         let member = takes_part.then(|| Member { zone: peer.zone, ..Member::new(node) });
+        if peer.is_ready() && !takes_part {
+            // Who drains does not come back, as who is away may.
+            self.home.leave(node);
+        }
         if self.ring.member(node) == member {
             return;
         }
@@ -159,8 +163,8 @@ impl TaskPool {
         let me = Member { zone: self.zone, ..Member::new(self.me) };
         if self.drain.is_none() {
             self.ring.join(me);
+            self.home.join(me);
         }
-        self.home.join(me);
     }
 
     /// Those who are down for long are at home here no more.

@@ -22,17 +22,26 @@ pub(super) struct Repair {
     wanted: bool,
     /// So many are yet to be looked at, in a pass.
     left: usize,
+    /// When it is begun again, as what was said may be lost.
+    again_at: Option<Instant>,
 }
 
 impl Repair {
     pub(super) const fn begin(&mut self) {
         self.wanted = true;
     }
+
+    fn begin_at(&mut self, at: Instant) {
+        self.again_at.get_or_insert(at);
+    }
 }
 
 impl TaskPool {
     /// Looks at some of the tasks owned here for whether they are kept where they should be.
     pub(super) fn repair(&mut self, cx: &mut Context<'_>) {
+        if self.repair.again_at.take_if(|at| *at <= cx.now()).is_some() {
+            self.repair.begin();
+        }
         if self.repair.left == 0 && std::mem::take(&mut self.repair.wanted) {
             self.repair.left = self.tasks.len();
         }
@@ -80,6 +89,7 @@ impl TaskPool {
             self.regroup(cx, task, wanted);
         } else if owner != self.me && self.tasks.get(&task).is_some_and(|entry| entry.group.has_node(owner)) {
             self.say(cx, owner, Message::TakeOver(vec![task]));
+            self.repair.begin_at(now + self.config.takeover_after);
         }
     }
 
@@ -135,6 +145,8 @@ impl TaskPool {
         }
         self.changed(cx, task);
         self.when_safe(cx, task, Effect::Drop);
+        // One of them may be who is to own it.
+        self.repair.begin();
     }
 
     /// Nobody needs the former replicas any more.

@@ -128,7 +128,8 @@ impl TaskPool {
                 self.meter.invalid.increment();
                 continue;
             }
-            if self.tasks.len() >= kept_max && !self.tasks.contains_key(&change.task) {
+            let has_room = self.tasks.len() < kept_max && !self.has_drained();
+            if !has_room && !self.tasks.contains_key(&change.task) {
                 self.meter.copies_refused.increment();
                 refused.push(change.task);
                 continue;
@@ -140,6 +141,10 @@ impl TaskPool {
             }
         }
         for (task, upto) in forget {
+            if upto.epoch.node == from && upto.epoch.number > 1 {
+                // Who owns it here, as far as it knows, has not heard that others elected another.
+                self.on_higher_epoch(cx, *task, upto.epoch);
+            }
             // Whoever keeps a newer change, or promised to obey another owner, may be needed.
             let is_over = |entry: &&Entry| entry.version <= *upto && entry.promised <= upto.epoch;
             // Who owns it in a later epoch than the first was elected by a majority.
@@ -272,7 +277,7 @@ impl TaskPool {
     }
 
     /// Somebody obeys a higher epoch than this node's.
-    fn on_higher_epoch(&mut self, cx: &mut Context<'_>, task: TaskId, epoch: Epoch) {
+    pub(super) fn on_higher_epoch(&mut self, cx: &mut Context<'_>, task: TaskId, epoch: Epoch) {
         let me = self.replica();
         let Some(entry) = self.tasks.get_mut(&task).filter(|entry| entry.owned.is_some()) else { return };
         if entry.version.epoch.number == 1 && epoch.number == 1 && epoch != entry.version.epoch {

@@ -396,8 +396,12 @@ impl Mesh {
     /// The same, and each was executed once.
     pub(crate) fn check_each_begun_once(&mut self) {
         self.check();
-        let begun: Vec<TaskId> = self.sink.borrow().begun.iter().map(|(token, ..)| token.task).collect();
-        let tasks: BTreeSet<TaskId> = begun.iter().copied().collect();
-        assert_eq!((begun.len(), &tasks), (tasks.len(), &self.submitted), "seed {}", self.seed);
+        let sink = self.sink.borrow();
+        let tasks: BTreeSet<TaskId> = sink.begun.iter().map(|(token, ..)| token.task).collect();
+        assert_eq!(tasks, self.submitted, "seed {}", self.seed);
+        for task in tasks {
+            let attempts = sink.attempts(task);
+            assert_eq!(attempts.len(), 1, "seed {}: {attempts:?}, {}", self.seed, self.tell(task));
+        }
     }
 }

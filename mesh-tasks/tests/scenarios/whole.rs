@@ -151,7 +151,7 @@ fn storm(seed: u64, policy: Policy) -> (Mesh, BTreeMap<TaskId, Outcome>) {
 #[test]
 fn s33_on_a_network_that_loses_repeats_and_reorders_no_task_is_lost_and_each_counts_once() {
     let mut ends = BTreeMap::<&str, u32>::new();
-    for seed in 0..50 {
+    for seed in 0..100 {
         let (mesh, outcomes) = storm(seed, policy_of(seed));
         assert!(mesh.submitted().len() > 20, "seed {seed}: {}", mesh.submitted().len());
         for outcome in outcomes.values() {
