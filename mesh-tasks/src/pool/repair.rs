@@ -89,7 +89,7 @@ impl TaskPool {
             self.regroup(cx, task, wanted);
         } else if owner != self.me && self.tasks.get(&task).is_some_and(|entry| entry.group.has_node(owner)) {
             self.say(cx, owner, Message::TakeOver(vec![task]));
-            self.repair.begin_at(now + self.config.takeover_after);
+            self.repair.begin_at(now + self.config.repair_after);
         }
     }
 
@@ -145,8 +145,8 @@ impl TaskPool {
         }
         self.changed(cx, task);
         self.when_safe(cx, task, Effect::Drop);
-        // One of them may be who is to own it.
-        self.repair.begin();
+        // One of them may be who is to own it. In a while: where the views of the ring differ, it is handed to and fro.
+        self.repair.begin_at(cx.now() + self.config.repair_after);
     }
 
     /// Nobody needs the former replicas any more.

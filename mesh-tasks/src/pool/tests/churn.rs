@@ -152,6 +152,8 @@ impl Churn {
         for (node, known) in &self.nodes {
             if Self::takes_part(known) {
                 self.home.insert(*node, (Member { zone: known.zone, ..Member::new(*node) }, None));
+            } else if known.is_up && known.drains {
+                self.home.remove(node);
             } else if known.is_up {
                 self.home.entry(*node).and_modify(|(_, since)| *since = None);
             }
