@@ -102,8 +102,12 @@ impl TaskPool {
         let is_new = entry.version.epoch.number == 1 && !entry.was_safe(me) && entry.group.former.is_empty();
         let is_at_home = |replica: &Replica| replica.node == me.node || self.home.member(replica.node).is_some();
         if is_new && !entry.group.members.iter().all(is_at_home) {
-            entry.group = home;
+            let version = entry.version;
+            let former = std::mem::replace(&mut entry.group, home);
+            let gone = former.all().map(|replica| replica.node).filter(|node| !entry.group.has_node(*node));
+            let gone: Vec<_> = gone.collect();
             self.changed(cx, task);
+            gone.into_iter().for_each(|node| self.drop_at(node, task, version));
         }
     }
 

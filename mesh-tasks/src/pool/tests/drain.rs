@@ -209,6 +209,28 @@ fn where_all_go_a_drain_waits_for_what_is_on_its_way_yet() {
 }
 
 #[test]
+fn who_has_drained_keeps_nothing_that_is_new() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let epoch = Epoch { number: 1, node: B, life: LIFE };
+    let group = pool.protocol.group_of(TaskId(1), A);
+    let new = |task| {
+        Entry::new(Arc::new(TaskSpec::new("x")), group.clone(), epoch, Instant::ZERO).change(task, true, Instant::ZERO)
+    };
+    let drain = pool.command(PoolCommand::Drain(Duration::from_secs(20)));
+    // While it drains, it waits until it is not needed.
+    say(&mut pool, B, Message::Replicate(1, vec![new(TaskId(1))], vec![]));
+    assert!(pool.protocol.tasks.get(&TaskId(1)).is_some());
+    heed(&mut pool, &[B, C]);
+    pool.pass(Duration::from_millis(100));
+    assert_eq!(drained(&mut pool, drain), Some(Receipt::default()));
+    pool.sent();
+    say(&mut pool, B, Message::Replicate(2, vec![new(TaskId(1)), new(TaskId(2))], vec![]));
+    let refused = Message::Replicated(2, vec![], vec![], vec![TaskId(2)]);
+    assert!(pool.sent().iter().any(|(to, envelope)| *to == B && envelope.message == refused));
+    assert!(pool.protocol.tasks.get(&TaskId(2)).is_none());
+}
+
+#[test]
 fn a_drain_that_ends_while_its_node_is_needed_says_so() {
     let (mut pool, _) = keeps_of_one_that_is_gone();
     let drain = pool.command(PoolCommand::Drain(Duration::from_secs(4)));

@@ -87,6 +87,31 @@ fn who_promised_to_obey_another_leaves_it_time_to_say_that_it_owns_the_task() {
 }
 
 #[test]
+fn an_owner_that_was_outvoted_hears_of_it_when_it_hands_the_task_over_or_is_to_forget_it() {
+    // Whoever is to take a task over knows another owner of it.
+    let mut pool = one_of_three(PoolConfig::default());
+    let task = owned(&mut pool, TaskSpec::new("work"));
+    let change = taken_over(&pool, task);
+    let epoch = change.version.epoch;
+    say(&mut pool, B, Message::Replicate(1, vec![change.clone()], vec![]));
+    pool.sent();
+    say(&mut pool, C, Message::TakeOver(vec![task]));
+    let answer = Message::Promise(vec![Promise::Refused(task, epoch)]);
+    assert!(pool.sent().iter().any(|(to, envelope)| *to == C && envelope.message == answer));
+    // That one owns it no more.
+    let mut pool = one_of_three(PoolConfig::default());
+    let task = owned(&mut pool, TaskSpec::new("work"));
+    say(&mut pool, C, Message::Promise(vec![Promise::Refused(task, taken_over(&pool, task).version.epoch)]));
+    assert!(!pool.protocol.owns(task));
+    // Nor does one that the others do without.
+    let mut pool = one_of_three(PoolConfig::default());
+    let task = owned(&mut pool, TaskSpec::new("work"));
+    let later = taken_over(&pool, task).version;
+    say(&mut pool, B, Message::Replicate(1, vec![], vec![(task, later)]));
+    assert!(pool.protocol.tasks.get(&task).is_none());
+}
+
+#[test]
 fn claims_that_come_to_nothing_become_rare() {
     let mut pool = one_of_three(PoolConfig::default());
     let epoch = Epoch { number: 1, node: B, life: LIFE };
