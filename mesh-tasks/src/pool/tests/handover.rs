@@ -101,7 +101,8 @@ fn an_owner_that_was_outvoted_hears_of_it_when_it_hands_the_task_over_or_is_to_f
     // That one owns it no more.
     let mut pool = one_of_three(PoolConfig::default());
     let task = owned(&mut pool, TaskSpec::new("work"));
-    say(&mut pool, C, Message::Promise(vec![Promise::Refused(task, taken_over(&pool, task).version.epoch)]));
+    let epoch = taken_over(&pool, task).version.epoch;
+    say(&mut pool, C, Message::Promise(vec![Promise::Refused(task, epoch)]));
     assert!(!pool.protocol.owns(task));
     // Nor does one that the others do without.
     let mut pool = one_of_three(PoolConfig::default());
