@@ -93,7 +93,7 @@ fn an_owner_that_was_outvoted_hears_of_it_when_it_hands_the_task_over_or_is_to_f
     let task = owned(&mut pool, TaskSpec::new("work"));
     let change = taken_over(&pool, task);
     let epoch = change.version.epoch;
-    say(&mut pool, B, Message::Replicate(1, vec![change.clone()], vec![]));
+    say(&mut pool, B, Message::Replicate(1, vec![change], vec![]));
     pool.sent();
     say(&mut pool, C, Message::TakeOver(vec![task]));
     let answer = Message::Promise(vec![Promise::Refused(task, epoch)]);
