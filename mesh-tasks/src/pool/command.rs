@@ -45,7 +45,9 @@ pub enum PoolCommand {
     Status(TaskId),
     /// What became of this task, as soon as that is known?
     Wait(TaskId),
-    /// Take no more tasks, and hand over all there are within this time.
+    /// Take no more tasks, and hand over all there are within this time. Others are told until they know it, or for four
+    /// times `resend_after`. Where the receipt has nothing left and nothing that needs this node, all that was acknowledged
+    /// is kept by enough others; from then on nothing that is new counts on this node, which may stop.
     Drain(Duration),
     /// Take tasks again.
     Undrain,

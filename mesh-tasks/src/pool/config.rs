@@ -36,7 +36,8 @@ pub struct PoolConfig {
     pub repair_after: Duration,
     /// A node that is down is counted among those who keep new tasks with a key, and whose answer a majority needs, for so
     /// long. So a key that is submitted on both sides of a partition is executed on one side only, and where too many are
-    /// away it waits. Zero where it is better executed twice than late. Default: 10 minutes.
+    /// away it waits. Zero where it is better executed twice than late. One that drains is counted no more from when that
+    /// is heard. Default: 10 minutes.
     pub home_for: Duration,
     /// How many tasks may be owned here that are not settled: more are refused. Default: 100,000.
     pub queue_max: usize,
