@@ -112,13 +112,19 @@ fn an_owner_that_was_outvoted_hears_of_it_when_it_hands_the_task_over_or_is_to_f
     assert!(pool.protocol.tasks.get(&task).is_none());
 }
 
-#[test]
-fn claims_that_come_to_nothing_become_rare() {
+/// A pool that keeps a task of another.
+fn keeps_of_b(task: TaskId) -> Harness<TaskPool> {
     let mut pool = one_of_three(PoolConfig::default());
     let epoch = Epoch { number: 1, node: B, life: LIFE };
-    let group = pool.protocol.group_of(TaskId(1), A);
-    let change = Entry::new(Arc::new(TaskSpec::new("x")), group, epoch, Instant::ZERO);
-    say(&mut pool, B, Message::Replicate(1, vec![change.change(TaskId(1), true, Instant::ZERO)], vec![]));
+    let group = pool.protocol.group_of(task, A);
+    let entry = Entry::new(Arc::new(TaskSpec::new("x")), group, epoch, Instant::ZERO);
+    say(&mut pool, B, Message::Replicate(1, vec![entry.change(task, true, Instant::ZERO)], vec![]));
+    pool
+}
+
+#[test]
+fn claims_that_come_to_nothing_become_rare() {
+    let mut pool = keeps_of_b(TaskId(1));
     pool.command(PoolCommand::RemovePeer(B));
     let mut epochs = |seconds| {
         pool.sent();
@@ -133,7 +139,7 @@ fn claims_that_come_to_nothing_become_rare() {
     assert!((3..=6).contains(&first) && (8..=20).contains(&later), "{first}, {later}");
 }
 
-/// A pool that keeps a task of another; how often it claims that within so long.
+/// How often a pool claims something within so long.
 fn claims_within(pool: &mut Harness<TaskPool>, time: Duration) -> usize {
     pool.sent();
     pool.pass(time);
@@ -142,11 +148,7 @@ fn claims_within(pool: &mut Harness<TaskPool>, time: Duration) -> usize {
 
 #[test]
 fn what_an_owner_does_not_claim_when_it_began_anew_with_its_log_is_claimed_by_those_who_keep_it() {
-    let mut pool = one_of_three(PoolConfig::default());
-    let epoch = Epoch { number: 1, node: B, life: LIFE };
-    let group = pool.protocol.group_of(TaskId(1), A);
-    let change = Entry::new(Arc::new(TaskSpec::new("x")), group, epoch, Instant::ZERO);
-    say(&mut pool, B, Message::Replicate(1, vec![change.change(TaskId(1), true, Instant::ZERO)], vec![]));
+    let mut pool = keeps_of_b(TaskId(1));
     // It was away, and comes back as it was.
     pool.command(PoolCommand::RemovePeer(B));
     pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
@@ -196,12 +198,8 @@ fn who_gave_up_a_task_has_it_forgotten_though_it_keeps_it_for_another_who_create
 
 #[test]
 fn a_task_is_taken_over_though_the_claim_of_it_is_lost() {
-    let mut pool = one_of_three(PoolConfig::default());
     let task = TaskId(1);
-    let epoch = Epoch { number: 1, node: B, life: LIFE };
-    let group = pool.protocol.group_of(task, A);
-    let entry = Entry::new(Arc::new(TaskSpec::new("x")), group, epoch, Instant::ZERO);
-    say(&mut pool, B, Message::Replicate(1, vec![entry.change(task, true, Instant::ZERO)], vec![]));
+    let mut pool = keeps_of_b(task);
     pool.sent();
     // Its owner is there, and wants this one to own it.
     say(&mut pool, B, Message::TakeOver(vec![task]));
