@@ -241,7 +241,11 @@ impl TaskPool {
                     }
                     self.count_promises(cx, task);
                 }
-                Promise::Refused(task, epoch) if self.owns(task) => self.on_higher_epoch(cx, task, epoch),
+                Promise::Refused(task, epoch) if self.owns(task) => {
+                    if self.tasks.get(&task).is_some_and(|entry| entry.group.has_node(from)) {
+                        self.on_higher_epoch(cx, task, epoch);
+                    }
+                }
                 Promise::Refused(task, epoch) => {
                     if let Some(entry) = self.tasks.get_mut(&task)
                         && epoch > entry.promised

@@ -47,10 +47,16 @@ impl TaskPool {
             }
             return;
         }
-        let left = self.keepers(task).into_iter().collect();
+        let left = self.may_have(task);
         self.lookups.insert(task, Lookup { spec, submitters: vec![submitter], left, asked_at: cx.now() });
         self.ask_about(cx, task);
         self.end_lookup(cx, task);
+    }
+
+    /// Who may have a task: those who should keep it, and those who drain, as one of them may have been to own it.
+    fn may_have(&self, task: TaskId) -> BTreeSet<NodeId> {
+        let drain = self.peers.iter().filter(|(_, peer)| peer.is_ready() && peer.load.draining).map(|(node, _)| *node);
+        self.keepers(task).into_iter().chain(drain).collect()
     }
 
     fn ask_about(&mut self, cx: &mut Context<'_>, task: TaskId) {
@@ -96,11 +102,12 @@ impl TaskPool {
             return;
         }
         let Some(Lookup { spec, submitters, .. }) = self.lookups.remove(&task) else { return };
-        // It may have come here meanwhile.
-        if !self.tasks.contains_key(&task) {
+        // It may have come here meanwhile, or this node may drain by now: then another is to own it.
+        let by_ring = self.owner_by_ring(task, &spec);
+        if !self.tasks.contains_key(&task) && (self.drain.is_none() || by_ring == self.me) {
             self.create(cx, task, spec.clone());
         }
-        let owner = self.tasks.get(&task).map_or(self.me, |entry| entry.owner());
+        let owner = self.tasks.get(&task).map_or(by_ring, |entry| entry.owner());
         for submitter in submitters {
             match submitter {
                 Submitter::Here(request) if owner != self.me => {
@@ -135,9 +142,9 @@ impl TaskPool {
     /// Asks all again: others own what they did not own before.
     pub(super) fn look_again(&mut self) {
         for task in self.lookups.keys().copied().collect::<Vec<_>>() {
-            let keepers = self.keepers(task);
+            let left = self.may_have(task);
             if let Some(lookup) = self.lookups.get_mut(&task) {
-                (lookup.left, lookup.asked_at) = (keepers.into_iter().collect(), Instant::ZERO);
+                (lookup.left, lookup.asked_at) = (left, Instant::ZERO);
             }
         }
     }
@@ -146,9 +153,9 @@ impl TaskPool {
     pub(super) fn go_on_looking(&mut self, cx: &mut Context<'_>) {
         let (now, again) = (cx.now(), self.config.resend_after);
         for task in self.lookups.keys().copied().collect::<Vec<_>>() {
-            let keepers: BTreeSet<NodeId> = self.keepers(task).into_iter().collect();
+            let may_have = self.may_have(task);
             let Some(lookup) = self.lookups.get_mut(&task) else { continue };
-            lookup.left.retain(|node| keepers.contains(node));
+            lookup.left.retain(|node| may_have.contains(node));
             if now.since(lookup.asked_at) >= again {
                 lookup.asked_at = now;
                 self.ask_about(cx, task);

@@ -25,8 +25,9 @@ impl TaskPool {
         self.tasks.insert(task, Box::new(entry));
         self.replicate(cx, task, true);
         self.begin_to_own(cx, task);
-        if self.home.len() > self.ring.len() {
-            // Some of those who are to keep it may be away, or drain.
+        let members = self.tasks.get(&task).map(|entry| &entry.group.members);
+        let is_there = |node| node == self.me || self.ring.member(node).is_some();
+        if members.into_iter().flatten().any(|replica| !is_there(replica.node)) {
             self.repair.begin();
         }
     }

@@ -100,7 +100,11 @@ impl TaskPool {
         let home = self.home_of(task);
         let Some(entry) = self.tasks.get_mut(&task) else { return };
         let is_new = entry.version.epoch.number == 1 && !entry.was_safe(me) && entry.group.former.is_empty();
-        let is_at_home = |replica: &Replica| replica.node == me.node || self.home.member(replica.node).is_some();
+        // Who drains may have it all the same, unless it said that it does not.
+        let drains = |node| self.peers.get(&node).is_some_and(|peer| peer.is_ready() && !peer.stream.has_put_off(task));
+        let is_at_home = |replica: &Replica| {
+            replica.node == me.node || self.home.member(replica.node).is_some() || drains(replica.node)
+        };
         if is_new && !entry.group.members.iter().all(is_at_home) {
             let version = entry.version;
             let former = std::mem::replace(&mut entry.group, home);

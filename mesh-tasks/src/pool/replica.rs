@@ -128,7 +128,9 @@ impl TaskPool {
                 self.meter.invalid.increment();
                 continue;
             }
-            let has_room = self.tasks.len() < kept_max && !self.has_drained();
+            // What has an owner that was elected counts on this node already.
+            let is_new = change.version.epoch.number == 1;
+            let has_room = self.tasks.len() < kept_max && !(is_new && self.has_drained());
             if !has_room && !self.tasks.contains_key(&change.task) {
                 self.meter.copies_refused.increment();
                 refused.push(change.task);

@@ -60,6 +60,11 @@ impl Stream {
         self.refused.insert(task, now);
     }
 
+    /// Whether it has no room for a task.
+    pub(super) fn has_put_off(&self, task: TaskId) -> bool {
+        self.refused.contains_key(&task)
+    }
+
     /// Whether there is something to send now.
     pub(super) fn has_more(&self) -> bool {
         self.in_flight.len() < WINDOW && !(self.dirty.is_empty() && self.forget.is_empty())

@@ -139,6 +139,30 @@ fn claims_that_come_to_nothing_become_rare() {
     assert!((3..=6).contains(&first) && (8..=20).contains(&later), "{first}, {later}");
 }
 
+#[test]
+fn a_key_that_is_looked_for_when_a_drain_begins_is_passed_on_and_who_drains_is_asked_for_keys() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let key = (0..64_u8).find(|key| pool.protocol.ring.owner(TaskId::of_key(&[*key]).0) == Some(A));
+    let key = Bytes::copy_from_slice(&[key.expect("one is of this node")]);
+    let task = TaskId::of_key(&key);
+    let drains = Load { draining: true, ..Load::default() };
+    say(&mut pool, C, Message::Status(drains, Resources::new()));
+    submit(&mut pool, TaskSpec::new("x").keyed(key));
+    let asked: BTreeSet<NodeId> = pool
+        .sent()
+        .into_iter()
+        .filter_map(|(node, envelope)| (envelope.message == Message::Ask(vec![task])).then_some(node))
+        .collect();
+    assert_eq!(asked, BTreeSet::from([B, C]), "who drains may have created it");
+    pool.command(PoolCommand::Drain(Duration::from_secs(20)));
+    for node in [B, C] {
+        say(&mut pool, node, Message::Told(vec![(task, Known::Unknown)]));
+    }
+    assert!(pool.protocol.tasks.get(&task).is_none());
+    let is_submission = |envelope: &Envelope| matches!(&envelope.message, Message::Submit(of, ..) if *of == task);
+    assert!(pool.sent().iter().any(|(to, envelope)| *to == B && is_submission(envelope)));
+}
+
 /// How often a pool claims something within so long.
 fn claims_within(pool: &mut Harness<TaskPool>, time: Duration) -> usize {
     pool.sent();
@@ -403,24 +427,30 @@ fn a_node_knows_its_zone_and_has_its_tasks_kept_in_others() {
     for key in &keys {
         submit(&mut pool, TaskSpec::new("x").keyed(key.clone()));
     }
-    pool.command(PoolCommand::Drain(Duration::from_secs(60)));
-    let mut asked = BTreeSet::new();
-    for _ in 0..50 {
-        for (node, envelope) in pool.sent() {
-            match envelope.message {
-                Message::Replicate(number, ..) => {
-                    say(&mut pool, node, Message::Replicated(number, vec![], vec![], vec![]));
+    // Who is asked to take over which task, while the others have none and keep what they are told.
+    let asked = |pool: &mut Harness<TaskPool>| {
+        let mut asked = BTreeSet::new();
+        for _ in 0..50 {
+            for (node, envelope) in pool.sent() {
+                match envelope.message {
+                    Message::Replicate(number, ..) => {
+                        say(pool, node, Message::Replicated(number, vec![], vec![], vec![]));
+                    }
+                    Message::Ask(tasks) => {
+                        let unknown = tasks.into_iter().map(|task| (task, Known::Unknown)).collect();
+                        say(pool, node, Message::Told(unknown));
+                    }
+                    Message::TakeOver(tasks) => asked.extend(tasks.into_iter().map(|task| (node, task))),
+                    _ => {}
                 }
-                Message::Ask(tasks) => {
-                    let unknown = tasks.into_iter().map(|task| (task, Known::Unknown)).collect();
-                    say(&mut pool, node, Message::Told(unknown));
-                }
-                Message::TakeOver(tasks) => asked.extend(tasks.into_iter().map(|task| (node, task))),
-                _ => {}
             }
+            pool.pass(Duration::from_millis(50));
         }
-        pool.pass(Duration::from_millis(50));
-    }
+        asked
+    };
+    assert_eq!(asked(&mut pool), BTreeSet::new());
+    pool.command(PoolCommand::Drain(Duration::from_secs(60)));
+    let asked = asked(&mut pool);
     let owner = |key: &String| {
         let task = TaskId::of_key(key.as_bytes());
         (pool.protocol.ring.owner(task.0).expect("there are others"), task)
