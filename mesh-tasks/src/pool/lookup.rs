@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use mesh_core::{Instant, NodeId, RequestId};
 
+use super::command::PoolReply;
 use super::entry::Effect;
-use super::message::{Known, Message};
+use super::message::{Known, Message, Refusal};
 use super::peer::Peer;
 use super::{Context, TaskPool};
 use crate::task::{TaskId, TaskSpec};
@@ -104,8 +105,10 @@ impl TaskPool {
         let Some(Lookup { spec, submitters, .. }) = self.lookups.remove(&task) else { return };
         // It may have come here meanwhile, or this node may drain by now: then another is to own it.
         let by_ring = self.owner_by_ring(task, &spec);
-        if !self.tasks.contains_key(&task) && (self.drain.is_none() || by_ring == self.me) {
-            self.create(cx, task, spec.clone());
+        match self.tasks.contains_key(&task) {
+            false if self.drain.is_none() => self.create(cx, task, spec.clone()),
+            false if by_ring == self.me => return self.refuse_submitters(cx, task, submitters),
+            _ => {}
         }
         let owner = self.tasks.get(&task).map_or(by_ring, |entry| entry.owner());
         for submitter in submitters {
@@ -117,6 +120,17 @@ impl TaskPool {
                     self.say(cx, owner, Message::Submit(task, origin, hops.saturating_add(1), spec.clone()));
                 }
                 submitter => self.answer_submitter(cx, task, submitter),
+            }
+        }
+    }
+
+    /// Nobody may own a task, as all drain.
+    fn refuse_submitters(&mut self, cx: &mut Context<'_>, task: TaskId, submitters: Vec<Submitter>) {
+        let refusal = Refusal::ReadOnly { node: self.me };
+        for submitter in submitters {
+            match submitter {
+                Submitter::Here(request) => cx.reply(request, PoolReply::Submitted(Err(refusal.into()))),
+                Submitter::There(origin, _) => self.say(cx, origin, Message::Submitted(task, Some(refusal))),
             }
         }
     }

@@ -139,11 +139,16 @@ fn claims_that_come_to_nothing_become_rare() {
     assert!((3..=6).contains(&first) && (8..=20).contains(&later), "{first}, {later}");
 }
 
+/// A key that the ring gives to this node.
+fn key_of_a(pool: &Harness<TaskPool>) -> Bytes {
+    let key = (0..64_u8).find(|key| pool.protocol.ring.owner(TaskId::of_key(&[*key]).0) == Some(A));
+    Bytes::copy_from_slice(&[key.expect("one is of this node")])
+}
+
 #[test]
 fn a_key_that_is_looked_for_when_a_drain_begins_is_passed_on_and_who_drains_is_asked_for_keys() {
     let mut pool = one_of_three(PoolConfig::default());
-    let key = (0..64_u8).find(|key| pool.protocol.ring.owner(TaskId::of_key(&[*key]).0) == Some(A));
-    let key = Bytes::copy_from_slice(&[key.expect("one is of this node")]);
+    let key = key_of_a(&pool);
     let task = TaskId::of_key(&key);
     let drains = Load { draining: true, ..Load::default() };
     say(&mut pool, C, Message::Status(drains, Resources::new()));
@@ -161,6 +166,27 @@ fn a_key_that_is_looked_for_when_a_drain_begins_is_passed_on_and_who_drains_is_a
     assert!(pool.protocol.tasks.get(&task).is_none());
     let is_submission = |envelope: &Envelope| matches!(&envelope.message, Message::Submit(of, ..) if *of == task);
     assert!(pool.sent().iter().any(|(to, envelope)| *to == B && is_submission(envelope)));
+}
+
+#[test]
+fn a_key_that_is_looked_for_where_all_drain_is_refused() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let key = key_of_a(&pool);
+    let task = TaskId::of_key(&key);
+    let request = submit(&mut pool, TaskSpec::new("x").keyed(key));
+    for node in [B, C] {
+        say(&mut pool, node, Message::Status(Load { draining: true, ..Load::default() }, Resources::new()));
+    }
+    pool.command(PoolCommand::Drain(Duration::from_secs(20)));
+    for node in [B, C] {
+        say(&mut pool, node, Message::Told(vec![(task, Known::Unknown)]));
+    }
+    assert!(pool.protocol.tasks.get(&task).is_none(), "another of them may create it as well");
+    let answer = reply(&mut pool, request);
+    assert!(
+        matches!(answer, PoolReply::Submitted(Err(SubmitError::Refused(Refusal::ReadOnly { node: A })))),
+        "{answer:?}"
+    );
 }
 
 /// How often a pool claims something within so long.
