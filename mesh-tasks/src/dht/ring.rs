@@ -231,10 +231,7 @@ impl Ring {
         self.slots.insert(index, Slot { member, seed: member.seed() });
         let new = self.slots[index].points(index as u32, &self.config);
         self.merge(&new);
-        match self.arcs.len() == arcs_for(self.points.len()) {
-            true => self.move_arcs(&new, |first, came| first + came),
-            false => self.count_arcs(),
-        }
+        self.move_arcs(&new, |first, came| first + came);
         self.count_members();
         true
     }
@@ -266,10 +263,7 @@ impl Ring {
         let slot = self.slots.remove(index);
         let gone = slot.points(index as u32, &self.config);
         self.cut(&gone);
-        match self.arcs.len() == arcs_for(self.points.len()) {
-            true => self.move_arcs(&gone, |first, left| first - left),
-            false => self.count_arcs(),
-        }
+        self.move_arcs(&gone, |first, left| first - left);
         self.count_members();
         Some(slot.member)
     }
@@ -291,9 +285,13 @@ impl Ring {
         self.points.truncate(to);
     }
 
-    /// Moves where arcs begin by the number of the changed points, which are in order, that come before them.
+    /// Moves where arcs begin by the number of the changed points, which are in order, that come before them; unless
+    /// there are to be more or fewer arcs.
     fn move_arcs(&mut self, changed: &[Point], moved: impl Fn(u32, u32) -> u32) {
         let count = self.arcs.len();
+        if count != arcs_for(self.points.len()) {
+            return self.count_arcs();
+        }
         let mut arc = 0;
         for (before, point) in (0..).zip(changed) {
             let end = arc_of(point.place, count) + 1;

@@ -80,7 +80,7 @@ impl TaskPool {
 
     /// Whether a drain is on its way of which a node that is there does not know.
     pub(super) fn is_to_hear_of_drain(&self, peer: &Peer) -> bool {
-        peer.life.is_up && !peer.heeds_drain && self.drain.as_ref().is_some_and(|drain| !drain.requests.is_empty())
+        peer.life.is_up && !peer.heeds_drain && self.drain.is_some() && !self.has_drained()
     }
 
     /// Goes on with a drain; tells when it is done.

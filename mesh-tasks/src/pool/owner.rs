@@ -17,7 +17,16 @@ use crate::task::{Epoch, Failure, Outcome, State, TaskId, TaskSpec, Token};
 impl TaskPool {
     /// Begins to own a task.
     pub(super) fn create(&mut self, cx: &mut Context<'_>, task: TaskId, spec: Arc<TaskSpec>) {
-        let group = if self.has_place(&spec) { self.home_of(task) } else { self.group_of(task, self.me) };
+        let group = if self.has_place(&spec) {
+            let home = self.home_of(task);
+            let is_there = |node| node == self.me || self.ring.member(node).is_some();
+            if !home.members.iter().all(|replica| is_there(replica.node)) {
+                self.repair.begin();
+            }
+            home
+        } else {
+            self.group_of(task, self.me)
+        };
         // Nobody ever creates it under the same epoch, and were it this node once more.
         let epoch = Epoch { number: 1, node: self.me, life: cx.rng().next_u64() as u32 };
         let entry = Entry::new(spec, group, epoch, cx.now());
@@ -25,11 +34,6 @@ impl TaskPool {
         self.tasks.insert(task, Box::new(entry));
         self.replicate(cx, task, true);
         self.begin_to_own(cx, task);
-        let members = self.tasks.get(&task).map(|entry| &entry.group.members);
-        let is_there = |node| node == self.me || self.ring.member(node).is_some();
-        if members.into_iter().flatten().any(|replica| !is_there(replica.node)) {
-            self.repair.begin();
-        }
     }
 
     /// The replicas that a task of this node should have, which another is to own, or this one.

@@ -101,9 +101,10 @@ impl TaskPool {
         let Some(entry) = self.tasks.get_mut(&task) else { return };
         let is_new = entry.version.epoch.number == 1 && !entry.was_safe(me) && entry.group.former.is_empty();
         // Who drains may have it all the same, unless it said that it does not.
-        let drains = |node| self.peers.get(&node).is_some_and(|peer| peer.is_ready() && !peer.stream.has_put_off(task));
+        let may_have =
+            |node| self.peers.get(&node).is_some_and(|peer| peer.is_ready() && !peer.stream.has_put_off(task));
         let is_at_home = |replica: &Replica| {
-            replica.node == me.node || self.home.member(replica.node).is_some() || drains(replica.node)
+            replica.node == me.node || self.home.member(replica.node).is_some() || may_have(replica.node)
         };
         if is_new && !entry.group.members.iter().all(is_at_home) {
             let version = entry.version;
