@@ -81,10 +81,9 @@ fn all_seeds_restart_at_once() {
         let seeds: Vec<_> = cluster.ids[..3].to_vec();
         for node in &seeds {
             cluster.crash(*node);
-            cluster.forget_words_of(*node);
         }
         cluster.run(SECOND);
-        seeds.iter().for_each(|node| cluster.sim.restart(*node));
+        seeds.iter().for_each(|node| cluster.restart(*node));
         cluster.until("all know all again", 10 * SECOND, agree_and_know_the_same);
         // They came back before anybody could declare them down.
         assert_eq!((cluster.told.downs, cluster.told.rejoins), (0, 0));
@@ -99,7 +98,6 @@ fn a_crash_is_known_by_all_and_nobody_else_suffers() {
         cluster.crash(victim);
         cluster.until("all know of the crash", 12 * SECOND, agree_and_know_the_same);
         assert_eq!(cluster.told.downs, nodes - 1);
-        assert_eq!(cluster.told.false_downs, []);
         assert!(cluster.up().iter().all(|of| cluster.status(*of, victim) == Some(Status::Down)));
     }
 }
@@ -113,7 +111,6 @@ fn a_crash_of_a_tenth_a_third_or_more_than_half_leaves_no_ghosts() {
                 cluster.crash(cluster.ids[at]);
             }
             cluster.until("all know of the crashes", within * SECOND, agree_and_know_the_same);
-            assert_eq!(cluster.told.false_downs, []);
         }
     }
 }
@@ -160,11 +157,10 @@ fn a_node_that_stands_still_is_down_comes_back_and_accuses_nobody() {
     for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         let sleeper = cluster.ids[1];
-        cluster.sim.pause(sleeper);
-        cluster.excused.insert(sleeper);
+        cluster.pause(sleeper);
         cluster.run(60 * SECOND);
         assert!(cluster.up().iter().all(|of| *of == sleeper || cluster.status(*of, sleeper) == Some(Status::Down)));
-        cluster.sim.resume(sleeper);
+        cluster.resume(sleeper);
         let downs = cluster.told.downs;
         cluster.until("all know all again", 10 * SECOND, agree_and_know_the_same);
         assert_eq!(cluster.told.downs, downs);
@@ -189,6 +185,7 @@ fn slow_nodes_take_nobody_along() {
         counts.retain(|count| *count > 0);
         for (count, slow) in counts.iter().flat_map(|count| [(*count, Slow::Packets), (*count, Slow::Process)]) {
             let mut cluster = Cluster::empty(seed, MembershipConfig::lan());
+            cluster.allowed_false_downs = 2;
             let seeds: Vec<_> = (0..3).map(|at| name(seed, at)).collect();
             cluster.add_many(nodes - count, &seeds);
             for _ in 0..count {
@@ -214,9 +211,7 @@ fn slow_nodes_take_nobody_along() {
                 hold(&mut cluster, false);
                 cluster.run(Duration::from_millis(64));
             }
-            assert!(cluster.told.downs > 0, "{nodes} nodes: the slow are missed");
-            let false_downs = cluster.told.false_downs.len();
-            assert!(false_downs <= 2, "{nodes} nodes, {count} with slow {slow:?}: {:?}", cluster.told.false_downs);
+            assert!(cluster.told.downs > 0, "{nodes} nodes, {count} with slow {slow:?}: the slow are missed");
             cluster.until("all know all again", 30 * SECOND, agree_and_know_the_same);
         }
     }
@@ -227,9 +222,8 @@ fn flap(cluster: &mut Cluster, node: NodeId, each: Duration, rounds: u32) -> usi
     let before = cluster.told.downs;
     for _ in 0..rounds {
         cluster.crash(node);
-        cluster.forget_words_of(node);
         cluster.run(each);
-        cluster.sim.restart(node);
+        cluster.restart(node);
         cluster.run(each);
     }
     cluster.told.downs - before
@@ -249,7 +243,6 @@ fn a_node_that_comes_and_goes_disturbs_nobody_else() {
         assert!(downs <= 25, "{nodes} nodes: {downs} told of it as down");
         let each = (cluster.bytes_out() - bytes) / nodes as u64 / u64::from(6 * rounds);
         assert!(each <= 260, "{nodes} nodes: {each} bytes a node and second");
-        assert_eq!(cluster.told.false_downs, []);
         cluster.until("all know all again", 10 * SECOND, agree_and_know_the_same);
     }
 }
@@ -262,7 +255,6 @@ fn who_comes_and_goes_is_declared_down_more_and_more_rarely() {
         let (first, then) = [(); 2].map(|()| flap(&mut cluster, flapping, 12 * SECOND, 8)).into();
         assert!(first >= nodes / 2, "{nodes} nodes: {first} told of it as down");
         assert!(then <= first / 2, "{nodes} nodes: {first} and then {then} told of it as down");
-        assert_eq!(cluster.told.false_downs, []);
         cluster.until("all know all again", 10 * SECOND, agree_and_know_the_same);
     }
 }
@@ -294,16 +286,14 @@ fn a_node_that_sends_and_hears_nothing_takes_nobody_along() {
     for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         let deaf = cluster.ids[4];
-        cluster.excused.insert(deaf);
+        cluster.excuse(&[deaf]);
         for node in cluster.ids.clone() {
             if node != deaf {
                 cluster.sim.cut(node, deaf);
             }
         }
         cluster.run(120 * SECOND);
-        assert_eq!(cluster.told.false_downs, []);
-        cluster.sim.heal();
-        cluster.until("all know all again", 30 * SECOND, agree_and_know_the_same);
+        heal(&mut cluster);
     }
 }
 
@@ -316,23 +306,18 @@ fn halves_of_which_one_does_not_hear_the_other_take_down_nobody_of_their_own() {
             cluster.sim.cut(from, to);
         }
         // Who is of the other half cannot be reached and answer, so that it may be declared down.
-        cluster.excused.extend(cluster.ids.clone());
+        cluster.excuse_across(&[&one, &other]);
         cluster.run(120 * SECOND);
-        for half in [&one, &other] {
-            let down = |of: &NodeId, node: &NodeId| cluster.status(*of, *node) == Some(Status::Down);
-            let within = half.iter().flat_map(|of| half.iter().map(move |node| (of, node)));
-            assert_eq!(within.filter(|(of, node)| down(of, node)).count(), 0, "{nodes} nodes");
-        }
-        cluster.sim.heal();
-        cluster.until("all know all again", 30 * SECOND, agree_and_know_the_same);
+        heal(&mut cluster);
     }
 }
 
-fn split(cluster: &mut Cluster, groups: &[Vec<NodeId>], time: Duration) {
-    cluster.excused.extend(cluster.ids.clone());
-    let groups: Vec<&[NodeId]> = groups.iter().map(Vec::as_slice).collect();
-    cluster.sim.partition(&groups);
-    cluster.run(time);
+/// Mends the network: all know all again, and none is declared down by what was suspected before.
+fn heal(cluster: &mut Cluster) {
+    cluster.heal();
+    cluster.until("all know all again", 30 * SECOND, agree_and_know_the_same);
+    cluster.run(15 * SECOND);
+    assert!(agree_and_know_the_same(cluster), "they know no more");
 }
 
 #[test]
@@ -347,14 +332,14 @@ fn a_cluster_that_split_finds_itself_again() {
             let mut ends = vec![0];
             ends.extend(parts.iter().map(|percent| nodes * percent / 100));
             ends.push(nodes);
-            let groups: Vec<_> = ends.windows(2).map(|part| cluster.ids[part[0]..part[1]].to_vec()).collect();
-            split(&mut cluster, &groups, seconds * SECOND);
+            let ids = cluster.ids.clone();
+            let groups: Vec<_> = ends.windows(2).map(|part| &ids[part[0]..part[1]]).collect();
+            cluster.split(&groups, seconds * SECOND);
             if seconds >= 60 {
                 let apart = |cluster: &Cluster| groups.iter().all(|group| cluster.agree(group));
                 cluster.until("each part knows itself", 60 * SECOND, apart);
             }
-            cluster.sim.heal();
-            cluster.until("all know all again", 30 * SECOND, agree_and_know_the_same);
+            heal(&mut cluster);
         }
     }
 }
@@ -364,10 +349,9 @@ fn a_cluster_whose_halves_share_a_node_does_not_come_apart() {
     for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         let middle = nodes / 2;
-        let groups = [cluster.ids[..=middle].to_vec(), cluster.ids[middle..].to_vec()];
-        split(&mut cluster, &groups, 60 * SECOND);
-        cluster.sim.heal();
-        cluster.until("all know all again", 30 * SECOND, agree_and_know_the_same);
+        let ids = cluster.ids.clone();
+        cluster.split(&[&ids[..=middle], &ids[middle..]], 60 * SECOND);
+        heal(&mut cluster);
     }
 }
 
@@ -378,15 +362,14 @@ fn a_half_that_splits_once_more_finds_itself_before_and_the_other_half_after() {
         let half = nodes / 2 + 1;
         let (one, other) = (cluster.ids[..half].to_vec(), cluster.ids[half..].to_vec());
         let (left, right) = one.split_at(half / 2);
-        split(&mut cluster, &[one.clone(), other.clone()], 60 * SECOND);
-        split(&mut cluster, &[left.to_vec(), right.to_vec()], 60 * SECOND);
+        cluster.split(&[&one, &other], 60 * SECOND);
+        cluster.split(&[left, right], 60 * SECOND);
         let apart = |cluster: &Cluster| [left, right, &other].iter().all(|part| cluster.agree(part));
         cluster.until("each part knows itself", 60 * SECOND, apart);
-        cluster.sim.heal();
-        cluster.sim.partition(&[&one, &other]);
+        cluster.heal();
+        cluster.split(&[&one, &other], Duration::ZERO);
         cluster.until("each half knows itself", 30 * SECOND, |cluster| cluster.agree(&one) && cluster.agree(&other));
-        cluster.sim.heal();
-        cluster.until("all know all again", 30 * SECOND, agree_and_know_the_same);
+        heal(&mut cluster);
     }
 }
 
@@ -399,15 +382,15 @@ fn a_cluster_that_was_split_until_it_forgot_the_others_finds_itself_through_its_
         let config = MembershipConfig { tombstone_time: remembered, ..MembershipConfig::lan() };
         let mut cluster = Cluster::boot_with(seed, nodes, config);
         cluster.until("all know all", 30 * SECOND, Cluster::all_agree);
-        let groups = [cluster.ids[..nodes / 2].to_vec(), cluster.ids[nodes / 2..].to_vec()];
+        let ids = cluster.ids.clone();
+        let groups = [&ids[..nodes / 2], &ids[nodes / 2..]];
         cluster.glance = SECOND;
-        split(&mut cluster, &groups, lasts);
-        for group in &groups {
+        cluster.split(&groups, lasts);
+        for group in groups {
             let known = |of: &NodeId| cluster.members(*of).expect("it is up").members().count();
             assert!(group.iter().all(|of| known(of) == group.len() - 1), "{nodes} nodes: the others are forgotten");
         }
-        cluster.sim.heal();
-        cluster.until("all know all again", 30 * SECOND, agree_and_know_the_same);
+        heal(&mut cluster);
     }
 }
 
@@ -418,14 +401,14 @@ fn who_leaves_is_never_reported_as_failed() {
             let mut cluster = Cluster::joined(seed, nodes);
             let gone = cluster.ids[nodes - leavers..].to_vec();
             for node in &gone {
-                cluster.excused.insert(*node);
+                cluster.excuse(&[*node]);
                 leave(&cluster, *node);
             }
             cluster.run(3 * SECOND);
             gone.iter().for_each(|node| cluster.sim.crash(*node));
             cluster.until("all know who left", 5 * SECOND, agree_and_know_the_same);
             cluster.run(30 * SECOND);
-            assert_eq!((cluster.told.downs, cluster.told.false_downs.len()), (0, 0));
+            assert_eq!(cluster.told.downs, 0);
             assert!(
                 cluster.up().iter().all(|of| gone.iter().all(|node| cluster.status(*of, *node) == Some(Status::Left)))
             );
@@ -442,7 +425,7 @@ fn all_leave_one_after_the_other_until_nobody_is_left() {
     for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         for node in cluster.ids.clone() {
-            cluster.excused.insert(node);
+            cluster.excuse(&[node]);
             let call = cluster.sim.handle(node).handle.leave();
             let answer = cluster.sim.wait(5 * SECOND, call).expect("it is answered");
             assert!(answer.is_ok(), "{nodes} nodes: {answer:?}");
@@ -461,15 +444,14 @@ fn who_leaves_during_a_split_is_gone_for_both_sides_after_it() {
         for seconds in [1, 60] {
             let mut cluster = Cluster::joined(seed, nodes);
             let (one, other) = (cluster.ids[..nodes / 2].to_vec(), cluster.ids[nodes / 2..].to_vec());
-            split(&mut cluster, &[one.clone(), other.clone()], seconds * SECOND);
+            cluster.split(&[&one, &other], seconds * SECOND);
             let gone = one[0];
             leave(&cluster, gone);
             cluster.run(3 * SECOND);
-            cluster.sim.crash(gone);
+            cluster.crash(gone);
             let left = |cluster: &Cluster| one[1..].iter().all(|of| cluster.status(*of, gone) == Some(Status::Left));
             cluster.until("its side knows", 5 * SECOND, left);
-            cluster.sim.heal();
-            cluster.until("all know all who are left", 30 * SECOND, agree_and_know_the_same);
+            heal(&mut cluster);
             let all_say = |of: &[NodeId], what| of.iter().all(|of| cluster.status(*of, gone) == Some(what));
             let (told, missed) = if seconds < 10 { (Status::Left, Status::Left) } else { (Status::Left, Status::Down) };
             assert!(all_say(&one[1..], told) && all_say(&other, missed), "{nodes} nodes, split for {seconds} s");
@@ -482,8 +464,7 @@ fn who_leaves_while_it_is_suspected_has_left_and_is_not_down() {
     for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         let gone = cluster.ids[nodes - 1];
-        cluster.excused.insert(gone);
-        cluster.sim.pause(gone);
+        cluster.pause(gone);
         let suspected =
             |cluster: &Cluster| cluster.ids.iter().any(|of| cluster.status(*of, gone) == Some(Status::Suspect));
         cluster.until("it is suspected", 20 * SECOND, suspected);
@@ -503,7 +484,7 @@ fn who_is_shut_down_in_good_order_has_left() {
     for (nodes, seed) in runs(ONE_SEED_EACH) {
         let mut cluster = Cluster::joined(seed, nodes);
         let gone = cluster.ids[nodes - 1];
-        cluster.excused.insert(gone);
+        cluster.excuse(&[gone]);
         cluster.sim.stop(gone);
         cluster.until("all know who left", 5 * SECOND, agree_and_know_the_same);
         assert_eq!(cluster.told.downs, 0);
@@ -515,12 +496,14 @@ fn the_same_seed_gives_the_same_run() {
     for (nodes, seed) in runs(ONE_SEED_EACH) {
         let run = |seed| {
             let mut cluster = Cluster::boot(seed, nodes);
+            // Where packets are lost, last calls may be in vain after the split as well.
+            cluster.allowed_false_downs = nodes;
             cluster.sim.set_links(LinkConfig { duplicate: 0.1, reorder: 0.1, ..link(0.2) });
             cluster.run(5 * SECOND);
             cluster.crash(cluster.ids[nodes - 1]);
-            let (one, other) = (cluster.ids[..nodes / 2].to_vec(), cluster.ids[nodes / 2..].to_vec());
-            split(&mut cluster, &[one, other], 10 * SECOND);
-            cluster.sim.heal();
+            let ids = cluster.ids.clone();
+            cluster.split(&[&ids[..nodes / 2], &ids[nodes / 2..]], 10 * SECOND);
+            cluster.heal();
             cluster.run(5 * SECOND);
             (cluster.sim.digest(), cluster.sim.events(), cluster.told)
         };

