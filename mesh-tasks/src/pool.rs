@@ -156,6 +156,10 @@ pub struct TaskPool {
     peers: BTreeMap<NodeId, Peer>,
     /// Those who are there and take tasks, in order.
     ready: Vec<NodeId>,
+    /// Those who are there, and drain.
+    draining: BTreeSet<NodeId>,
+    /// When somebody came or went last.
+    placed_at: Instant,
     ring: Ring,
     /// With those who were there lately: where tasks with a key are at home.
     home: Ring,
@@ -258,6 +262,8 @@ impl TaskPool {
             drain: None,
             peers: BTreeMap::new(),
             ready: Vec::new(),
+            draining: BTreeSet::new(),
+            placed_at: Instant::ZERO,
             ring: Ring::new(RingConfig::default())?,
             home: Ring::new(RingConfig::default())?,
             dirty_peers: BTreeSet::new(),
@@ -413,7 +419,7 @@ impl TaskPool {
 
     fn on_tick(&mut self, cx: &mut Context<'_>) {
         for node in self.peers.keys().copied().collect::<Vec<_>>() {
-            // Who drains may do so no more, or not have heard that this node does: what is said of that may be lost.
+            // Who drains may do so no more, or not know that this node does: what is said of that may be lost.
             let is_to_be_greeted = |peer: &Peer| {
                 let is_in_doubt = peer.life.boot == 0 || peer.load.draining || self.is_to_hear_of_drain(peer);
                 peer.life.is_up && is_in_doubt
@@ -457,7 +463,7 @@ impl Protocol for TaskPool {
     }
 
     fn on_start(&mut self, cx: &mut Context<'_>) {
-        (self.me, self.started_at) = (cx.me(), cx.now());
+        (self.me, self.started_at, self.placed_at) = (cx.me(), cx.now(), cx.now());
         self.boot = (cx.rng().next_u64() as u32).max(1);
         if self.incarnation == 0 {
             self.incarnation = cx.rng().next_u64().max(1);

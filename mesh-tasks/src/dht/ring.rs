@@ -41,7 +41,8 @@
 //! # Ok::<(), mesh_tasks::dht::ring::RingConfigError>(())
 //! ```
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use mesh_core::NodeId;
@@ -361,8 +362,8 @@ impl Ring {
     pub fn replicas(&self, key: u128, count: usize) -> Replicas<'_> {
         let mut picked = Picked::of(count.min(self.len()));
         match self.by_rendezvous() {
-            true => picked.fill(self.draws(key)),
-            false => picked.fill(self.nearest(key)),
+            true => picked.fill(self.draws(fold(key))),
+            false => picked.fill(self.nearest(fold(key))),
         }
         Replicas { ring: self, picked, at: 0 }
     }
@@ -373,10 +374,38 @@ impl Ring {
     pub fn replicas_across_zones(&self, key: u128, count: usize) -> Replicas<'_> {
         let mut picked = Picked::of(count.min(self.len()));
         match self.by_rendezvous() {
-            true => picked.fill_across_zones(self.zones, self.draws(key)),
-            false => picked.fill_across_zones(self.zones, self.nearest(key)),
+            true => picked.fill_across_zones(self.zones, self.draws(fold(key))),
+            false => picked.fill_across_zones(self.zones, self.nearest(fold(key))),
         }
         Replicas { ring: self, picked, at: 0 }
+    }
+
+    /// As [`replicas_across_zones`](Self::replicas_across_zones) of a ring with the members of which `is_there` holds, and
+    /// `others` that this one has not: who kept a key before members came and went.
+    pub(crate) fn replicas_among(
+        &self,
+        key: u128,
+        count: usize,
+        others: usize,
+        is_there: impl Fn(NodeId) -> bool,
+    ) -> Vec<NodeId> {
+        let is_there: Vec<bool> = self.members().map(|member| is_there(member.id)).collect();
+        let there = || self.slots.iter().zip(&is_there).filter(|(_, is_there)| **is_there).map(|(slot, _)| slot);
+        let (len, key) = (there().count(), fold(key));
+        let zones = there().map(|slot| slot.member.zone).collect::<BTreeSet<_>>().len();
+        let mut picked = Picked::of(count.min(len));
+        if len + others <= self.config.rendezvous_max {
+            let even = there().map(|slot| slot.member.weight()).collect::<BTreeSet<_>>().len() == 1;
+            let candidates = (0..).zip(&self.slots).filter(|(at, _)| is_there[*at as usize]);
+            let mut draws: Vec<_> = candidates
+                .map(|(at, slot)| (Reverse(slot.draw(key, even)), Candidate { slot: at, zone: slot.member.zone }))
+                .collect();
+            draws.sort_unstable_by_key(|(draw, candidate)| (*draw, candidate.slot));
+            picked.fill_across_zones(zones, draws.into_iter().map(|(_, candidate)| candidate));
+        } else {
+            picked.fill_across_zones(zones, self.nearest(key).filter(|candidate| is_there[candidate.slot as usize]));
+        }
+        Replicas { ring: self, picked, at: 0 }.collect()
     }
 
     /// Who takes the next piece of work for a key when none shall have more than `1 + load_epsilon` times its share:
@@ -391,8 +420,8 @@ impl Ring {
             (load_of(member.id) as f64) < (each * member.weight() as f64).ceil()
         };
         let found = match self.by_rendezvous() {
-            true => self.draws(key).find(has_room),
-            false => self.nearest(key).find(has_room),
+            true => self.draws(fold(key)).find(has_room),
+            false => self.nearest(fold(key)).find(has_room),
         };
         found.map_or_else(|| self.owner(key), |candidate| Some(self.at(candidate).id))
     }
@@ -405,9 +434,8 @@ impl Ring {
         self.len() <= self.config.rendezvous_max
     }
 
-    /// The members from the nearest to the place of a key to the farthest, each as often as it stands somewhere.
-    fn nearest(&self, key: u128) -> Nearest<'_> {
-        let place = fold(key);
+    /// The members from the nearest to a place to the farthest, each as often as it stands somewhere.
+    fn nearest(&self, place: u64) -> Nearest<'_> {
         let after = self.point_after(place);
         Nearest { points: &self.points, place, after, before: after, left: self.points.len() }
     }
@@ -418,19 +446,23 @@ impl Ring {
         first + self.points[first..].iter().take_while(|point| point.place < place).count()
     }
 
-    /// The members from the highest draw for a key to the lowest.
-    fn draws(&self, key: u128) -> Draws<'_> {
+    /// The members from the highest draw for a place to the lowest.
+    fn draws(&self, place: u64) -> Draws<'_> {
         let mut draws = Draws { scores: [0; RENDEZVOUS_MAX], slots: &self.slots };
-        let key = fold(key);
         for (score, slot) in draws.scores.iter_mut().zip(&self.slots) {
-            let drawn = mix(key ^ slot.seed);
-            *score = if self.even { drawn.max(1) } else { weighted(drawn, slot.member.weight()) };
+            *score = slot.draw(place, self.even);
         }
         draws
     }
 }
 
 impl Slot {
+    /// What it draws for a place; where all weights are `even` they need not be looked at.
+    fn draw(&self, place: u64, even: bool) -> u64 {
+        let drawn = mix(place ^ self.seed);
+        if even { drawn.max(1) } else { weighted(drawn, self.member.weight()) }
+    }
+
     /// Its points, in order.
     fn points(&self, slot: u32, config: &RingConfig) -> Vec<Point> {
         let who = Candidate { slot, zone: self.member.zone };

@@ -70,10 +70,13 @@ impl Wanted {
 }
 
 impl TaskPool {
-    /// Those who should keep a task, as far as this node knows.
-    pub(super) fn keepers(&self, task: TaskId) -> Vec<NodeId> {
-        let keepers = self.ring.replicas_across_zones(task.0, self.config.successors + 2);
-        keepers.filter(|node| *node != self.me).collect()
+    /// Those who should keep a task, as far as this node knows, and those who should have a while ago.
+    pub(super) fn keepers(&self, task: TaskId, now: Instant) -> Vec<NodeId> {
+        let mut keepers: Vec<_> = self.ring.replicas_across_zones(task.0, self.config.successors + 2).collect();
+        let former = self.former_keepers(task, now);
+        keepers.extend(former.into_iter().filter(|node| !keepers.contains(node)).collect::<Vec<_>>());
+        keepers.retain(|node| *node != self.me);
+        keepers
     }
 
     pub(super) fn on_ask_status(&mut self, cx: &mut Context<'_>, request: RequestId, task: TaskId) {
@@ -197,7 +200,7 @@ impl TaskPool {
     /// Asks the next who may know.
     fn ask(&mut self, cx: &mut Context<'_>, task: TaskId) {
         let owner = self.tasks.get(&task).map(|entry| entry.owner()).filter(|owner| *owner != self.me);
-        let keepers = self.keepers(task);
+        let keepers = self.keepers(task, cx.now());
         let is_ours = self.owns(task);
         let Some(wanted) = self.wanted.get_mut(&task) else { return };
         let mut may_know: Vec<_> =

@@ -78,9 +78,9 @@ impl TaskPool {
         self.drain.as_ref().is_some_and(|drain| drain.requests.is_empty())
     }
 
-    /// Whether a drain is on its way of which a node that is there does not know.
+    /// Whether this node drains, or did so and is there yet, and a node that is there does not know of it.
     pub(super) fn is_to_hear_of_drain(&self, peer: &Peer) -> bool {
-        peer.life.is_up && !peer.heeds_drain && self.drain.is_some() && !self.has_drained()
+        peer.life.is_up && !peer.heeds_drain && self.drain.is_some()
     }
 
     /// Goes on with a drain; tells when it is done.

@@ -1,10 +1,12 @@
 //! Looking for a task before one of its name is created.
 //!
 //! The ring names another owner when nodes come and go, and the one it named before may have the task already. So who is
-//! to create a task with a key asks those who would own it if this node were not there.
+//! to create a task with a key asks those who would own it if this node were not there, and, when nodes came or went a
+//! moment ago, those who kept it before.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_core::{Instant, NodeId, RequestId};
 
@@ -14,6 +16,13 @@ use super::message::{Known, Message, Refusal};
 use super::peer::Peer;
 use super::{Context, TaskPool};
 use crate::task::{TaskId, TaskSpec};
+use crate::times::earlier;
+
+/// What was kept by others has moved to those who came so long ago.
+const MOVED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Nodes that started within so much time came together.
+const TOGETHER: Duration = Duration::from_secs(1);
 
 /// Who wants a task to be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,9 +38,12 @@ pub(super) enum Submitter {
 pub(super) struct Lookup {
     spec: Arc<TaskSpec>,
     submitters: Vec<Submitter>,
+    asked: BTreeSet<NodeId>,
     /// Who has not answered yet.
     left: BTreeSet<NodeId>,
     asked_at: Instant,
+    /// When somebody had come or gone last, as it was found out whom to ask.
+    placed_at: Option<Instant>,
 }
 
 impl TaskPool {
@@ -48,23 +60,50 @@ impl TaskPool {
             }
             return;
         }
-        let left = self.may_have(task);
-        self.lookups.insert(task, Lookup { spec, submitters: vec![submitter], left, asked_at: cx.now() });
-        self.ask_about(cx, task);
+        let (asked, left) = (BTreeSet::new(), BTreeSet::new());
+        let lookup = Lookup { spec, submitters: vec![submitter], asked, left, asked_at: cx.now(), placed_at: None };
+        self.lookups.insert(task, lookup);
         self.end_lookup(cx, task);
     }
 
     /// Who may have a task: those who should keep it, and those who drain, as one of them may have been to own it.
-    fn may_have(&self, task: TaskId) -> BTreeSet<NodeId> {
-        let drain = self.peers.iter().filter(|(_, peer)| peer.is_ready() && peer.load.draining).map(|(node, _)| *node);
-        self.keepers(task).into_iter().chain(drain).collect()
+    fn may_have(&self, task: TaskId, now: Instant) -> BTreeSet<NodeId> {
+        self.keepers(task, now).into_iter().chain(self.draining.iter().copied()).collect()
     }
 
-    fn ask_about(&mut self, cx: &mut Context<'_>, task: TaskId) {
-        let left = self.lookups.get(&task).map(|lookup| lookup.left.clone());
-        for node in left.into_iter().flatten() {
-            self.say(cx, node, Message::Ask(vec![task]));
+    /// Those who should have kept a task a while ago: of those who came since, and of those that the others would be without,
+    /// none may know it.
+    pub(super) fn former_keepers(&self, task: TaskId, now: Instant) -> Vec<NodeId> {
+        if now.since(self.placed_at) >= MOVED_WITHIN {
+            return Vec::new();
         }
+        let runs_since = |node: NodeId| match self.peers.get(&node) {
+            _ if node == self.me => self.started_at,
+            peer => peer.map_or(now, |peer| peer.runs_since),
+        };
+        // A mesh that is younger than that began with its oldest nodes.
+        let oldest = self.ring.members().map(|member| runs_since(member.id)).min().unwrap_or(now);
+        let upto = oldest.max(earlier(now, MOVED_WITHIN)) + TOGETHER;
+        let is_gone = |peer: &&Peer| {
+            let life = &peer.life;
+            !life.is_up && life.boot != 0 && now.since(life.down_since) < MOVED_WITHIN
+        };
+        let gone = self.peers.values().filter(is_gone).count();
+        self.ring.replicas_among(task.0, self.config.successors + 2, gone, |node| runs_since(node) <= upto)
+    }
+
+    /// Asks those who may have a task and were not asked yet, as others are to keep it than when it was looked at last.
+    fn ask_more(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        if self.lookups.get(&task).is_none_or(|lookup| lookup.placed_at == Some(self.placed_at)) {
+            return;
+        }
+        let may_have = self.may_have(task, cx.now());
+        let Some(lookup) = self.lookups.get_mut(&task) else { return };
+        lookup.placed_at = Some(self.placed_at);
+        let more: Vec<_> = may_have.difference(&lookup.asked).copied().collect();
+        lookup.asked.extend(&more);
+        lookup.left.extend(&more);
+        more.into_iter().for_each(|node| self.say(cx, node, Message::Ask(vec![task])));
     }
 
     /// Somebody answers whether it has a task.
@@ -91,8 +130,9 @@ impl TaskPool {
         }
     }
 
-    /// Creates a task that nobody has.
+    /// Creates a task that nobody has, once all who may have it have said so.
     fn end_lookup(&mut self, cx: &mut Context<'_>, task: TaskId) {
+        self.ask_more(cx, task);
         let meets = self.is_meeting(cx.now());
         // Those who are cut off may have it: they are asked once they are there again.
         if self.read_only {
@@ -113,7 +153,8 @@ impl TaskPool {
         let owner = self.tasks.get(&task).map_or(by_ring, |entry| entry.owner());
         for submitter in submitters {
             match submitter {
-                Submitter::Here(request) if owner != self.me => {
+                // Where this node is to own it no more, or not yet, whoever does will be told.
+                Submitter::Here(request) if !self.owns(task) => {
                     self.send_submission(cx, task, spec.clone(), request, owner);
                 }
                 Submitter::There(origin, hops) if owner != self.me => {
@@ -155,11 +196,9 @@ impl TaskPool {
 
     /// Asks all again: others own what they did not own before.
     pub(super) fn look_again(&mut self) {
-        for task in self.lookups.keys().copied().collect::<Vec<_>>() {
-            let left = self.may_have(task);
-            if let Some(lookup) = self.lookups.get_mut(&task) {
-                (lookup.left, lookup.asked_at) = (left, Instant::ZERO);
-            }
+        for lookup in self.lookups.values_mut() {
+            lookup.asked.clear();
+            lookup.placed_at = None;
         }
     }
 
@@ -167,12 +206,12 @@ impl TaskPool {
     pub(super) fn go_on_looking(&mut self, cx: &mut Context<'_>) {
         let (now, again) = (cx.now(), self.config.resend_after);
         for task in self.lookups.keys().copied().collect::<Vec<_>>() {
-            let may_have = self.may_have(task);
             let Some(lookup) = self.lookups.get_mut(&task) else { continue };
-            lookup.left.retain(|node| may_have.contains(node));
+            lookup.left.retain(|node| self.peers.get(node).is_some_and(Peer::is_ready));
             if now.since(lookup.asked_at) >= again {
                 lookup.asked_at = now;
-                self.ask_about(cx, task);
+                let left = lookup.left.clone();
+                left.into_iter().for_each(|node| self.say(cx, node, Message::Ask(vec![task])));
             }
             self.end_lookup(cx, task);
         }

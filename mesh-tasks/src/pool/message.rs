@@ -49,6 +49,8 @@ wire_struct!(Load { running, slots, waiting, draining });
 pub struct Hello {
     /// Drawn when it started with an empty log: whoever lost what it kept is another replica.
     pub incarnation: u64,
+    /// For how long it has been running.
+    pub runs_for: Duration,
     /// What it can do and has.
     pub capabilities: Arc<Capabilities>,
     /// How busy it is.
@@ -59,7 +61,7 @@ pub struct Hello {
     pub asks: bool,
 }
 
-wire_struct!(Hello { incarnation, capabilities, load, heeds_drain, asks });
+wire_struct!(Hello { incarnation, runs_for, capabilities, load, heeds_drain, asks });
 
 /// A task as its owner wants it kept, or as a replica has it.
 #[derive(Clone, Debug, PartialEq, Eq)]

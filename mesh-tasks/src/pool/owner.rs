@@ -476,7 +476,7 @@ impl TaskPool {
                 self.say(cx, owner, Message::Cancel(task));
             }
             None => {
-                for node in self.keepers(task) {
+                for node in self.keepers(task, cx.now()) {
                     self.say(cx, node, Message::Cancel(task));
                 }
             }

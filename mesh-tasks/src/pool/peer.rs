@@ -16,6 +16,7 @@ use crate::dht::ring::Member;
 use crate::group::Replica;
 use crate::life::{Heard, Life, PEERS_MAX, gone_for};
 use crate::task::Token;
+use crate::times::earlier;
 
 /// What a node could execute at a time counts for so long, and once more.
 const SLOTS_FOR: Duration = Duration::from_secs(1);
@@ -47,6 +48,8 @@ pub(super) struct Lazy {
 pub(super) struct Peer {
     pub(super) zone: u32,
     pub(super) life: Life,
+    /// Since when it runs, as it says.
+    pub(super) runs_since: Instant,
     pub(super) capabilities: Arc<Capabilities>,
     pub(super) load: Load,
     pub(super) stream: Stream,
@@ -69,6 +72,7 @@ impl Peer {
         Self {
             zone,
             life: Life::new(now),
+            runs_since: now,
             capabilities: Arc::default(),
             load: Load::default(),
             stream: Stream::default(),
@@ -102,7 +106,7 @@ impl TaskPool {
         }
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(zone, cx.now()));
         (peer.life.is_up, peer.zone) = (true, zone);
-        self.place(node);
+        self.place(node, cx.now());
         self.greet(cx, node);
     }
 
@@ -125,15 +129,19 @@ impl TaskPool {
     pub(super) fn on_remove_peer(&mut self, cx: &mut Context<'_>, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if peer.life.go_down(cx.now()) {
-            self.place(node);
+            self.place(node, cx.now());
             self.on_life_ended(cx, node, Orphan::new(cx.now()));
         }
     }
 
     /// Puts a node into the ring and among those to ask for work, or takes it out.
-    fn place(&mut self, node: NodeId) {
+    fn place(&mut self, node: NodeId, now: Instant) {
         let Some(peer) = self.peers.get(&node) else { return };
         let takes_part = peer.is_ready() && !peer.load.draining;
+        match peer.is_ready() && peer.load.draining {
+            true => self.draining.insert(node),
+            false => self.draining.remove(&node),
+        };
         let member = takes_part.then(|| Member { zone: peer.zone, ..Member::new(node) });
         if peer.is_ready() && !takes_part {
             // Who drains does not come back, as who is away may.
@@ -142,6 +150,7 @@ impl TaskPool {
         if self.ring.member(node) == member {
             return;
         }
+        self.placed_at = now;
         self.ring.leave(node);
         if let Some(member) = member {
             self.ring.join(member);
@@ -212,7 +221,9 @@ impl TaskPool {
 
     /// Asks a node who it is, unless that was done just now.
     pub(super) fn greet(&mut self, cx: &mut Context<'_>, node: NodeId) {
-        let again = self.config.resend_after / 2;
+        let Some(peer) = self.peers.get(&node) else { return };
+        let is_known = peer.life.boot != 0 && !self.is_to_hear_of_drain(peer);
+        let again = if is_known { self.config.repair_after } else { self.config.resend_after / 2 };
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if peer.life.is_to_be_greeted(cx.now(), again) {
             let boot = peer.life.boot;
@@ -238,10 +249,11 @@ impl TaskPool {
             peer.stream.restart(number);
             self.dirty_peers.insert(from);
         }
+        peer.runs_since = earlier(cx.now(), hello.runs_for);
         peer.capabilities = hello.capabilities;
         peer.load = hello.load;
         peer.heeds_drain = hello.heeds_drain;
-        self.place(from);
+        self.place(from, cx.now());
         let capabilities = self.peers.get(&from).map(|peer| peer.capabilities.clone()).unwrap_or_default();
         self.note_load(from, hello.load, capabilities.resources(), cx.now());
         if heard == (Heard::New { was_known: true }) {
@@ -255,6 +267,7 @@ impl TaskPool {
     fn say_hello_to(&mut self, cx: &mut Context<'_>, node: NodeId, boot: u32, asks: bool) {
         let hello = Message::Hello(Hello {
             incarnation: self.incarnation,
+            runs_for: cx.now().since(self.started_at),
             capabilities: self.capabilities.clone(),
             load: self.load(),
             heeds_drain: self.peers.get(&node).is_some_and(|peer| peer.load.draining),
@@ -267,7 +280,7 @@ impl TaskPool {
         let Some(peer) = self.peers.get_mut(&from) else { return };
         let drains = std::mem::replace(&mut peer.load, load).draining != load.draining;
         if drains {
-            self.place(from);
+            self.place(from, cx.now());
         }
         self.note_load(from, load, free, cx.now());
         self.on_heard(cx, from);

@@ -100,11 +100,16 @@ impl TaskPool {
         let home = self.home_of(task);
         let Some(entry) = self.tasks.get_mut(&task) else { return };
         let is_new = entry.version.epoch.number == 1 && !entry.was_safe(me) && entry.group.former.is_empty();
-        // Who drains may have it all the same, unless it said that it does not.
-        let may_have =
-            |node| self.peers.get(&node).is_some_and(|peer| peer.is_ready() && !peer.stream.has_put_off(task));
+        let is_pair = entry.group.members.len() == 2;
         let is_at_home = |replica: &Replica| {
-            replica.node == me.node || self.home.member(replica.node).is_some() || may_have(replica.node)
+            let Some(peer) = self.peers.get(&replica.node) else { return replica.node == me.node };
+            let is_it = peer.life.boot == 0 || peer.life.incarnation == replica.incarnation;
+            // Who drains may have it all the same, unless it said that it does not. Who lost its memory counts no more: it
+            // may come back where it does not, and a majority is the others; of two it is both.
+            match self.home.member(replica.node).is_some() {
+                true => is_it || !is_pair,
+                false => is_it && peer.is_ready() && !peer.stream.has_put_off(task),
+            }
         };
         if is_new && !entry.group.members.iter().all(is_at_home) {
             let version = entry.version;

@@ -128,8 +128,9 @@ impl TaskPool {
                 self.meter.invalid.increment();
                 continue;
             }
-            // What has an owner that was elected counts on this node already.
-            let is_new = change.version.epoch.number == 1;
+            // What has an owner that was elected counts on this node already, unless it is to learn it first.
+            let learns = change.group.learners.iter().any(|replica| replica.node == self.me);
+            let is_new = change.version.epoch.number == 1 || learns;
             let has_room = self.tasks.len() < kept_max && !(is_new && self.has_drained());
             if !has_room && !self.tasks.contains_key(&change.task) {
                 self.meter.copies_refused.increment();

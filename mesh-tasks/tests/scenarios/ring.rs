@@ -42,6 +42,34 @@ fn s14_a_key_that_is_submitted_while_views_differ_is_executed_once() {
     }
 }
 
+#[test]
+fn s14_a_key_that_is_submitted_again_as_many_join_at_once_or_the_ring_finds_owners_in_another_way_is_executed_once() {
+    let few_enough = RingConfig::default().rendezvous_max as u128;
+    for (before, after) in [(4, 12), (few_enough, few_enough + 1), (few_enough - 8, few_enough + 8)] {
+        for seed in 0..4 {
+            let mut config = pool_by(policy_of(seed));
+            config.home_for = SECOND;
+            let mut mesh = Mesh::with(seed, after, config);
+            let new: Vec<NodeId> = (before + 1..=after).map(NodeId).collect();
+            // As if they had never been.
+            new.iter().for_each(|node| mesh.crash(*node));
+            mesh.pass(SECOND * 10);
+            for key in 0..60_u8 {
+                mesh.submit(A, work(5).keyed(vec![key]));
+            }
+            new.iter().for_each(|node| mesh.come_back(*node));
+            mesh.pass(ms(5 * seed));
+            for key in 0..60_u8 {
+                let node = *mesh.rng.choose(&new).unwrap();
+                mesh.submit_soon(node, work(5).keyed(vec![key]));
+            }
+            mesh.work_at_all(1);
+            mesh.check_each_begun_once();
+            assert_eq!(mesh.submitted().len(), 60, "seed {seed}");
+        }
+    }
+}
+
 /// A key that node `one` would leave to node `other`, and the other way round: one of them knows a node more than the
 /// other does, and with that many members the ring finds owners in another way.
 fn disputed_key(few: u128, one: NodeId, other: NodeId) -> Vec<u8> {

@@ -121,6 +121,26 @@ proptest! {
     }
 
     #[test]
+    fn who_kept_a_key_before_some_came_and_others_went_is_told(
+        changes in changes(), rendezvous in 0..3_usize, count in 1..5_usize, were_there: u16, gone in 0..4_usize,
+    ) {
+        let (mut ring, mut members) = (Ring::new(config(RENDEZVOUS[rendezvous])).unwrap(), BTreeMap::new());
+        for change in &changes {
+            apply(&mut ring, &mut members, change);
+        }
+        let was_there = |id: NodeId| were_there >> id.0 & 1 == 1;
+        members.retain(|id, _| was_there(*id));
+        // Those who are gone count where it is told how owners were found, and nowhere else.
+        let by_rendezvous = members.len() + gone <= RENDEZVOUS[rendezvous];
+        let before = config(if by_rendezvous { RENDEZVOUS_MAX } else { 0 });
+        let before = Ring::with_members(before, members.into_values()).unwrap();
+        for key in keys(KEYS) {
+            let expected: Vec<_> = before.replicas_across_zones(key, count).collect();
+            prop_assert_eq!(ring.replicas_among(key, count, gone, was_there), expected);
+        }
+    }
+
+    #[test]
     fn replicas_are_the_members_of_the_nearest_places_in_order(ids in vec(0..1000_u128, 1..40), virtual_nodes in 1..9_u32) {
         let config = RingConfig { virtual_nodes, rendezvous_max: 0, ..RingConfig::default() };
         let ring = ring(config.clone(), ids);

@@ -117,6 +117,51 @@ fn a_drain_is_told_until_it_is_known_and_waits_for_that_but_not_for_long() {
 }
 
 #[test]
+fn a_drain_that_is_over_is_told_until_it_is_known_and_who_drains_is_asked_seldom() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let drain = pool.command(PoolCommand::Drain(Duration::from_millis(100)));
+    pool.pass(Duration::from_secs(2));
+    assert_eq!(drained(&mut pool, drain), Some(Receipt::default()));
+    heed(&mut pool, &[C]);
+    told(&mut pool);
+    pool.pass(Duration::from_millis(500));
+    let [to_b, to_c] = told(&mut pool);
+    assert!(to_b >= 2 && to_c == 0, "{to_b}, {to_c}");
+
+    let mut pool = one_of_three(PoolConfig::default());
+    let drains = Load { draining: true, ..Load::default() };
+    say(&mut pool, B, Message::Status(drains, Resources::new()));
+    pool.sent();
+    pool.pass(Duration::from_secs(10));
+    let sent = pool.sent();
+    let asks = |envelope: &Envelope| matches!(&envelope.message, Message::Hello(hello) if hello.asks);
+    let asked = sent.iter().filter(|(to, envelope)| *to == B && asks(envelope)).count();
+    assert!((2..=6).contains(&asked), "{asked}");
+}
+
+#[test]
+fn who_has_drained_learns_no_task_and_keeps_what_an_elected_owner_wants_it_to() {
+    let (mut pool, change) = keeps_of_one_that_is_gone();
+    pool.command(PoolCommand::Drain(Duration::from_millis(10)));
+    pool.pass(Duration::from_secs(1));
+    assert!(pool.protocol.has_drained());
+    let epoch = Epoch { number: 9, node: C, life: LIFE };
+    let me = pool.protocol.replica();
+    let mut kept = |task: TaskId, number: u64, learns: bool| {
+        let mut group = Group::clone(&change.group);
+        if learns {
+            group.members.retain(|replica| *replica != me);
+            group.learners.push(me);
+        }
+        let change = Change { task, version: Version { epoch, number: 1 }, group: Arc::new(group), ..change.clone() };
+        say(&mut pool, C, Message::Replicate(number, vec![change], vec![]));
+        pool.protocol.tasks.contains_key(&task)
+    };
+    assert!(kept(TaskId(7), 1, false), "it counts on this node, by a majority");
+    assert!(!kept(TaskId(8), 2, true));
+}
+
+#[test]
 fn who_drains_takes_nothing_over_but_says_that_it_drains() {
     let (mut pool, change) = keeps_of_one_that_is_gone();
     pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
