@@ -16,7 +16,7 @@ const APART: Latency = Latency::between(Duration::from_millis(2), Duration::from
 const FAR: Latency = Latency::between(Duration::from_millis(15), Duration::from_millis(80));
 
 /// So many nodes may join beside those that a seed begins with.
-const JOINS_MAX: usize = 3;
+const JOINS_MAX: usize = 8;
 
 /// Replicas are as many as they should be so long after a node joined or came back.
 const REPAIRED_WITHIN: Duration = Duration::from_secs(10);
@@ -56,6 +56,8 @@ pub fn run(seed: u64, nodes: Option<usize>) -> Outcome {
     let simulated = world.sim.now() - Instant::ZERO;
     *faults.entry("tasks".to_owned()).or_default() += world.submitted() as u64;
     *faults.entry("attempts".to_owned()).or_default() += world.started();
+    *faults.entry("refused".to_owned()).or_default() += world.refused() as u64;
+    *faults.entry("unanswered".to_owned()).or_default() += world.unanswered() as u64;
     world.ended().iter().for_each(|(end, count)| *faults.entry((*end).to_owned()).or_default() += count);
     let violation = world.violation().map(|rule| format!("{rule}\n{}", world.sim.transcript()));
     Outcome { simulated, frames: world.sim.stats().frames_delivered, faults, violation }
@@ -101,11 +103,14 @@ fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, setup: &Setup, l
     let one_may_go = ids.len() > 3 || setup.pool.durable;
     match world.sim.rng().below(8) {
         0 | 1 if one_may_go => {
-            fault("crash");
-            let node = *world.sim.rng().choose(&ids).expect("there are nodes");
-            world.crash(node);
+            let mut down = ids;
+            world.sim.rng().shuffle(&mut down);
+            let many = setup.pool.durable && world.sim.rng().chance(1, 3);
+            down.truncate(if many { 1 + world.sim.rng().below(down.len() as u64) as usize } else { 1 });
+            fault(if down.len() > 1 { "crash_of_many" } else { "crash" });
+            down.iter().for_each(|node| world.crash(*node));
             world.run(time);
-            world.restart(node);
+            down.iter().for_each(|node| world.restart(*node));
             world.run(REPAIRED_WITHIN);
         }
         2 if ids.len() > 2 => {
@@ -151,7 +156,18 @@ fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, setup: &Setup, l
         }
         6 if ids.len() < setup.nodes + JOINS_MAX => {
             fault("join");
-            world.join();
+            // What was submitted before is kept by now, and may be submitted again where many are new.
+            world.run(REPAIRED_WITHIN);
+            let room = setup.nodes + JOINS_MAX - ids.len();
+            let count = if world.sim.rng().chance(1, 2) { 1 + world.sim.rng().below(room as u64) } else { 1 };
+            let new: Vec<_> = (0..count).map(|_| world.join()).collect();
+            for _ in 0..world.sim.rng().below(20) {
+                let spec = draw_task(world);
+                let node = *world.sim.rng().choose(&new).expect("there are new ones");
+                world.submit(node, spec);
+                let pause = world.sim.rng().duration_between(Duration::ZERO, Duration::from_millis(50));
+                world.run(pause);
+            }
             world.run(REPAIRED_WITHIN);
         }
         _ => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use mesh_core::{Bytes, Call, Handle, Instant, NodeBuilder, NodeId, ProtocolId};
 use mesh_tasks::capability::Capabilities;
-use mesh_tasks::pool::{PoolCommand, PoolConfig, PoolReply, Receipt, TaskPool, Ticket};
+use mesh_tasks::pool::{PoolCommand, PoolConfig, PoolReply, Receipt, SubmitError, TaskPool, Ticket};
 use mesh_tasks::task::{Failure, Outcome, TaskId, TaskSpec, Token};
 use mesh_transport_mem::{Sim, SimConfig};
 
@@ -53,22 +53,41 @@ pub struct Done {
     pub at: Instant,
 }
 
-/// How a task may end other than by what its executors say.
+/// How a task may end, and when it may begin: as any of those says that were submitted by its name.
 #[derive(Clone, Debug, Default)]
 struct MayEnd {
     /// It was cancelled by somebody.
     cancelled: bool,
     /// It has a deadline.
     expired: bool,
+    /// It succeeds where it is executed.
+    completed: bool,
+    /// It fails, or may take too long.
+    dead: bool,
     /// It is cancelled where one of these was not completed.
     after: BTreeSet<TaskId>,
+    /// It does not begin earlier.
+    not_before: Option<Instant>,
 }
 
 impl MayEnd {
-    /// As a task may that was submitted so.
-    fn allow(&mut self, spec: &TaskSpec) {
+    /// As a task may that is submitted so.
+    fn allow(&mut self, spec: &TaskSpec, now: Instant) {
+        let fails = spec.payload.get(8) == Some(&1);
         self.expired |= spec.expires_in.is_some();
+        self.completed |= !fails;
+        self.dead |= fails || spec.time_limit.is_some();
         self.after.extend(&spec.after);
+        let not_before = now + spec.delay;
+        self.not_before = Some(self.not_before.map_or(not_before, |before| before.min(not_before)));
+    }
+
+    fn add(&mut self, other: Self) {
+        self.expired |= other.expired;
+        self.completed |= other.completed;
+        self.dead |= other.dead;
+        self.after.extend(other.after);
+        self.not_before = [self.not_before, other.not_before].into_iter().flatten().min();
     }
 }
 
@@ -96,6 +115,9 @@ pub struct World {
     /// How tasks may end other than by what their executors say.
     may_end: BTreeMap<TaskId, MayEnd>,
     refused: usize,
+    unanswered: usize,
+    /// Attempts that were begun.
+    begun: BTreeSet<Token>,
     /// Results that count, as their executors heard.
     counted: BTreeMap<TaskId, BTreeSet<Token>>,
     done: Vec<Done>,
@@ -129,6 +151,8 @@ impl World {
             submitted: BTreeMap::new(),
             may_end: BTreeMap::new(),
             refused: 0,
+            unanswered: 0,
+            begun: BTreeSet::new(),
             counted: BTreeMap::new(),
             done: Vec::new(),
             started: 0,
@@ -159,10 +183,11 @@ impl World {
     }
 
     /// A node that is new joins. The others notice some time later.
-    pub fn join(&mut self) {
+    pub fn join(&mut self) -> NodeId {
         let node = self.add();
         self.introduce(node);
         self.notice_start(node);
+        node
     }
 
     fn introduce(&mut self, node: NodeId) {
@@ -191,7 +216,8 @@ impl World {
     pub fn submit(&mut self, node: NodeId, spec: TaskSpec) {
         if let Some(key) = &spec.key {
             // Others may have the task, though its submission is never answered.
-            self.may_end.entry(TaskId::of_key(key)).or_default().allow(&spec);
+            let now = self.sim.now();
+            self.may_end.entry(TaskId::of_key(key)).or_default().allow(&spec, now);
         }
         let call = self.sim.handle(node).call(PoolCommand::Submit(Arc::new(spec.clone())));
         self.submitting.push((self.sim.now(), spec, call));
@@ -222,6 +248,11 @@ impl World {
     /// How many were refused.
     pub const fn refused(&self) -> usize {
         self.refused
+    }
+
+    /// How many submissions were not answered, as their nodes crashed.
+    pub const fn unanswered(&self) -> usize {
+        self.unanswered
     }
 
     /// How many attempts were begun.
@@ -290,20 +321,27 @@ impl World {
             let (since, spec, call) = &mut self.submitting[at];
             let since = *since;
             let mut may_end = MayEnd::default();
-            may_end.allow(spec);
+            may_end.allow(spec, since);
             match call.now_or_never() {
                 None => at += 1,
                 Some(Ok(PoolReply::Submitted(Ok(task)))) => {
                     self.submitted.entry(task).or_insert(since);
                     // It may have been cancelled before it was heard that it is there.
-                    let known = self.may_end.entry(task).or_default();
-                    known.expired |= may_end.expired;
-                    known.after.extend(may_end.after);
+                    self.may_end.entry(task).or_default().add(may_end);
                     drop(self.submitting.swap_remove(at));
                 }
                 // Whether it is kept is not known where its node crashed.
-                Some(_) => {
+                Some(Err(_)) => {
+                    self.unanswered += 1;
+                    drop(self.submitting.swap_remove(at));
+                }
+                Some(Ok(PoolReply::Submitted(Err(SubmitError::Refused(_))))) => {
                     self.refused += 1;
+                    drop(self.submitting.swap_remove(at));
+                }
+                Some(Ok(other)) => {
+                    let spec = spec.clone();
+                    self.break_rule(format!("{spec:?} is answered by {other:?}"));
                     drop(self.submitting.swap_remove(at));
                 }
             }
@@ -324,6 +362,13 @@ impl World {
                     }
                     Some(Ok(PoolReply::Job(Ok(job)))) => {
                         self.started += 1;
+                        let may_begin = self.may_end.get(&job.token.task);
+                        if may_begin.and_then(|may| may.not_before).is_some_and(|not_before| now < not_before) {
+                            return self.break_rule(format!("{node} executes {:?} too early", job.token));
+                        }
+                        if !self.begun.insert(job.token) {
+                            return self.break_rule(format!("{node} executes {:?}, which was begun before", job.token));
+                        }
                         if job.payload.get(9) == Some(&1) && !capabilities(node).iter().any(|(name, _)| name == SKILL) {
                             return self.break_rule(format!("{node} executes {:?} without the skill", job.token));
                         }
@@ -482,34 +527,46 @@ impl World {
 
     // What must hold.
 
-    /// Waits until every task that was taken is settled, and checks that of each exactly one result counts.
+    /// Waits until every submission is answered and every task that was taken is settled, and checks that of each exactly
+    /// one result counts, and that two nodes say the same of it.
     pub fn check_all_settled(&mut self, within: Duration) {
+        if !self.until(within, |world| world.submitting.is_empty()) {
+            let specs: Vec<_> = self.submitting.iter().map(|(_, spec, _)| spec).collect();
+            return self.break_rule(format!("it is not answered after {within:?} whether these are kept: {specs:?}"));
+        }
         let tasks: Vec<TaskId> = self.submitted.keys().copied().collect();
         let mut outcomes = BTreeMap::new();
-        let asked = self.ids.iter().copied().find(|node| self.sim.is_up(*node)).expect("a node is up");
+        let up: Vec<NodeId> = self.ids.iter().copied().filter(|node| self.sim.is_up(*node)).collect();
         let end = self.sim.now() + within;
-        for task in tasks {
-            let mut call = self.sim.handle(asked).call(PoolCommand::Wait(task));
-            let mut outcome = None;
-            while outcome.is_none() && self.sim.now() < end {
-                outcome = (&mut call).now_or_never();
-                if outcome.is_none() {
-                    self.step();
-                }
+        for (at, task) in tasks.into_iter().enumerate() {
+            let asked = [up[0], up[at % up.len()]];
+            let [Some(outcome), Some(other)] = asked.map(|node| self.outcome_at(node, task, end)) else { return };
+            if outcome != other {
+                let rule = format!("task {task:?} is {outcome:?} as {} knows, and {other:?} at {}", asked[0], asked[1]);
+                return self.break_rule(rule);
             }
-            match outcome {
-                Some(Ok(PoolReply::Settled(Ok(outcome)))) => {
-                    self.check_outcome(task, &outcome);
-                    outcomes.insert(task, outcome);
-                }
-                Some(other) => self.break_rule(format!("task {task:?} is lost: {other:?}")),
-                None => self.break_rule(format!("task {task:?} is not settled after {within:?}: {}", self.tell(task))),
-            }
+            self.check_outcome(task, &outcome);
             if self.violation.is_some() {
                 return;
             }
+            outcomes.insert(task, outcome);
         }
         self.check_cancelled(&outcomes);
+    }
+
+    /// What became of a task, as a node says.
+    fn outcome_at(&mut self, node: NodeId, task: TaskId, end: Instant) -> Option<Outcome> {
+        let mut call = self.sim.handle(node).call(PoolCommand::Wait(task));
+        let rule = loop {
+            match (&mut call).now_or_never() {
+                Some(Ok(PoolReply::Settled(Ok(outcome)))) => return Some(outcome),
+                Some(other) => break format!("task {task:?} is lost: {other:?}"),
+                None if self.sim.now() < end => self.step(),
+                None => break format!("task {task:?} is not settled at {:?}: {}", end, self.tell(task)),
+            }
+        };
+        self.break_rule(rule);
+        None
     }
 
     /// Who was not cancelled by anybody waited for a task that was not completed.
@@ -529,8 +586,8 @@ impl World {
         let result = if let Outcome::Completed(result) = outcome { Some(result) } else { None };
         let may_end = self.may_end.get(&task).cloned().unwrap_or_default();
         let (end, is_unasked) = match outcome {
-            Outcome::Completed(_) => ("completed", false),
-            Outcome::Dead(_) => ("dead", false),
+            Outcome::Completed(_) => ("completed", !may_end.completed),
+            Outcome::Dead(_) => ("dead", !may_end.dead),
             Outcome::Cancelled => ("cancelled", false),
             Outcome::Expired => ("expired", !may_end.expired),
             _ => ("otherwise", true),
