@@ -335,7 +335,8 @@ impl World {
                     self.unanswered += 1;
                     drop(self.submitting.swap_remove(at));
                 }
-                Some(Ok(PoolReply::Submitted(Err(SubmitError::Refused(_))))) => {
+                // Who does not know those yet who can do it says so.
+                Some(Ok(PoolReply::Submitted(Err(SubmitError::Refused(_) | SubmitError::Spec(_))))) => {
                     self.refused += 1;
                     drop(self.submitting.swap_remove(at));
                 }
