@@ -298,6 +298,27 @@ fn s16_tasks_that_come_in_and_run_as_three_of_ten_leave_and_three_others_join_ha
 }
 
 #[test]
+fn s17_of_two_nodes_one_that_forgot_all_is_no_hindrance_to_a_new_key() {
+    for drains in [false, true] {
+        let mut mesh = Mesh::new(0, 2);
+        mesh.crash(B);
+        let task = mesh.pool(A).submit(work(5).keyed(b"key".to_vec()));
+        mesh.pass(SECOND);
+        mesh.restart(B);
+        let pool = mesh.pool(A);
+        let drained = drains.then(|| pool.drain(SECOND * 10));
+        let task = mesh.wait(task).unwrap();
+        if let Some(drained) = drained {
+            let receipt = mesh.wait(drained).unwrap();
+            assert_eq!((receipt.left, receipt.needed), (0, 0), "{receipt:?}");
+        }
+        mesh.work(B, 1);
+        let outcome = mesh.pool(B).wait(task);
+        assert!(matches!(mesh.wait(outcome), Ok(Outcome::Completed(_))));
+    }
+}
+
+#[test]
 fn s17_what_all_replicas_lost_is_said_to_be_lost_and_not_made_up() {
     for seed in 0..6 {
         let mut mesh = Mesh::new(seed, 8);
