@@ -12,7 +12,7 @@ mod tokio_clients;
 
 pub use self::chitchat::Chitchats;
 pub use self::etcd::{Etcd, EtcdError};
-pub use self::foca::Foca;
+pub use self::foca::{Foca, Publish};
 pub use self::hotstuff::{Hotstuff, HotstuffRun};
 pub use self::malachite::Malachite;
 pub use self::openraft::Openraft;

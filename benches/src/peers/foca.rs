@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use foca::{Config, Identity, NoCustomBroadcast, Notification, PostcardCodec, Runtime};
-use mesh_core::{Context, DecodeError, Metrics, Never, NodeId, Protocol, Reader, RequestId, Rng64, Wire};
+use foca::{BroadcastHandler, Config, Identity, Invalidates, Notification, PostcardCodec, Runtime};
+use mesh_core::{Context, Counter, DecodeError, Metrics, Never, NodeId, Protocol, Reader, RequestId, Rng64, Wire};
 use serde::{Deserialize, Serialize};
 
 use crate::scenario::gossip::{Boot, Change, Subject};
@@ -84,13 +84,51 @@ pub enum Timer {
     Foca(u64),
 }
 
-type Inner = foca::Foca<Id, PostcardCodec, Rng64, NoCustomBroadcast>;
+/// A payload that a node publishes: foca passes it on with what it gossips.
+#[derive(Clone, Debug)]
+pub struct Publish(pub Bytes);
+
+/// The number of a payload, which no other has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Number(u64);
+
+impl Invalidates for Number {
+    fn invalidates(&self, other: &Self) -> bool {
+        self == other
+    }
+}
+
+/// The payloads that a node has, counted under the names that our broadcast has for it.
+struct Heard {
+    numbers: BTreeSet<Number>,
+    delivered: Counter,
+    duplicates: Counter,
+}
+
+impl BroadcastHandler<Id> for Heard {
+    type Key = Number;
+    type Error = DecodeError;
+
+    fn receive_item(&mut self, data: &[u8], sender: Option<&Id>) -> Result<Option<Number>, DecodeError> {
+        let number = Number(u64::decode(&mut Reader::new(data))?);
+        let is_new = self.numbers.insert(number);
+        // What the node publishes itself has no sender.
+        if sender.is_some() {
+            let counter = if is_new { &self.delivered } else { &self.duplicates };
+            counter.increment();
+        }
+        Ok(is_new.then_some(number))
+    }
+}
+
+type Inner = foca::Foca<Id, PostcardCodec, Rng64, Heard>;
 
 /// The members and what foca needs to act.
 pub struct Foca {
     inner: Inner,
     timers: BTreeMap<u64, foca::Timer<Id>>,
     set: u64,
+    published: u64,
     boot: Boot,
 }
 
@@ -139,7 +177,7 @@ impl Foca {
         cx: &mut Context<'_, Self>,
         act: impl FnOnce(&mut Inner, &mut Shell<'_, '_>) -> Result<(), E>,
     ) {
-        let Self { inner, timers, set, boot } = self;
+        let Self { inner, timers, set, boot, .. } = self;
         // What it refuses, such as what is meant for an identity it had before, is lost on it.
         let _ = act(inner, &mut Shell { cx, timers, set, ids: &boot.ids });
     }
@@ -155,7 +193,7 @@ impl Foca {
 
 impl Protocol for Foca {
     type Message = Packet;
-    type Command = Never;
+    type Command = Publish;
     type Reply = Never;
     type Event = Change;
     type Timer = Timer;
@@ -181,17 +219,24 @@ impl Protocol for Foca {
         }
     }
 
-    fn on_command(&mut self, _cx: &mut Context<'_, Self>, _request: RequestId, command: Never) {
-        match command {}
+    fn on_command(&mut self, _cx: &mut Context<'_, Self>, _request: RequestId, Publish(payload): Publish) {
+        self.published += 1;
+        let mut data = Vec::new();
+        ((self.boot.at as u64) << 32 | self.published).encode(&mut data);
+        data.extend_from_slice(&payload);
+        // It refuses what no packet has room for.
+        let _ = self.inner.add_broadcast(&data);
     }
 }
 
 impl Subject for Foca {
-    fn boot(boot: &Boot, _metrics: &Metrics) -> Self {
+    fn boot(boot: &Boot, metrics: &Metrics) -> Self {
         let size = u32::try_from(boot.ids.len()).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
         let (rng, codec) = (Rng64::from_seed(boot.seed, "foca"), PostcardCodec);
-        let inner = foca::Foca::new(Id::of(boot.at), Config::new_lan(size), rng, codec);
-        Self { inner, timers: BTreeMap::new(), set: 0, boot: boot.clone() }
+        let [delivered, duplicates] = ["broadcast_delivered", "broadcast_duplicates"].map(|name| metrics.counter(name));
+        let heard = Heard { numbers: BTreeSet::new(), delivered, duplicates };
+        let inner = foca::Foca::with_custom_broadcast(Id::of(boot.at), Config::new_lan(size), rng, codec, heard);
+        Self { inner, timers: BTreeMap::new(), set: 0, published: 0, boot: boot.clone() }
     }
 
     fn live(&self) -> usize {

@@ -1,5 +1,8 @@
 //! The overlay and the broadcast in the simulator: how soon all have a message, at how many copies, how long a
-//! relayed message takes when its way breaks, and what an idle node says.
+//! relayed message takes when its way breaks, and what an idle node says. With the feature `peers` foca publishes too.
+
+#[cfg(feature = "peers")]
+mod foca;
 
 use std::time::Duration;
 
@@ -11,6 +14,7 @@ use mesh_transport_mem::{Latency, LinkConfig, Sim, SimConfig};
 use super::SuiteError;
 use crate::parallel::each_seed;
 use crate::report::{Report, Settings, Table, short};
+use crate::stats::median;
 
 const OVERLAY: ProtocolId = ProtocolId(1);
 const BROADCAST: ProtocolId = ProtocolId(2);
@@ -23,22 +27,43 @@ const MEASURED: usize = 10;
 /// A time that stands for never.
 const NEVER: Duration = Duration::from_secs(10);
 
+/// A node that can publish, and counts what it gets: `broadcast_delivered` and `broadcast_duplicates`.
+trait Publisher: 'static {
+    fn metrics(&self) -> &Metrics;
+    fn publish(&self, payload: Bytes);
+}
+
 struct Node {
     overlay: Handle<Overlay>,
     broadcast: Handle<Broadcast>,
     metrics: Metrics,
 }
 
+impl Publisher for Node {
+    fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    fn publish(&self, payload: Bytes) {
+        self.broadcast.cast(BroadcastCommand::Publish { class: Class::Normal, payload }).expect("it is up");
+    }
+}
+
 fn id(number: usize) -> NodeId {
     NodeId(number as u128)
 }
 
-/// Nodes that know each other and have had time to find links. The transport tells them nothing.
-fn world(seed: u64) -> Sim<Node> {
+/// A network that tells nodes nothing of each other.
+fn network<H: 'static>(seed: u64) -> Sim<H> {
     let mut config = SimConfig::default();
     config.link = LinkConfig { latency: Latency::between(MS, 50 * MS), ..LinkConfig::default() };
     (config.peer_notices, config.trace_len) = (false, 0);
-    let mut sim = Sim::with_config(seed, config);
+    Sim::with_config(seed, config)
+}
+
+/// Nodes that know each other and have had time to find links.
+fn world(seed: u64) -> Sim<Node> {
+    let mut sim = network(seed);
     for number in 1..=NODES {
         sim.add_node(id(number), |node| {
             let overlay = Overlay::new(OverlayConfig::default()).expect("the default is valid");
@@ -54,16 +79,16 @@ fn world(seed: u64) -> Sim<Node> {
     sim
 }
 
-fn count(sim: &Sim<Node>, name: &'static str) -> f64 {
-    sim.nodes().map(|node| sim.handle(node).metrics.counter(name).get() as f64).sum()
+fn count<P: Publisher>(sim: &Sim<P>, name: &'static str) -> f64 {
+    sim.nodes().map(|node| sim.handle(node).metrics().counter(name).get() as f64).sum()
 }
 
-/// Publishes at a node: how long until all have it, the copies for each node, and the share that got it.
-fn publish(sim: &mut Sim<Node>, from: usize) -> [f64; 3] {
-    let received = |sim: &Sim<Node>| count(sim, "broadcast_delivered") + count(sim, "broadcast_duplicates");
+/// Publishes at any node: how long until all have it, the copies for each node, and the share that got it.
+fn publish<P: Publisher>(sim: &mut Sim<P>) -> [f64; 3] {
+    let received = |sim: &Sim<P>| count(sim, "broadcast_delivered") + count(sim, "broadcast_duplicates");
     let (before, copies, others) = (count(sim, "broadcast_delivered"), received(sim), (NODES - 1) as f64);
-    let command = BroadcastCommand::Publish { class: Class::Normal, payload: Bytes::from_static(&[7; 64]) };
-    sim.handle(id(from)).broadcast.cast(command).expect("it is up");
+    let from = id(1 + sim.rng().below(NODES as u64) as usize);
+    sim.handle(from).publish(Bytes::from_static(&[7; 64]));
     let (start, mut took) = (sim.now(), NEVER);
     for _ in 0..NEVER.as_millis() / 10 {
         sim.run_for(10 * MS);
@@ -75,6 +100,13 @@ fn publish(sim: &mut Sim<Node>, from: usize) -> [f64; 3] {
     sim.run_for(2 * SECOND);
     let delivered = (count(sim, "broadcast_delivered") - before) / others;
     [took.as_secs_f64(), (received(sim) - copies) / others, delivered]
+}
+
+/// Of messages that were published: the median time, the mean of the copies, and the least share that got one.
+fn summary(messages: &[[f64; 3]]) -> [f64; 3] {
+    let of = |at: usize| messages.iter().map(|message| message[at]).collect::<Vec<_>>();
+    let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+    [median(&of(0)), mean(of(1)), of(2).into_iter().fold(1.0, f64::min)]
 }
 
 /// Sends to a node without a link, whose first way has just broken at a random place.
@@ -107,17 +139,12 @@ fn run(seed: u64) -> Vec<f64> {
     let bytes = count(&sim, "bytes_out");
     sim.run_for(60 * SECOND);
     let idle = (count(&sim, "bytes_out") - bytes) / NODES as f64 / 60.0;
-    let mut messages = Vec::new();
-    for _ in 0..SETTLING + MEASURED {
-        let from = 1 + sim.rng().below(NODES as u64) as usize;
-        messages.push(publish(&mut sim, from));
-    }
-    let of = |at: usize| -> Vec<f64> { messages[SETTLING..].iter().map(|message| message[at]).collect() };
-    let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
-    let delivered = messages.iter().map(|message| message[2]).fold(1.0, f64::min);
-    let relayed = (0..10).map(|_| relay(&mut sim)).fold(0.0, f64::max);
+    let messages: Vec<_> = (0..SETTLING + MEASURED).map(|_| publish(&mut sim)).collect();
+    let [took, copies, _] = summary(&messages[SETTLING..]);
     let [first_s, first_copies, _] = messages[0];
-    vec![crate::stats::median(&of(0)), mean(of(1)), delivered, first_s, first_copies, relayed, idle]
+    let [_, _, delivered] = summary(&messages);
+    let relayed = (0..10).map(|_| relay(&mut sim)).fold(0.0, f64::max);
+    vec![took, copies, delivered, first_s, first_copies, relayed, idle]
 }
 
 const NAMES: [(&str, &str); 7] = [
@@ -130,19 +157,36 @@ const NAMES: [(&str, &str); 7] = [
     ("overlay_idle_bytes_per_node_s_1024", "60"),
 ];
 
+/// The first figures by another library, seed by seed; fewer seeds, as they take long.
+#[cfg(feature = "peers")]
+fn rival(settings: &Settings) -> Vec<[f64; 3]> {
+    each_seed(0..if settings.quick { 1 } else { 5 }, foca::run)
+}
+
+#[cfg(not(feature = "peers"))]
+const fn rival(_: &Settings) -> Vec<[f64; 3]> {
+    Vec::new()
+}
+
 pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), SuiteError> {
     let seeds = if settings.quick { 1 } else { 20 };
-    let mut table = Table::new(
-        format!("Overlay and broadcast: medians of {seeds} seeds, {NODES} nodes, 1 to 50 ms one way"),
-        ["figure", "median", "least", "most", "bound"],
-    );
     let runs = each_seed(0..seeds, run);
+    let theirs = rival(settings);
+    let mut columns: Vec<_> = ["figure", "median", "least", "most", "bound"].map(str::to_owned).into();
+    columns.extend((!theirs.is_empty()).then(|| format!("foca, {} seeds", theirs.len())));
+    let title = format!("Overlay and broadcast: medians of {seeds} seeds, {NODES} nodes, 1 to 50 ms one way");
+    let mut table = Table::new(title, columns);
     for (at, (name, bound)) in NAMES.into_iter().enumerate() {
         let values: Vec<f64> = runs.iter().map(|run| run[at]).collect();
         let median = report.figure(name, &values);
         let least = values.iter().copied().fold(f64::MAX, f64::min);
         let most = values.iter().copied().fold(0.0, f64::max);
-        table.row([name.to_owned(), short(median), short(least), short(most), bound.to_owned()]);
+        let mut row = vec![name.to_owned(), short(median), short(least), short(most), bound.to_owned()];
+        let values: Vec<f64> = theirs.iter().filter_map(|run| run.get(at).copied()).collect();
+        if !values.is_empty() {
+            row.push(short(report.figure(format!("foca_{name}"), &values)));
+        }
+        table.row(row);
     }
     report.table(table);
     Ok(())

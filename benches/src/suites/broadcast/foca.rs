@@ -1,0 +1,55 @@
+//! The same messages published by foca, which passes them on with what it gossips.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_core::{Bytes, Handle, Metrics, NodeId, ProtocolId};
+use mesh_transport_mem::Sim;
+
+use super::{MEASURED, NODES, Publisher, SECOND, id, network, publish, summary};
+use crate::peers::{Foca, Publish};
+use crate::scenario::gossip::{Boot, Subject as _};
+
+const FOCA: ProtocolId = ProtocolId(1);
+/// So long they may take until all know all.
+const JOINING: Duration = Duration::from_secs(900);
+
+struct Node {
+    foca: Handle<Foca>,
+    metrics: Metrics,
+}
+
+impl Publisher for Node {
+    fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    fn publish(&self, payload: Bytes) {
+        self.foca.cast(Publish(payload)).expect("it is up");
+    }
+}
+
+/// Nodes that know each other.
+fn world(seed: u64) -> Sim<Node> {
+    let mut sim = network(seed);
+    let ids: Arc<[NodeId]> = (1..=NODES).map(id).collect();
+    for (at, node) in ids.iter().copied().enumerate() {
+        let boot = Boot { ids: ids.clone(), at, seeds: 3, seed: seed ^ (at as u64) << 20 };
+        sim.add_node(node, move |node| {
+            let foca = node.host(FOCA, Foca::boot(&boot, node.metrics()));
+            Node { foca, metrics: node.metrics().clone() }
+        });
+    }
+    let knows_all = |sim: &Sim<Node>, of| sim.protocol::<Foca>(of, FOCA).is_some_and(|foca| foca.live() + 1 == NODES);
+    while sim.now().since(mesh_core::Instant::ZERO) < JOINING && !ids.iter().all(|of| knows_all(&sim, *of)) {
+        sim.run_for(SECOND);
+    }
+    sim
+}
+
+/// One seed: the time, the copies for each node and the share that got a message. There is no tree that has to settle.
+pub(super) fn run(seed: u64) -> [f64; 3] {
+    let mut sim = world(seed);
+    let messages: Vec<_> = (0..MEASURED).map(|_| publish(&mut sim)).collect();
+    summary(&messages)
+}
