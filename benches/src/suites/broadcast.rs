@@ -62,12 +62,12 @@ fn network<H: 'static>(seed: u64) -> Sim<H> {
 }
 
 /// Nodes that know each other and have had time to find links.
-fn world(seed: u64) -> Sim<Node> {
+fn world(seed: u64, nodes: usize) -> Sim<Node> {
     let mut sim = network(seed);
-    for number in 1..=NODES {
-        sim.add_node(id(number), |node| {
+    for number in 1..=nodes {
+        sim.add_node(id(number), move |node| {
             let overlay = Overlay::new(OverlayConfig::default()).expect("the default is valid");
-            let overlay = overlay.with_members((1..=NODES).map(|other| (id(other), 0))).expect("not too many");
+            let overlay = overlay.with_members((1..=nodes).map(|other| (id(other), 0))).expect("not too many");
             let overlay = node.host(OVERLAY, overlay.with_metrics(node.metrics()));
             let broadcast = Broadcast::new(BroadcastConfig::default()).expect("the default is valid");
             let broadcast = node.host(BROADCAST, broadcast.with_metrics(node.metrics()));
@@ -83,11 +83,17 @@ fn count<P: Publisher>(sim: &Sim<P>, name: &'static str) -> f64 {
     sim.nodes().map(|node| sim.handle(node).metrics().counter(name).get() as f64).sum()
 }
 
+/// One of the nodes.
+fn any<H: 'static>(sim: &mut Sim<H>) -> NodeId {
+    let nodes = sim.nodes().count() as u64;
+    id(1 + sim.rng().below(nodes) as usize)
+}
+
 /// Publishes at any node: how long until all have it, the copies for each node, and the share that got it.
 fn publish<P: Publisher>(sim: &mut Sim<P>) -> [f64; 3] {
     let received = |sim: &Sim<P>| count(sim, "broadcast_delivered") + count(sim, "broadcast_duplicates");
-    let (before, copies, others) = (count(sim, "broadcast_delivered"), received(sim), (NODES - 1) as f64);
-    let from = id(1 + sim.rng().below(NODES as u64) as usize);
+    let (before, copies, others) = (count(sim, "broadcast_delivered"), received(sim), (sim.nodes().count() - 1) as f64);
+    let from = any(sim);
     sim.handle(from).publish(Bytes::from_static(&[7; 64]));
     let (start, mut took) = (sim.now(), NEVER);
     for _ in 0..NEVER.as_millis() / 10 {
@@ -109,33 +115,57 @@ fn summary(messages: &[[f64; 3]]) -> [f64; 3] {
     [median(&of(0)), mean(of(1)), of(2).into_iter().fold(1.0, f64::min)]
 }
 
-/// Sends to a node without a link, whose first way has just broken at a random place.
-fn relay(sim: &mut Sim<Node>) -> f64 {
-    let (from, to) = (id(1 + sim.rng().below(NODES as u64) as usize), id(1 + sim.rng().below(NODES as u64) as usize));
+/// What breaks on a way.
+#[derive(Clone, Copy, Debug)]
+enum Breaks {
+    Node,
+    Link,
+}
+
+/// Sends to a node without a link, after something has just broken at a random place of the way that messages took
+/// before: how long until it arrives. Nothing where the two turn out to be linked, or to be one.
+fn relay(sim: &mut Sim<Node>, breaks: Breaks) -> Option<f64> {
+    let (from, to) = (any(sim), any(sim));
     let send = |sim: &mut Sim<Node>| {
         let call = sim.handle(from).overlay.send(to, Bytes::from_static(&[7; 64]));
         let start = sim.now();
         let answer = sim.wait(NEVER, call).is_some_and(|answer| answer.is_ok());
-        if answer { sim.now().since(start).as_secs_f64() } else { NEVER.as_secs_f64() }
+        if answer { sim.now().since(start) } else { NEVER }.as_secs_f64()
     };
     send(sim);
     let overlay = sim.protocol::<Overlay>(from, OVERLAY).expect("it is up");
-    let way = overlay.routes(to).first().map(|route| route.nodes().to_vec()).unwrap_or_default();
-    let dies =
-        way.len().checked_sub(2).and_then(|between| way.get(1 + sim.rng().below(between as u64) as usize)).copied();
-    if let Some(node) = dies.filter(|node| *node != to) {
-        sim.crash(node);
-    }
-    let took = send(sim);
-    if let Some(node) = dies.filter(|node| *node != to) {
-        sim.restart(node);
-    }
-    took
+    let way = overlay.routes(to).first()?.nodes().to_vec();
+    let between = way.len().checked_sub(2).filter(|between| *between > 0)?;
+    let mut below = |bound: usize| sim.rng().below(bound as u64) as usize;
+    let took = match breaks {
+        Breaks::Node => {
+            let node = way[1 + below(between)];
+            sim.crash(node);
+            let took = send(sim);
+            sim.restart(node);
+            took
+        }
+        Breaks::Link => {
+            let at = below(between + 1);
+            sim.cut(way[at], way[at + 1]);
+            sim.cut(way[at + 1], way[at]);
+            let took = send(sim);
+            sim.heal();
+            took
+        }
+    };
+    Some(took)
+}
+
+/// The longest of ten messages on ways that broke.
+fn slowest(sim: &mut Sim<Node>, breaks: Breaks) -> f64 {
+    let took = (0..100).filter_map(|_| relay(sim, breaks)).take(10);
+    took.max_by(f64::total_cmp).unwrap_or(NEVER.as_secs_f64())
 }
 
 /// One seed: what [`NAMES`] says, in that order.
 fn run(seed: u64) -> Vec<f64> {
-    let mut sim = world(seed);
+    let mut sim = world(seed, NODES);
     let bytes = count(&sim, "bytes_out");
     sim.run_for(60 * SECOND);
     let idle = (count(&sim, "bytes_out") - bytes) / NODES as f64 / 60.0;
@@ -143,17 +173,19 @@ fn run(seed: u64) -> Vec<f64> {
     let [took, copies, _] = summary(&messages[SETTLING..]);
     let [first_s, first_copies, _] = messages[0];
     let [_, _, delivered] = summary(&messages);
-    let relayed = (0..10).map(|_| relay(&mut sim)).fold(0.0, f64::max);
-    vec![took, copies, delivered, first_s, first_copies, relayed, idle]
+    let [node_s, link_s] = [Breaks::Node, Breaks::Link].map(|breaks| slowest(&mut sim, breaks));
+    vec![took, copies, delivered, first_s, first_copies, node_s.max(link_s), node_s, link_s, idle]
 }
 
-const NAMES: [(&str, &str); 7] = [
+const NAMES: [(&str, &str); 9] = [
     ("broadcast_1024_s", "0.5"),
     ("broadcast_1024_copies", "1.5"),
     ("broadcast_1024_delivered", "1"),
     ("broadcast_1024_first_s", ""),
     ("broadcast_1024_first_copies", ""),
     ("relay_1024_s", "2"),
+    ("relay_node_1024_s", "2"),
+    ("relay_link_1024_s", "2"),
     ("overlay_idle_bytes_per_node_s_1024", "60"),
 ];
 
@@ -190,4 +222,39 @@ pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), Su
     }
     report.table(table);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_reaches_all_and_is_counted_where_it_comes_twice() {
+        let mut sim = world(1, 16);
+        let [took, copies, delivered] = publish(&mut sim);
+        assert!(took > 0.001 && took < 1.0, "{took}");
+        // The first floods the links, of which there are three a node at least.
+        assert!(copies > 1.0, "{copies}");
+        assert_eq!(delivered, 1.0);
+    }
+
+    #[test]
+    fn only_ways_that_break_are_measured() {
+        let mut sim = world(1, 32);
+        for breaks in [Breaks::Node, Breaks::Link] {
+            let took = slowest(&mut sim, breaks);
+            // Who is silent has to be noticed, which takes longer than any way.
+            assert!(took > 0.3 && took < 2.0, "{breaks:?}: {took}");
+        }
+        // So few are all linked.
+        let mut sim = world(1, 5);
+        for breaks in [Breaks::Node, Breaks::Link] {
+            assert!((0..20).all(|_| relay(&mut sim, breaks).is_none()), "{breaks:?}");
+        }
+    }
+
+    #[test]
+    fn figures_are_the_median_the_mean_and_the_least() {
+        assert_eq!(summary(&[[1.0, 1.0, 1.0], [2.0, 4.0, 0.5], [9.0, 4.0, 1.0]]), [2.0, 3.0, 0.5]);
+    }
 }
