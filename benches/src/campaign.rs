@@ -100,15 +100,14 @@ fn prepare_pbft(wishes: &Wishes) -> Result<RunSeed<'static>, String> {
 }
 
 fn prepare_gossip(wishes: &Wishes) -> Result<RunSeed<'static>, String> {
-    if let Some(plant) = &wishes.plant {
-        return Err(format!("there is no bug {plant:?}: in gossip none can be planted"));
-    }
+    let plant = wishes.plant.as_deref().map(scenario::gossip::Plant::named).transpose()?;
     let nodes = wishes.nodes;
     if nodes.is_some_and(|nodes| !NODES.contains(&nodes)) {
         return Err(format!("so many nodes cannot be simulated: choose from {} to {}", NODES.start(), NODES.end()));
     }
     Ok(Box::new(move |seed| {
-        let scenario::gossip::Outcome { simulated, frames, faults, violation } = scenario::gossip::run(seed, nodes);
+        let scenario::gossip::Outcome { simulated, frames, faults, violation } =
+            scenario::gossip::run(seed, nodes, plant);
         Outcome { simulated, frames, faults, violation }
     }))
 }
@@ -269,6 +268,7 @@ mod tests {
         };
         assert!(prepare("raft", Some("nothing"), None).unwrap().contains("nothing"));
         assert!(prepare("raft", None, Some(5)).unwrap().contains("--nodes"));
+        assert!(prepare("gossip", Some("nothing"), None).unwrap().contains("forger"));
         assert!(prepare("gossip", None, Some(4)).unwrap().contains("5 to 10000"));
         assert!(prepare("gossip", None, Some(1024)).is_none());
     }

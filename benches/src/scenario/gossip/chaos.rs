@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::shell::Plant;
 use super::world::{Setup, World};
 
 /// What a run came to.
@@ -21,15 +22,19 @@ pub struct Outcome {
 /// After faults end, all must agree within this.
 const HEALED_WITHIN: Duration = Duration::from_secs(60);
 
+/// Of who crashes all others know within this, whatever is lost.
+const NOTICED_WITHIN: Duration = Duration::from_secs(120);
+
 /// A last call that was sent before a fault ended may still be in vain so long after it, though all agreed before.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// Runs one seed: some rounds of faults, after each of which all must agree again, and nobody who was fine may
-/// have been declared down. Without a number of `nodes` the seed decides it.
-pub fn run(seed: u64, nodes: Option<usize>) -> Outcome {
+/// have been declared down; who crashed is, where there is time. Without a number of `nodes` the seed decides it.
+/// What is planted breaks that.
+pub fn run(seed: u64, nodes: Option<usize>, plant: Option<Plant>) -> Outcome {
     let sizes = [5, 8, 16, 32, 64, 128];
     let nodes = nodes.unwrap_or(sizes[(seed % sizes.len() as u64) as usize]);
-    let mut world = World::boot(seed, Setup::new(nodes));
+    let mut world = World::boot(seed, Setup { plant, ..Setup::new(nodes) });
     let mut faults = BTreeMap::new();
     let mut broken = None;
     if world.until(HEALED_WITHIN, World::all_agree).is_none() {
@@ -63,6 +68,10 @@ fn round(world: &mut World, faults: &mut BTreeMap<String, u64>) -> Option<String
             fault("crash", some.len());
             some.iter().for_each(|node| world.crash(*node));
             world.run(time);
+            // Otherwise they may be back before all know.
+            if world.rng().chance(1, 2) && world.until(NOTICED_WITHIN, World::all_agree).is_none() {
+                return Some(format!("not all know who crashed {NOTICED_WITHIN:?} after it"));
+            }
             some.iter().for_each(|node| world.restart(*node));
         }
         1 => {

@@ -68,6 +68,54 @@ impl Stall {
     }
 }
 
+/// A fault of a node that nothing excuses, for the checks to find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plant {
+    /// It hears nobody: others declare down who is up.
+    Deaf,
+    /// Its timers stand still: it does not notice who is gone.
+    Stuck,
+    /// It tells of another that it has a higher incarnation than it has.
+    Forger,
+}
+
+impl Plant {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Deaf, Self::Stuck, Self::Forger];
+
+    /// What one asks for.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Deaf => "deaf",
+            Self::Stuck => "stuck",
+            Self::Forger => "forger",
+        }
+    }
+
+    /// The fault of this name.
+    ///
+    /// # Errors
+    /// A sentence that lists the names.
+    pub fn named(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|plant| plant.name() == name).ok_or_else(|| {
+            let known = Self::ALL.map(Self::name).join(", ");
+            format!("there is no bug {name:?}: choose from {known}")
+        })
+    }
+}
+
+/// The message with the incarnation that it tells of a node raised by one, if it tells one: it stands behind the name.
+fn forged<M: Wire>(message: &M, node: NodeId) -> Option<M> {
+    let (mut bytes, mut name) = (Vec::new(), Vec::new());
+    message.encode(&mut bytes);
+    node.encode(&mut name);
+    let at = bytes.windows(name.len()).position(|window| window == name)? + name.len();
+    // Small numbers are one byte.
+    let incarnation = bytes.get_mut(at).filter(|byte| **byte < 100)?;
+    *incarnation += 1;
+    M::decode(&mut Reader::new(&bytes)).ok()
+}
+
 /// What the shell waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Timer {
@@ -83,6 +131,8 @@ pub struct Shell<P: Protocol> {
     outbox: Outbox<P>,
     rng: Rng64,
     stall: Option<Stall>,
+    /// A fault, and of which node it forges what it tells.
+    planted: Option<(Plant, NodeId)>,
     held_in: Vec<(NodeId, P::Message)>,
     held_out: Vec<Outgoing<P::Message>>,
 }
@@ -107,7 +157,19 @@ impl<P: Protocol<Record = Never>> Shell<P> {
     /// Puts a protocol into a shell.
     pub fn new(inner: P, seed: u64, stall: Option<Stall>) -> Self {
         let rng = Rng64::from_seed(seed, "shell");
-        Self { inner, outbox: Outbox::default(), rng, stall, held_in: Vec::new(), held_out: Vec::new() }
+        let (held_in, held_out) = (Vec::new(), Vec::new());
+        Self { inner, outbox: Outbox::default(), rng, stall, planted: None, held_in, held_out }
+    }
+
+    /// Plants a fault; one that forges does so of what it tells of `node`.
+    #[must_use]
+    pub fn planted(mut self, plant: Option<Plant>, node: NodeId) -> Self {
+        self.planted = plant.map(|plant| (plant, node));
+        self
+    }
+
+    fn is_planted(&self, plant: Plant) -> bool {
+        self.planted.is_some_and(|(planted, _)| planted == plant)
     }
 
     /// The protocol.
@@ -133,6 +195,11 @@ impl<P: Protocol<Record = Never>> Shell<P> {
 
     fn let_out(&mut self, cx: &mut Context<'_, Self>) {
         for Outgoing { to, message } in self.held_out.drain(..) {
+            let lie = match self.planted {
+                Some((Plant::Forger, node)) => forged(&message, node),
+                _ => None,
+            };
+            let message = lie.unwrap_or(message);
             match to {
                 Recipients::One(to) => cx.send(to, Timed(message)),
                 Recipients::Many(to) => cx.broadcast(to, Timed(message)),
@@ -154,6 +221,9 @@ impl<P: Protocol<Record = Never>> Protocol for Shell<P> {
     }
 
     fn on_message(&mut self, cx: &mut Context<'_, Self>, from: NodeId, message: Timed<P::Message>) {
+        if self.is_planted(Plant::Deaf) {
+            return;
+        }
         match self.stall.and_then(|stall| stall.opens(cx.now())) {
             Some(opens) => {
                 self.held_in.push((from, message.0));
@@ -165,6 +235,7 @@ impl<P: Protocol<Record = Never>> Protocol for Shell<P> {
 
     fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: Timer) {
         match timer {
+            Timer::Inner if self.is_planted(Plant::Stuck) => {}
             Timer::Inner => {
                 // A timer that its own handler sets to now waits for the next call.
                 for _ in 0..self.outbox.timers.len() {

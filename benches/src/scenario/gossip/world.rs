@@ -9,7 +9,7 @@ use mesh_core::{Events, Handle, Instant, Metrics, NodeId, ProtocolId, Rng64};
 use mesh_gossip::membership::{Membership, MembershipCommand};
 use mesh_transport_mem::{Latency, LinkConfig, Sim, SimConfig};
 
-use super::shell::{Shell, Stall};
+use super::shell::{Plant, Shell, Stall};
 use super::subject::{Boot, Change, Subject};
 
 const MEMBERS: ProtocolId = ProtocolId(1);
@@ -31,12 +31,14 @@ pub struct Setup {
     pub stalling: usize,
     /// When they do.
     pub stall: Option<Stall>,
+    /// A fault that the last node has.
+    pub plant: Option<Plant>,
 }
 
 impl Setup {
-    /// So many nodes, no loss and nobody who stalls.
+    /// So many nodes, no loss, nobody who stalls and nothing planted.
     pub const fn new(nodes: usize) -> Self {
-        Self { nodes, loss: 0.0, stalling: 0, stall: None }
+        Self { nodes, loss: 0.0, stalling: 0, stall: None, plant: None }
     }
 }
 
@@ -113,6 +115,7 @@ impl<S: Subject> World<S> {
             if stall.is_some() {
                 world.excused.insert(node);
             }
+            let plant = world.setup.plant.filter(|_| at + 1 == ids.len());
             let boot = Boot { ids: ids.clone(), at, seeds: 3, seed: seed ^ (at as u64) << 20 };
             let mut life = 0;
             sim.add_node(node, move |builder| {
@@ -120,7 +123,7 @@ impl<S: Subject> World<S> {
                 let boot = Boot { seed: boot.seed ^ life << 50, ..boot.clone() };
                 let metrics = builder.metrics().clone();
                 let subject = S::boot(&boot, &metrics);
-                let handle = builder.host(MEMBERS, Shell::new(subject, boot.seed, stall));
+                let handle = builder.host(MEMBERS, Shell::new(subject, boot.seed, stall).planted(plant, boot.ids[0]));
                 let events = RefCell::new(handle.events());
                 Seat { handle, metrics, events }
             });
