@@ -1,9 +1,10 @@
-//! What an entry, or a group that does nothing, costs in memory.
+//! What an entry, a group that does nothing, or a member that is known, costs in memory.
 //!
 //! ```text
 //! cargo run --release -p mesh-benches --bin cost -- entries raft 3n_256B_64 20000
 //! cargo run --release -p mesh-benches --bin cost -- groups 1000
 //! cargo run --release -p mesh-benches --bin cost -- shared 1000 3n_256B_1 20
+//! cargo run --release -p mesh-benches --features peers --bin cost -- members 1024 foca
 //! ```
 //!
 //! It is also what to hand to a profiler, because it does nothing else:
@@ -24,13 +25,15 @@ use mesh_benches::cluster::{Cell, Run, warm_heap};
 use mesh_benches::contestant::Contestant;
 use mesh_benches::ours::Nodes;
 use mesh_benches::report::short;
+use mesh_benches::scenario::gossip::{Setup, Subject, World, tell_drops};
+use mesh_gossip::membership::Membership;
 use serde_json::json;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Counts what Raft asks of the allocator.
+/// Counts what protocols ask of the allocator.
 #[derive(Debug, Parser)]
 #[command(name = "cost")]
 struct Args {
@@ -67,6 +70,14 @@ enum What {
         /// How many groups.
         groups: usize,
     },
+    /// Starts nodes that learn of each other and come to rest: bytes of a node for each member that it knows.
+    Members {
+        /// How many nodes.
+        nodes: usize,
+        /// Whose membership: mesh, and with the feature `peers` foca.
+        #[arg(default_value = "mesh")]
+        contestant: String,
+    },
 }
 
 /// Runs `entries` entries: what that took of the allocator, and the same as text.
@@ -79,6 +90,48 @@ fn counted(entries: u64, run: impl FnOnce() -> Run) -> (serde_json::Value, Strin
     let each = |total: usize| short(total as f64 / entries.max(1) as f64);
     let text = format!("{} allocations of {} bytes an entry", each(allocations), each(bytes));
     (json!({ "allocations": allocations, "bytes": bytes }), text)
+}
+
+/// So long nodes are left alone once they know each other: news are told no more then.
+const REST: Duration = Duration::from_secs(60);
+
+/// Of so many nodes the members are weighed, as tables grow in steps.
+const WEIGHED: usize = 16;
+
+thread_local! {
+    /// Bytes that were held as the last two marks were passed.
+    static MARKS: std::cell::Cell<[usize; 2]> = const { std::cell::Cell::new([0; 2]) };
+}
+
+/// Bytes that are allocated now.
+fn held() -> usize {
+    let stats = ALLOCATOR.stats();
+    stats.bytes_allocated.saturating_sub(stats.bytes_deallocated)
+}
+
+/// What the memberships of nodes hold that know each other: bytes, and the members known by all of them together.
+fn members<S: Subject>(nodes: usize) -> (usize, usize) {
+    let mut world = World::<S>::joined(0, Setup::new(nodes));
+    world.run(REST);
+    tell_drops(|| MARKS.set([MARKS.get()[1], held()]));
+    let weighed: Vec<_> = world.ids().iter().copied().take(WEIGHED).collect();
+    let (mut bytes, mut known) = (0, 0);
+    for node in weighed {
+        known += world.members(node).map_or(0, Subject::live);
+        world.crash(node);
+        let [before, after] = MARKS.get();
+        bytes += before.saturating_sub(after);
+    }
+    (bytes, known)
+}
+
+fn members_of(contestant: &str, nodes: usize) -> Result<(usize, usize), String> {
+    match contestant {
+        "mesh" => Ok(members::<Membership>(nodes)),
+        #[cfg(feature = "peers")]
+        "foca" => Ok(members::<mesh_benches::peers::Foca>(nodes)),
+        _ => Err(format!("there is no contestant {contestant:?}: choose from mesh, and with the feature peers foca")),
+    }
 }
 
 fn main() -> ExitCode {
@@ -115,6 +168,16 @@ fn main() -> ExitCode {
             let text = format!("{} bytes a replica", short(bytes as f64 / replicas.max(1) as f64));
             (json!({ "bytes": bytes, "replicas": replicas }), text)
         }
+        What::Members { nodes, contestant } => match members_of(&contestant, nodes) {
+            Ok((bytes, members)) => {
+                let text = format!("{} bytes a member", short(bytes as f64 / members.max(1) as f64));
+                (json!({ "bytes": bytes, "members": members }), text)
+            }
+            Err(error) => {
+                eprintln!("error: {error}");
+                return ExitCode::from(2);
+            }
+        },
     };
     match args.json {
         true => println!("{counted}"),

@@ -6,6 +6,6 @@ mod subject;
 mod world;
 
 pub use chaos::{Outcome, run};
-pub use shell::{Plant, Shell, Stall, take_spent};
+pub use shell::{Plant, Shell, Stall, take_spent, tell_drops};
 pub use subject::{Boot, Change, Subject};
 pub use world::{Setup, World};

@@ -111,6 +111,13 @@ pub(super) fn bytes_per_replica(groups: usize) -> Result<f64, String> {
     Ok(bytes / replicas)
 }
 
+/// Bytes that one of so many nodes holds for each member that it knows, by whose membership it is.
+pub(super) fn bytes_per_member(contestant: &str, nodes: usize) -> Result<f64, String> {
+    let arguments = ["members", &nodes.to_string(), contestant];
+    let [bytes, members] = totals(&cost_program()?, &arguments, ["bytes", "members"])?;
+    Ok(bytes / members)
+}
+
 /// Instructions an entry.
 fn instructions(program: &Path, contestant: &str, settings: &Settings) -> Result<f64, String> {
     let lengths: [u64; 2] = if settings.quick { [4_000, 12_000] } else { [20_000, 100_000] };

@@ -61,6 +61,24 @@ struct Rival {
     scenarios: [Scenario; 8],
 }
 
+/// Bytes that a node takes to know another.
+const MEMORY: &str = "bytes_per_member";
+
+/// Adds [`MEMORY`]: what the program `cost` counted, of one seed, as it decides little.
+fn memory(rivals: &[Rival], report: &mut Report, table: &mut Table) {
+    let mut cell = |contestant: &str, name: String| match super::cost::bytes_per_member(contestant, 1024) {
+        Ok(bytes) => short(report.figure(name, &[bytes])),
+        Err(why) => {
+            report.note(format!("memory of members, {contestant}: not measured, {why}"));
+            String::new()
+        }
+    };
+    let ours = cell("mesh", MEMORY.to_owned());
+    let mut row = vec![MEMORY.to_owned(), "64".to_owned(), ours, String::new(), String::new()];
+    row.extend(rivals.iter().map(|rival| cell(rival.name, format!("{}_{MEMORY}", rival.name))));
+    table.row(row);
+}
+
 pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), SuiteError> {
     let seeds = if settings.quick { 3 } else { 20 };
     let rivals = rivals(settings);
@@ -83,17 +101,16 @@ pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), Su
             row.extend([median(values), least, most].map(text));
             for (rival, runs) in rivals.iter().zip(&theirs) {
                 let values = &runs.values[at];
-                if values.iter().any(|value| value.is_nan()) {
-                    row.push(String::new());
-                } else {
-                    figure(report, &format!("{}_{name}", rival.name), values);
-                    row.push(text(median(values)));
-                }
+                figure(report, &format!("{}_{name}", rival.name), values);
+                row.push(text(median(values)));
             }
             eprintln!("  {}", row.join("  "));
             table.row(row);
         }
         eprintln!("  in {:.0} s", watch.elapsed().as_secs_f64());
+    }
+    if settings.wants(MEMORY) {
+        memory(&rivals, report, &mut table);
     }
     report.table(table);
     #[cfg(feature = "peers")]

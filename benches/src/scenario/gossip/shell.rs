@@ -15,6 +15,27 @@ thread_local! {
     static SPENT: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
 }
 
+thread_local! {
+    /// What is called just before a shell's protocol is dropped, and just after.
+    static DROPS: Cell<Option<fn()>> = const { Cell::new(None) };
+}
+
+/// Calls `tell` just before the protocol of a shell of this thread is dropped, and just after: between the two the
+/// allocator gets back what the protocol held.
+pub fn tell_drops(tell: fn()) {
+    DROPS.set(Some(tell));
+}
+
+struct Mark;
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        if let Some(tell) = DROPS.get() {
+            tell();
+        }
+    }
+}
+
 /// One call that takes longer was interrupted by the operating system: it does not count.
 const INTERRUPTED: Duration = Duration::from_millis(1);
 
@@ -127,7 +148,10 @@ pub enum Timer {
 
 /// A protocol that keeps no log, in a shell.
 pub struct Shell<P: Protocol> {
+    // Fields are dropped in this order.
+    _before: Mark,
     inner: P,
+    _after: Mark,
     outbox: Outbox<P>,
     rng: Rng64,
     stall: Option<Stall>,
@@ -158,7 +182,8 @@ impl<P: Protocol<Record = Never>> Shell<P> {
     pub fn new(inner: P, seed: u64, stall: Option<Stall>) -> Self {
         let rng = Rng64::from_seed(seed, "shell");
         let (held_in, held_out) = (Vec::new(), Vec::new());
-        Self { inner, outbox: Outbox::default(), rng, stall, planted: None, held_in, held_out }
+        let (_before, _after) = (Mark, Mark);
+        Self { _before, inner, _after, outbox: Outbox::default(), rng, stall, planted: None, held_in, held_out }
     }
 
     /// Plants a fault; one that forges does so of what it tells of `node`.

@@ -58,11 +58,6 @@ pub trait Subject: Protocol<Record = Never> {
     /// Whether it knows all these as members, itself left out.
     fn sees(&self, nodes: &[NodeId]) -> bool;
 
-    /// Bytes that it takes to know the others, where it says so.
-    fn memory(&self) -> Option<usize> {
-        None
-    }
-
     /// Its own incarnation, where nobody else may raise it.
     fn incarnation(&self) -> Option<u64> {
         None
@@ -92,10 +87,6 @@ impl Subject for Membership {
 
     fn sees(&self, nodes: &[NodeId]) -> bool {
         nodes.iter().all(|node| *node == self.own().node || self.status_of(*node).is_some_and(Status::is_live))
-    }
-
-    fn memory(&self) -> Option<usize> {
-        Some(self.status().memory)
     }
 
     fn incarnation(&self) -> Option<u64> {
