@@ -5,7 +5,7 @@
 //! network only. Messages have the compressed digest of its newer format; the failure detector keeps 100
 //! intervals of each node instead of 1000, as a thousand nodes would take 8 GB, and no run is longer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -56,7 +56,11 @@ impl Chitchats {
         let runtime = runtime.expect("a runtime without I/O needs nothing of the system");
         let began = runtime.block_on(async { tokio::time::Instant::now() });
         let stalls = stall.iter().flat_map(|(count, stall)| (0..*count).map(|at| (address(at), *stall))).collect();
-        let wires = Arc::new(Mutex::new(Wires { rng: Rng64::from_seed(seed, "chitchat"), up: BTreeMap::new() }));
+        let wires = Arc::new(Mutex::new(Wires {
+            rng: Rng64::from_seed(seed, "chitchat"),
+            up: BTreeMap::new(),
+            cut_off: BTreeSet::new(),
+        }));
         let network = Network { channels: ChannelTransport::default(), wires, loss, stalls, began };
         let handles = runtime.block_on(async {
             let mut handles = Vec::new();
@@ -102,6 +106,12 @@ impl Chitchats {
         if let Some(handle) = self.nodes[at].take() {
             handle.abort();
         }
+    }
+
+    /// Lets nothing through between the first `one` nodes and the others, what is on its way included, until it is
+    /// called with none.
+    pub fn split(&mut self, one: usize) {
+        self.network.lock().cut_off = (0..one).map(address).collect();
     }
 
     /// Writes a key at a node.
@@ -169,6 +179,8 @@ struct Network {
 struct Wires {
     rng: Rng64,
     up: BTreeMap<SocketAddr, AbortHandle>,
+    /// Those that reach only each other.
+    cut_off: BTreeSet<SocketAddr>,
 }
 
 impl Network {
@@ -193,6 +205,11 @@ impl Network {
         let latency = self.lock().rng.duration_between(Duration::from_millis(1), Duration::from_millis(50));
         let sent = self.opens(from, tokio::time::Instant::now() - self.began);
         self.began + self.opens(to, sent + latency)
+    }
+
+    fn is_cut(&self, from: SocketAddr, to: SocketAddr) -> bool {
+        let wires = self.lock();
+        wires.cut_off.contains(&from) != wires.cut_off.contains(&to)
     }
 
     fn loses(&self) -> bool {
@@ -247,10 +264,13 @@ impl Socket for Endpoint {
 
     async fn send(&mut self, to: SocketAddr, envelope: ChitchatEnvelope) -> anyhow::Result<SendOutcome> {
         let (arrives, arriving) = (self.network.arrives(self.addr, to), self.arriving.clone());
+        let (from, network) = (self.addr, self.network.clone());
         tokio::spawn(async move {
             tokio::time::sleep_until(arrives).await;
-            // It is lost where the node stopped meanwhile.
-            let _ = arriving.send((to, envelope));
+            if !network.is_cut(from, to) {
+                // It is lost where the node stopped meanwhile.
+                let _ = arriving.send((to, envelope));
+            }
         });
         // How long it is is known once it arrives, to the transport below.
         Ok(SendOutcome { num_bytes_sent: 0 })
@@ -278,5 +298,18 @@ mod tests {
         assert!(!world.all_agree());
         assert!(world.until(minute, Chitchats::all_agree).is_some());
         assert_eq!(world.false_downs(0), 0);
+    }
+
+    #[test]
+    fn halves_that_are_cut_apart_lose_each_other_and_find_each_other_again() {
+        let minute = Duration::from_secs(60);
+        let mut world = Chitchats::boot(1, 6, 0.0, None);
+        assert!(world.until(minute, Chitchats::all_agree).is_some());
+        world.split(3);
+        world.run(minute);
+        // Each of six holds three for dead.
+        assert_eq!(world.false_downs(0), 18);
+        world.split(0);
+        assert!(world.until(minute, Chitchats::all_agree).is_some());
     }
 }

@@ -58,7 +58,7 @@ const fn rivals(_: &Settings) -> Vec<Rival> {
 struct Rival {
     name: &'static str,
     seeds: u64,
-    scenarios: [Scenario; 8],
+    scenarios: [Scenario; 9],
 }
 
 /// Bytes that a node takes to know another.
@@ -114,7 +114,7 @@ pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), Su
     }
     report.table(table);
     #[cfg(feature = "peers")]
-    if settings.wants("chitchat") {
+    if settings.wants("chitchat") || settings.wants(chitchat::HEAL) {
         chitchat::measure(settings, report);
     }
     Ok(())

@@ -20,10 +20,12 @@ pub(super) struct Scenario {
 }
 
 /// The scenarios of a contestant; always the same ones.
-pub(super) fn of<S: Subject>() -> [Scenario; 8] {
+pub(super) fn of<S: Subject>() -> [Scenario; 9] {
     [
         Scenario { nodes: 1024, figures: &[("join_1024_s", "8"), ("join_1024_kb_per_node", "300")], run: join::<S> },
         Scenario { nodes: 1024, figures: &[("heal_1024_s", "30")], run: heal::<S> },
+        // What can be had of chitchat too.
+        Scenario { nodes: 128, figures: &[("heal_128_s", "")], run: heal::<S> },
         Scenario { nodes: 1024, figures: &[("crash30_1024_s", "26")], run: crash_third::<S> },
         Scenario { nodes: 1024, figures: &[("crash1_1024_s", "12")], run: crash_one::<S> },
         Scenario {
