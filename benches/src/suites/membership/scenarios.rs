@@ -39,7 +39,7 @@ pub(super) fn of<S: Subject>() -> [Scenario; 9] {
         },
         Scenario {
             nodes: 128,
-            figures: &[("slow_false_downs_128", "2"), ("slow_false_downs_128_seen_by_slow", "")],
+            figures: &[("slow_false_downs_128", "2"), ("slow_false_downs_128_seen_by_any", "")],
             run: slow::<S>,
         },
         Scenario {
