@@ -77,7 +77,7 @@ use leave::Phase;
 use member::EncodedProfile;
 use message::{Gossip, Kind, Update};
 use meter::Meter;
-use probe::{Probe, Relays};
+use probe::{Calls, Probe, Relays};
 use reconnect::Reconnect;
 use suspicion::Suspicion;
 use table::{Entry, Table, Told};
@@ -118,6 +118,7 @@ pub struct Membership {
     own_news: u8,
     probe: Option<Probe>,
     relays: Relays,
+    calls: Calls,
     /// The number of the last ping.
     seq: u16,
     /// The local health score: 0 is good (Lifeguard IV-A).
@@ -151,6 +152,7 @@ impl Membership {
             own_news: 0,
             probe: None,
             relays: Relays::default(),
+            calls: Calls::default(),
             seq: 0,
             health: 0,
             sync: SyncState::default(),

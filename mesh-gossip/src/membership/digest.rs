@@ -157,13 +157,20 @@ impl SyncState {
 }
 
 impl Membership {
-    /// Another has this digest.
-    pub(super) fn compare(&mut self, cx: &mut Cx<'_>, from: NodeId, digest: u64) {
+    /// Another has this digest. Whether it knows the same.
+    pub(super) fn notice_digest(&mut self, digest: u64) -> bool {
         let is_same = digest == self.digest();
         self.news.compared(is_same);
         if is_same {
             self.sync.backoff = 0;
-        } else if cx.now() >= self.sync.next_at && self.phase.is_in() && !self.sync.goes_on() {
+        }
+        is_same
+    }
+
+    /// Another that was asked for its digest has a different one. Who sent one unasked is not answered by a comparison:
+    /// its sums take many times as many bytes.
+    pub(super) fn compare(&mut self, cx: &mut Cx<'_>, from: NodeId) {
+        if cx.now() >= self.sync.next_at && self.phase.is_in() && !self.sync.goes_on() {
             let wait = self.config.sync_interval * (1 << self.sync.backoff).min(BACKOFF_MAX);
             self.sync.next_at = cx.now() + wait;
             self.sync.backoff = (self.sync.backoff + 1).min(BACKOFF_MAX.ilog2());

@@ -18,6 +18,9 @@ use super::{Cx, MESSAGE_OVERHEAD, Membership, Timer};
 /// Pings in place of others that may be on their way. The oldest make room.
 const RELAYS_MAX: usize = 256;
 
+/// Calls that may be on their way. The oldest make room.
+const CALLS_MAX: usize = 256;
+
 /// A member is pinged so often in a timeout.
 const PINGS_PER_TIMEOUT: u32 = 4;
 
@@ -44,6 +47,25 @@ struct Relay {
     seq: u16,
     asker: NodeId,
     asker_seq: u16,
+}
+
+/// Pings beside probes: whom, and by which number.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Calls(VecDeque<(NodeId, u16)>);
+
+impl Calls {
+    pub(super) fn add(&mut self, node: NodeId, seq: u16) {
+        if self.0.len() >= CALLS_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((node, seq));
+    }
+
+    /// Whether it is awaited that `node` answers this.
+    fn take(&mut self, node: NodeId, seq: u16) -> bool {
+        let at = self.0.iter().position(|call| *call == (node, seq));
+        at.and_then(|at| self.0.remove(at)).is_some()
+    }
 }
 
 impl Membership {
@@ -146,15 +168,18 @@ impl Membership {
         let room = room.saturating_sub(len(&updates));
         self.add_news(cx.now(), &mut updates, room, 1);
         cx.send(from, Message(Kind::Ack(Ack { seq: ping.seq, digest: self.digest(), updates })));
-        self.compare(cx, from, ping.digest);
+        // It is for the other to compare, who hears from the answer that there is reason to.
+        self.notice_digest(ping.digest);
     }
 
     pub(super) fn on_ack(&mut self, cx: &mut Cx<'_>, from: NodeId, ack: &Ack) {
         self.on_updates(cx, from, &ack.updates);
         self.answer_claims(cx, from, &ack.updates);
         self.excuse(cx, from);
+        let mut was_asked = self.calls.take(from, ack.seq);
         let is_answer = |probe: &Probe| probe.seq == ack.seq && (probe.target == from || probe.helpers.contains(&from));
         if self.probe.as_ref().is_some_and(is_answer) {
+            was_asked = true;
             self.probe = None;
             cx.cancel_timer(Timer::Unanswered);
             self.health = self.health.saturating_sub(1);
@@ -162,10 +187,14 @@ impl Membership {
         if let Some(at) = self.relays.0.iter().position(|relay| relay.seq == ack.seq && relay.target == from)
             && let Some(relay) = self.relays.0.remove(at)
         {
+            was_asked = true;
             let (seq, digest, updates) = (relay.asker_seq, self.digest(), self.about_of(cx.now(), from));
             cx.send(relay.asker, Message(Kind::Ack(Ack { seq, digest, updates })));
         }
-        self.compare(cx, from, ack.digest);
+        let is_same = self.notice_digest(ack.digest);
+        if was_asked && !is_same {
+            self.compare(cx, from);
+        }
     }
 
     /// What the asker should hear of a member that has just answered.

@@ -132,6 +132,7 @@ impl Membership {
             suspicion.called_at = Some(now);
         }
         let (seq, digest) = (self.next_seq(), self.digest());
+        self.calls.add(node, seq);
         let updates = self.about(cx.now(), node).into_iter().collect();
         cx.send(node, Message(Kind::Ping(Ping { seq, digest, updates })));
     }

@@ -49,6 +49,12 @@ fn with_three() -> Harness<Membership> {
     node
 }
 
+/// Another answers a call, and knows something else.
+fn answers_otherwise(node: &mut Harness<Membership>, from: NodeId) {
+    node.protocol.calls.add(from, 7);
+    node.receive(from, Message(Kind::Ack(Ack { seq: 7, digest: 1, updates: Vec::new() })));
+}
+
 fn status(node: &Harness<Membership>, of: NodeId) -> Option<Status> {
     node.protocol.status_of(of)
 }
@@ -369,7 +375,7 @@ fn a_refutation_without_profile_is_believed_only_where_the_profile_is_known() {
     assert_eq!(status(&node, NodeId(50)), None);
     // It asks for the profiles with the next comparison.
     node.sent();
-    node.receive(A, Message(Kind::Ping(Ping { seq: 5, digest: 1, updates: Vec::new() })));
+    answers_otherwise(&mut node, A);
     let wants = node.sent().into_iter().find_map(|(_, message)| match message.0 {
         Kind::Sync(sync) => Some(sync.wants),
         _ => None,
@@ -395,13 +401,46 @@ fn answers_are_at_most_twice_as_long_as_what_they_answer() {
             updates: vec![own],
         }))),
     ];
-    // The first ping makes the node compare as well, once a second.
-    node.receive(B, questions[0].clone());
-    node.sent();
     for question in questions {
         node.receive(B, question.clone());
         let answers: usize = node.sent().iter().map(|(_, message)| len(message)).sum();
         assert!(answers > 0 && answers <= 2 * len(&question), "{answers} to {}", len(&question));
+    }
+}
+
+#[test]
+fn only_who_was_asked_for_its_digest_is_asked_to_compare() {
+    let answer = |seq| Message(Kind::Ack(Ack { seq, digest: 1, updates: Vec::new() }));
+    let call_of = |node: &mut Harness<Membership>| {
+        let mut calls = node.sent().into_iter().filter_map(|(to, message)| match message.0 {
+            Kind::Ping(ping) => Some((to, ping.seq)),
+            _ => None,
+        });
+        calls.next_back().expect("it pings")
+    };
+    type Make = fn(&mut Harness<Membership>);
+    let calls: [Make; 3] = [
+        |node| node.fire(Timer::Probe),
+        |node| node.receive(A, Message(Kind::PingReq(PingReq { seq: 9, target: B, updates: Vec::new() }))),
+        |node| {
+            node.receive(B, says(A, 0, Claim::Left(0)));
+            node.protocol.probe = None;
+            node.pass(Duration::from_millis(300));
+        },
+    ];
+    for call in calls {
+        let mut node = with_three();
+        call(&mut node);
+        let (whom, seq) = call_of(&mut node);
+        let other = [A, B, C].into_iter().find(|other| *other != whom).unwrap();
+        for (from, seq, is_asked) in
+            [(whom, seq + 1, false), (other, seq, false), (whom, seq, true), (whom, seq, false)]
+        {
+            node.receive(from, answer(seq));
+            let syncs = node.sent().into_iter().filter(|(to, it)| *to == from && matches!(it.0, Kind::Sync(_)));
+            assert_eq!(syncs.count(), usize::from(is_asked));
+            node.protocol.sync = SyncState::default();
+        }
     }
 }
 

@@ -38,7 +38,7 @@ fn with_many() -> Harness<Membership> {
 fn asks_a(node: &mut Harness<Membership>) -> Box<Sync> {
     node.pass(Duration::from_secs(20));
     node.sent();
-    node.receive(A, ping(1));
+    answers_otherwise(node, A);
     let asked = node.sent().into_iter().find_map(|(to, message)| match message.0 {
         Kind::Sync(sync) if to == A => Some(sync),
         _ => None,
@@ -157,9 +157,8 @@ fn comparing_in_vain_becomes_rare() {
     let mut asked = 0;
     for _ in 0..120 {
         node.pass(Duration::from_millis(500));
-        node.receive(A, ping(1));
-        let sent = node.sent();
-        for (to, message) in sent {
+        answers_otherwise(&mut node, A);
+        for (to, message) in node.sent() {
             if let (A, Kind::Ping(Ping { seq, .. })) = (to, &message.0) {
                 node.receive(A, Message(Kind::Ack(Ack { seq: *seq, digest: 1, updates: Vec::new() })));
             }
@@ -194,7 +193,7 @@ fn what_nobody_asked_for_is_not_answered_and_makes_nobody_ask() {
     assert_eq!(gossip_to_a(&mut node), []);
     assert_eq!(syncs(&mut node), 0);
     let mut node = with_three();
-    node.receive(A, ping(1));
+    answers_otherwise(&mut node, A);
     node.sent();
     node.receive(A, entries(Slice::ALL, 1, told()));
     assert_ne!(gossip_to_a(&mut node), []);
@@ -284,7 +283,7 @@ fn of_many_in_one_bucket_none_stays_unknown_because_others_are_told_first() {
         let (mut asker, mut other) = (knows(ME, A, Some(unknown)), knows(A, ME, None));
         asker.sent();
         let mut questions = 0;
-        asker.receive(A, ping(0));
+        answers_otherwise(&mut asker, A);
         while status(&asker, crowd[unknown]).is_none() && asker.now() < Instant::ZERO + Duration::from_secs(2) {
             // Whoever is asked knows the same as A, and says so.
             for (to, message) in asker.sent() {
