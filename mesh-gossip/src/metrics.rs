@@ -155,6 +155,8 @@ pub struct Monitor {
     me: NodeId,
     /// What this node thinks of each other.
     opinions: BTreeMap<NodeId, Opinion>,
+    /// How many of them are down.
+    down: usize,
     reports: BTreeMap<NodeId, Kept>,
     life: u64,
     number: u64,
@@ -184,6 +186,7 @@ impl Monitor {
             config,
             me: NodeId::default(),
             opinions: BTreeMap::new(),
+            down: 0,
             reports: BTreeMap::new(),
             life: 0,
             number: 0,
@@ -233,7 +236,7 @@ impl Monitor {
     }
 
     fn reachable(&self) -> usize {
-        self.opinions.values().filter(|opinion| **opinion != Opinion::Down).count()
+        self.opinions.len() - self.down
     }
 
     fn connectivity(&self) -> f64 {
@@ -278,9 +281,16 @@ impl Monitor {
             self.suspicions += 1;
             self.suspected.increment();
         }
-        self.opinions.insert(node, opinion);
-        self.connectivity.set((1000.0 * self.connectivity()) as u64);
+        let before = self.opinions.insert(node, opinion);
+        self.note_change(before, Some(opinion));
         Ok(())
+    }
+
+    /// The opinion of one other was that, and is this.
+    fn note_change(&mut self, before: Option<Opinion>, now: Option<Opinion>) {
+        let count = |opinion| usize::from(opinion == Some(Opinion::Down));
+        self.down = self.down + count(now) - count(before);
+        self.connectivity.set((1000.0 * self.connectivity()) as u64);
     }
 
     fn on_report_due(&mut self, cx: &mut Context<'_, Self>) {
@@ -403,9 +413,9 @@ impl Protocol for Monitor {
         let reply = match command {
             MonitorCommand::Opinion { node, opinion } => MonitorReply::Done(self.set_opinion(node, opinion)),
             MonitorCommand::RemovePeer(node) => {
-                self.opinions.remove(&node);
+                let before = self.opinions.remove(&node);
+                self.note_change(before, None);
                 self.reports.remove(&node);
-                self.connectivity.set((1000.0 * self.connectivity()) as u64);
                 MonitorReply::Done(Ok(()))
             }
             MonitorCommand::Recovered { recovery } => {

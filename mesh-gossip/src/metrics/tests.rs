@@ -1,6 +1,6 @@
 //! Stories of one node.
 
-use mesh_core::{Harness, wire};
+use mesh_core::{Harness, Rng64, wire};
 
 use super::*;
 
@@ -226,4 +226,26 @@ fn configurations_that_cannot_work_are_refused() {
     }
     let many = MonitorConfig { peers_max: usize::MAX, reports_max: usize::MAX, ..default() };
     assert_eq!(many.validate(), Ok(()));
+}
+
+#[test]
+fn how_many_can_be_reached_is_as_counted_anew_whatever_opinions_come_in_what_order() {
+    let mut rng = Rng64::from_seed(1, "opinions");
+    let (mut node, metrics) = node(MonitorConfig { peers_max: 20, ..MonitorConfig::default() });
+    let mut reached = [0; 21];
+    for _ in 0..5_000 {
+        let of = u128::from(rng.below(25));
+        match *rng.choose(&[Some(Opinion::Alive), Some(Opinion::Suspect), Some(Opinion::Down), None]).unwrap() {
+            Some(opinion) => think(&mut node, of, opinion),
+            None => drop(node.command(MonitorCommand::RemovePeer(NodeId(of)))),
+        }
+        let opinions = || (0..25).filter_map(|of| node.protocol.opinion_of(NodeId(of)));
+        let (known, up) = (opinions().count(), opinions().filter(|opinion| *opinion != Opinion::Down).count());
+        let status = node.protocol.status();
+        assert_eq!((status.known, status.reachable), (known, up));
+        let permille = 1000 * (up as u64 + 1) / (known as u64 + 1);
+        assert!(metrics.snapshot()["network_connectivity_permille"].abs_diff(permille) <= 1);
+        reached[up] += 1;
+    }
+    assert!(reached[5..15].iter().all(|count| *count > 0), "{reached:?}");
 }
