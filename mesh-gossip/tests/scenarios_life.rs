@@ -8,7 +8,8 @@ use std::time::Duration;
 use mesh_core::keyring::SEAL_LEN;
 use mesh_core::{ClusterKey, Keyring, NodeId};
 use mesh_gossip::membership::{MembershipCommand, MembershipConfig, Profile, Status};
-use support::{Cluster, SECOND, name};
+use mesh_transport_mem::{Latency, LinkConfig};
+use support::{Cluster, SECOND, link, name};
 use support_sizes::{ONE_SEED_EACH, runs};
 
 fn agree_and_know_the_same(cluster: &Cluster) -> bool {
@@ -115,6 +116,31 @@ fn s13_clocks_that_jump_and_drift_and_drivers_that_pause_take_nobody_down() {
         }
         assert_eq!((cluster.told.downs, cluster.told.rejoins), (0, 0));
         cluster.until("all know the same", 20 * SECOND, agree_and_know_the_same);
+    }
+}
+
+// Far apart.
+
+#[test]
+fn s4_nodes_far_apart_that_lose_packets_miss_nobody_but_who_crashed() {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
+        let config = MembershipConfig::wan();
+        let period = config.probe_period;
+        let latency = Latency::between(Duration::from_millis(100), Duration::from_millis(250));
+        let mut cluster = Cluster::empty(seed, config);
+        cluster.sim.set_links(LinkConfig { latency, ..link(0.0) });
+        let seeds: Vec<_> = (0..3).map(|at| name(seed, at)).collect();
+        cluster.add_many(nodes, &seeds);
+        cluster.until("all know all", 10 * SECOND, agree_and_know_the_same);
+        cluster.sim.set_links(LinkConfig { latency, ..link(0.05) });
+        cluster.run(300 * SECOND);
+        assert_eq!((cluster.told.downs, cluster.told.rejoins), (0, 0), "{nodes} nodes");
+        let victim = cluster.ids[nodes - 1];
+        cluster.crash(victim);
+        // As many periods as it takes nodes that are near each other.
+        cluster.until("all know of the crash", 12 * period, agree_and_know_the_same);
+        assert!(cluster.up().iter().all(|of| cluster.status(*of, victim) == Some(Status::Down)));
+        assert_eq!(cluster.told.downs, nodes - 1);
     }
 }
 
