@@ -65,6 +65,35 @@ fn s10_who_restarts_after_it_was_declared_down_is_back_at_a_higher_incarnation()
 }
 
 #[test]
+fn s10_two_live_nodes_of_one_name_contest_it_for_ever_and_harm_nobody_else() {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
+        let mut cluster = Cluster::joined(seed, nodes);
+        let seeds = cluster.ids[..3].to_vec();
+        let twins = cluster.add_twins(&seeds);
+        cluster.run(10 * SECOND);
+        let incarnation = |cluster: &Cluster| cluster.members(cluster.ids[0]).and_then(|of| of.incarnation_of(twins));
+        let (bytes, before) = (cluster.bytes_out(), incarnation(&cluster));
+        let seconds = 60;
+        for _ in 0..seconds {
+            cluster.run(SECOND);
+            let knows_all = |of: &NodeId| cluster.members(*of).is_some_and(|of| of.live() == nodes);
+            assert!(cluster.ids.iter().all(knows_all), "{nodes} nodes: somebody is missed");
+        }
+        // That nobody is declared down, and how many news wait, is checked at every glance.
+        let each = (cluster.bytes_out() - bytes) / nodes as u64 / seconds;
+        let raised = incarnation(&cluster).zip(before).map_or(0, |(now, before)| now - before);
+        assert!(each <= 1_300, "{nodes} nodes: {each} bytes a node and second");
+        assert!((seconds / 2..=5 * seconds).contains(&raised), "{nodes} nodes: {raised} times");
+        // Whose name it is, all know as soon as there is one of them.
+        cluster.sim.handle(twins).twins.as_ref().expect("it is two").cast(()).expect("there is room");
+        cluster.until("all know the one that is left", 10 * SECOND, |cluster| {
+            let zone = |of: &NodeId| Some(cluster.members(*of)?.member(twins)?.profile.zone);
+            cluster.same_digest() && cluster.ids.iter().all(|of| zone(of) == Some(1))
+        });
+    }
+}
+
+#[test]
 fn s11_a_node_that_slept_past_all_tombstones_brings_nobody_back() {
     for (nodes, seed) in runs(ONE_SEED_EACH) {
         // Each forgets at a time of its own.

@@ -4,6 +4,7 @@
 
 pub mod liar;
 pub mod stalling;
+pub mod twins;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use mesh_transport_mem::{Latency, LinkConfig, Sim, SimConfig};
 
 use liar::Liar;
 use stalling::Stalling;
+use twins::Twins;
 
 pub const MEMBERS: ProtocolId = ProtocolId(1);
 
@@ -31,6 +33,8 @@ pub struct Seat {
     pub liar: Option<Handle<Liar>>,
     /// Of a node whose packets can be held back.
     pub stalling: Option<Handle<Stalling>>,
+    /// Of two nodes of one name.
+    pub twins: Option<Handle<Twins>>,
     events: RefCell<Events<MembershipEvent>>,
 }
 
@@ -164,7 +168,7 @@ impl Cluster {
             let metrics = builder.metrics().clone();
             let handle = builder.host(MEMBERS, membership.metrics(&metrics));
             let events = RefCell::new(handle.events());
-            Seat { handle, metrics, liar: None, stalling: None, events }
+            Seat { handle, metrics, liar: None, stalling: None, twins: None, events }
         });
     }
 
@@ -176,7 +180,23 @@ impl Cluster {
             let handle = builder.host(ProtocolId(99), Membership::new(MembershipConfig::lan()).expect("it is valid"));
             let liar = Some(builder.host(MEMBERS, Liar::default()));
             let events = RefCell::new(handle.events());
-            Seat { handle, metrics: builder.metrics().clone(), liar, stalling: None, events }
+            Seat { handle, metrics: builder.metrics().clone(), liar, stalling: None, twins: None, events }
+        });
+        node
+    }
+
+    /// Adds two members of one name, in the zones 1 and 2. What they are told, and say of each other, is of no account.
+    pub fn add_twins(&mut self, seeds: &[NodeId]) -> NodeId {
+        let (seed, config, seeds) = (self.sim.seed(), self.config.clone(), seeds.to_vec());
+        let node = name(seed, 1 << 21);
+        self.has_liars = true;
+        self.sim.add_node(node, move |builder| {
+            let membership = || Membership::new(config.clone()).expect("a valid configuration").seeds(seeds.clone());
+            let in_zone = |zone| membership().profile(&Profile { zone, ..Profile::default() }).expect("it is short");
+            let handle = builder.host(ProtocolId(99), Membership::new(config.clone()).expect("a valid configuration"));
+            let twins = Some(builder.host(MEMBERS, Twins::new([in_zone(1), in_zone(2)], seed)));
+            let events = RefCell::new(handle.events());
+            Seat { handle, metrics: builder.metrics().clone(), liar: None, stalling: None, twins, events }
         });
         node
     }
@@ -193,7 +213,7 @@ impl Cluster {
             let stalling = Stalling::new(membership().seeds(seeds.clone()), seed ^ (at as u64) << 32);
             let stalling = Some(builder.host(MEMBERS, stalling));
             let events = RefCell::new(handle.events());
-            Seat { handle, metrics: builder.metrics().clone(), liar: None, stalling, events }
+            Seat { handle, metrics: builder.metrics().clone(), liar: None, stalling, twins: None, events }
         });
         node
     }
