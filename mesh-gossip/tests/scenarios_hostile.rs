@@ -3,9 +3,10 @@
 mod support;
 mod support_sizes;
 
+use mesh_core::frame::{FRAME_LEN_MAX, FrameBuilder, sections};
 use mesh_core::{Bytes, NodeId, Rng64, Wire};
 use mesh_gossip::membership::{
-    METADATA_LEN_MAX, MembershipConfig, MembershipHandle as _, Profile, SetProfileError, Status, Tags,
+    METADATA_LEN_MAX, MembershipConfig, MembershipHandle as _, PACKET_LEN_MIN, Profile, SetProfileError, Status, Tags,
 };
 use mesh_transport_mem::{Latency, LinkConfig};
 use support::liar::Liar;
@@ -30,12 +31,13 @@ fn update(kind: u8, node: NodeId, incarnation: u64, rest: &[u8]) -> Vec<u8> {
 
 /// A message of news.
 fn gossip(updates: &[Vec<u8>]) -> Bytes {
-    let mut message = vec![1, 4];
+    let mut message = vec![1, GOSSIP];
     (updates.len() as u64).encode(&mut message);
     updates.iter().for_each(|update| message.extend_from_slice(update));
     message.into()
 }
 
+const GOSSIP: u8 = 4;
 const ALIVE: u8 = 0;
 const SUSPECT: u8 = 2;
 const DOWN: u8 = 3;
@@ -173,12 +175,9 @@ fn s12_what_a_liar_says_of_others_takes_nobody_down() {
                 1 => update(DOWN, about, incarnation, &[0]),
                 2 => update(LEFT, about, incarnation, &[0]),
                 // Nothing at all of it, or another zone, address and metadata.
-                _ => update(
-                    ALIVE,
-                    about,
-                    incarnation,
-                    *rng.choose(&[&NO_PROFILE[..], &[9, 1, 7, 2, 7, 7]]).expect("two"),
-                ),
+                _ => {
+                    update(ALIVE, about, incarnation, rng.choose(&[&NO_PROFILE[..], &[9, 1, 7, 2, 7, 7]]).expect("two"))
+                }
             };
             for to in cluster.ids.clone() {
                 say(&cluster, liar, to, gossip(std::slice::from_ref(&lie)));
@@ -188,6 +187,58 @@ fn s12_what_a_liar_says_of_others_takes_nobody_down() {
         cluster.until("the real ones are seen as they are", 60 * SECOND, |cluster| {
             real_ones_are_seen_as_they_are(cluster, liar)
         });
+    }
+}
+
+// Later versions.
+
+/// What a node of a later version sends in place of a frame: behind what is known of each message there is more, among
+/// news a claim of a kind that is not known, and a message of such a kind.
+fn of_later_version(frame: &Bytes) -> Vec<Bytes> {
+    const VERSION: u8 = 2;
+    let mut frames = FrameBuilder::new(FRAME_LEN_MAX);
+    for section in sections(frame).expect("it is a frame").map(|section| section.expect("it is whole")) {
+        for message in section.messages() {
+            let mut message = message.expect("it is whole").remaining().to_vec();
+            message[0] = VERSION;
+            if message[1] == GOSSIP && message[2] < 250 {
+                message[2] += 1;
+                message.extend(update(200, NodeId(7), 1, &[1, 2, 3]));
+            }
+            message.extend([7; 5]);
+            frames.push(section.protocol(), &message);
+        }
+        frames.push(section.protocol(), &[VERSION, 200, 1, 2, 3]);
+    }
+    std::iter::from_fn(|| frames.pop()).collect()
+}
+
+#[test]
+fn s25_nodes_of_a_later_version_and_of_this_one_are_one_cluster() {
+    for (nodes, seed) in runs(ONE_SEED_EACH) {
+        let mut cluster = Cluster::empty(seed, MembershipConfig::lan());
+        // There is room for what is more.
+        cluster.config.packet_len_max = PACKET_LEN_MIN;
+        let seeds: Vec<_> = (0..3).map(|at| name(seed, at)).collect();
+        for at in 0..nodes {
+            cluster.add_with(name(seed, at), &seeds, profile_of(at));
+            if at % 2 == 1 {
+                cluster.sim.lie(cluster.ids[at], |_, frame| of_later_version(&frame));
+            }
+        }
+        cluster.until("all know all", 4 * SECOND, agree_and_know_the_same);
+        cluster.run(30 * SECOND);
+        assert_eq!((cluster.told.suspicions, cluster.told.rejoins), (0, 0), "{nodes} nodes");
+        // One of each version crashes and comes back.
+        for at in [nodes - 1, nodes - 2] {
+            let node = cluster.ids[at];
+            cluster.crash(node);
+            cluster.until("all know of the crash", 20 * SECOND, agree_and_know_the_same);
+            cluster.restart(node);
+            cluster.until("all know all again", 10 * SECOND, agree_and_know_the_same);
+        }
+        assert_eq!(cluster.told.downs, 2 * (nodes - 1), "{nodes} nodes");
+        assert!(cluster.count("messages_malformed") > 0, "{nodes} nodes: all messages are known");
     }
 }
 
