@@ -250,8 +250,12 @@ fn s5_a_node_that_stood_still_drops_nobody() {
 // Relaying.
 
 fn send(sim: &mut Mesh, from: usize, to: usize, payload: &'static str) -> Result<(), OverlayError> {
+    let begin = sim.now();
     let call = sim.handle(id(from)).0.send(id(to), Bytes::from_static(payload.as_bytes()));
-    sim.wait(3 * SECOND, call).expect("each request is answered within two seconds")
+    let answer = sim.wait(3 * SECOND, call).expect("each request is answered");
+    let took = sim.now() - begin;
+    assert!(took <= 2 * SECOND, "from {from} to {to}: answered after {took:?}");
+    answer
 }
 
 fn delivered(events: &mut Events<OverlayEvent>) -> Vec<(NodeId, Bytes)> {
