@@ -8,7 +8,7 @@ use std::time::Duration;
 use mesh_core::{Context, Never, NodeId, Protocol, ProtocolId, RequestId};
 use mesh_gossip::overlay::{Message, Need, Overlay, OverlayConfig, PADDING, Peer};
 use mesh_transport_mem::{Latency, LinkConfig, Sim, SimConfig};
-use support_sizes::runs;
+use support_sizes::{repeats, runs};
 
 const OVERLAY: ProtocolId = ProtocolId(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -151,4 +151,13 @@ fn s19_liars_who_pretend_to_pass_beacons_on_take_no_links_that_were_there() {
         let after = links(&sim);
         assert!(after * 5 >= before * 4, "{count} nodes: of {before} links {after} are left");
     }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    repeats(|seed| {
+        let (mut sim, _) = mesh(seed, 16, 4, true);
+        sim.run_for(30 * SECOND);
+        (sim.digest(), sim.events())
+    });
 }

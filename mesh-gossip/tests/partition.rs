@@ -8,7 +8,7 @@ use std::time::Duration;
 use mesh_core::{NodeId, Rng64};
 use mesh_gossip::partition::{Mode, PartitionCommand, PartitionConfig, PartitionEvent, Strategy};
 use support_partition::{MS, World, config};
-use support_sizes::runs;
+use support_sizes::{repeats, runs};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -461,4 +461,17 @@ fn s9_whatever_is_cut_no_two_sides_go_on() {
         let looks = SEEDS as usize * CHAOS_STEPS;
         assert!(went_on > looks / 10, "{strategy:?} goes on at {went_on} of {looks} looks");
     }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    repeats(|seed| {
+        let mut world = World::going(seed, 5, config(most_of(5)));
+        let (one, other) = sides(5);
+        world.split(&[one, other]);
+        world.live(2_000 * MS);
+        world.heal();
+        world.live(2_000 * MS);
+        (world.sim.digest(), world.sim.events())
+    });
 }

@@ -11,7 +11,7 @@ use mesh_gossip::membership::{
 use mesh_transport_mem::{Latency, LinkConfig};
 use support::liar::Liar;
 use support::{Cluster, MEMBERS, SECOND, link, name};
-use support_sizes::{ONE_SEED_EACH, runs};
+use support_sizes::{ONE_SEED_EACH, repeats, runs};
 
 fn agree_and_know_the_same(cluster: &Cluster) -> bool {
     // What is soon told comes first.
@@ -326,4 +326,17 @@ fn s16_profiles_as_long_as_they_may_be_come_to_all_and_longer_ones_are_refused()
         cluster.run(2 * SECOND);
         assert_eq!(cluster.members(cluster.ids[1]).and_then(|of| of.member(cluster.ids[0])), updates);
     }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    repeats(|seed| {
+        let (mut cluster, liar) = with_liar(seed, 5);
+        let (to, about) = (cluster.ids[0], cluster.ids[1]);
+        cluster.sim.set_links(LinkConfig { duplicate: 0.5, reorder: 0.5, ..link(0.05) });
+        cluster.sim.lie(cluster.ids[2], |_, frame| of_later_version(&frame));
+        say(&cluster, liar, to, gossip(&[update(DOWN, about, 0, &[0])]));
+        cluster.run(10 * SECOND);
+        (cluster.sim.digest(), cluster.sim.events())
+    });
 }

@@ -10,7 +10,7 @@ use mesh_core::{ClusterKey, Keyring, NodeId};
 use mesh_gossip::membership::{MembershipCommand, MembershipConfig, Profile, Status};
 use mesh_transport_mem::{Latency, LinkConfig};
 use support::{Cluster, SECOND, link, name};
-use support_sizes::{ONE_SEED_EACH, runs};
+use support_sizes::{ONE_SEED_EACH, repeats, runs};
 
 fn agree_and_know_the_same(cluster: &Cluster) -> bool {
     // What is soon told comes first.
@@ -304,4 +304,18 @@ fn s27_memory_news_and_traffic_are_flat_under_churn() {
         assert!(frames_at_last < frames * 13 / 10, "{nodes} nodes: {parts:?}");
         assert!(memory_at_last <= memory * 13 / 10 && gone_at_last <= gone + 2, "{nodes} nodes: {parts:?}");
     }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    repeats(|seed| {
+        let (mut cluster, rings) = sealed(seed, 5);
+        rings.iter().for_each(|ring| ring.install(key(2)).expect("there is room"));
+        cluster.crash(cluster.ids[4]);
+        cluster.sim.jump_clock(cluster.ids[0], 60 * SECOND);
+        cluster.run(5 * SECOND);
+        cluster.restart(cluster.ids[4]);
+        cluster.run(5 * SECOND);
+        (cluster.sim.digest(), cluster.sim.events())
+    });
 }

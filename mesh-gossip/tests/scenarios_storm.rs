@@ -11,7 +11,7 @@ use mesh_gossip::broadcast::{
 use mesh_gossip::membership::{METADATA_LEN_MAX, Membership, MembershipCommand, MembershipConfig, Profile, Status};
 use mesh_gossip::overlay::{Overlay, OverlayCommand, OverlayConfig};
 use mesh_transport_mem::{Latency, LinkConfig, Sim, SimConfig};
-use support_sizes::{Size, groups, runs};
+use support_sizes::{Size, groups, repeats, runs};
 
 const MEMBERS: ProtocolId = ProtocolId(1);
 const OVERLAY: ProtocolId = ProtocolId(2);
@@ -152,4 +152,13 @@ fn s17_news_of_members_do_not_hold_up_events() {
         }
         assert!(longest <= SECOND, "{nodes} nodes, seed {seed}: {longest:?}");
     }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    repeats(|seed| {
+        let mut sim = mesh(seed, 5);
+        until(&mut sim, SECOND, |_| false, storm);
+        (sim.digest(), sim.events())
+    });
 }

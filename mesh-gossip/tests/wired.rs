@@ -1,5 +1,7 @@
 //! All modules in one node, linked in a line each, through a partition and back.
 
+mod support_sizes;
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use mesh_gossip::overlay::{Overlay, OverlayCommand, OverlayConfig};
 use mesh_gossip::partition::{Mode, Partition, PartitionCommand, PartitionConfig, PartitionEvent};
 use mesh_gossip::store::{Store, StoreCommand, StoreConfig, StoreHandle};
 use mesh_transport_mem::{Latency, Sim, SimConfig};
+use support_sizes::repeats;
 
 const MEMBERS: ProtocolId = ProtocolId(1);
 const HEARTBEAT: ProtocolId = ProtocolId(2);
@@ -271,4 +274,16 @@ fn a_replica_that_is_cut_off_refuses_proposals_until_it_is_back() {
     sim.heal();
     assert!(sim.run_until(60 * SECOND, |sim| go_on(sim, &ids)));
     assert!(matches!(add(&mut sim, ids[0]), Some(Ok(_))));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let ids: Vec<_> = (1..=7).map(NodeId).collect();
+    repeats(|seed| {
+        let mut sim = mesh(seed, &ids);
+        sim.run_for(10 * SECOND);
+        sim.partition(&[&ids[..3], &ids[3..]]);
+        sim.run_for(10 * SECOND);
+        (sim.digest(), sim.events())
+    });
 }

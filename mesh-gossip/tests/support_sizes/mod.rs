@@ -23,6 +23,13 @@ pub type Size = (usize, Range<u64>);
 /// The sizes of a test for which one seed of each is enough.
 pub const ONE_SEED_EACH: [Size; 3] = [(5, 1..2), (16, 2..3), (128, 3..4)];
 
+/// A seed gives the same run each time, and another seed another: `run` gives a simulation's digest and how many events
+/// it had.
+pub fn repeats(run: impl Fn(u64) -> (u64, u64)) {
+    assert_eq!(run(1), run(1));
+    assert_ne!(run(1).0, run(2).0);
+}
+
 /// As many nodes as are few enough for what grows with their square, and for long times.
 pub const MOST_BY_DEFAULT: usize = 128;
 
