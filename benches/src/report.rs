@@ -35,10 +35,42 @@ impl Settings {
     }
 }
 
+/// What a figure has to keep to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Bound {
+    /// It is not more than that.
+    AtMost(f64),
+    /// It is not less than that.
+    AtLeast(f64),
+}
+
+impl Bound {
+    /// Whether a figure keeps to it.
+    pub fn holds(self, value: f64) -> bool {
+        match self {
+            Self::AtMost(most) => value <= most,
+            Self::AtLeast(least) => value >= least,
+        }
+    }
+
+    /// What stands in a table: nothing where there is no bound.
+    pub fn text(bound: Option<Self>) -> String {
+        bound.map_or(String::new(), |bound| bound.to_string())
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::AtMost(value) | Self::AtLeast(value)) = self;
+        write!(f, "{value}")
+    }
+}
+
 /// Named figures in the order they were found, with tables that show them.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     figures: Vec<(String, f64)>,
+    bounds: Vec<(String, Bound)>,
     tables: Vec<Table>,
 }
 
@@ -48,6 +80,21 @@ impl Report {
         let value = median(runs);
         self.figures.push((name.into(), value));
         value
+    }
+
+    /// Says what the figure of this name has to keep to.
+    pub fn bound(&mut self, name: impl Into<String>, bound: impl Into<Option<Bound>>) {
+        self.bounds.extend(bound.into().map(|bound| (name.into(), bound)));
+    }
+
+    /// A line for each figure that does not keep to its bound.
+    pub fn beyond(&self) -> Vec<String> {
+        let beyond = |(name, bound): &(String, Bound)| {
+            let value = self.get(name).filter(|value| !bound.holds(*value))?;
+            let should = if matches!(bound, Bound::AtMost(_)) { "at most" } else { "at least" };
+            Some(format!("{name} is {value:.3}, and should be {should} {bound}"))
+        };
+        self.bounds.iter().filter_map(beyond).collect()
     }
 
     /// Adds a table.
@@ -63,6 +110,7 @@ impl Report {
     /// Adds all of another report.
     pub fn append(&mut self, mut other: Self) {
         self.figures.append(&mut other.figures);
+        self.bounds.append(&mut other.bounds);
         self.tables.append(&mut other.tables);
     }
 
@@ -199,6 +247,23 @@ mod tests {
         report.figure("b_per_s", &[1.0, 1234.6, 2000.0]);
         report.figure("a_us", &[1.23456]);
         assert_eq!(report.json(), r#"{"a_us":1.235,"b_per_s":1235.0}"#);
+    }
+
+    #[test]
+    fn figures_beyond_their_bounds_are_told() {
+        let mut suite = Report::default();
+        suite.figure("slow_s", &[3.0, 2.5, 0.1]);
+        suite.figure("fast_s", &[2.0]);
+        suite.figure("share", &[0.99]);
+        for name in ["slow_s", "fast_s", "not_measured_s"] {
+            suite.bound(name, Bound::AtMost(2.0));
+        }
+        suite.bound("share", Bound::AtLeast(1.0));
+        suite.bound("share", None);
+        let mut report = Report::default();
+        report.append(suite);
+        let told = ["slow_s is 2.500, and should be at most 2", "share is 0.990, and should be at least 1"];
+        assert_eq!(report.beyond(), told);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! cargo run --release -p mesh-benches --features peers --bin report -- raft --plots target/plots
 //! cargo run --release -p mesh-benches --features peers --bin report -- gossip --quick
 //! cargo run --release -p mesh-benches --bin report -- all --quick --write BENCHMARKS.md
+//! cargo run --release -p mesh-benches --bin report -- gossip tasks --quick --check
 //! ```
 //!
 //! `benches/etcd.sh` runs it with an etcd cluster in turn with our durable one.
@@ -31,6 +32,9 @@ struct Args {
     /// Print one flat JSON object of named figures instead of tables.
     #[arg(long)]
     json: bool,
+    /// End with exit code 1, and a line for each, where figures do not keep to their bounds.
+    #[arg(long)]
+    check: bool,
     /// Fewer and shorter runs: everything but gossip ends within a minute.
     #[arg(long)]
     quick: bool,
@@ -155,5 +159,7 @@ fn main() -> ExitCode {
         true => println!("{}", report.json()),
         false => print!("{report}"),
     }
-    ExitCode::SUCCESS
+    let beyond = if args.check { report.beyond() } else { Vec::new() };
+    beyond.iter().for_each(|line| eprintln!("beyond its bound: {line}"));
+    if beyond.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -13,7 +13,8 @@ use mesh_transport_mem::{Latency, LinkConfig, Sim, SimConfig};
 
 use super::SuiteError;
 use crate::parallel::each_seed;
-use crate::report::{Report, Settings, Table, short};
+use crate::report::Bound::{AtLeast, AtMost};
+use crate::report::{Bound, Report, Settings, Table, short};
 use crate::stats::median;
 
 const OVERLAY: ProtocolId = ProtocolId(1);
@@ -177,16 +178,16 @@ fn run(seed: u64) -> Vec<f64> {
     vec![took, copies, delivered, first_s, first_copies, node_s.max(link_s), node_s, link_s, idle]
 }
 
-const NAMES: [(&str, &str); 9] = [
-    ("broadcast_1024_s", "0.5"),
-    ("broadcast_1024_copies", "1.5"),
-    ("broadcast_1024_delivered", "1"),
-    ("broadcast_1024_first_s", ""),
-    ("broadcast_1024_first_copies", ""),
-    ("relay_1024_s", "2"),
-    ("relay_node_1024_s", "2"),
-    ("relay_link_1024_s", "2"),
-    ("overlay_idle_bytes_per_node_s_1024", "60"),
+const NAMES: [(&str, Option<Bound>); 9] = [
+    ("broadcast_1024_s", Some(AtMost(0.5))),
+    ("broadcast_1024_copies", Some(AtMost(1.5))),
+    ("broadcast_1024_delivered", Some(AtLeast(1.0))),
+    ("broadcast_1024_first_s", None),
+    ("broadcast_1024_first_copies", None),
+    ("relay_1024_s", Some(AtMost(2.0))),
+    ("relay_node_1024_s", Some(AtMost(2.0))),
+    ("relay_link_1024_s", Some(AtMost(2.0))),
+    ("overlay_idle_bytes_per_node_s_1024", Some(AtMost(60.0))),
 ];
 
 /// The first figures by another library, seed by seed; fewer seeds, as they take long.
@@ -211,9 +212,10 @@ pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), Su
     for (at, (name, bound)) in NAMES.into_iter().enumerate() {
         let values: Vec<f64> = runs.iter().map(|run| run[at]).collect();
         let median = report.figure(name, &values);
+        report.bound(name, bound);
         let least = values.iter().copied().fold(f64::MAX, f64::min);
         let most = values.iter().copied().fold(0.0, f64::max);
-        let mut row = vec![name.to_owned(), short(median), short(least), short(most), bound.to_owned()];
+        let mut row = vec![name.to_owned(), short(median), short(least), short(most), Bound::text(bound)];
         let values: Vec<f64> = theirs.iter().filter_map(|run| run.get(at).copied()).collect();
         if !values.is_empty() {
             row.push(short(report.figure(format!("foca_{name}"), &values)));

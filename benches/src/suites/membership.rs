@@ -9,7 +9,7 @@ use mesh_gossip::membership::Membership;
 
 use super::SuiteError;
 use crate::parallel::each_seed;
-use crate::report::{Report, Settings, Table, short};
+use crate::report::{Bound, Report, Settings, Table, short};
 use crate::stats::median;
 use crate::stopwatch::Stopwatch;
 use scenarios::{NEVER, Scenario};
@@ -66,6 +66,7 @@ const MEMORY: &str = "bytes_per_member";
 
 /// Adds [`MEMORY`]: what the program `cost` counted, of one seed, as it decides little.
 fn memory(rivals: &[Rival], report: &mut Report, table: &mut Table) {
+    let bound = Bound::AtMost(64.0);
     let mut cell = |contestant: &str, name: String| match super::cost::bytes_per_member(contestant, 1024) {
         Ok(bytes) => short(report.figure(name, &[bytes])),
         Err(why) => {
@@ -74,9 +75,10 @@ fn memory(rivals: &[Rival], report: &mut Report, table: &mut Table) {
         }
     };
     let ours = cell("mesh", MEMORY.to_owned());
-    let mut row = vec![MEMORY.to_owned(), "64".to_owned(), ours, String::new(), String::new()];
+    let mut row = vec![MEMORY.to_owned(), bound.to_string(), ours, String::new(), String::new()];
     row.extend(rivals.iter().map(|rival| cell(rival.name, format!("{}_{MEMORY}", rival.name))));
     table.row(row);
+    report.bound(MEMORY, bound);
 }
 
 pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), SuiteError> {
@@ -95,9 +97,10 @@ pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), Su
         for (at, (name, bound)) in scenario.figures.iter().enumerate() {
             let values = &ours.values[at];
             figure(report, name, values);
+            report.bound(*name, *bound);
             let least = values.iter().copied().fold(f64::INFINITY, f64::min);
             let most = values.iter().copied().fold(0.0, f64::max);
-            let mut row = vec![(*name).to_owned(), (*bound).to_owned()];
+            let mut row = vec![(*name).to_owned(), Bound::text(*bound)];
             row.extend([median(values), least, most].map(text));
             for (rival, runs) in rivals.iter().zip(&theirs) {
                 let values = &runs.values[at];

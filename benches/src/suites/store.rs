@@ -9,7 +9,7 @@ use mesh_transport_mem::{Latency, LinkConfig, Sim, SimConfig};
 
 use super::SuiteError;
 use crate::parallel::each_seed;
-use crate::report::{Report, Settings, Table, short};
+use crate::report::{Bound, Report, Settings, Table, short};
 
 const STORE: ProtocolId = ProtocolId(1);
 
@@ -22,11 +22,23 @@ const IDLE: Duration = Duration::from_secs(30);
 /// How finely times are measured.
 const STEP: Duration = Duration::from_millis(5);
 
+const UPDATE_BOUND: Bound = Bound::AtMost(3.0);
+const REJOIN_BOUND: Bound = Bound::AtMost(5.0);
+
 pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), SuiteError> {
     let seeds = if settings.quick { 3 } else { 20 };
     let mut table = Table::new(
         format!("Store: {KEYS} keys, medians over {seeds} seeds; bytes are those of frames"),
-        ["nodes", "update known to all, s", "at most", "back and equal, s", "idle B/node/s", "B/node/update"],
+        [
+            "nodes",
+            "update known to all, s",
+            "at most",
+            "bound",
+            "back and equal, s",
+            "bound",
+            "idle B/node/s",
+            "B/node/update",
+        ],
     );
     for nodes in [16, 128, 1024] {
         let runs = each_seed(0..seeds, |seed| Run::of(seed, nodes));
@@ -36,10 +48,14 @@ pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), Su
             nodes.to_string(),
             short(report.figure(format!("store_{nodes}_s"), &all(|run| run.update_s))),
             short(report.figure(format!("store_{nodes}_max_s"), &[slowest])),
+            UPDATE_BOUND.to_string(),
             short(report.figure(format!("store_rejoin_{nodes}_s"), &all(|run| run.rejoin_s))),
+            REJOIN_BOUND.to_string(),
             short(report.figure(format!("store_idle_bytes_per_node_s_{nodes}"), &all(|run| run.idle_bytes_per_node_s))),
             short(report.figure(format!("store_update_bytes_per_node_{nodes}"), &all(|run| run.update_bytes_per_node))),
         ]);
+        report.bound(format!("store_{nodes}_s"), UPDATE_BOUND);
+        report.bound(format!("store_rejoin_{nodes}_s"), REJOIN_BOUND);
     }
     report.table(table);
     Ok(())

@@ -9,7 +9,8 @@ use mesh_tasks::dht::ring::{Member, Ring, RingConfig};
 use mesh_tasks::share::Share;
 
 use super::SuiteError;
-use crate::report::{Report, Settings, Table, short};
+use crate::report::Bound::AtMost;
+use crate::report::{Bound, Report, Settings, Table, short};
 use crate::stopwatch::Stopwatch;
 
 const NODES: usize = 1000;
@@ -133,22 +134,23 @@ fn measure_ring(settings: &Settings, report: &mut Report) {
     let runs: Vec<RingRun> = (0..settings.runs()).map(|run| RingRun::of(run, settings.quick)).collect();
     let of = |figure: fn(&RingRun) -> f64| runs.iter().map(figure).collect::<Vec<_>>();
     let mut table = Table::new(format!("Ring: {NODES} nodes, 128 virtual nodes each"), ["", "median", "bound"]);
-    let mut row = |name: &str, key: &str, runs: Vec<f64>, bound: &str| {
+    let mut row = |name: &str, key: &str, runs: Vec<f64>, bound: Option<Bound>| {
         let value = short(report.figure(key, &runs));
-        table.row([name.to_owned(), value, bound.to_owned()]);
+        report.bound(key, bound);
+        table.row([name.to_owned(), value, Bound::text(bound)]);
     };
-    row("3 replicas, ns", "ring_replicas_1000_ns", of(|run| run.replicas_ns), "100");
-    row("3 replicas in 3 zones, ns", "ring_replicas_zones_1000_ns", of(|run| run.zones_ns), "150");
-    row("a node joins, us", "ring_join_1000_us", of(|run| run.join_us), "300");
-    row("a node leaves, us", "ring_leave_1000_us", of(|run| run.leave_us), "");
-    row("needless moves", "ring_needless_moves", of(|run| run.needless), "0");
-    row("largest share / mean", "ring_max_over_mean_1000", of(|run| run.max_over_mean), "1.31");
+    row("3 replicas, ns", "ring_replicas_1000_ns", of(|run| run.replicas_ns), Some(AtMost(100.0)));
+    row("3 replicas in 3 zones, ns", "ring_replicas_zones_1000_ns", of(|run| run.zones_ns), Some(AtMost(150.0)));
+    row("a node joins, us", "ring_join_1000_us", of(|run| run.join_us), Some(AtMost(300.0)));
+    row("a node leaves, us", "ring_leave_1000_us", of(|run| run.leave_us), None);
+    row("needless moves", "ring_needless_moves", of(|run| run.needless), Some(AtMost(0.0)));
+    row("largest share / mean", "ring_max_over_mean_1000", of(|run| run.max_over_mean), Some(AtMost(1.31)));
     #[cfg(feature = "peers")]
     {
         let hashring: Vec<[f64; 2]> = (0..settings.runs()).map(hashring).collect();
         let of = |at: usize| hashring.iter().map(|run| run[at]).collect::<Vec<_>>();
-        row("hashring: 3 replicas, ns", "hashring_replicas_1000_ns", of(0), "");
-        row("hashring: a node joins, us", "hashring_join_1000_us", of(1), "");
+        row("hashring: 3 replicas, ns", "hashring_replicas_1000_ns", of(0), None);
+        row("hashring: a node joins, us", "hashring_join_1000_us", of(1), None);
     }
     report.table(table);
 }
@@ -232,6 +234,7 @@ fn measure_batch(settings: &Settings, report: &mut Report) {
     let runs = if settings.quick { 1 } else { 3 };
     let title = format!("Batch auction: {NODES} tasks, {NODES} bidders, each bids for each, medians of {runs} runs");
     let mut table = Table::new(title, ["scores", "of the optimum", "bound", "ms", "bound", "bids a task", "bound"]);
+    let (quality_bound, ms_bound, bids_bound) = (Bound::AtLeast(0.998), AtMost(15.0), AtMost(10.0));
     for (kind, name) in Kind::ALL {
         let (mut qualities, mut times, mut bids) = (Vec::new(), Vec::new(), Vec::new());
         for run in 0..runs {
@@ -249,14 +252,17 @@ fn measure_batch(settings: &Settings, report: &mut Report) {
             Kind::Weighted => "auction_batch_1000".to_owned(),
             Kind::Uniform | Kind::Spatial => format!("auction_batch_1000_{name}"),
         };
+        report.bound(format!("{prefix}_quality"), quality_bound);
+        report.bound(format!("{prefix}_ms"), ms_bound);
+        report.bound(format!("{prefix}_bids_per_task"), bids_bound);
         table.row([
             name.to_owned(),
             format!("{:.4}", report.figure(format!("{prefix}_quality"), &qualities)),
-            "0.998".to_owned(),
+            quality_bound.to_string(),
             short(report.figure(format!("{prefix}_ms"), &times)),
-            "15".to_owned(),
+            ms_bound.to_string(),
             short(report.figure(format!("{prefix}_bids_per_task"), &bids)),
-            "10".to_owned(),
+            bids_bound.to_string(),
         ]);
     }
     report.table(table);

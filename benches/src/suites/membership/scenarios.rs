@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mesh_core::Instant;
 
+use crate::report::Bound::{self, AtMost};
 use crate::scenario::gossip::{Setup, Stall, Subject, World, take_spent};
 
 /// Where all is not known by then it never is.
@@ -14,7 +15,7 @@ pub(super) struct Scenario {
     /// For so many nodes.
     pub(super) nodes: usize,
     /// What it gives, and what that should not exceed, if anything was set.
-    pub(super) figures: &'static [(&'static str, &'static str)],
+    pub(super) figures: &'static [(&'static str, Option<Bound>)],
     /// Runs one seed. What never happens is infinite.
     pub(super) run: fn(u64, usize) -> Vec<f64>,
 }
@@ -22,37 +23,44 @@ pub(super) struct Scenario {
 /// The scenarios of a contestant; always the same ones.
 pub(super) fn of<S: Subject>() -> [Scenario; 9] {
     [
-        Scenario { nodes: 1024, figures: &[("join_1024_s", "8"), ("join_1024_kb_per_node", "300")], run: join::<S> },
-        Scenario { nodes: 1024, figures: &[("heal_1024_s", "30")], run: heal::<S> },
+        Scenario {
+            nodes: 1024,
+            figures: &[("join_1024_s", Some(AtMost(8.0))), ("join_1024_kb_per_node", Some(AtMost(300.0)))],
+            run: join::<S>,
+        },
+        Scenario { nodes: 1024, figures: &[("heal_1024_s", Some(AtMost(30.0)))], run: heal::<S> },
         // What can be had of chitchat too.
-        Scenario { nodes: 128, figures: &[("heal_128_s", "")], run: heal::<S> },
-        Scenario { nodes: 1024, figures: &[("crash30_1024_s", "26")], run: crash_third::<S> },
-        Scenario { nodes: 1024, figures: &[("crash1_1024_s", "12")], run: crash_one::<S> },
+        Scenario { nodes: 128, figures: &[("heal_128_s", None)], run: heal::<S> },
+        Scenario { nodes: 1024, figures: &[("crash30_1024_s", Some(AtMost(26.0)))], run: crash_third::<S> },
+        Scenario { nodes: 1024, figures: &[("crash1_1024_s", Some(AtMost(12.0)))], run: crash_one::<S> },
         Scenario {
             nodes: 128,
             figures: &[
-                ("false_downs_128_loss20", "0"),
-                ("bytes_128_loss20_per_node_s", "3000"),
-                ("spurious_rejoins", "0"),
+                ("false_downs_128_loss20", Some(AtMost(0.0))),
+                ("bytes_128_loss20_per_node_s", Some(AtMost(3000.0))),
+                ("spurious_rejoins", Some(AtMost(0.0))),
             ],
             run: lossy::<S>,
         },
         Scenario {
             nodes: 128,
-            figures: &[("slow_false_downs_128", "2"), ("slow_false_downs_128_seen_by_any", "")],
+            figures: &[("slow_false_downs_128", Some(AtMost(2.0))), ("slow_false_downs_128_seen_by_any", None)],
             run: slow::<S>,
         },
         Scenario {
             nodes: 1024,
-            figures: &[("idle_bytes_per_node_s_1024", "110"), ("cpu_us_per_node_s_idle_1024", "2")],
+            figures: &[
+                ("idle_bytes_per_node_s_1024", Some(AtMost(110.0))),
+                ("cpu_us_per_node_s_idle_1024", Some(AtMost(2.0))),
+            ],
             run: idle::<S>,
         },
         Scenario {
             nodes: 1024,
             figures: &[
-                ("cpu_us_per_node_s_loss20_1024", "60"),
-                ("bytes_1024_loss20_per_node_s", ""),
-                ("false_downs_1024_loss20", "0"),
+                ("cpu_us_per_node_s_loss20_1024", Some(AtMost(60.0))),
+                ("bytes_1024_loss20_per_node_s", None),
+                ("false_downs_1024_loss20", Some(AtMost(0.0))),
             ],
             run: lossy_cpu::<S>,
         },
