@@ -299,16 +299,21 @@ impl TaskPool {
             // Whoever claimed a higher epoch has decided it.
             return Some(Creation::Ours);
         }
-        let may_count = |group: &Group, has: &dyn Fn(&Replica) -> bool| {
-            group.is_majority(|replica| has(replica) || !ballot.promised.contains(replica))
+        // Where its creator obeys this claim, who does not know it will not be counted on for it any more.
+        let may_count = |group: &Group, creator: NodeId, has: &dyn Fn(&Replica) -> bool| {
+            let is_bound = ballot.promised.iter().any(|replica| replica.node == creator);
+            let has_not =
+                |replica: &Replica| ballot.promised.contains(replica) || (is_bound && ballot.unknown.contains(replica));
+            group.is_majority(|replica| has(replica) || !has_not(replica))
         };
-        let ours = may_count(&entry.group, &|replica| !ballot.rivals.contains_key(replica));
+        let has_ours = |replica: &Replica| ballot.promised.contains(replica) && !ballot.rivals.contains_key(replica);
+        let ours = may_count(&entry.group, entry.owner(), &has_ours);
         let mut others: Vec<&Change> = Vec::new();
         for change in ballot.rivals.values() {
             let epoch = change.version.epoch;
             let has =
                 |replica: &Replica| ballot.rivals.get(replica).is_some_and(|change| change.version.epoch == epoch);
-            if may_count(&change.group, &has) {
+            if may_count(&change.group, epoch.node, &has) {
                 // Of those that agree on the creation, the latest change.
                 match others.iter_mut().find(|other| other.version.epoch == epoch) {
                     Some(other) if other.version < change.version => *other = change,

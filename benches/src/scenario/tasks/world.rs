@@ -532,8 +532,10 @@ impl World {
     /// one result counts, and that two nodes say the same of it.
     pub fn check_all_settled(&mut self, within: Duration) {
         if !self.until(within, |world| world.submitting.is_empty()) {
-            let specs: Vec<_> = self.submitting.iter().map(|(_, spec, _)| spec).collect();
-            return self.break_rule(format!("it is not answered after {within:?} whether these are kept: {specs:?}"));
+            let known = |spec: &TaskSpec| spec.key.as_ref().map(|key| self.tell(TaskId::of_key(key)));
+            let left: Vec<_> =
+                self.submitting.iter().map(|(since, spec, _)| (since, spec, known(spec).unwrap_or_default())).collect();
+            return self.break_rule(format!("it is not answered after {within:?} whether these are kept: {left:?}"));
         }
         let tasks: Vec<TaskId> = self.submitted.keys().copied().collect();
         let mut outcomes = BTreeMap::new();

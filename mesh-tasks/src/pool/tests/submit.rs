@@ -2,6 +2,8 @@
 
 use super::owner::{C, LIFE, keep, one_of_three, own_again, owned, say};
 use super::*;
+use crate::group::{Group, Replica};
+use crate::pool::message::Claim;
 use crate::task::{Epoch, Policy};
 
 /// Two tasks that the ring has this node own.
@@ -187,4 +189,46 @@ fn a_submission_is_not_answered_before_a_majority_has_its_task_though_it_came_be
     });
     say(&mut pool, C, Message::Replicated(number.expect("it is to be kept"), vec![], vec![], vec![]));
     assert!(pool.sent().iter().any(is_told));
+}
+
+/// A claim of a task that this node created, as did another node; `rival` is what B has of it, and C knows nothing.
+/// Who keeps what this node owns before C answers, and after that.
+fn claims_against(rival: Epoch, keepers: &[NodeId]) -> [Option<Vec<NodeId>>; 2] {
+    let mut pool = one_of_three(PoolConfig::default());
+    pool.command(PoolCommand::AddPeer { node: NodeId(4), zone: 0 });
+    let [task, _] = ours(&pool);
+    say(&mut pool, B, Message::Submit(task, B, 0, spec()));
+    let replica = |node| if node == A { pool.protocol.replica() } else { Replica { node, incarnation: 7 } };
+    let group = Arc::new(Group { members: keepers.iter().copied().map(replica).collect(), ..Group::default() });
+    let theirs = Entry::new(spec(), group, rival, Instant::ZERO).change(task, true, Instant::ZERO);
+    let epoch = Epoch { number: 2, node: B, life: LIFE };
+    say(&mut pool, B, Message::Claim(vec![Claim { task, epoch, has: theirs.version }]));
+    assert!(!pool.protocol.owns(task));
+    pool.sent();
+    let claimed = (0..100).find_map(|_| {
+        pool.pass(Duration::from_millis(100));
+        pool.sent().into_iter().find_map(|(_, envelope)| match envelope.message {
+            Message::Claim(claims) => Some(claims[0].epoch),
+            _ => None,
+        })
+    });
+    let claimed = claimed.expect("nobody else owns it");
+    say(&mut pool, B, Message::Promise(vec![Promise::Given(task, claimed, Some(Box::new(theirs)))]));
+    let kept_by = |pool: &Harness<TaskPool>| {
+        let entry = pool.protocol.tasks.get(&task).filter(|entry| entry.owned.is_some());
+        entry.map(|entry| entry.group.members.iter().map(|replica| replica.node).collect())
+    };
+    let before = kept_by(&pool);
+    say(&mut pool, C, Message::Promise(vec![Promise::Unknown(task, claimed)]));
+    [before, kept_by(&pool)]
+}
+
+#[test]
+fn of_two_creations_that_a_third_node_does_not_know_one_is_gone_on_with_once_their_creators_obey() {
+    let theirs = |node| Epoch { number: 1, node, life: LIFE };
+    assert_eq!(claims_against(theirs(B), &[B, C, A]), [None, Some(vec![A, B, C])]);
+    // Its creator may yet have it kept by C, and count on B: then it is that one.
+    let creator = NodeId(4);
+    let keepers = [creator, A, B, C];
+    assert_eq!(claims_against(theirs(creator), &keepers), [None, Some(keepers.to_vec())]);
 }
