@@ -410,7 +410,7 @@ impl Process {
                     thread::sleep(SAY_INTERVAL);
                     node.stop();
                 });
-                Ok(serde_json::to_string(&(receipt.handed_over, receipt.left))?)
+                Ok(serde_json::to_string(&(receipt.handed_over, receipt.left, receipt.needed))?)
             }
             Order::InstallKey(key) => {
                 self.keyring.install(key.parse::<ClusterKey>()?)?;

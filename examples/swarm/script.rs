@@ -407,7 +407,7 @@ fn drain(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
         serde_json::from_str(&mesh.ask(leaver, Order::Burst(OWNED))?).map_err(|error| error.to_string())?;
     mesh.let_end([leaver]);
     let told = mesh.ask(leaver, Order::Leave)?;
-    let (handed_over, left): (usize, usize) = serde_json::from_str(&told).map_err(|error| error.to_string())?;
+    let (handed_over, left, needed): (usize, usize, usize) = serde_json::from_str(&told).map_err(|error| error.to_string())?;
     if handed_over == 0 {
         return Err(format!("no task was handed over, and {left} found no other owner"));
     }
@@ -421,8 +421,8 @@ fn drain(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
     mesh.ask(heir, Order::Await(tasks))?;
     let voters = mesh.statuses().map(|(_, status)| status.voters()).max().unwrap_or(0);
     let seen = format!(
-        "it handed over {handed_over} tasks and left {left} to those who keep them, all {OWNED} that it was given came to their \
-         end; all know that it is gone, {voters} vote"
+        "it handed over {handed_over} tasks and left {left} to those who keep them, was needed for {needed}, and all {OWNED} that \
+         it was given came to their end; all know that it is gone, {voters} vote"
     );
     Ok((gone, seen))
 }

@@ -529,7 +529,8 @@ fn figures(world: &mut World) {
 /// Shuts the network down by the word of one agent: each that hears of it leaves, a while later.
 fn shut_down(world: &mut World, teller: NodeId) {
     let swarm = world.sim.handle(teller).swarm.clone();
-    let telling = swarm.shut_down_network("all is done");
+    let why = "all is done";
+    let telling = swarm.shut_down_network(why);
     assert_eq!(world.sim.wait(10 * SECOND, telling).map(|told| told.is_ok()), Some(true));
     let end = world.sim.now() + 60 * SECOND;
     let mut leaving = BTreeMap::new();
@@ -544,6 +545,7 @@ fn shut_down(world: &mut World, teller: NodeId) {
                 Some(_) => {}
                 None => {
                     let reason = world.sim.wait(SECOND, swarm.shutdown_reason()).expect("it answers").unwrap();
+                    assert!(reason.as_deref().is_none_or(|reason| reason == why), "{node} hears {reason:?}");
                     leaving.extend(reason.map(|_| (node, world.sim.now() + LINGER)));
                 }
             }

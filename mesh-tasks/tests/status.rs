@@ -1,6 +1,11 @@
 //! How an agent says it is, beside what happens to it in the simulator.
 
 use std::collections::BTreeSet;
+use std::future::poll_fn;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -8,11 +13,11 @@ use mesh_consensus::ballot::{BallotHandle as _, Choice, Draft};
 use mesh_consensus::pbft::{Pbft, PbftConfig, PbftHandle as _, ReplicaSet};
 use mesh_consensus::raft::{Raft, RaftConfig, RaftHandle as _, Role};
 use mesh_core::identity::SecretKey;
-use mesh_core::{Handle, LogIndex, NodeId, ProtocolId, RestoreError, SnapshotSource, StateMachine};
+use mesh_core::{Clock, Handle, Instant, LogIndex, NodeId, ProtocolId, RestoreError, SnapshotSource, StateMachine};
 use mesh_gossip::partition::Mode;
 use mesh_gossip::store::StoreHandle as _;
 use mesh_tasks::pool::{PoolCommand, PoolHandle as _};
-use mesh_tasks::swarm::{Preset, Status, Swarm, SwarmConfig, ids};
+use mesh_tasks::swarm::{History, Metric, Preset, Status, Strategy, Swarm, SwarmConfig, ids};
 use mesh_tasks::task::TaskSpec;
 use mesh_transport_mem::Sim;
 
@@ -27,6 +32,22 @@ fn key(agent: u8) -> SecretKey {
 
 fn node(agent: u8) -> NodeId {
     key(agent).node_id()
+}
+
+/// The time of the simulator, as the test last looked at it.
+#[derive(Clone, Debug, Default)]
+struct SimClock(Arc<AtomicU64>);
+
+#[async_trait::async_trait]
+impl Clock for SimClock {
+    fn now(&self) -> Instant {
+        Instant::from_nanos(self.0.load(Relaxed))
+    }
+
+    async fn sleep_until(&self, deadline: Instant) {
+        let is_due = |_: &mut Context<'_>| if self.now() < deadline { Poll::Pending } else { Poll::Ready(()) };
+        poll_fn(is_due).await;
+    }
 }
 
 /// Adds up what it is told.
@@ -66,23 +87,29 @@ struct Agent {
 }
 
 fn mesh() -> Sim<Agent> {
+    mesh_with(|_| ())
+}
+
+/// A mesh of agents that are configured otherwise than usual.
+fn mesh_with(change: impl Fn(&mut SwarmConfig) + Clone + 'static) -> Sim<Agent> {
     let mut sim = Sim::new(7);
     let replicas = ReplicaSet::new("status", (0..REPLICAS).map(|agent| (node(agent), key(agent).public()))).unwrap();
     for agent in 0..AGENTS {
-        let replicas = replicas.clone();
+        let (replicas, change) = (replicas.clone(), change.clone());
         sim.add_node(node(agent), move |builder| {
-            let config = SwarmConfig {
+            let mut config = SwarmConfig {
                 preset: Preset::Local,
                 zone: agent.into(),
                 founders: 3,
                 voters: (0..AGENTS).map(|agent| key(agent).public()).collect(),
                 ..SwarmConfig::default()
             };
+            change(&mut config);
             let swarm = Swarm::host(builder, &config, &key(agent)).unwrap();
             let raft = Raft::new(RaftConfig::default(), (0..AGENTS).map(node), Total::default()).unwrap();
             let raft = builder.host(ids::FIRST_FREE, raft);
             let pbft = (agent < REPLICAS).then(|| {
-                let signer = std::sync::Arc::new(key(agent));
+                let signer = Arc::new(key(agent));
                 let pbft = Pbft::new(PbftConfig::default(), replicas.clone(), signer, Total::default()).unwrap();
                 builder.host(ProtocolId(ids::FIRST_FREE.0 + 1), pbft)
             });
@@ -282,4 +309,59 @@ fn json_reads_back_as_it_was_and_what_it_lacks_has_its_default() {
         (NodeId(3), Role::PreCandidate, Mode::ReadOnly)
     );
     assert!(serde_json::from_str::<Status>(r#"{"node": "three"}"#).is_err());
+}
+
+#[test]
+fn no_more_agents_are_known_than_may_be() {
+    let mut sim = mesh_with(|config| (config.max_agents, config.voters) = (3, Vec::new()));
+    sim.run_for(20 * SECOND);
+    for agent in 0..AGENTS {
+        let known = status(&mut sim, agent).members.live().count();
+        assert!((2..=3).contains(&known), "agent {agent} knows {known}");
+    }
+}
+
+#[test]
+fn a_strategy_is_the_policy_of_all_tasks_that_have_none() {
+    for (strategy, counter) in [(Strategy::Auction, "tasks_awards"), (Strategy::Specialized, "tasks_routed")] {
+        let mut sim = mesh_with(move |config| config.strategy = strategy);
+        until(&mut sim, 0, "all know each other and go on", |status| {
+            status.goes_on() && status.members.live().count() == usize::from(AGENTS)
+        });
+        let worker = sim.handle(node(1)).swarm.pool.clone();
+        let taken = worker.take();
+        sim.run_for(SECOND);
+        let pool = sim.handle(node(0)).swarm.pool.clone();
+        sim.wait(SECOND, pool.submit(TaskSpec::new("a"))).unwrap().unwrap();
+        sim.wait(PATIENCE, taken).expect("it is given the task").unwrap();
+        assert!(status(&mut sim, 0).metric(counter) > 0, "{strategy:?}");
+    }
+}
+
+#[test]
+fn an_agent_is_watched_at_an_interval_until_that_is_enough() {
+    let mut sim = whole();
+    let (swarm, clock) = (sim.handle(node(2)).swarm.clone(), SimClock::default());
+    let (mut history, begin) = (History::default(), sim.now());
+    let time = clock.0.clone();
+    {
+        let watching = swarm.watch(&clock, 2 * SECOND, |reading| {
+            history.record(reading);
+            if history.report(PATIENCE).samples == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let mut watching = std::pin::pin!(watching);
+        loop {
+            time.store(sim.clock(node(2)).as_nanos(), Relaxed);
+            match (&mut watching).now_or_never() {
+                Some(watched) => break watched.unwrap(),
+                None => sim.run_for(SECOND / 100),
+            }
+            assert!(sim.now() < begin + PATIENCE, "it does not end");
+        }
+    }
+    let report = history.report(PATIENCE);
+    assert_eq!((report.samples, report.timeframe_s.round()), (4, 6.0));
+    let took = sim.now().since(begin);
+    assert!((6 * SECOND..7 * SECOND).contains(&took), "{took:?}");
+    assert_eq!(report.value(Metric::Connectivity), Some(100.0));
 }

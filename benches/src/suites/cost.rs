@@ -53,6 +53,7 @@ pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), Su
 
 /// The program `cost` beside this one; under `cargo run` it is built first.
 fn cost_program() -> Result<PathBuf, String> {
+    let report = std::env::current_exe().map_err(|error| error.to_string())?;
     if let Some(cargo) = std::env::var_os("CARGO") {
         let mut build = Command::new(cargo);
         build.args([
@@ -67,9 +68,12 @@ fn cost_program() -> Result<PathBuf, String> {
         if cfg!(feature = "peers") {
             build.args(["--features", "peers"]);
         }
+        // Beside this program, which may have been built elsewhere than usual.
+        if let Some(target) = report.parent().and_then(Path::parent) {
+            build.arg("--target-dir").arg(target);
+        }
         runs(&mut build)?;
     }
-    let report = std::env::current_exe().map_err(|error| error.to_string())?;
     let program = report.with_file_name("cost");
     let missing = || format!("{} is not there: build it with cargo build --release --bin cost", program.display());
     program.exists().then_some(()).ok_or_else(missing)?;

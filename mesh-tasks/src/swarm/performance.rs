@@ -401,10 +401,44 @@ mod tests {
         metrics.counter("ballots_decided").increment();
         metrics.gauge("pbft_fault_margin").set(1);
         metrics.histogram("raft_commit_nanos").record(4_000_000);
-        let network = MonitorStatus::default();
-        history.record(Reading { network, ..reading(2, &metrics) });
+        history.record(reading(2, &metrics));
         let report = history.report(Duration::MAX);
         let expected = [(DecisionLatency, 4.0), (VoteParticipation, 75.0), (ByzantineTolerance, 1.0)];
         assert_eq!(report.values(&[DecisionLatency, VoteParticipation, ByzantineTolerance]), expected.into());
+    }
+
+    #[test]
+    fn each_of_the_twelve_figures_is_what_its_module_says() {
+        let (metrics, mut history) = (Metrics::default(), History::default());
+        history.record(reading(0, &metrics));
+        metrics.gauge("ballot_participation_percent").set(71);
+        metrics.counter("ballots_decided").increment();
+        metrics.gauge("pbft_fault_margin").set(2);
+        metrics.histogram("ballot_decision_nanos").record(5_000_000);
+        metrics.counter("pbft_view_changes").add(3);
+        metrics.counter("raft_elections_won").add(4);
+        metrics.counter(MOVED).add(6);
+        let (now, mut network, mut survey) =
+            (Instant::ZERO + Duration::from_secs(30), MonitorStatus::default(), Survey::default());
+        network.connectivity_percent = 80.0;
+        (network.latency_mean, network.latency_p99) = (Duration::from_millis(9), Duration::from_millis(90));
+        (network.frames_per_s, network.bytes_per_s) = ((10.0, 11.0), (1000.0, 2000.0));
+        (network.recoveries, network.last_recovery) = (1, Some(Duration::from_secs(13)));
+        (survey.loads.mean, survey.loads.deviation, survey.loads.highest) = (0.5, 0.25, 0.9);
+        let since = Instant::ZERO + Duration::from_secs(10);
+        survey.loads.hotspots = (1..=8).map(|node| (mesh_core::NodeId(node), since)).collect();
+        history.record(Reading::new(now, network, &survey, &metrics));
+        let report = history.report(Duration::from_secs(1));
+        let values: Vec<_> = Metric::ALL.iter().map(|metric| report.value(*metric)).collect();
+        assert_eq!(values[..4], [Some(80.0), Some(9.0), Some(21.0), Some(13.0)]);
+        // What is counted is told of a time.
+        assert_eq!(values[4..8], [None, Some(71.0), Some(2.0), Some(0.0)]);
+        assert_eq!(values[8..], [Some(0.25), Some(0.0), Some(8.0), Some(0.5)]);
+        assert_eq!((report.network.latency_p99_ms, report.network.bytes_per_s), (90.0, 3000.0));
+        assert_eq!(report.load.hotspots[0], Hotspot { node: mesh_core::NodeId(1).to_string(), since_s: 20.0 });
+        let all = history.report(Duration::MAX);
+        let counted = [Metric::DecisionLatency, Metric::ViewChanges, Metric::MigrationFrequency];
+        assert_eq!(counted.map(|metric| all.value(metric)), [Some(5.0), Some(7.0), Some(12.0)]);
+        assert_eq!((all.network.partitions_healed, all.value(Metric::LoadVariance)), (1, Some(0.125)));
     }
 }
