@@ -407,7 +407,8 @@ fn drain(mesh: &mut Mesh) -> Result<(Duration, String), Problem> {
         serde_json::from_str(&mesh.ask(leaver, Order::Burst(OWNED))?).map_err(|error| error.to_string())?;
     mesh.let_end([leaver]);
     let told = mesh.ask(leaver, Order::Leave)?;
-    let (handed_over, left, needed): (usize, usize, usize) = serde_json::from_str(&told).map_err(|error| error.to_string())?;
+    let (handed_over, left, needed): (usize, usize, usize) =
+        serde_json::from_str(&told).map_err(|error| error.to_string())?;
     if handed_over == 0 {
         return Err(format!("no task was handed over, and {left} found no other owner"));
     }
