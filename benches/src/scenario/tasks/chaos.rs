@@ -130,6 +130,10 @@ fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, setup: &Setup, l
             world.sim.pause(node);
             world.run(time);
             world.sim.resume(node);
+            if !setup.pool.durable {
+                // It may own what one that forgot all is to keep again, before another forgets it.
+                world.run(REPAIRED_WITHIN);
+            }
         }
         4 if one_may_go && ids.len() > 1 => {
             fault("leave");
@@ -161,9 +165,10 @@ fn round(world: &mut World, faults: &mut BTreeMap<String, u64>, setup: &Setup, l
             let room = setup.nodes + JOINS_MAX - ids.len();
             let count = if world.sim.rng().chance(1, 2) { 1 + world.sim.rng().below(room as u64) } else { 1 };
             let new: Vec<_> = (0..count).map(|_| world.join()).collect();
+            // At one of them: a key that two submit at once who do not know each other yet may be created twice.
+            let node = *world.sim.rng().choose(&new).expect("there are new ones");
             for _ in 0..world.sim.rng().below(20) {
                 let spec = draw_task(world);
-                let node = *world.sim.rng().choose(&new).expect("there are new ones");
                 world.submit(node, spec);
                 let pause = world.sim.rng().duration_between(Duration::ZERO, Duration::from_millis(50));
                 world.run(pause);

@@ -538,34 +538,39 @@ impl World {
             return self.break_rule(format!("it is not answered after {within:?} whether these are kept: {left:?}"));
         }
         let tasks: Vec<TaskId> = self.submitted.keys().copied().collect();
-        let mut outcomes = BTreeMap::new();
         let up: Vec<NodeId> = self.ids.iter().copied().filter(|node| self.sim.is_up(*node)).collect();
-        let end = self.sim.now() + within;
-        for (at, task) in tasks.into_iter().enumerate() {
-            let asked = [up[0], up[at % up.len()]];
-            let [Some(outcome), Some(other)] = asked.map(|node| self.outcome_at(node, task, end)) else { return };
-            if outcome != other {
-                let rule = format!("task {task:?} is {outcome:?} as {} knows, and {other:?} at {}", asked[0], asked[1]);
-                return self.break_rule(rule);
+        // All are asked for at once, at two nodes each.
+        let mut asked = Vec::new();
+        for (at, task) in tasks.iter().enumerate() {
+            let calls = [up[0], up[at % up.len()]].map(|node| self.sim.handle(node).call(PoolCommand::Wait(*task)));
+            asked.push((*task, calls));
+        }
+        let (mut outcomes, end) = (BTreeMap::new(), self.sim.now() + within);
+        for (task, [one, other]) in asked {
+            let (Some(one), Some(other)) = (self.outcome(task, one, end), self.outcome(task, other, end)) else {
+                return;
+            };
+            if one != other {
+                return self
+                    .break_rule(format!("task {task:?} is {one:?} as one node knows, and {other:?} at another"));
             }
-            self.check_outcome(task, &outcome);
+            self.check_outcome(task, &one);
             if self.violation.is_some() {
                 return;
             }
-            outcomes.insert(task, outcome);
+            outcomes.insert(task, one);
         }
         self.check_cancelled(&outcomes);
     }
 
-    /// What became of a task, as a node says.
-    fn outcome_at(&mut self, node: NodeId, task: TaskId, end: Instant) -> Option<Outcome> {
-        let mut call = self.sim.handle(node).call(PoolCommand::Wait(task));
+    /// What became of a task, as the node says that was asked.
+    fn outcome(&mut self, task: TaskId, mut call: Call<PoolReply>, end: Instant) -> Option<Outcome> {
         let rule = loop {
             match (&mut call).now_or_never() {
                 Some(Ok(PoolReply::Settled(Ok(outcome)))) => return Some(outcome),
                 Some(other) => break format!("task {task:?} is lost: {other:?}"),
                 None if self.sim.now() < end => self.step(),
-                None => break format!("task {task:?} is not settled at {:?}: {}", end, self.tell(task)),
+                None => break format!("task {task:?} is not settled at {end:?}: {}", self.tell(task)),
             }
         };
         self.break_rule(rule);
