@@ -86,7 +86,8 @@ fn counted(entries: u64, run: impl FnOnce() -> Run) -> (serde_json::Value, Strin
     run();
     let change = region.change();
     let allocations = change.allocations + change.reallocations;
-    let bytes = change.bytes_allocated.saturating_add_signed(change.bytes_reallocated.max(0));
+    // By which something grew where it was is among what was allocated.
+    let bytes = change.bytes_allocated;
     let each = |total: usize| short(total as f64 / entries.max(1) as f64);
     let text = format!("{} allocations of {} bytes an entry", each(allocations), each(bytes));
     (json!({ "allocations": allocations, "bytes": bytes }), text)
@@ -162,8 +163,7 @@ fn main() -> ExitCode {
             // Long enough for the groups to fall silent.
             nodes.idle(Duration::from_secs(3));
             let change = region.change();
-            let bytes =
-                (change.bytes_allocated - change.bytes_deallocated).saturating_add_signed(change.bytes_reallocated);
+            let bytes = change.bytes_allocated.saturating_sub(change.bytes_deallocated);
             let replicas = groups * cell.nodes;
             let text = format!("{} bytes a replica", short(bytes as f64 / replicas.max(1) as f64));
             (json!({ "bytes": bytes, "replicas": replicas }), text)
