@@ -158,8 +158,9 @@ pub struct TaskPool {
     ready: Vec<NodeId>,
     /// Those who are there, and drain.
     draining: BTreeSet<NodeId>,
-    /// When somebody came or went last.
+    /// When somebody came or went last, and how often that was.
     placed_at: Instant,
+    placed: u64,
     ring: Ring,
     /// With those who were there lately: where tasks with a key are at home.
     home: Ring,
@@ -264,6 +265,7 @@ impl TaskPool {
             ready: Vec::new(),
             draining: BTreeSet::new(),
             placed_at: Instant::ZERO,
+            placed: 0,
             ring: Ring::new(RingConfig::default())?,
             home: Ring::new(RingConfig::default())?,
             dirty_peers: BTreeSet::new(),
@@ -419,13 +421,12 @@ impl TaskPool {
 
     fn on_tick(&mut self, cx: &mut Context<'_>) {
         for node in self.peers.keys().copied().collect::<Vec<_>>() {
-            // Who drains may do so no more, or not know that this node does: what is said of that may be lost.
-            let is_to_be_greeted = |peer: &Peer| {
-                let is_in_doubt = peer.life.boot == 0 || peer.load.draining || self.is_to_hear_of_drain(peer);
-                peer.life.is_up && is_in_doubt
-            };
-            if self.peers.get(&node).is_some_and(is_to_be_greeted) {
+            let Some(peer) = self.peers.get(&node).filter(|peer| peer.life.is_up) else { continue };
+            if peer.life.boot == 0 || self.is_to_hear_of_drain(peer) {
                 self.greet(cx, node);
+            } else if peer.load.draining {
+                // It may do so no more: what it said of that may be lost.
+                self.greet_after(cx, node, self.config.repair_after);
             }
         }
         self.feed_again = true;

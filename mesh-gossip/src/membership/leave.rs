@@ -102,7 +102,10 @@ impl Membership {
         self.forget_what_is_old(cx);
         let Some(asleep) = self.awake.wake(cx.now(), self.config.probe_timeout) else { return };
         self.meter.count(Count::Sleeps);
-        self.probe = None;
+        if let Some(probe) = self.probe.take() {
+            // It says nothing of the other, but an answer may tell what this node missed.
+            self.calls.add(probe.target, probe.seq);
+        }
         cx.cancel_timer(Timer::Unanswered);
         if asleep >= self.config.tombstone_time {
             self.deaf_until = cx.now() + self.config.probe_timeout;

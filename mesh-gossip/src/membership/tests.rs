@@ -419,8 +419,12 @@ fn only_who_was_asked_for_its_digest_is_asked_to_compare() {
         calls.next_back().expect("it pings")
     };
     type Make = fn(&mut Harness<Membership>);
-    let calls: [Make; 3] = [
+    let calls: [Make; 4] = [
         |node| node.fire(Timer::Probe),
+        |node| {
+            node.fire(Timer::Probe);
+            node.stall(Duration::from_secs(2));
+        },
         |node| node.receive(A, Message(Kind::PingReq(PingReq { seq: 9, target: B, updates: Vec::new() }))),
         |node| {
             node.receive(B, says(A, 0, Claim::Left(0)));

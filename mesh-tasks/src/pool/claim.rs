@@ -45,6 +45,8 @@ pub(super) struct Ballot {
     unknown: BTreeSet<Replica>,
     /// Who has another creation of the task, and what.
     rivals: BTreeMap<Replica, Change>,
+    /// Creations whose creators obeyed an earlier claim: what did not count by then never will.
+    bound: BTreeSet<Epoch>,
     /// When those who did not answer are asked again, and when a higher epoch is claimed.
     ask_at: Instant,
     claim_at: Instant,
@@ -143,16 +145,36 @@ impl TaskPool {
         self.persist_promise(cx, task, epoch);
         // By chance, so that of two that claim it at the same time one is the first.
         let (now, patience) = (cx.now(), self.config.takeover_after);
-        let failures = self.claims.get(&task).map_or(0, |former| former.failures + 1);
+        let former = self.claims.remove(&task);
+        let bound = Self::bound_by(entry, former.as_ref(), self.me);
+        let failures = former.map_or(0, |former| former.failures + 1);
         let patience = patience * (1 << failures.min(FAILURES_MAX));
         let claim_at = now + cx.rng().duration_between(patience, patience * 2);
         let (promised, ask_at) = (BTreeSet::from([me]), now + self.config.resend_after);
         let (unknown, rivals) = (BTreeSet::new(), BTreeMap::new());
-        self.claims.insert(task, Ballot { epoch, promised, unknown, rivals, ask_at, claim_at, failures });
+        self.claims.insert(task, Ballot { epoch, promised, unknown, rivals, bound, ask_at, claim_at, failures });
         // Whoever was asked may not have heard it: it is asked again, also where the owner itself wanted this.
         self.orphans.entry(task).or_insert_with(|| Orphan::new(now));
         self.ask_promises(task);
         self.count_promises(cx, task);
+    }
+
+    /// Creations that cannot count from now on, unless they do already: this node's own, and those whose creators promised to
+    /// obey its claim before this one, as they had them.
+    fn bound_by(entry: &Entry, former: Option<&Ballot>, me: NodeId) -> BTreeSet<Epoch> {
+        let mut bound = BTreeSet::new();
+        let mut obeys = entry.owner() == me;
+        if let Some(former) = former {
+            bound.extend(&former.bound);
+            let created = former.rivals.iter().filter(|(replica, change)| change.version.epoch.node == replica.node);
+            bound.extend(created.map(|(_, change)| change.version.epoch));
+            let has_ours = |replica: &Replica| replica.node == entry.owner() && !former.rivals.contains_key(replica);
+            obeys |= former.promised.iter().any(has_ours);
+        }
+        if obeys {
+            bound.insert(entry.version.epoch);
+        }
+        bound
     }
 
     /// Asks those who did not promise yet.
@@ -299,21 +321,21 @@ impl TaskPool {
             // Whoever claimed a higher epoch has decided it.
             return Some(Creation::Ours);
         }
-        // Where its creator obeys this claim, who does not know it will not be counted on for it any more.
-        let may_count = |group: &Group, creator: NodeId, has: &dyn Fn(&Replica) -> bool| {
-            let is_bound = ballot.promised.iter().any(|replica| replica.node == creator);
+        // Where its creator obeyed before this claim was made, who does not know it is not counted on for it any more.
+        let may_count = |group: &Group, creation: Epoch, has: &dyn Fn(&Replica) -> bool| {
+            let is_bound = ballot.bound.contains(&creation);
             let has_not =
                 |replica: &Replica| ballot.promised.contains(replica) || (is_bound && ballot.unknown.contains(replica));
             group.is_majority(|replica| has(replica) || !has_not(replica))
         };
         let has_ours = |replica: &Replica| ballot.promised.contains(replica) && !ballot.rivals.contains_key(replica);
-        let ours = may_count(&entry.group, entry.owner(), &has_ours);
+        let ours = may_count(&entry.group, entry.version.epoch, &has_ours);
         let mut others: Vec<&Change> = Vec::new();
         for change in ballot.rivals.values() {
             let epoch = change.version.epoch;
             let has =
                 |replica: &Replica| ballot.rivals.get(replica).is_some_and(|change| change.version.epoch == epoch);
-            if may_count(&change.group, epoch.node, &has) {
+            if may_count(&change.group, epoch, &has) {
                 // Of those that agree on the creation, the latest change.
                 match others.iter_mut().find(|other| other.version.epoch == epoch) {
                     Some(other) if other.version < change.version => *other = change,

@@ -16,7 +16,6 @@ use super::message::{Known, Message, Refusal};
 use super::peer::Peer;
 use super::{Context, TaskPool};
 use crate::task::{TaskId, TaskSpec};
-use crate::times::earlier;
 
 /// What was kept by others has moved to those who came so long ago.
 const MOVED_WITHIN: Duration = Duration::from_secs(60);
@@ -42,8 +41,8 @@ pub(super) struct Lookup {
     /// Who has not answered yet.
     left: BTreeSet<NodeId>,
     asked_at: Instant,
-    /// When somebody had come or gone last, as it was found out whom to ask.
-    placed_at: Option<Instant>,
+    /// How often somebody had come or gone when it was found out whom to ask.
+    placed: Option<u64>,
 }
 
 impl TaskPool {
@@ -61,7 +60,7 @@ impl TaskPool {
             return;
         }
         let (asked, left) = (BTreeSet::new(), BTreeSet::new());
-        let lookup = Lookup { spec, submitters: vec![submitter], asked, left, asked_at: cx.now(), placed_at: None };
+        let lookup = Lookup { spec, submitters: vec![submitter], asked, left, asked_at: cx.now(), placed: None };
         self.lookups.insert(task, lookup);
         self.end_lookup(cx, task);
     }
@@ -77,29 +76,29 @@ impl TaskPool {
         if now.since(self.placed_at) >= MOVED_WITHIN {
             return Vec::new();
         }
-        let runs_since = |node: NodeId| match self.peers.get(&node) {
-            _ if node == self.me => self.started_at,
-            peer => peer.map_or(now, |peer| peer.runs_since),
+        let runs_for = |node: NodeId| match self.peers.get(&node) {
+            _ if node == self.me => now.since(self.started_at),
+            peer => peer.map_or(Duration::ZERO, |peer| peer.runs_for(now)),
         };
         // A mesh that is younger than that began with its oldest nodes.
-        let oldest = self.ring.members().map(|member| runs_since(member.id)).min().unwrap_or(now);
-        let upto = oldest.max(earlier(now, MOVED_WITHIN)) + TOGETHER;
+        let oldest = self.ring.members().map(|member| runs_for(member.id)).max().unwrap_or_default();
+        let least = oldest.min(MOVED_WITHIN).saturating_sub(TOGETHER);
         let is_gone = |peer: &&Peer| {
             let life = &peer.life;
             !life.is_up && life.boot != 0 && now.since(life.down_since) < MOVED_WITHIN
         };
         let gone = self.peers.values().filter(is_gone).count();
-        self.ring.replicas_among(task.0, self.config.successors + 2, gone, |node| runs_since(node) <= upto)
+        self.ring.replicas_among(task.0, self.config.successors + 2, gone, |node| runs_for(node) >= least)
     }
 
     /// Asks those who may have a task and were not asked yet, as others are to keep it than when it was looked at last.
     fn ask_more(&mut self, cx: &mut Context<'_>, task: TaskId) {
-        if self.lookups.get(&task).is_none_or(|lookup| lookup.placed_at == Some(self.placed_at)) {
+        if self.lookups.get(&task).is_none_or(|lookup| lookup.placed == Some(self.placed)) {
             return;
         }
         let may_have = self.may_have(task, cx.now());
         let Some(lookup) = self.lookups.get_mut(&task) else { return };
-        lookup.placed_at = Some(self.placed_at);
+        lookup.placed = Some(self.placed);
         let more: Vec<_> = may_have.difference(&lookup.asked).copied().collect();
         lookup.asked.extend(&more);
         lookup.left.extend(&more);
@@ -198,7 +197,7 @@ impl TaskPool {
     pub(super) fn look_again(&mut self) {
         for lookup in self.lookups.values_mut() {
             lookup.asked.clear();
-            lookup.placed_at = None;
+            lookup.placed = None;
         }
     }
 
@@ -207,7 +206,10 @@ impl TaskPool {
         let (now, again) = (cx.now(), self.config.resend_after);
         for task in self.lookups.keys().copied().collect::<Vec<_>>() {
             let Some(lookup) = self.lookups.get_mut(&task) else { continue };
-            lookup.left.retain(|node| self.peers.get(node).is_some_and(Peer::is_ready));
+            // Who comes back is asked anew.
+            let is_there = |node: &NodeId| self.peers.get(node).is_some_and(Peer::is_ready);
+            lookup.left.retain(is_there);
+            lookup.asked.retain(is_there);
             if now.since(lookup.asked_at) >= again {
                 lookup.asked_at = now;
                 let left = lookup.left.clone();

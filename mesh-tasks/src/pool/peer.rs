@@ -16,7 +16,6 @@ use crate::dht::ring::Member;
 use crate::group::Replica;
 use crate::life::{Heard, Life, PEERS_MAX, gone_for};
 use crate::task::Token;
-use crate::times::earlier;
 
 /// What a node could execute at a time counts for so long, and once more.
 const SLOTS_FOR: Duration = Duration::from_secs(1);
@@ -48,8 +47,8 @@ pub(super) struct Lazy {
 pub(super) struct Peer {
     pub(super) zone: u32,
     pub(super) life: Life,
-    /// Since when it runs, as it says.
-    pub(super) runs_since: Instant,
+    /// For how long it had been running, as it said, and when that was.
+    ran_for: (Duration, Instant),
     pub(super) capabilities: Arc<Capabilities>,
     pub(super) load: Load,
     pub(super) stream: Stream,
@@ -72,7 +71,7 @@ impl Peer {
         Self {
             zone,
             life: Life::new(now),
-            runs_since: now,
+            ran_for: (Duration::ZERO, now),
             capabilities: Arc::default(),
             load: Load::default(),
             stream: Stream::default(),
@@ -85,6 +84,12 @@ impl Peer {
             lifeline: false,
             heeds_drain: false,
         }
+    }
+
+    /// For how long it has been running.
+    pub(super) fn runs_for(&self, now: Instant) -> Duration {
+        let (ran_for, at) = self.ran_for;
+        ran_for.saturating_add(now.since(at))
     }
 
     /// Whether it is there, and known.
@@ -150,7 +155,7 @@ impl TaskPool {
         if self.ring.member(node) == member {
             return;
         }
-        self.placed_at = now;
+        (self.placed_at, self.placed) = (now, self.placed + 1);
         self.ring.leave(node);
         if let Some(member) = member {
             self.ring.join(member);
@@ -221,9 +226,11 @@ impl TaskPool {
 
     /// Asks a node who it is, unless that was done just now.
     pub(super) fn greet(&mut self, cx: &mut Context<'_>, node: NodeId) {
-        let Some(peer) = self.peers.get(&node) else { return };
-        let is_known = peer.life.boot != 0 && !self.is_to_hear_of_drain(peer);
-        let again = if is_known { self.config.repair_after } else { self.config.resend_after / 2 };
+        self.greet_after(cx, node, self.config.resend_after / 2);
+    }
+
+    /// Asks a node who it is, unless that was done so short a time ago.
+    pub(super) fn greet_after(&mut self, cx: &mut Context<'_>, node: NodeId, again: Duration) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if peer.life.is_to_be_greeted(cx.now(), again) {
             let boot = peer.life.boot;
@@ -249,7 +256,7 @@ impl TaskPool {
             peer.stream.restart(number);
             self.dirty_peers.insert(from);
         }
-        peer.runs_since = earlier(cx.now(), hello.runs_for);
+        peer.ran_for = (hello.runs_for, cx.now());
         peer.capabilities = hello.capabilities;
         peer.load = hello.load;
         peer.heeds_drain = hello.heeds_drain;

@@ -191,8 +191,20 @@ fn a_submission_is_not_answered_before_a_majority_has_its_task_though_it_came_be
     assert!(pool.sent().iter().any(is_told));
 }
 
-/// A claim of a task that this node created, as did another node; `rival` is what B has of it, and C knows nothing.
-/// Who keeps what this node owns before C answers, and after that.
+/// The next claim of this node.
+fn next_claim(pool: &mut Harness<TaskPool>) -> Epoch {
+    let claimed = (0..100).find_map(|_| {
+        pool.pass(Duration::from_millis(100));
+        pool.sent().into_iter().rev().find_map(|(_, envelope)| match envelope.message {
+            Message::Claim(claims) => Some(claims[0].epoch),
+            _ => None,
+        })
+    });
+    claimed.expect("nobody else owns it")
+}
+
+/// A task that this node created, as did another node; `rival` is what B has of it, and C knows nothing. Who keeps what
+/// this node owns once both have answered its first claim, C before B, and its second.
 fn claims_against(rival: Epoch, keepers: &[NodeId]) -> [Option<Vec<NodeId>>; 2] {
     let mut pool = one_of_three(PoolConfig::default());
     pool.command(PoolCommand::AddPeer { node: NodeId(4), zone: 0 });
@@ -205,30 +217,46 @@ fn claims_against(rival: Epoch, keepers: &[NodeId]) -> [Option<Vec<NodeId>>; 2] 
     say(&mut pool, B, Message::Claim(vec![Claim { task, epoch, has: theirs.version }]));
     assert!(!pool.protocol.owns(task));
     pool.sent();
-    let claimed = (0..100).find_map(|_| {
-        pool.pass(Duration::from_millis(100));
-        pool.sent().into_iter().find_map(|(_, envelope)| match envelope.message {
-            Message::Claim(claims) => Some(claims[0].epoch),
-            _ => None,
-        })
-    });
-    let claimed = claimed.expect("nobody else owns it");
-    say(&mut pool, B, Message::Promise(vec![Promise::Given(task, claimed, Some(Box::new(theirs)))]));
-    let kept_by = |pool: &Harness<TaskPool>| {
+    let mut claimed = Epoch::default();
+    [(); 2].map(|()| {
+        claimed = (0..100).map(|_| next_claim(&mut pool)).find(|claim| *claim > claimed).expect("it claims it again");
+        say(&mut pool, C, Message::Promise(vec![Promise::Unknown(task, claimed)]));
+        say(&mut pool, B, Message::Promise(vec![Promise::Given(task, claimed, Some(Box::new(theirs.clone())))]));
         let entry = pool.protocol.tasks.get(&task).filter(|entry| entry.owned.is_some());
         entry.map(|entry| entry.group.members.iter().map(|replica| replica.node).collect())
-    };
-    let before = kept_by(&pool);
-    say(&mut pool, C, Message::Promise(vec![Promise::Unknown(task, claimed)]));
-    [before, kept_by(&pool)]
+    })
 }
 
 #[test]
 fn of_two_creations_that_a_third_node_does_not_know_one_is_gone_on_with_once_their_creators_obey() {
     let theirs = |node| Epoch { number: 1, node, life: LIFE };
+    // C may have kept that of B after it said that it does not know it, and before B promised: then it counts.
     assert_eq!(claims_against(theirs(B), &[B, C, A]), [None, Some(vec![A, B, C])]);
     // Its creator may yet have it kept by C, and count on B: then it is that one.
     let creator = NodeId(4);
     let keepers = [creator, A, B, C];
-    assert_eq!(claims_against(theirs(creator), &keepers), [None, Some(keepers.to_vec())]);
+    assert_eq!(claims_against(theirs(creator), &keepers), [Some(keepers.to_vec()), Some(keepers.to_vec())]);
+}
+
+#[test]
+fn who_just_started_asks_those_who_were_there_before_others_that_just_started() {
+    let mut pool = pool(PoolConfig::default());
+    let [old, new] = [2..6, 6..40].map(|ids| ids.map(NodeId).collect::<Vec<_>>());
+    for (nodes, runs_for) in [(&old, Duration::from_secs(3600)), (&new, Duration::from_secs(3))] {
+        for node in nodes {
+            pool.command(PoolCommand::AddPeer { node: *node, zone: 0 });
+            say(&mut pool, *node, Message::Hello(Hello { incarnation: 7, runs_for, ..Hello::default() }));
+        }
+    }
+    let now = pool.now();
+    for task in (1..100_u128).map(|at| TaskId(at << 64 | 7)) {
+        let keepers = pool.protocol.keepers(task, now);
+        assert!(old.iter().all(|node| keepers.contains(node)), "{keepers:?}");
+    }
+    // What they kept has moved by then.
+    pool.pass(Duration::from_secs(61));
+    let now = pool.now();
+    assert!(
+        (1..100_u128).any(|at| pool.protocol.keepers(TaskId(at << 64 | 7), now).iter().all(|node| new.contains(node)))
+    );
 }
