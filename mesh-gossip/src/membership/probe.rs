@@ -27,8 +27,8 @@ const PINGS_PER_TIMEOUT: u32 = 4;
 /// A probe on its way.
 #[derive(Clone, Debug)]
 pub(super) struct Probe {
-    target: NodeId,
-    seq: u16,
+    pub(super) target: NodeId,
+    pub(super) seq: u16,
     /// How often it was found unanswered.
     step: u32,
     /// Who was asked to ping in this node's place, and which of them have said that it was in vain.

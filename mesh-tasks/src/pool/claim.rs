@@ -142,11 +142,11 @@ impl TaskPool {
         let Some(entry) = self.tasks.get_mut(&task).filter(|entry| entry.owned.is_none()) else { return };
         let epoch = Epoch { number: entry.promised.number.saturating_add(1), node: self.me, life: self.boot };
         entry.promised = epoch;
+        let former = self.claims.remove(&task);
+        let bound = Self::bound_by(entry, former.as_ref(), self.me);
         self.persist_promise(cx, task, epoch);
         // By chance, so that of two that claim it at the same time one is the first.
         let (now, patience) = (cx.now(), self.config.takeover_after);
-        let former = self.claims.remove(&task);
-        let bound = Self::bound_by(entry, former.as_ref(), self.me);
         let failures = former.map_or(0, |former| former.failures + 1);
         let patience = patience * (1 << failures.min(FAILURES_MAX));
         let claim_at = now + cx.rng().duration_between(patience, patience * 2);
