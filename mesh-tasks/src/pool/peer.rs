@@ -143,10 +143,12 @@ impl TaskPool {
     fn place(&mut self, node: NodeId, now: Instant) {
         let Some(peer) = self.peers.get(&node) else { return };
         let takes_part = peer.is_ready() && !peer.load.draining;
-        match peer.is_ready() && peer.load.draining {
+        let drains = match peer.is_ready() && peer.load.draining {
             true => self.draining.insert(node),
             false => self.draining.remove(&node),
         };
+        // It is in no ring, but may be asked for what it owned.
+        self.placed += u64::from(drains);
         let member = takes_part.then(|| Member { zone: peer.zone, ..Member::new(node) });
         if peer.is_ready() && !takes_part {
             // Who drains does not come back, as who is away may.

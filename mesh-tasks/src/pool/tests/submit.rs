@@ -271,3 +271,27 @@ fn who_just_started_asks_those_who_were_there_before_others_that_just_started() 
         (1..100_u128).any(|at| pool.protocol.keepers(TaskId(at << 64 | 7), now).iter().all(|node| new.contains(node)))
     );
 }
+
+#[test]
+fn who_drains_and_comes_back_is_asked_again_for_a_key() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let drains = Load { draining: true, ..Load::default() };
+    say(&mut pool, B, Message::Status(drains, Resources::new()));
+    let keyed = (0..).map(|key: u32| TaskSpec::new("x").keyed(key.to_le_bytes().to_vec()));
+    let is_ours = |spec: &TaskSpec| {
+        let task = spec.key.as_deref().map(TaskId::of_key);
+        task.is_some_and(|task| pool.protocol.ring.owner(task.0) == Some(A))
+    };
+    let spec = keyed.into_iter().find(is_ours).expect("there are more");
+    let task = spec.key.as_deref().map(TaskId::of_key).expect("it has one");
+    submit(&mut pool, spec);
+    pool.command(PoolCommand::RemovePeer(B));
+    pool.pass(Duration::from_millis(100));
+    pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
+    say(&mut pool, B, Message::Hello(Hello { incarnation: 7, load: drains, ..Hello::default() }));
+    pool.sent();
+    say(&mut pool, C, Message::Told(vec![(task, Known::Unknown)]));
+    let asks = |(to, envelope): &(NodeId, Envelope)| *to == B && envelope.message == Message::Ask(vec![task]);
+    assert!(pool.sent().iter().any(asks));
+    assert!(!pool.protocol.tasks.contains_key(&task));
+}
