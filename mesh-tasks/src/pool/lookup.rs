@@ -137,7 +137,8 @@ impl TaskPool {
         if self.read_only {
             return;
         }
-        let is_over = |lookup: &Lookup| lookup.left.is_empty() && !meets;
+        // Another may have created it, and handed it over to this node: who is left says no more than that.
+        let is_over = |lookup: &Lookup| self.owns(task) || (lookup.left.is_empty() && !meets);
         if !self.lookups.get(&task).is_some_and(is_over) {
             return;
         }

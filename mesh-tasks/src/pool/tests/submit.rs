@@ -295,3 +295,21 @@ fn who_drains_and_comes_back_is_asked_again_for_a_key() {
     assert!(pool.sent().iter().any(asks));
     assert!(!pool.protocol.tasks.contains_key(&task));
 }
+
+#[test]
+fn who_looks_for_a_key_and_is_given_it_by_another_says_that_it_is_kept() {
+    let mut pool = one_of_three(PoolConfig::default());
+    let task = TaskId::of_key(b"key");
+    let request = submit(&mut pool, TaskSpec::new("x").keyed(b"key".to_vec()));
+    let me = pool.protocol.replica();
+    let members = [B, C].map(|node| Replica { node, incarnation: 7 }).into_iter().chain([me]).collect();
+    let group = Arc::new(Group { members, ..Group::default() });
+    let epoch = Epoch { number: 1, node: B, life: LIFE };
+    let spec = Arc::new(TaskSpec::new("x").keyed(b"key".to_vec()));
+    let change = Entry::new(spec, group, epoch, Instant::ZERO).change(task, true, Instant::ZERO);
+    say(&mut pool, B, Message::Replicate(1, vec![change], vec![]));
+    own_again(&mut pool, task);
+    pool.pass(Duration::from_millis(500));
+    keep(&mut pool);
+    assert!(matches!(reply(&mut pool, request), PoolReply::Submitted(Ok(of)) if of == task));
+}
