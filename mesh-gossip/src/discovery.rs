@@ -211,7 +211,7 @@ impl Discovery {
     /// announcements, `discovery_forged`, `discovery_refused` (from the far future, of another's name, or without
     /// room), `discovery_limited` (over what one may say in a second), `discovery_lost` and `discovery_expired`.
     #[must_use]
-    pub fn metrics(mut self, metrics: &Metrics) -> Self {
+    pub fn with_metrics(mut self, metrics: &Metrics) -> Self {
         self.meter = Meter {
             peers: metrics.gauge("discovery_peers"),
             accepted: metrics.counter("discovery_accepted"),

@@ -184,7 +184,7 @@ impl Membership {
 
     /// Counts in `metrics`: see `docs/gossip.md` for the names.
     #[must_use]
-    pub fn metrics(mut self, metrics: &Metrics) -> Self {
+    pub fn with_metrics(mut self, metrics: &Metrics) -> Self {
         self.meter = Meter::new(metrics);
         self
     }

@@ -70,7 +70,7 @@ impl Cluster {
             let discovery = discovery.seeds(seeds.clone()).expect("few seeds").profile(profile.clone()).expect("short");
             keyring.iter().for_each(|keyring| builder.seal(keyring.clone()));
             let metrics = builder.metrics().clone();
-            let handle = builder.host(DISCOVERY, discovery.metrics(&metrics));
+            let handle = builder.host(DISCOVERY, discovery.with_metrics(&metrics));
             let events = RefCell::new(handle.events());
             Seat { handle, metrics, events }
         });

@@ -233,7 +233,7 @@ impl<M: Says> Swarm<M> {
 
         let mut membership = preset.membership();
         membership.max_members = others;
-        let members = Membership::new(membership)?.profile(&profile)?.metrics(&metrics);
+        let members = Membership::new(membership)?.profile(&profile)?.with_metrics(&metrics);
         let members = node.host(ids::MEMBERS, members);
         let heartbeat = Heartbeat::new(preset.heartbeat(), [])?.with_metrics(&metrics);
         let heartbeat = node.host(ids::HEARTBEAT, heartbeat);
@@ -265,7 +265,7 @@ impl<M: Says> Swarm<M> {
             join_interval: preset.scaled(DiscoveryConfig::default().join_interval),
             ..Default::default()
         };
-        let discovery = Discovery::new(discovery, key.clone())?.profile(profile)?.metrics(&metrics);
+        let discovery = Discovery::new(discovery, key.clone())?.profile(profile)?.with_metrics(&metrics);
         let discovery = node.host(ids::DISCOVERY, discovery);
         let pool = PoolConfig { policy: config.strategy.policy(), ..config.pool.clone() };
         let pool = TaskPool::new(pool)?.with_capabilities(config.capabilities.clone())?;

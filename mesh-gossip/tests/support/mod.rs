@@ -166,7 +166,7 @@ impl Cluster {
             let membership = Membership::new(config.clone()).expect("a valid configuration");
             let membership = membership.profile(&profile).expect("a short profile").seeds(seeds.clone());
             let metrics = builder.metrics().clone();
-            let handle = builder.host(MEMBERS, membership.metrics(&metrics));
+            let handle = builder.host(MEMBERS, membership.with_metrics(&metrics));
             let events = RefCell::new(handle.events());
             Seat { handle, metrics, liar: None, stalling: None, twins: None, events }
         });

@@ -78,7 +78,7 @@ impl Subject for Membership {
         let profile = Profile { zone: 0, address, ..Profile::default() };
         let membership = Self::new(MembershipConfig::lan()).expect("the default is valid");
         let membership = membership.profile(&profile).expect("a short profile");
-        membership.seeds(boot.seeds().iter().copied()).metrics(metrics)
+        membership.seeds(boot.seeds().iter().copied()).with_metrics(metrics)
     }
 
     fn live(&self) -> usize {
