@@ -22,7 +22,7 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ use mesh_consensus::pbft::{Evidence, ReplicaSet};
 use mesh_core::identity::{PublicKey, SecretKey};
 use mesh_core::{NodeId, wire};
 use mesh_examples::hex::to_hex;
-use mesh_examples::processes::{INTERRUPTED, Processes, exit_code, failure, interruption, make_directory};
+use mesh_examples::processes::{INTERRUPTED, Interruption, Processes, exit_code, failure, make_directory};
 use replica::{ReplicaOptions, Said};
 use serde::Serialize;
 
@@ -137,7 +137,7 @@ impl Teller {
 
 fn run(arguments: &Arguments, data: &Path) -> Result<Report, String> {
     let teller = Teller { is_quiet: arguments.json };
-    let interrupted = interruption().map_err(|error| error.to_string())?;
+    let interrupted = Interruption::notice().map_err(|error| error.to_string())?;
     let customers = customers::customers(ORGANISATIONS.len(), arguments.payments as usize, arguments.seed);
     let at_first = customers::genesis(&customers);
     let ledger = Ledger::start(arguments.evil, data, &at_first, &teller, interrupted);
@@ -228,7 +228,7 @@ struct Ledger {
     /// The place of the replica that was killed, and not started again.
     killed: Option<usize>,
     /// Whether all is to end at once.
-    interrupted: Arc<AtomicBool>,
+    interrupted: Interruption,
 }
 
 impl Ledger {
@@ -237,7 +237,7 @@ impl Ledger {
         data: &Path,
         at_first: &Balances,
         teller: &Teller,
-        interrupted: Arc<AtomicBool>,
+        interrupted: Interruption,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let processes = Processes::create(data, ORGANISATIONS.len())?.interrupted_by(interrupted.clone());
         let genesis = data.join("genesis");
@@ -306,7 +306,7 @@ impl Ledger {
             if is_over {
                 break;
             }
-            if self.interrupted.load(Relaxed) {
+            if self.interrupted.is_there() {
                 progress.give_up();
                 return Err(INTERRUPTED.to_owned());
             }
@@ -375,7 +375,7 @@ impl Ledger {
             if let Some(found) = wanted(&self.honest()) {
                 return Ok(found);
             }
-            if self.interrupted.load(Relaxed) {
+            if self.interrupted.is_there() {
                 return Err(INTERRUPTED.to_owned());
             }
             self.processes.check()?;

@@ -18,15 +18,13 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use mesh_core::NodeId;
 use mesh_examples::processes::{
-    INTERRUPTED, ProcessOptions, Processes, State, exit_code, failure, interruption, make_directory,
+    INTERRUPTED, Interruption, ProcessOptions, Processes, State, exit_code, failure, make_directory,
 };
 use table::Table;
 use view::View;
@@ -90,7 +88,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments, data: &Path) -> Result<&'static str, String> {
-    let interrupted = interruption().map_err(|error| error.to_string())?;
+    let interrupted = Interruption::notice().map_err(|error| error.to_string())?;
     let processes = Processes::create(data, usize::from(arguments.nodes)).map_err(|error| error.to_string())?;
     let processes = processes.interrupted_by(interrupted.clone());
     let mut script = Script { processes, view: View::default(), interrupted };
@@ -109,7 +107,7 @@ struct Script {
     processes: Processes<Table>,
     view: View,
     /// Whether all is to end at once.
-    interrupted: Arc<AtomicBool>,
+    interrupted: Interruption,
 }
 
 impl Script {
@@ -170,7 +168,7 @@ impl Script {
         self.start_all()?;
         self.say("kill, kill -STOP and kill -CONT them as you like; Ctrl-C ends all");
         let mut problems = Vec::new();
-        while !self.interrupted.load(Relaxed) {
+        while !self.interrupted.is_there() {
             self.notice_ends(&mut problems);
             self.view.show(&self.processes, &self.processes.said());
             thread::sleep(LOOK_INTERVAL);
@@ -222,7 +220,7 @@ impl Script {
         let running = self.processes.ids(|state| state == State::Runs);
         let others = self.processes.ids(|state| state != State::Runs);
         loop {
-            if self.interrupted.load(Relaxed) {
+            if self.interrupted.is_there() {
                 return Err(INTERRUPTED.to_owned());
             }
             self.processes.check()?;

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -24,8 +24,9 @@ use mesh_core::{NodeHandle, NodeId};
 /// How long a node may take to say where it listens.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long a node may take to stop.
+/// How long a node may take to stop, and how long where somebody waits for that in a terminal.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
+const INTERRUPTED_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often it is looked at whether all is to end, while something is waited for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -86,7 +87,7 @@ pub struct Processes<T> {
     /// How many lines had no room there.
     unheard: Arc<AtomicU64>,
     /// Whether all is to end.
-    interrupted: Arc<AtomicBool>,
+    interrupted: Interruption,
 }
 
 impl<T: FromStr + Clone + Send + 'static> Processes<T> {
@@ -105,12 +106,12 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
         };
         let nodes = (1..=nodes).map(node).collect::<io::Result<_>>()?;
         let program = std::env::current_exe()?;
-        Ok(Self { program, nodes, heard: None, unheard: Arc::default(), interrupted: Arc::default() })
+        Ok(Self { program, nodes, heard: None, unheard: Arc::default(), interrupted: Interruption::default() })
     }
 
-    /// Waits for no node to start once this is true.
+    /// Waits for no node to start once there is this interruption, and [stops](Self::stop) the faster.
     #[must_use]
-    pub fn interrupted_by(mut self, interrupted: Arc<AtomicBool>) -> Self {
+    pub fn interrupted_by(mut self, interrupted: Interruption) -> Self {
         self.interrupted = interrupted;
         self
     }
@@ -206,7 +207,7 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
         arguments: impl IntoIterator<Item = OsString>,
     ) -> io::Result<Option<SocketAddr>> {
         let seed = self.addresses().map(|(_, address)| address).next();
-        if self.interrupted.load(Relaxed) {
+        if self.interrupted.is_there() {
             return Err(interrupted());
         }
         let node = &mut self.nodes[at];
@@ -261,7 +262,7 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
             match first.recv_timeout(LOOK_INTERVAL) {
                 Ok(line) => return line.parse().map_err(|_| failed()),
                 Err(RecvTimeoutError::Disconnected) => return Err(failed()),
-                Err(RecvTimeoutError::Timeout) if self.interrupted.load(Relaxed) => return Err(interrupted()),
+                Err(RecvTimeoutError::Timeout) if self.interrupted.is_there() => return Err(interrupted()),
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
@@ -342,7 +343,8 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
         if wanted.contains(&self.nodes[at].state) { Ok(at) } else { Err(format!("{kind} {number} {otherwise}")) }
     }
 
-    /// Asks all to stop in good order, and says which did not.
+    /// Asks all to stop in good order, and says which did not: who takes half a minute is killed, and who takes five seconds
+    /// where this program was interrupted. Where it was so again, all are killed at once, which is no problem.
     pub fn stop(&mut self) -> Vec<String> {
         // Who is paused would not notice.
         for at in (0..self.len()).filter(|at| self.nodes[*at].state == State::Paused).collect::<Vec<_>>() {
@@ -352,27 +354,28 @@ impl<T: FromStr + Clone + Send + 'static> Processes<T> {
         for process in self.nodes.iter_mut().filter_map(|node| node.process.as_mut()) {
             drop(process.stdin.take());
         }
-        let deadline = Instant::now() + STOP_PATIENCE;
+        let (begin, interrupted) = (Instant::now(), &self.interrupted);
         let mut problems = Vec::new();
         for (at, node) in self.nodes.iter_mut().enumerate() {
-            let Some(mut process) = node.process.take() else { continue };
+            let Some(process) = &mut node.process else { continue };
             node.state = State::Dead;
-            loop {
+            let problem = loop {
+                let patience = if interrupted.is_there() { INTERRUPTED_PATIENCE } else { STOP_PATIENCE };
+                let is_urgent = interrupted.is_repeated();
                 match process.try_wait() {
-                    Ok(Some(status)) if status.success() => break,
-                    Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(5)),
-                    Ok(status) => {
-                        problems.push(format!("node {} did not stop in good order: {status:?}", at + 1));
-                        let _ = process.kill();
-                        let _ = process.wait();
-                        break;
+                    Ok(Some(status)) if status.success() => break None,
+                    Ok(Some(status)) => break Some(format!("it ended with {status}")),
+                    Ok(None) if !is_urgent && begin.elapsed() < patience => thread::sleep(Duration::from_millis(5)),
+                    Ok(None) => {
+                        let killed = process.kill().and_then(|()| process.wait());
+                        let late = || format!("it took longer than {} s, and was killed", patience.as_secs());
+                        break killed.map_or_else(|error| Some(error.to_string()), |_| (!is_urgent).then(late));
                     }
-                    Err(error) => {
-                        problems.push(format!("node {}: {error}", at + 1));
-                        break;
-                    }
+                    Err(error) => break Some(error.to_string()),
                 }
-            }
+            };
+            node.process = None;
+            problems.extend(problem.map(|how| format!("node {} did not stop in good order: {how}", at + 1)));
         }
         problems
     }
@@ -399,15 +402,36 @@ fn interrupted() -> io::Error {
     io::Error::new(io::ErrorKind::Interrupted, INTERRUPTED)
 }
 
-/// Whether this program was interrupted in the terminal, or told to end by a signal that can be noticed, from now on.
-///
-/// # Errors
-/// What the operating system says, or that this was called before.
-pub fn interruption() -> io::Result<Arc<AtomicBool>> {
-    let interrupted = Arc::<AtomicBool>::default();
-    let asked = interrupted.clone();
-    ctrlc::set_handler(move || asked.store(true, Relaxed)).map_err(io::Error::other)?;
-    Ok(interrupted)
+/// How often this program was interrupted in the terminal, or told to end by a signal that can be noticed: all is to end then,
+/// in good order the first time, and at once the second. Clones are of the same.
+#[derive(Clone, Debug, Default)]
+pub struct Interruption(Arc<AtomicU32>);
+
+impl Interruption {
+    /// Notices it from now on.
+    ///
+    /// # Errors
+    /// What the operating system says, or that this was called before.
+    pub fn notice() -> io::Result<Self> {
+        let interrupted = Self::default();
+        let noticed = interrupted.clone();
+        ctrlc::set_handler(move || noticed.interrupt()).map_err(io::Error::other)?;
+        Ok(interrupted)
+    }
+
+    fn interrupt(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    /// Whether all is to end.
+    pub fn is_there(&self) -> bool {
+        self.0.load(Relaxed) > 0
+    }
+
+    /// Whether all is to end at once.
+    pub fn is_repeated(&self) -> bool {
+        self.0.load(Relaxed) > 1
+    }
 }
 
 /// What a program says and ends with where what it did came to an error: that all of its processes have stopped where it
@@ -490,13 +514,13 @@ mod tests {
     #[test]
     fn an_interruption_ends_a_process_that_has_not_said_where_it_listens() {
         let (data, processes) = script("echo $$ >$3/pid\nmv $3/pid $3/started\nexec sleep 1000");
-        let interrupted = Arc::<AtomicBool>::default();
+        let interrupted = Interruption::default();
         let mut processes = processes.interrupted_by(interrupted.clone());
         let started = data.path().join("node-1/started");
         let file = started.clone();
         let interrupting = thread::spawn(move || {
             wait_until(|| file.exists());
-            interrupted.store(true, Relaxed);
+            interrupted.interrupt();
         });
         let error = processes.start(0, []).unwrap_err();
         interrupting.join().unwrap();
@@ -506,6 +530,27 @@ mod tests {
         assert_eq!(processes.iter().next().map(|(_, pid, state)| (pid, state)), Some((None, State::Dead)));
         assert!(processes.start(0, []).is_err(), "none is started any more");
         assert_eq!(processes.stop(), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn who_does_not_stop_is_killed_some_seconds_after_an_interruption_and_at_once_after_the_second() {
+        for times in [1, 2] {
+            let (_data, processes) = script("echo 127.0.0.1:1; exec sleep 1000");
+            let interrupted = Interruption::default();
+            let mut processes = processes.interrupted_by(interrupted.clone());
+            processes.start(0, []).unwrap();
+            let pid = processes.iter().next().and_then(|(_, pid, _)| pid).unwrap().to_string();
+            interrupted.interrupt();
+            let again = thread::spawn(move || {
+                // While it is waited for.
+                thread::sleep(Duration::from_millis(200));
+                (1..times).for_each(|_| interrupted.interrupt());
+            });
+            let late = ["node 1 did not stop in good order: it took longer than 5 s, and was killed"];
+            assert_eq!(processes.stop(), if times == 1 { &late[..] } else { &[] });
+            again.join().unwrap();
+            assert!(!Path::new("/proc").join(pid).exists(), "it has ended, and was waited for");
+        }
     }
 
     #[test]

@@ -5,14 +5,12 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use mesh_core::NodeId;
-use mesh_examples::processes::{INTERRUPTED, Processes, State};
+use mesh_examples::processes::{INTERRUPTED, Interruption, Processes, State};
 
 use crate::agent::{Plan, TIMEFRAME};
 use crate::line::{Line, Numbered, Order, Status};
@@ -83,7 +81,7 @@ pub(crate) struct Mesh {
     /// How many entries were put into the shared memory.
     pub(crate) remembered: usize,
     /// Whether all is to end at once, and well.
-    interrupted: Arc<AtomicBool>,
+    interrupted: Interruption,
 }
 
 impl Mesh {
@@ -94,7 +92,7 @@ impl Mesh {
         records: Vec<Record>,
         view: View,
         stage: Option<Stage>,
-        interrupted: Arc<AtomicBool>,
+        interrupted: Interruption,
     ) -> Self {
         let heard = processes.listen();
         let ids = processes.iter().map(|(id, ..)| id).collect();
@@ -361,7 +359,7 @@ impl Mesh {
 
     /// Takes in what agents say, and goes on writing.
     fn pump(&mut self) -> Result<(), Problem> {
-        if self.interrupted.load(Relaxed) {
+        if self.interrupted.is_there() {
             return Err(INTERRUPTED.to_owned());
         }
         while let Ok((id, line)) = self.heard.try_recv() {

@@ -19,8 +19,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,7 +26,7 @@ use clap::{Parser, Subcommand};
 use mesh_core::NodeId;
 use mesh_examples::index::{Index, Piece, pieces};
 use mesh_examples::indexer;
-use mesh_examples::processes::{INTERRUPTED, Processes, State, exit_code, failure, interruption, make_directory};
+use mesh_examples::processes::{INTERRUPTED, Interruption, Processes, State, exit_code, failure, make_directory};
 use serde::Serialize;
 use stage::Stage;
 use view::{Row, View};
@@ -151,7 +149,7 @@ fn tell(report: &Report, json: bool) {
 
 /// Runs the nodes until all is counted, and where there is a dashboard until Ctrl-C. The report, unless it was told already.
 fn run(arguments: &Arguments, pieces: &[Piece], data: &Path, stage: Option<Stage>) -> Result<Option<Report>, String> {
-    let interrupted = interruption().map_err(|error| error.to_string())?;
+    let interrupted = Interruption::notice().map_err(|error| error.to_string())?;
     let nodes = usize::from(arguments.nodes);
     let processes = Processes::create(data, nodes).map_err(|error| error.to_string())?;
     let processes = processes.interrupted_by(interrupted.clone());
@@ -185,7 +183,7 @@ struct Farm {
     tasks: usize,
     stage: Option<Stage>,
     /// Whether all is to end at once.
-    interrupted: Arc<AtomicBool>,
+    interrupted: Interruption,
 }
 
 impl Farm {
@@ -316,7 +314,7 @@ impl Farm {
 
     /// Takes in what nodes say, shows it, and does what people ask for.
     fn look(&mut self) -> Result<Vec<Row>, String> {
-        if self.interrupted.load(Relaxed) {
+        if self.interrupted.is_there() {
             return Err(INTERRUPTED.to_owned());
         }
         self.processes.check()?;

@@ -138,6 +138,36 @@ fn an_agent_that_ends_by_itself_is_a_problem_with_its_name_and_its_log() {
     assert!(problem.ends_with(&format!("its log is {}", agent.join("log").display())), "{report}");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn who_is_interrupted_again_kills_those_that_do_not_stop() {
+    let (input, data) = (tree(), tempfile::tempdir().unwrap());
+    let mut swarm = Command::new(example("swarm"))
+        .args(["--nodes", "4", "--input", input.path().to_str().unwrap(), "--keep", data.path().to_str().unwrap()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(swarm.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("know each other")), "it begins");
+    let stuck = pids_of(&data.path().join("node-2"));
+    let send = |signal: &str, pid: u32| {
+        assert!(Command::new("kill").arg(signal).arg(pid.to_string()).status().unwrap().success());
+    };
+    send("-STOP", stuck[0]);
+    send("-INT", swarm.id());
+    let rest = std::thread::spawn(move || lines.collect::<Vec<_>>());
+    let others = || pids_of(data.path()).into_iter().filter(|pid| ![stuck[0], swarm.id()].contains(pid)).count();
+    wait_until("the others have ended", || others() == 0);
+    send("-INT", swarm.id());
+    assert_eq!(swarm.wait().unwrap().code(), Some(130));
+    assert!(pids_of(data.path()).is_empty(), "no process is left");
+    let said = rest.join().unwrap();
+    assert_eq!(said.last().map(String::as_str), Some("swarm: interrupted; all agents have stopped"));
+    // As it would be some seconds after a single one.
+    assert!(!said.iter().any(|line| line.contains("did not stop")), "{said:?}");
+}
+
 #[test]
 fn bad_arguments_are_refused_with_a_sentence() {
     let (empty, script) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
