@@ -218,9 +218,13 @@ fn swarm(
         mesh.view.say(&format!("{end}; the agents run on for the dashboard, until Ctrl-C"));
         mesh.doing(&format!("{end}, the script is over; do what you like, until Ctrl-C in the terminal"), None);
         mesh.play();
+        mesh.part();
+        if let Err(why) = shut_down(&mut mesh) {
+            mesh.view.say(&format!("not all agents have left the network ({why}): they are ended by themselves"));
+        }
         mesh.view.erase();
     }
-    // Each sees that its input closes.
+    // Whoever runs still sees that its input closes.
     for problem in mesh.processes.stop() {
         eprintln!("swarm: {problem}");
         finish(&mut report, Some(problem));
@@ -377,8 +381,9 @@ fn most_of_one<'a>(digests: impl Iterator<Item = &'a str>) -> usize {
 /// Shuts the network down by the word of one agent, and waits until all have ended well.
 fn shut_down(mesh: &mut Mesh) -> Result<(), Problem> {
     let running = mesh.running();
+    let first = running.first().copied().ok_or("nobody runs")?;
     mesh.let_end(running.iter().copied());
-    mesh.ask(0, Order::ShutDown("all is done".to_owned()))?;
+    mesh.ask(first, Order::ShutDown("all is done".to_owned()))?;
     running.into_iter().try_for_each(|at| mesh.await_end(at))?;
     mesh.view.say("the network is shut down, and all processes have ended");
     Ok(())

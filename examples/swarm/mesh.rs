@@ -24,6 +24,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// needs, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// How long the network may take to shut down once people have played enough.
+const PARTING_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How long an agent may take to write a record before another is asked.
 const WRITE_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -82,6 +85,8 @@ pub(crate) struct Mesh {
     pub(crate) remembered: usize,
     /// Whether all is to end at once, and well.
     interrupted: Interruption,
+    /// Until when the network may shut down, where it was [told to](Self::part) by an interruption.
+    parts_until: Option<Instant>,
 }
 
 impl Mesh {
@@ -118,6 +123,7 @@ impl Mesh {
             ending: BTreeSet::new(),
             remembered: 0,
             interrupted,
+            parts_until: None,
         }
     }
 
@@ -359,8 +365,11 @@ impl Mesh {
 
     /// Takes in what agents say, and goes on writing.
     fn pump(&mut self) -> Result<(), Problem> {
-        if self.interrupted.is_there() {
-            return Err(INTERRUPTED.to_owned());
+        match self.parts_until {
+            None if self.interrupted.is_there() => return Err(INTERRUPTED.to_owned()),
+            Some(_) if self.interrupted.is_repeated() => return Err(INTERRUPTED.to_owned()),
+            Some(deadline) if Instant::now() > deadline => return Err("that took too long".to_owned()),
+            _ => {}
         }
         while let Ok((id, line)) = self.heard.try_recv() {
             let Some(at) = self.ids.iter().position(|known| *known == id) else { continue };
@@ -399,6 +408,17 @@ impl Mesh {
     pub(crate) fn play(&mut self) {
         while self.pump().is_ok() {
             thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    /// Has enough of playing: what people did to agents that live is taken back, and the interruption counts no more, but a
+    /// second one does, as does the time that this takes.
+    pub(crate) fn part(&mut self) {
+        self.parts_until = Some(Instant::now() + PARTING_PATIENCE);
+        self.doing("the network is shut down", Some("the agents end"));
+        if let Some(mut stage) = self.stage.take() {
+            stage.take_back(self);
+            self.stage = Some(stage);
         }
     }
 

@@ -147,6 +147,17 @@ impl Stage {
         Ok(format!("no frame passes between agents {} and the others{but}", names.join(", ")))
     }
 
+    /// Resumes those that are paused, and lets all hear each other. What cannot be done so late is left.
+    pub(crate) fn take_back(&mut self, mesh: &mut Mesh) {
+        let paused = mesh.processes.ids(|state| state == State::Paused);
+        for at in (0..mesh.ids.len()).filter(|at| paused.contains(&mesh.ids[*at])).collect::<Vec<_>>() {
+            let _ = mesh.processes.resume(at);
+        }
+        if self.cut_off.take().is_some() {
+            self.cut_all(mesh, &BTreeSet::new());
+        }
+    }
+
     /// Tells all agents whom not to hear; what is to be said of those that cannot be told, which are about to end.
     fn cut_all(&self, mesh: &mut Mesh, cut_off: &BTreeSet<usize>) -> String {
         let untold = (0..mesh.ids.len()).filter_map(|at| self.cut(mesh, at, cut_off).err());

@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -18,6 +19,8 @@ use support::{example, refusal};
 struct Shown {
     program: Child,
     out: BufReader<ChildStdout>,
+    /// What it says otherwise, once it has ended.
+    said: Option<JoinHandle<Vec<String>>>,
     address: String,
     _input: tempfile::TempDir,
 }
@@ -40,9 +43,9 @@ impl Shown {
             let (_, address) = line.split_once("the dashboard is at http://")?;
             Some(address.trim_end_matches('/').to_owned())
         });
-        std::thread::spawn(move || lines.count());
+        let said = Some(std::thread::spawn(move || lines.collect()));
         let out = BufReader::new(program.stdout.take().unwrap());
-        Self { program, out, address: address.unwrap(), _input: input }
+        Self { program, out, said, address: address.unwrap(), _input: input }
     }
 
     fn state(&self) -> Value {
@@ -86,12 +89,13 @@ impl Shown {
         serde_json::from_str(&line).unwrap()
     }
 
-    /// Ctrl-C, after the report: the program ends well.
-    fn end(mut self) {
+    /// Ctrl-C, after the report: the program ends well. What it said.
+    fn end(mut self) -> Vec<String> {
         let pid = self.program.id().to_string();
         assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
         assert_eq!(self.program.wait().unwrap().code(), Some(0));
         assert!(TcpStream::connect(&self.address).is_err(), "nobody listens any more");
+        self.said.take().unwrap().join().unwrap()
     }
 }
 
@@ -194,7 +198,9 @@ fn while_a_script_runs_no_control_is_taken() {
     assert_eq!((&report["ok"], &report["script"][0]["step"]), (&json!(true), &json!("split")), "{report}");
     shown.until("controls are taken", |state| state["refusal"].is_null());
     shown.done(json!({"do": "kill", "agent": 1}));
-    shown.end();
+    // The others leave as they do where nobody looks on.
+    let said = shown.end();
+    assert!(said.iter().any(|line| line.ends_with("the network is shut down, and all processes have ended")), "{said:?}");
 }
 
 #[test]
