@@ -161,7 +161,11 @@ fn prepare(arguments: &Arguments) -> Result<(Prepared, Option<Dashboard>), Strin
         Some(none) if none.as_os_str() == "none" => Vec::new(),
         Some(file) => {
             let text = fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-            script::parse(&text).map_err(|error| format!("{}: {error}", file.display()))?
+            let checked = script::parse(&text).and_then(|steps| {
+                script::check(&steps, usize::from(arguments.nodes), REPLICAS)?;
+                Ok(steps)
+            });
+            checked.map_err(|error| format!("{}: {error}", file.display()))?
         }
     };
     let serve = |address| {

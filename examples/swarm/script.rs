@@ -89,6 +89,24 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Step>, String> {
     Ok(steps)
 }
 
+/// Checks that a script can be lived through by so many agents, of which so many order decisions.
+pub(crate) fn check(steps: &[Step], agents: usize, replicas: usize) -> Result<(), String> {
+    let at = |wanted: Step| steps.iter().position(|step| *step == wanted);
+    let lies = steps.iter().rposition(|step| *step == Step::Lie);
+    let (Some(drain), Some(lie)) = (at(Step::Drain), lies) else { return Ok(()) };
+    let added = usize::from(at(Step::Add).is_some_and(|add| add < drain));
+    // Whoever leads does not leave, so that of two who are no replicas one can.
+    if drain < lie && agents + added < replicas + 2 {
+        return Err(format!(
+            "lie after drain needs --nodes {}, or {} and add before drain: with fewer, one of the {replicas} replicas may have \
+             left, and the others cannot spare a liar",
+            replicas + 2,
+            replicas + 1
+        ));
+    }
+    Ok(())
+}
+
 /// What came of a step.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Told {
@@ -484,5 +502,15 @@ mod tests {
         let wrong = parse("split\nexplode").unwrap_err();
         assert!(wrong.starts_with("line 2: there is no step \"explode\": choose from kill-leader"), "{wrong}");
         assert_eq!(parse("add\nadd").unwrap_err(), "add can be done once only");
+    }
+
+    #[test]
+    fn nobody_lies_where_a_replica_may_have_left() {
+        let check = |agents: usize, script: &str| check(&parse(script).unwrap(), agents, 4).is_ok();
+        assert!((4..=11).all(|agents| check(agents, "lie\ndrain\nvote")));
+        assert_eq!([4, 5, 6].map(|agents| check(agents, "drain\nlie")), [false, false, true]);
+        assert_eq!([4, 5, 6].map(|agents| check(agents, "add\ndrain\nlie")), [false, true, true]);
+        assert_eq!([4, 5, 6].map(|agents| check(agents, "lie\ndrain\nadd\nlie")), [false, false, true]);
+        assert!(Step::ALL.len() == 9 && (4..=11).all(|agents| super::check(&Step::ALL, agents, 4).is_ok()));
     }
 }

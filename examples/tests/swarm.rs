@@ -172,6 +172,8 @@ fn who_is_interrupted_again_kills_those_that_do_not_stop() {
 fn bad_arguments_are_refused_with_a_sentence() {
     let (empty, script) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
     fs::write(script.path(), "split\nexplode\n").unwrap();
+    let liar = tempfile::NamedTempFile::new().unwrap();
+    fs::write(liar.path(), "drain\nlie\n").unwrap();
     let large = tempfile::tempdir().unwrap();
     // It has no blocks on the disk.
     fs::File::create(large.path().join("file")).unwrap().set_len(100_000 * (256 << 10)).unwrap();
@@ -190,6 +192,10 @@ fn bad_arguments_are_refused_with_a_sentence() {
         (
             &["--script", script.path().to_str().unwrap()],
             "line 2: there is no step \"explode\": choose from kill-leader",
+        ),
+        (
+            &["--nodes", "4", "--script", liar.path().to_str().unwrap()],
+            ": lie after drain needs --nodes 6, or 5 and add before drain: with fewer, one of the 4 replicas may have left",
         ),
     ] {
         let refusal = refusal("swarm", arguments);
