@@ -138,6 +138,12 @@ impl Status {
         self.agent.members.live().collect()
     }
 
+    /// Whether it has estimated, by what all aggregate, that there are so many agents: no further off than a twentieth.
+    pub(crate) fn counts(&self, agents: usize) -> bool {
+        let agents = agents as f64;
+        self.agent.all.agents.is_some_and(|estimate| (estimate - agents).abs() * 20.0 <= agents)
+    }
+
     /// Whether the node knows that another is down, or has left.
     pub(crate) fn is_gone(&self, node: NodeId) -> bool {
         self.agent.members.gone().any(|gone| gone == node)
@@ -145,3 +151,19 @@ impl Status {
 }
 
 json_lines!(Numbered, Line);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_estimate_counts_where_it_is_near() {
+        let with = |agents| {
+            let mut status = Status::default();
+            status.agent.all.agents = agents;
+            status
+        };
+        let count = [None, Some(6.6), Some(6.7), Some(7.3), Some(7.4)].map(|estimate| with(estimate).counts(7));
+        assert_eq!(count, [false, false, true, true, false]);
+    }
+}

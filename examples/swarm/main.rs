@@ -347,12 +347,20 @@ fn verify(mesh: &mut Mesh, prepared: &Prepared, report: &mut Report) -> Result<(
         mesh.all(has_all) && decisions.len() <= 1 && memories.len() == 1
     });
     report.problems.extend(same.err());
+    // What was aggregated while somebody came or went is told until the next time has ended.
+    let counted = mesh.until("all agents estimate how many they are", |mesh| {
+        let agents = mesh.running().len();
+        mesh.all(|status| status.counts(agents))
+    });
+    report.problems.extend(counted.err());
     report.agents_at_the_end = mesh.running().len();
     report.executions = mesh.done();
     (report.retries, report.longest_stall_ms) = (mesh.writing.retries, mesh.writing.longest_stall.as_secs_f64() * 1e3);
     for (_, status) in mesh.statuses() {
         report.index_equal += usize::from(status.tasks.index.as_ref() == Some(&report.index));
         report.catalogues_equal += usize::from(status.catalogue == catalogue);
+        report.estimates.extend(status.agent.all.agents);
+        report.estimates_right += usize::from(status.counts(report.agents_at_the_end));
         if let Some(decided) = &status.decided {
             report.decisions = report.decisions.max(decided.decisions);
         }

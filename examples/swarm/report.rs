@@ -44,6 +44,9 @@ pub(crate) struct Report {
     /// What the script and the agents put into the shared memory, and on how many agents it is the same.
     pub(crate) remembered: usize,
     pub(crate) memories_equal: usize,
+    /// How many agents there are by the estimate of each, and how many estimates are near what there are.
+    pub(crate) estimates: Vec<f64>,
+    pub(crate) estimates_right: usize,
     /// Decisions by pBFT, and how many replicas have made the same.
     pub(crate) decisions: usize,
     pub(crate) replicas_equal: usize,
@@ -75,6 +78,17 @@ impl fmt::Display for Report {
             self.acknowledged, self.retries, self.catalogues_equal, self.longest_stall_ms
         )?;
         writeln!(f, "memory        {} entries, the same at {} agents", self.remembered, self.memories_equal)?;
+        let (least, most) = self
+            .estimates
+            .iter()
+            .fold((f64::INFINITY, 0.0_f64), |(least, most), estimate| (least.min(*estimate), most.max(*estimate)));
+        if !self.estimates.is_empty() {
+            writeln!(
+                f,
+                "aggregation   {least:.2} to {most:.2} agents by their own estimates, of which {} are right",
+                self.estimates_right
+            )?;
+        }
         writeln!(f, "decisions     {}, the same at {} replicas", self.decisions, self.replicas_equal)?;
         for told in &self.script {
             writeln!(f, "{:<13} recovered in {:.0} ms: {}", told.step, told.recovery_ms, told.seen)?;

@@ -36,6 +36,9 @@ fn the_swarm_lives_through_all_trouble() {
     // An entry a founder, and one a step.
     assert_eq!((&report["remembered"], &report["memories_equal"]), (&16.into(), &7.into()), "{report}");
     assert_eq!(report["replicas_equal"], 4, "{report}");
+    let estimates: Vec<_> = report["estimates"].as_array().unwrap().iter().map(|of| of.as_f64().unwrap()).collect();
+    assert!(estimates.len() == 7 && estimates.iter().all(|of| (6.65..=7.35).contains(of)), "{report}");
+    assert_eq!(report["estimates_right"], 7, "{report}");
     // One a file, and one in each of two troubles.
     assert_eq!((&report["acknowledged"], &report["decisions"]), (&62.into(), &6.into()), "{report}");
     let steps: Vec<_> =
