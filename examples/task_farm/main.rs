@@ -30,7 +30,7 @@ use mesh_examples::processes::{INTERRUPTED, Interruption, Processes, State, exit
 use serde::Serialize;
 use stage::Stage;
 use view::{Row, View};
-use worker::{Plan, Said, WorkerOptions};
+use worker::{PLACED, Plan, Said, WorkerOptions};
 
 /// How often the nodes are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -96,6 +96,8 @@ struct Report {
     killed: Option<usize>,
     /// How many tasks each node has executed.
     done: Vec<u32>,
+    /// How tasks found those nodes: what all have counted, of those counters of a pool that tell of it.
+    placed: BTreeMap<String, u64>,
     seconds: f64,
 }
 
@@ -237,6 +239,7 @@ impl Farm {
             failures,
             killed: victim.map(|victim| victim + 1),
             done: self.rows().iter().map(|row| row.done).collect(),
+            placed: PLACED.map(|name| (name.to_owned(), self.placed(name))).into(),
             seconds,
         };
         self.tell(&report);
@@ -342,6 +345,11 @@ impl Farm {
         }
     }
 
+    /// What all nodes have counted, also one that was killed.
+    fn placed(&self, name: &str) -> u64 {
+        self.said.values().filter_map(|said| said.placed.get(name)).sum()
+    }
+
     /// How each node is; of one that was killed, what it has done.
     fn rows(&self) -> Vec<Row> {
         let row = |(at, (node, pid, state)): (usize, (NodeId, Option<u32>, State))| {
@@ -365,8 +373,12 @@ impl Farm {
             trigrams.join(", ")
         ));
         self.view.say(&format!(
-            "{} tasks, {} executions came to nothing and were made again; done by node: {:?}; digest {}",
-            report.tasks, report.failures, report.done, report.digest
+            "{} tasks, {} executions came to nothing and were made again; done by node: {:?}; given to other nodes: {}; digest {}",
+            report.tasks,
+            report.failures,
+            report.done,
+            report.placed.get(PLACED[0]).copied().unwrap_or_default(),
+            report.digest
         ));
     }
 }

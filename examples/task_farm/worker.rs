@@ -1,6 +1,7 @@
 //! One node: membership, partition handler and a pool of tasks over TCP, and an executor that counts. It says how things
 //! are, a line each time.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use futures::executor::block_on;
 use mesh_core::identity::SecretKey;
-use mesh_core::{Clock, Handle, MemWal, NodeBuilder, NodeId, ProtocolId, Rng64, SystemClock, run};
+use mesh_core::{Clock, Handle, MemWal, Metrics, NodeBuilder, NodeId, ProtocolId, Rng64, SystemClock, run};
 use mesh_examples::index::pieces;
 use mesh_examples::indexer::{self, Indexer, Progress, await_last, last, submit_all};
 use mesh_examples::json_lines;
@@ -143,6 +144,9 @@ pub(crate) struct WorkerOptions {
     plan: Plan,
 }
 
+/// What a node counts of how tasks found their nodes: each of the last four only where that is the policy.
+pub(crate) const PLACED: [&str; 5] = ["tasks_moved", "tasks_by_ring", "tasks_awards", "tasks_balanced", "tasks_routed"];
+
 /// How a node is.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Said {
@@ -155,6 +159,8 @@ pub(crate) struct Said {
     pub(crate) done: u32,
     /// Those of the running ones that never end.
     pub(crate) stuck: u32,
+    /// [How](PLACED) tasks found their nodes.
+    pub(crate) placed: BTreeMap<String, u64>,
     /// A digest of the index of all files, once there is one.
     pub(crate) digest: Option<String>,
     /// How many attempts at tasks came to nothing, once all are over: known to the node that submitted them.
@@ -199,7 +205,8 @@ pub(crate) fn serve_node(options: WorkerOptions) -> Result<(), Box<dyn std::erro
     let founders = nodes.len() / 2 + 1;
     let config = PartitionConfig { founders, ..PartitionConfig::default().faster(5) };
     let partition = node.host(PARTITION, Partition::new(config, [])?);
-    let pool = node.host(POOL, pool);
+    let metrics = node.metrics().clone();
+    let pool = node.host(POOL, pool.with_metrics(&metrics));
     members.link(&partition, PartitionCommand::of_member);
     members.link(&pool, PoolCommand::of_member);
     partition.link(&pool, |event| event.read_only().map(PoolCommand::SetReadOnly));
@@ -236,7 +243,7 @@ pub(crate) fn serve_node(options: WorkerOptions) -> Result<(), Box<dyn std::erro
             end(&ended, |said| said.failed = Some(error.to_string()));
         }
     });
-    thread::spawn(move || report(&pool, &progress, &ended));
+    thread::spawn(move || report(&pool, &metrics, &progress, &ended));
     block_on(run(node, transport, clock, Box::new(MemWal::new())))?;
     serving.join().map_err(|_| "the executor panicked")??;
     Ok(())
@@ -285,14 +292,17 @@ async fn index_all(
 }
 
 /// Says how things are until the node has stopped.
-fn report(pool: &Handle<TaskPool>, progress: &Progress, ended: &End) {
+fn report(pool: &Handle<TaskPool>, metrics: &Metrics, progress: &Progress, ended: &End) {
     while let Ok(status) = block_on(pool.pool()) {
+        let counted = metrics.snapshot();
+        let placed = PLACED.map(|name| (name.to_owned(), counted.get(name).copied().unwrap_or_default()));
         say(&Said {
             queued: status.load.waiting,
             slots: status.load.slots,
             running: progress.running.load(Relaxed),
             done: progress.done.load(Relaxed),
             stuck: progress.stuck.load(Relaxed),
+            placed: placed.into(),
             ..ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
         });
         thread::sleep(SAY_INTERVAL);

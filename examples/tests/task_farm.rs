@@ -46,12 +46,31 @@ fn run(arguments: &[&str]) -> Value {
     report
 }
 
+/// Tasks found their nodes as a policy has it, and not as another.
+fn check_placing(report: &Value, policy: &str) {
+    let counters = [
+        ("dht", "tasks_by_ring"),
+        ("auction", "tasks_awards"),
+        ("balance", "tasks_balanced"),
+        ("capability", "tasks_routed"),
+    ];
+    assert_eq!(report["policy"], policy);
+    for (of, counter) in counters {
+        let counted = report["placed"][counter].as_u64().unwrap();
+        assert_eq!(counted > 0, of == policy, "{counter} of {policy}: {report}");
+    }
+    // With none of the others, idle nodes have stolen what was given away. By the ring whoever owns a task executes it.
+    assert_eq!(report["placed"]["tasks_moved"].as_u64() > Some(0), policy != "dht", "{report}");
+}
+
 #[test]
 fn idle_nodes_steal_and_all_count_the_same_as_one_alone() {
-    let report = run(&["--policy", "steal", "--nodes", "4"]);
+    // Time enough for each to come and ask.
+    let report = run(&["--policy", "steal", "--nodes", "4", "--pace", "100"]);
     assert_eq!((&report["nodes_equal"], &report["failures"], &report["killed"]), (&4.into(), &0.into(), &Value::Null));
     let idle = report["done"].as_array().unwrap().iter().filter(|done| **done == 0).count();
     assert_eq!(idle, 0, "{report}");
+    check_placing(&report, "steal");
 }
 
 #[test]
@@ -59,20 +78,30 @@ fn what_a_killed_node_was_in_the_middle_of_is_done_again_and_counted_once() {
     let report = run(&["--kill", "--nodes", "4", "--seed", "2"]);
     assert_eq!((&report["nodes_equal"], &report["killed"]), (&3.into(), &3.into()));
     assert!(report["failures"].as_u64() >= Some(1), "{report}");
+    check_placing(&report, "steal");
 }
 
 #[test]
 fn the_ring_places_tasks_and_others_take_over_those_of_a_killed_node() {
     let report = run(&["--policy", "dht", "--kill", "--nodes", "5"]);
     assert_eq!((&report["nodes_equal"], &report["killed"]), (&4.into(), &5.into()));
+    check_placing(&report, "dht");
 }
 
 #[test]
-fn each_other_policy_has_all_counted_too() {
-    for policy in ["auction", "balance", "capability"] {
-        let report = run(&["--policy", policy, "--nodes", "3"]);
-        assert_eq!((&report["nodes_equal"], &report["policy"]), (&3.into(), &policy.into()));
+fn a_node_whose_bids_won_or_that_fits_best_is_killed_and_all_is_counted() {
+    for policy in ["auction", "capability"] {
+        let report = run(&["--policy", policy, "--kill", "--nodes", "4"]);
+        assert_eq!((&report["nodes_equal"], &report["killed"]), (&3.into(), &3.into()), "{policy}");
+        check_placing(&report, policy);
     }
+}
+
+#[test]
+fn a_node_with_much_to_do_gives_some_away() {
+    let report = run(&["--policy", "balance", "--nodes", "3"]);
+    assert_eq!(report["nodes_equal"], 3);
+    check_placing(&report, "balance");
 }
 
 #[cfg(target_os = "linux")]
