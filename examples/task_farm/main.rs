@@ -30,7 +30,7 @@ use mesh_examples::processes::{INTERRUPTED, Interruption, Processes, State, exit
 use serde::Serialize;
 use stage::Stage;
 use view::{Row, View};
-use worker::{PLACED, Plan, Said, WorkerOptions};
+use worker::{MOVED, PLACED, Plan, Said, TAKEN_OVER, WorkerOptions};
 
 /// How often the nodes are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -347,7 +347,7 @@ impl Farm {
 
     /// What all nodes have counted, also one that was killed.
     fn placed(&self, name: &str) -> u64 {
-        self.said.values().filter_map(|said| said.placed.get(name)).sum()
+        self.said.values().map(|said| said.counted(name)).sum()
     }
 
     /// How each node is; of one that was killed, what it has done.
@@ -356,7 +356,8 @@ impl Farm {
             let said = self.said.get(&node).cloned().unwrap_or_default();
             let (queued, running) = if state == State::Runs { (said.queued, said.running) } else { (0, 0) };
             let load = (said.slots > 0).then(|| (f64::from(queued + running) / f64::from(said.slots)).min(1.0));
-            Row { number: at + 1, pid, queued, running, load, done: said.done }
+            let (moved, taken_over) = (said.counted(MOVED), said.counted(TAKEN_OVER));
+            Row { number: at + 1, pid, queued, running, load, done: said.done, moved, taken_over }
         };
         self.processes.iter().enumerate().map(row).collect()
     }
@@ -377,7 +378,7 @@ impl Farm {
             report.tasks,
             report.failures,
             report.done,
-            report.placed.get(PLACED[0]).copied().unwrap_or_default(),
+            report.placed.get(MOVED).copied().unwrap_or_default(),
             report.digest
         ));
     }

@@ -7,7 +7,7 @@ use mesh_examples::dashboard::{Agent, Control, Dashboard, Figure, Log, State as 
 use mesh_examples::processes::{Processes, State};
 
 use crate::view::{Row, View};
-use crate::worker::Said;
+use crate::worker::{Said, zone};
 
 /// What is plotted.
 const FIGURES: [Figure; 3] = [
@@ -73,6 +73,9 @@ impl Stage {
                 State::Dead => "dead",
             },
             side: 1,
+            zone: Some(zone(row.number - 1)),
+            moved: Some(row.moved),
+            taken_over: Some(row.taken_over),
             queued: row.queued,
             running: row.running,
             load: row.load,

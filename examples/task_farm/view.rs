@@ -15,6 +15,9 @@ pub(crate) struct Row {
     /// From 0 to 1: tasks that wait or run, for each executor.
     pub(crate) load: Option<f64>,
     pub(crate) done: u32,
+    /// Tasks that it gave to others, and that it took over from who is gone.
+    pub(crate) moved: u64,
+    pub(crate) taken_over: u64,
 }
 
 /// Draws a table again and again in its place; where the output is no terminal, a line for each tenth that is done.

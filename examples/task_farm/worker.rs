@@ -145,7 +145,16 @@ pub(crate) struct WorkerOptions {
 }
 
 /// What a node counts of how tasks found their nodes: each of the last four only where that is the policy.
-pub(crate) const PLACED: [&str; 5] = ["tasks_moved", "tasks_by_ring", "tasks_awards", "tasks_balanced", "tasks_routed"];
+pub(crate) const PLACED: [&str; 5] = [MOVED, "tasks_by_ring", "tasks_awards", "tasks_balanced", "tasks_routed"];
+
+/// Tasks that a node gave to others, and that it took over from who is gone.
+pub(crate) const MOVED: &str = "tasks_moved";
+pub(crate) const TAKEN_OVER: &str = "tasks_taken_over";
+
+/// The failure domain of a node, from 0.
+pub(crate) const fn zone(number: usize) -> u16 {
+    (number % 3) as u16
+}
 
 /// How a node is.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -159,8 +168,8 @@ pub(crate) struct Said {
     pub(crate) done: u32,
     /// Those of the running ones that never end.
     pub(crate) stuck: u32,
-    /// [How](PLACED) tasks found their nodes.
-    pub(crate) placed: BTreeMap<String, u64>,
+    /// What its pool has counted.
+    pub(crate) counted: BTreeMap<String, u64>,
     /// A digest of the index of all files, once there is one.
     pub(crate) digest: Option<String>,
     /// How many attempts at tasks came to nothing, once all are over: known to the node that submitted them.
@@ -170,6 +179,12 @@ pub(crate) struct Said {
 }
 
 json_lines!(Said);
+
+impl Said {
+    pub(crate) fn counted(&self, name: &str) -> u64 {
+        self.counted.get(name).copied().unwrap_or_default()
+    }
+}
 
 /// How it turned out.
 type End = Arc<Mutex<Said>>;
@@ -196,7 +211,7 @@ pub(crate) fn serve_node(options: WorkerOptions) -> Result<(), Box<dyn std::erro
     // Results must be there until they are added up.
     config.retain_max = config.queue_max;
     let kind = if number % 2 == 0 { TEXT } else { BINARY };
-    let zone = (number % 3) as u16;
+    let zone = zone(number);
     let pool = TaskPool::new(config)?.with_capabilities(Capabilities::new().with(kind, 1))?.in_zone(zone.into());
 
     let mut node = NodeBuilder::new(me);
@@ -294,15 +309,14 @@ async fn index_all(
 /// Says how things are until the node has stopped.
 fn report(pool: &Handle<TaskPool>, metrics: &Metrics, progress: &Progress, ended: &End) {
     while let Ok(status) = block_on(pool.pool()) {
-        let counted = metrics.snapshot();
-        let placed = PLACED.map(|name| (name.to_owned(), counted.get(name).copied().unwrap_or_default()));
+        let counted = metrics.snapshot().into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
         say(&Said {
             queued: status.load.waiting,
             slots: status.load.slots,
             running: progress.running.load(Relaxed),
             done: progress.done.load(Relaxed),
             stuck: progress.stuck.load(Relaxed),
-            placed: placed.into(),
+            counted,
             ..ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
         });
         thread::sleep(SAY_INTERVAL);

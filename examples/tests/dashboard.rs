@@ -141,6 +141,12 @@ fn a_swarm_is_shown_and_troubled_by_hand() {
     assert_eq!(state["figures"].as_array().unwrap().len(), 12);
     assert_eq!(state["points"][1][1].as_array().unwrap().len(), 12);
     assert_eq!((1..=4).filter(|number| agent(&state, *number)["is_primary"] == true).count(), 1, "{state}");
+    assert_eq!(
+        (1..=4).map(|number| agent(&state, number)["zone"].clone()).collect::<Vec<_>>(),
+        [0, 1, 2, 0],
+        "{state}"
+    );
+    assert!((1..=4).all(|number| agent(&state, number)["taken_over"].is_u64()), "{state}");
     assert!(
         state["log"].as_array().unwrap().iter().any(|line| line["text"].as_str().unwrap().contains("know each other"))
     );
@@ -200,7 +206,10 @@ fn while_a_script_runs_no_control_is_taken() {
     shown.done(json!({"do": "kill", "agent": 1}));
     // The others leave as they do where nobody looks on.
     let said = shown.end();
-    assert!(said.iter().any(|line| line.ends_with("the network is shut down, and all processes have ended")), "{said:?}");
+    assert!(
+        said.iter().any(|line| line.ends_with("the network is shut down, and all processes have ended")),
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -208,6 +217,7 @@ fn a_farm_is_shown_and_a_node_of_it_killed() {
     let mut shown = Shown::start("task_farm", &["--nodes", "5", "--pace", "500"]);
     let state = shown.until("some tasks are done", |state| state["done"].as_u64() > Some(3));
     assert_eq!((state["agents"].as_array().unwrap().len(), &state["program"]), (5, &json!("task_farm")));
+    assert_eq!((&agent(&state, 5)["zone"], agent(&state, 1)["moved"].as_u64() > Some(0)), (&json!(1), true), "{state}");
     shown.refuses(json!({"do": "kill", "agent": 1}), "node 1 has submitted the tasks");
     shown.refuses(json!({"do": "split"}), "links cannot be cut here");
     shown.done(json!({"do": "pause", "agent": 3}));
@@ -325,6 +335,12 @@ fn a_browser_shows_the_swarm_and_its_buttons_work() {
     for (width, scheme) in [(360, "light"), (360, "dark"), (1400, "light"), (1400, "dark")] {
         browser.load(&page, width, 900, scheme);
         await_page(&browser, "document.querySelectorAll('#agents tr').length === 5");
+        // The last was never started, and has none.
+        let cells = |name: &str| {
+            format!("[...document.querySelectorAll('[data-name=\"{name}\"]')].map(cell => cell.textContent)")
+        };
+        await_page(&browser, &format!("{}.join() === '0,1,2,0,–'", cells("Zone")));
+        await_page(&browser, &format!("/^([0-9]+,){{4}}–$/.test({}.join())", cells("Taken over")));
         let fits = "document.documentElement.scrollWidth <= innerWidth";
         assert_eq!(browser.eval(fits), true, "nothing is wider than the window");
         assert_eq!(browser.eval("document.querySelectorAll('#plots li').length"), 12);
