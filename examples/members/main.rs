@@ -93,6 +93,7 @@ fn run(arguments: &Arguments, data: &Path) -> Result<&'static str, String> {
     let processes = processes.interrupted_by(interrupted.clone());
     let mut script = Script { processes, view: View::default(), interrupted };
     let outcome = if arguments.watch { script.watch() } else { script.play() };
+    script.view.erase();
     if outcome.as_ref().is_err_and(|problem| problem == INTERRUPTED) {
         let problems = script.processes.stop();
         if !problems.is_empty() {

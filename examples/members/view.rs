@@ -1,6 +1,6 @@
 //! The table and the map in the terminal.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 
 use mesh_core::NodeId;
 use mesh_examples::processes::{Processes, State};
@@ -24,27 +24,27 @@ impl View {
     /// Shows the table as it is now.
     pub(crate) fn show(&mut self, processes: &Processes<Table>, tables: &[(NodeId, Table)]) {
         if io::stdout().is_terminal() {
-            self.erase();
-            self.drawn = Drawn(draw(processes, tables));
+            self.drawn.draw(&mut io::stdout(), &lines(processes, tables));
         }
     }
 
     /// Shows the table, and leaves it on the screen.
     pub(crate) fn keep(&mut self, processes: &Processes<Table>, tables: &[(NodeId, Table)]) {
-        self.erase();
-        draw(processes, tables);
+        self.drawn.draw(&mut io::stdout(), &lines(processes, tables));
+        self.drawn = Drawn::default();
     }
 
-    fn erase(&mut self) {
+    /// Takes the table off the screen.
+    pub(crate) fn erase(&mut self) {
         self.drawn.erase(&mut io::stdout());
     }
 }
 
-/// Prints the table; how many lines it has.
-fn draw(processes: &Processes<Table>, tables: &[(NodeId, Table)]) -> usize {
+/// The lines of the table.
+fn lines(processes: &Processes<Table>, tables: &[(NodeId, Table)]) -> Vec<String> {
     // The last digit of each number: a column each.
     let heads: String = (1..=processes.len()).map(|number| (number % 10).to_string()).collect();
-    println!("{}", line(&["node", "pid", "process", "zone", "mode", "leave by", "links", &heads]));
+    let mut lines = vec![line(&["node", "pid", "process", "zone", "mode", "leave by", "links", &heads])];
     for (id, pid, state) in processes.iter() {
         let process = match state {
             State::Runs => "runs",
@@ -53,7 +53,7 @@ fn draw(processes: &Processes<Table>, tables: &[(NodeId, Table)]) -> usize {
         };
         let (number, pid) = (processes.number(id).to_string(), pid.map(|pid| pid.to_string()).unwrap_or_default());
         let Some((_, table)) = tables.iter().find(|(node, _)| *node == id) else {
-            println!("{}", line(&[&number, &pid, process, "", "", "", "", ""]));
+            lines.push(line(&[&number, &pid, process, "", "", "", "", ""]));
             continue;
         };
         let zone = table.zones.get(&id).copied().unwrap_or_default().to_string();
@@ -63,12 +63,10 @@ fn draw(processes: &Processes<Table>, tables: &[(NodeId, Table)]) -> usize {
         links.sort_unstable();
         let links = links.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         let thinks: String = processes.iter().map(|(other, ..)| opinion(table, id, other)).collect();
-        println!("{}", line(&[&number, &pid, process, &zone, mode, &coordinator, &links, &thinks]));
+        lines.push(line(&[&number, &pid, process, &zone, mode, &coordinator, &links, &thinks]));
     }
-    println!("  on the right what each thinks of each: a alive, ? suspected, d down");
-    // Nothing is lost where nobody reads.
-    let _ = io::stdout().flush();
-    processes.len() + 2
+    lines.push("  on the right what each thinks of each: a alive, ? suspected, d down".to_owned());
+    lines
 }
 
 /// A line of the table, of at most 79 columns: one that a terminal wraps would not be erased.

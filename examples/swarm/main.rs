@@ -226,8 +226,8 @@ fn swarm(
         if let Err(why) = shut_down(&mut mesh) {
             mesh.view.say(&format!("not all agents have left the network ({why}): they are ended by themselves"));
         }
-        mesh.view.erase();
     }
+    mesh.view.erase();
     // Whoever runs still sees that its input closes.
     for problem in mesh.processes.stop() {
         eprintln!("swarm: {problem}");

@@ -1,7 +1,7 @@
 //! What the swarm shows in a terminal while it runs: a table drawn in its place, or a line each few seconds elsewhere.
 
 use std::fmt;
-use std::io::{IsTerminal as _, Write as _, stderr};
+use std::io::{IsTerminal as _, stderr};
 use std::time::{Duration, Instant};
 
 use mesh_examples::dashboard::Log;
@@ -29,7 +29,13 @@ impl View {
     /// A view that draws a table where there is a terminal; elsewhere, and where it is to be `quiet`, it writes a line every
     /// few seconds.
     pub(crate) fn new(quiet: bool, log: Option<Log>) -> Self {
-        Self { is_terminal: stderr().is_terminal() && !quiet, drawn: Drawn(0), shown: None, begin: Instant::now(), log }
+        Self {
+            is_terminal: stderr().is_terminal() && !quiet,
+            drawn: Drawn::default(),
+            shown: None,
+            begin: Instant::now(),
+            log,
+        }
     }
 
     /// Says something that stays on the screen.
@@ -65,17 +71,11 @@ impl View {
                 records.1
             );
         }
-        self.erase();
-        let mut out = stderr().lock();
         let titles = ["agent", "pid", "role", "term", "view", "mode", "alive", "links", "queued", "runs", "done"];
         let mut lines = vec![line(&titles)];
         lines.extend(processes.iter().map(|(at, pid, state)| row(*at, *pid, *state, status(*at))));
         lines.push(format!("  {} of {} records written, {done} tasks done", records.0, records.1));
-        for line in &lines {
-            // A terminal that has gone away needs no table.
-            let _ = writeln!(out, "{line}");
-        }
-        self.drawn = Drawn(lines.len());
+        self.drawn.draw(&mut stderr(), &lines);
     }
 
     /// Takes the table off the screen.
@@ -100,7 +100,7 @@ fn row(at: usize, pid: Option<u32>, state: State, status: Option<&Status>) -> St
             State::Paused => "paused",
             State::Dead => "-",
         };
-        return format!("  {number:>5} {:>7}  {state}", pid.map(|pid| pid.to_string()).unwrap_or_default());
+        return format!("  {number:>5} {:>7} {state}", pid.map(|pid| pid.to_string()).unwrap_or_default());
     };
     let mode = if status.agent.goes_on() { "goes on" } else { "read-only" };
     let ((role, term), pool) = (status.role().unwrap_or_default(), &status.agent.pool);

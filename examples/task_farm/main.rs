@@ -169,6 +169,7 @@ fn run(arguments: &Arguments, pieces: &[Piece], data: &Path, stage: Option<Stage
         tell(report, arguments.json);
         farm.play()?;
     }
+    farm.view.erase();
     let problems = farm.processes.stop();
     if problems.is_empty() { counted.map(|report| (!is_told).then_some(report)) } else { Err(problems.join("; ")) }
 }

@@ -42,9 +42,14 @@ impl View {
             log.say(text);
         }
         if !self.is_quiet {
-            self.drawn.erase(&mut io::stdout());
+            self.erase();
             println!("{text}");
         }
+    }
+
+    /// Takes the table off the screen.
+    pub(crate) fn erase(&mut self) {
+        self.drawn.erase(&mut io::stdout());
     }
 
     /// Shows how far all are with so many tasks.
@@ -54,14 +59,14 @@ impl View {
         }
         let done: usize = rows.iter().map(|row| row.done as usize).sum();
         if io::stdout().is_terminal() {
-            self.drawn.erase(&mut io::stdout());
-            println!("  node     pid  queued  running   done");
-            for row in rows {
+            let line = |row: &Row| {
                 let pid = row.pid.map_or_else(|| "dead".to_owned(), |pid| pid.to_string());
-                println!("  {:>4} {pid:>7}  {:>6}  {:>7}  {:>5}", row.number, row.queued, row.running, row.done);
-            }
-            println!("  {:>4} {:>7}  {:>6}  {:>7}  {done:>5} of {tasks}", "all", "", "", "");
-            self.drawn = Drawn(rows.len() + 2);
+                format!("  {:>4} {pid:>7}  {:>6}  {:>7}  {:>5}", row.number, row.queued, row.running, row.done)
+            };
+            let mut lines = vec!["  node     pid  queued  running   done".to_owned()];
+            lines.extend(rows.iter().map(line));
+            lines.push(format!("  {:>4} {:>7}  {:>6}  {:>7}  {done:>5} of {tasks}", "all", "", "", ""));
+            self.drawn.draw(&mut io::stdout(), &lines);
         } else if done * 10 / tasks > self.tenths {
             self.tenths = done * 10 / tasks;
             let by: Vec<_> = rows.iter().map(|row| row.done.to_string()).collect();
