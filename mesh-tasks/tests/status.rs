@@ -1,11 +1,10 @@
 //! How an agent says it is, beside what happens to it in the simulator.
 
+mod support;
+
 use std::collections::BTreeSet;
-use std::future::poll_fn;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -13,13 +12,14 @@ use mesh_consensus::ballot::{BallotHandle as _, Choice, Draft};
 use mesh_consensus::pbft::{Pbft, PbftConfig, PbftHandle as _, ReplicaSet};
 use mesh_consensus::raft::{Raft, RaftConfig, RaftHandle as _, Role};
 use mesh_core::identity::SecretKey;
-use mesh_core::{Clock, Handle, Instant, LogIndex, NodeId, ProtocolId, RestoreError, SnapshotSource, StateMachine};
+use mesh_core::{Handle, LogIndex, NodeId, ProtocolId, RestoreError, SnapshotSource, StateMachine};
 use mesh_gossip::partition::Mode;
 use mesh_gossip::store::StoreHandle as _;
 use mesh_tasks::pool::{PoolCommand, PoolHandle as _};
 use mesh_tasks::swarm::{History, Metric, Preset, Status, Strategy, Swarm, SwarmConfig, ids};
 use mesh_tasks::task::TaskSpec;
 use mesh_transport_mem::Sim;
+use support::SimClock;
 
 const AGENTS: u8 = 5;
 const REPLICAS: u8 = 4;
@@ -32,22 +32,6 @@ fn key(agent: u8) -> SecretKey {
 
 fn node(agent: u8) -> NodeId {
     key(agent).node_id()
-}
-
-/// The time of the simulator, as the test last looked at it.
-#[derive(Clone, Debug, Default)]
-struct SimClock(Arc<AtomicU64>);
-
-#[async_trait::async_trait]
-impl Clock for SimClock {
-    fn now(&self) -> Instant {
-        Instant::from_nanos(self.0.load(Relaxed))
-    }
-
-    async fn sleep_until(&self, deadline: Instant) {
-        let is_due = |_: &mut Context<'_>| if self.now() < deadline { Poll::Pending } else { Poll::Ready(()) };
-        poll_fn(is_due).await;
-    }
 }
 
 /// Adds up what it is told.
@@ -343,7 +327,6 @@ fn an_agent_is_watched_at_an_interval_until_that_is_enough() {
     let mut sim = whole();
     let (swarm, clock) = (sim.handle(node(2)).swarm.clone(), SimClock::default());
     let (mut history, begin) = (History::default(), sim.now());
-    let time = clock.0.clone();
     {
         let watching = swarm.watch(&clock, 2 * SECOND, |reading| {
             history.record(reading);
@@ -351,7 +334,7 @@ fn an_agent_is_watched_at_an_interval_until_that_is_enough() {
         });
         let mut watching = std::pin::pin!(watching);
         loop {
-            time.store(sim.clock(node(2)).as_nanos(), Relaxed);
+            clock.set(sim.clock(node(2)));
             match (&mut watching).now_or_never() {
                 Some(watched) => break watched.unwrap(),
                 None => sim.run_for(SECOND / 100),

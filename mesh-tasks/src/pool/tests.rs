@@ -3,6 +3,7 @@
 use mesh_core::harness::Harness;
 use mesh_core::{Bytes, RequestId};
 
+use self::others::{meet, say};
 use super::*;
 use crate::task::{Failure, Outcome, Policy, State, TaskSpec, Token};
 
@@ -12,6 +13,7 @@ mod handover;
 mod holder;
 mod limits;
 mod market;
+mod others;
 mod owner;
 mod submit;
 
@@ -240,10 +242,7 @@ fn what_another_life_says_or_hears_is_no_news() {
 #[test]
 fn a_survey_tells_of_all_who_answer_and_of_those_who_do_not_in_time() {
     let mut pool = pool(PoolConfig::default());
-    pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
-    let boot = pool.protocol.boot;
-    let say = |message: Message| Envelope { from: 5, to: boot, message };
-    pool.receive(B, say(Message::Hello(Hello { incarnation: 7, ..Hello::default() })));
+    meet(&mut pool, B);
     pool.sent();
     submit(&mut pool, TaskSpec::new("waits"));
     pool.pass(Duration::from_secs(1));
@@ -251,7 +250,7 @@ fn a_survey_tells_of_all_who_answer_and_of_those_who_do_not_in_time() {
     assert!(pool.sent().iter().any(|(to, envelope)| *to == B && envelope.message == Message::AskLoad));
     assert!(pool.replies().iter().all(|(of, _)| *of != request), "one has not answered");
     let load = Load { running: 2, slots: 4, ..Load::default() };
-    pool.receive(B, say(Message::Status(load, Resources::new())));
+    say(&mut pool, B, Message::Status(load, Resources::new()));
     let PoolReply::Survey(survey) = reply(&mut pool, request) else { panic!("a survey") };
     // This node has no executors: it is as busy as can be.
     assert_eq!((survey.loads.nodes, survey.loads.highest, survey.loads.mean), (2, 1.0, 0.75));

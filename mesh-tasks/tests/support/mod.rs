@@ -28,7 +28,8 @@ pub(crate) const POOL: ProtocolId = ProtocolId(9);
 pub(crate) struct SimClock(Mutex<(Instant, Vec<(Instant, Waker)>)>);
 
 impl SimClock {
-    fn set(&self, now: Instant) {
+    /// It is so late now: who waited for that goes on.
+    pub(crate) fn set(&self, now: Instant) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.0 = now;
         let (due, later) = std::mem::take(&mut state.1).into_iter().partition(|(at, _)| *at <= now);

@@ -1,8 +1,8 @@
 //! What a drain waits for, and what its receipt tells.
 
-use super::owner::{C, LIFE, keep, one_of_three, owned, say};
+use super::others::{C, LIFE, creation, first_epoch, hello, keep, meet, one_of_three, owned, say};
 use super::*;
-use crate::group::{Group, Replica};
+use crate::group::Group;
 use crate::task::Epoch;
 
 const D: NodeId = NodeId(4);
@@ -10,14 +10,8 @@ const D: NodeId = NodeId(4);
 /// A pool that keeps a task of another, which is gone, with two more; and that task.
 fn keeps_of_one_that_is_gone() -> (Harness<TaskPool>, Change) {
     let mut pool = one_of_three(PoolConfig { successors: 3, ..PoolConfig::default() });
-    pool.command(PoolCommand::AddPeer { node: D, zone: 0 });
-    say(&mut pool, D, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
-    let epoch = Epoch { number: 1, node: B, life: LIFE };
-    let replica = |node| Replica { node, incarnation: 7 };
-    let members = vec![replica(B), pool.protocol.replica(), replica(C), replica(D)];
-    let group = Arc::new(Group { members, ..Group::default() });
-    let change =
-        Entry::new(Arc::new(TaskSpec::new("x")), group, epoch, Instant::ZERO).change(TaskId(1), true, Instant::ZERO);
+    meet(&mut pool, D);
+    let change = creation(&pool, B, TaskId(1), Arc::new(TaskSpec::new("x")), [B, A, C, D]);
     say(&mut pool, B, Message::Replicate(1, vec![change.clone()], vec![]));
     pool.command(PoolCommand::RemovePeer(B));
     (pool, change)
@@ -26,7 +20,7 @@ fn keeps_of_one_that_is_gone() -> (Harness<TaskPool>, Change) {
 /// Nodes that are there say that they know of the drain.
 fn heed(pool: &mut Harness<TaskPool>, nodes: &[NodeId]) {
     for node in nodes {
-        say(pool, *node, Message::Hello(Hello { incarnation: 7, heeds_drain: true, ..Hello::default() }));
+        say(pool, *node, Message::Hello(Hello { heeds_drain: true, ..hello() }));
     }
 }
 
@@ -57,8 +51,7 @@ fn a_drain_waits_where_the_others_are_too_few_without_this_node_though_the_owner
 #[test]
 fn of_two_that_drain_at_once_neither_counts_on_the_other() {
     let (mut pool, change) = keeps_of_one_that_is_gone();
-    pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
-    say(&mut pool, B, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
+    meet(&mut pool, B);
     let drain = pool.command(PoolCommand::Drain(Duration::from_secs(20)));
     let drains = Load { draining: true, ..Load::default() };
     heed(&mut pool, &[B, C]);
@@ -164,8 +157,7 @@ fn who_has_drained_learns_no_task_and_keeps_what_an_elected_owner_wants_it_to() 
 #[test]
 fn who_drains_takes_nothing_over_but_says_that_it_drains() {
     let (mut pool, change) = keeps_of_one_that_is_gone();
-    pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
-    say(&mut pool, B, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
+    meet(&mut pool, B);
     pool.command(PoolCommand::Drain(Duration::from_secs(20)));
     pool.sent();
     say(&mut pool, B, Message::TakeOver(vec![change.task]));
@@ -226,8 +218,7 @@ fn who_learned_of_a_task_does_not_count_as_one_who_knows_nothing_of_it() {
 #[test]
 fn where_all_go_a_drain_waits_for_what_is_on_its_way_yet() {
     let mut pool = pool(PoolConfig { successors: 1, ..PoolConfig::default() });
-    pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
-    say(&mut pool, B, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
+    meet(&mut pool, B);
     owned(&mut pool, TaskSpec::new("work"));
     let take = pool.command(PoolCommand::Take(Ticket::default()));
     keep(&mut pool);
@@ -256,7 +247,7 @@ fn where_all_go_a_drain_waits_for_what_is_on_its_way_yet() {
 #[test]
 fn who_has_drained_keeps_nothing_that_is_new() {
     let mut pool = one_of_three(PoolConfig::default());
-    let epoch = Epoch { number: 1, node: B, life: LIFE };
+    let epoch = first_epoch(B);
     let group = pool.protocol.group_of(TaskId(1), A);
     let new = |task| {
         Entry::new(Arc::new(TaskSpec::new("x")), group.clone(), epoch, Instant::ZERO).change(task, true, Instant::ZERO)
@@ -293,8 +284,7 @@ fn a_drain_after_one_that_ended_has_time_of_its_own() {
     let first = pool.command(PoolCommand::Drain(Duration::from_secs(2)));
     pool.pass(Duration::from_secs(3));
     assert_eq!(drained(&mut pool, first), Some(Receipt { left: 5, ..Receipt::default() }));
-    pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
-    say(&mut pool, B, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
+    meet(&mut pool, B);
     let second = pool.command(PoolCommand::Drain(Duration::from_secs(20)));
     let third = pool.command(PoolCommand::Drain(Duration::from_secs(10)));
     pool.pass(Duration::from_secs(9));

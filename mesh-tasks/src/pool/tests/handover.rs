@@ -1,8 +1,10 @@
 //! What others keep, and what becomes of it when owners leave, are cut off, or say something twice.
 
-use super::owner::{C, LIFE, executed, keep, one_of_three, owned, say, taken_over};
+use super::others::{
+    C, LIFE, claims, first_epoch, group, hello, keep, key_of_a, meet, one_of_three, owned, say, taken_over,
+};
+use super::owner::executed;
 use super::*;
-use crate::group::{Group, Replica};
 use crate::pool::message::{Claim, Report, Reported};
 use crate::task::Epoch;
 
@@ -77,13 +79,8 @@ fn who_promised_to_obey_another_leaves_it_time_to_say_that_it_owns_the_task() {
     let has = pool.protocol.tasks.get(&task).expect("it is kept").version;
     say(&mut pool, B, Message::Claim(vec![Claim { task, epoch, has }]));
     assert!(!pool.protocol.owns(task));
-    let claims = |pool: &mut Harness<TaskPool>| {
-        pool.sent().iter().filter(|(_, envelope)| matches!(envelope.message, Message::Claim(_))).count()
-    };
-    pool.pass(Duration::from_millis(900));
-    assert_eq!(claims(&mut pool), 0, "it may be on its way");
-    pool.pass(Duration::from_millis(200));
-    assert!(claims(&mut pool) > 0, "nothing came of it");
+    assert_eq!(claims_within(&mut pool, Duration::from_millis(900)), 0, "it may be on its way");
+    assert!(claims_within(&mut pool, Duration::from_millis(200)) > 0, "nothing came of it");
 }
 
 #[test]
@@ -115,7 +112,7 @@ fn an_owner_that_was_outvoted_hears_of_it_when_it_hands_the_task_over_or_is_to_f
 /// A pool that keeps a task of another.
 fn keeps_of_b(task: TaskId) -> Harness<TaskPool> {
     let mut pool = one_of_three(PoolConfig::default());
-    let epoch = Epoch { number: 1, node: B, life: LIFE };
+    let epoch = first_epoch(B);
     let group = pool.protocol.group_of(task, A);
     let entry = Entry::new(Arc::new(TaskSpec::new("x")), group, epoch, Instant::ZERO);
     say(&mut pool, B, Message::Replicate(1, vec![entry.change(task, true, Instant::ZERO)], vec![]));
@@ -129,20 +126,10 @@ fn claims_that_come_to_nothing_become_rare() {
     let mut epochs = |seconds| {
         pool.sent();
         pool.pass(Duration::from_secs(seconds));
-        let claims = pool.sent().into_iter().filter_map(|(_, envelope)| match envelope.message {
-            Message::Claim(claims) => Some(claims[0].epoch),
-            _ => None,
-        });
-        claims.collect::<BTreeSet<_>>().len()
+        claims(&mut pool).into_iter().map(|(_, claim)| claim.epoch).collect::<BTreeSet<_>>().len()
     };
     let (first, later) = (epochs(30), epochs(300));
     assert!((3..=6).contains(&first) && (8..=20).contains(&later), "{first}, {later}");
-}
-
-/// A key that the ring gives to this node.
-fn key_of_a(pool: &Harness<TaskPool>) -> Bytes {
-    let key = (0..64_u8).find(|key| pool.protocol.ring.owner(TaskId::of_key(&[*key]).0) == Some(A));
-    Bytes::copy_from_slice(&[key.expect("one is of this node")])
 }
 
 #[test]
@@ -193,7 +180,7 @@ fn a_key_that_is_looked_for_where_all_drain_is_refused() {
 fn claims_within(pool: &mut Harness<TaskPool>, time: Duration) -> usize {
     pool.sent();
     pool.pass(time);
-    pool.sent().iter().filter(|(_, envelope)| matches!(envelope.message, Message::Claim(_))).count()
+    claims(pool).len()
 }
 
 #[test]
@@ -205,7 +192,7 @@ fn what_an_owner_does_not_claim_when_it_began_anew_with_its_log_is_claimed_by_th
     assert_eq!(claims_within(&mut pool, Duration::from_secs(20)), 0);
     // It began anew: it had given the task up, and could not say so any more.
     let to = pool.protocol.boot;
-    let hello = Message::Hello(Hello { incarnation: 7, ..Hello::default() });
+    let hello = Message::Hello(hello());
     pool.receive(B, Envelope { from: LIFE + 1, to, message: hello });
     assert_eq!(claims_within(&mut pool, Duration::from_secs(4)), 0, "it may claim it");
     assert!(claims_within(&mut pool, Duration::from_secs(4)) > 0);
@@ -218,9 +205,8 @@ fn who_gave_up_a_task_has_it_forgotten_though_it_keeps_it_for_another_who_create
     let task = *pool.protocol.tasks.get_index(0).expect("it is kept").0;
     let of_a = pool.protocol.tasks.get(&task).expect("it is kept").version;
     // Two others keep what B created: this one gives way, as it has the higher name of the two.
-    let epoch = Epoch { number: 1, node: NodeId(0), life: LIFE };
-    pool.command(PoolCommand::AddPeer { node: NodeId(0), zone: 0 });
-    say(&mut pool, NodeId(0), Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
+    let epoch = first_epoch(NodeId(0));
+    meet(&mut pool, NodeId(0));
     let number = pool.sent().into_iter().find_map(|(to, envelope)| match envelope.message {
         Message::Replicate(number, ..) if to == B => Some(number),
         _ => None,
@@ -255,8 +241,7 @@ fn a_task_is_taken_over_though_the_claim_of_it_is_lost() {
     say(&mut pool, B, Message::TakeOver(vec![task]));
     let mut claimed = 0;
     for _ in 0..20 {
-        let is_claim = |(to, envelope): &(NodeId, Envelope)| *to == B && matches!(envelope.message, Message::Claim(_));
-        claimed += pool.sent().iter().filter(|sent| is_claim(sent)).count();
+        claimed += claims(&mut pool).iter().filter(|(to, _)| *to == B).count();
         pool.pass(Duration::from_millis(50));
     }
     assert!(claimed >= 2, "what is lost is said again");
@@ -304,7 +289,7 @@ fn a_lease_that_was_about_to_start_is_no_failure_where_the_claim_of_its_task_com
 fn a_lease_that_was_passed_on_and_is_declined_is_given_back_to_whoever_granted_it() {
     let mut pool = one_of_three(PoolConfig { successors: 0, ..PoolConfig::default() });
     let task = TaskId(7);
-    let token = Token { task, epoch: Epoch { number: 1, node: C, life: LIFE }, attempt: 1 };
+    let token = Token { task, epoch: first_epoch(C), attempt: 1 };
     let lease = Lease { token, owner: C, expires_in: None, spec: Arc::new(TaskSpec::new("x")) };
     say(&mut pool, C, Message::Offer(1, vec![lease], None));
     say(&mut pool, B, Message::Steal(0));
@@ -357,14 +342,11 @@ fn a_drain_is_not_done_before_others_know_of_all_results() {
 fn what_is_kept_for_another_is_not_forgotten_while_that_one_may_count_on_it() {
     const D: NodeId = NodeId(4);
     let mut pool = one_of_three(PoolConfig { successors: 3, ..PoolConfig::default() });
-    pool.command(PoolCommand::AddPeer { node: D, zone: 0 });
-    say(&mut pool, D, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
+    meet(&mut pool, D);
     pool.sent();
     let task = TaskId(1);
-    let epoch = Epoch { number: 1, node: B, life: LIFE };
-    let replicas = [pool.protocol.replica()].into_iter().chain([B, C, D].map(|node| Replica { node, incarnation: 7 }));
-    let group = Arc::new(Group { members: replicas.collect(), ..Group::default() });
-    let entry = Entry::new(Arc::new(TaskSpec::new("x")), group, epoch, Instant::ZERO);
+    let epoch = first_epoch(B);
+    let entry = Entry::new(Arc::new(TaskSpec::new("x")), group(&pool, [A, B, C, D]), epoch, Instant::ZERO);
     say(&mut pool, B, Message::Replicate(1, vec![entry.change(task, true, Instant::ZERO)], vec![]));
     // The owner is thought to be down, and the others have not heard of the task yet.
     pool.command(PoolCommand::RemovePeer(B));
@@ -372,18 +354,14 @@ fn what_is_kept_for_another_is_not_forgotten_while_that_one_may_count_on_it() {
     while pool.protocol.tasks.contains_key(&task) {
         pool.pass(Duration::from_millis(100));
         kept_for += 1;
-        for (to, envelope) in pool.sent() {
-            if let Message::Claim(claims) = envelope.message {
-                let unknown = claims.iter().map(|claim| Promise::Unknown(claim.task, claim.epoch)).collect();
-                say(&mut pool, to, Message::Promise(unknown));
-            }
+        for (to, claim) in claims(&mut pool) {
+            say(&mut pool, to, Message::Promise(vec![Promise::Unknown(claim.task, claim.epoch)]));
         }
         assert!(kept_for < 200, "it is forgotten in the end");
     }
     assert!(kept_for >= 50, "it was kept for {kept_for} tenths of a second");
     // An owner that is there again and does not know it itself has forgotten it.
-    pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
-    say(&mut pool, B, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
+    meet(&mut pool, B);
     say(&mut pool, B, Message::Replicate(2, vec![entry.change(task, true, Instant::ZERO)], vec![]));
     pool.command(PoolCommand::RemovePeer(B));
     pool.pass(Duration::from_millis(300));
@@ -392,12 +370,9 @@ fn what_is_kept_for_another_is_not_forgotten_while_that_one_may_count_on_it() {
     let mut asked = 0;
     for _ in 0..100 {
         pool.pass(Duration::from_millis(100));
-        for (to, envelope) in pool.sent() {
-            if let Message::Claim(claims) = envelope.message {
-                asked += 1;
-                let unknown = claims.iter().map(|claim| Promise::Unknown(claim.task, claim.epoch)).collect();
-                say(&mut pool, to, Message::Promise(unknown));
-            }
+        for (to, claim) in claims(&mut pool) {
+            asked += 1;
+            say(&mut pool, to, Message::Promise(vec![Promise::Unknown(claim.task, claim.epoch)]));
         }
     }
     assert!(asked > 0 && !pool.protocol.tasks.contains_key(&task), "asked {asked} times");
@@ -408,7 +383,7 @@ fn what_is_kept_is_forgotten_at_the_word_of_a_later_owner() {
     for (number, is_forgotten) in [(1, false), (2, true)] {
         let mut pool = one_of_three(PoolConfig::default());
         let task = TaskId(1);
-        let epoch = Epoch { number: 1, node: B, life: LIFE };
+        let epoch = first_epoch(B);
         let entry = Entry::new(Arc::new(TaskSpec::new("x")), pool.protocol.group_of(task, A), epoch, Instant::ZERO);
         say(&mut pool, B, Message::Replicate(1, vec![entry.change(task, true, Instant::ZERO)], vec![]));
         let upto = Version { epoch: Epoch { number, node: C, life: LIFE }, number: 5 };
@@ -438,7 +413,7 @@ fn a_node_knows_its_zone_and_has_its_tasks_kept_in_others() {
     let mut pool = Harness::new(A, protocol);
     for (node, zone) in [(B, 1), (C, 2), (NodeId(4), 3)] {
         pool.command(PoolCommand::AddPeer { node, zone });
-        say(&mut pool, node, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
+        say(&mut pool, node, Message::Hello(hello()));
     }
     for task in (1..50).map(TaskId) {
         assert!(!pool.protocol.group_of(task, A).has_node(B), "{task:?}: it is in the same zone");
@@ -507,7 +482,7 @@ fn a_drain_counts_what_others_took_over_and_not_what_ended() {
 fn what_a_node_says_of_its_tasks_after_it_has_left_leaves_none_without_an_owner() {
     let mut pool = one_of_three(PoolConfig::default());
     let [known, new] = [1, 2].map(TaskId);
-    let epoch = Epoch { number: 1, node: B, life: LIFE };
+    let epoch = first_epoch(B);
     let group = pool.protocol.group_of(known, A);
     let entry = Entry::new(Arc::new(TaskSpec::new("x")), group, epoch, Instant::ZERO);
     let change = |task, number| {
@@ -519,10 +494,7 @@ fn what_a_node_says_of_its_tasks_after_it_has_left_leaves_none_without_an_owner(
     say(&mut pool, B, Message::Replicate(2, vec![change(known, 2), change(new, 1)], vec![]));
     pool.sent();
     pool.pass(Duration::from_secs(10));
-    let claimed = pool.sent().into_iter().filter_map(|(to, envelope)| match envelope.message {
-        Message::Claim(claims) if to == C => Some(claims),
-        _ => None,
-    });
-    let claimed: Vec<_> = claimed.flatten().map(|claim| claim.task).collect();
+    let to_c = claims(&mut pool).into_iter().filter(|(to, _)| *to == C);
+    let claimed: Vec<_> = to_c.map(|(_, claim)| claim.task).collect();
     assert!(claimed.contains(&known) && claimed.contains(&new), "{claimed:?}");
 }

@@ -1,18 +1,17 @@
 //! Leases that are held here: what is executed is begun once, counted, and the only thing that can be finished.
 
 use crate::capability::{Capabilities, CapabilityError, Requirements};
-use crate::task::{Epoch, Policy, SpecError};
+use crate::task::{Policy, SpecError};
 
+use super::others::{first_epoch, hello, meet, say};
 use super::*;
-
-const LIFE: u32 = 5;
 
 /// A pool that knows another node, which is played by hand.
 fn beside_b(pool: TaskPool) -> Harness<TaskPool> {
     let mut pool = Harness::new(A, pool);
     pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
     let gpu = Arc::new(Capabilities::new().with("gpu", 1).with_resource("slots", 1));
-    say(&mut pool, Message::Hello(Hello { incarnation: 7, capabilities: gpu, ..Hello::default() }));
+    say(&mut pool, B, Message::Hello(Hello { capabilities: gpu, ..hello() }));
     pool.sent();
     pool
 }
@@ -21,20 +20,15 @@ fn holder() -> Harness<TaskPool> {
     beside_b(TaskPool::new(PoolConfig::default()).expect("it can work"))
 }
 
-fn say(pool: &mut Harness<TaskPool>, message: Message) {
-    let to = pool.protocol.boot;
-    pool.receive(B, Envelope { from: LIFE, to, message });
-}
-
 /// The lease of a task of the other node, in an attempt.
 fn lease(task: u128, attempt: u32) -> Lease {
-    let token = Token { task: TaskId(task), epoch: Epoch { number: 1, node: B, life: LIFE }, attempt };
+    let token = Token { task: TaskId(task), epoch: first_epoch(B), attempt };
     Lease { token, owner: B, expires_in: None, spec: Arc::new(TaskSpec::new("work")) }
 }
 
 /// Offers a lease; whether it is taken.
 fn offer(pool: &mut Harness<TaskPool>, number: u64, lease: &Lease) -> bool {
-    say(pool, Message::Offer(number, vec![lease.clone()], None));
+    say(pool, B, Message::Offer(number, vec![lease.clone()], None));
     pool.pass(Duration::from_millis(10));
     let answer = pool.sent().into_iter().find_map(|(_, envelope)| match envelope.message {
         Message::Taken(of, declined) if of == number => Some(declined),
@@ -100,9 +94,9 @@ fn who_executes_is_told_of_a_lost_lease_and_nobody_of_one_that_waits() {
     let [runs, waits] = [lease(7, 1), lease(8, 1)];
     assert!(offer(&mut pool, 1, &runs) && offer(&mut pool, 2, &waits));
     assert_eq!(job(&mut pool).token, runs.token);
-    say(&mut pool, Message::Answers(vec![], vec![waits.token], vec![]));
+    say(&mut pool, B, Message::Answers(vec![], vec![waits.token], vec![]));
     assert_eq!((pool.events(), load(&pool)), (vec![], (1, 0, 1)));
-    say(&mut pool, Message::Answers(vec![], vec![runs.token], vec![]));
+    say(&mut pool, B, Message::Answers(vec![], vec![runs.token], vec![]));
     assert_eq!((pool.events(), load(&pool)), (vec![PoolEvent::LeaseLost(runs.token)], (0, 0, 0)));
     assert_eq!(finish(&mut pool, runs.token, Ok(Bytes::new())), Err(FinishError::LeaseLost));
 }
@@ -175,9 +169,8 @@ fn a_name_that_no_node_has_is_refused_and_one_that_a_node_had_waits_for_it() {
     // Who asks again for what is there gets it, also where nobody has that name any more.
     let again = TaskSpec { key: Some("k".into()), ..requires("gpu") };
     assert_eq!(refused(&mut pool, again.clone()), None);
-    say(&mut pool, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
-    pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
-    say(&mut pool, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
+    say(&mut pool, B, Message::Hello(hello()));
+    meet(&mut pool, B);
     assert_eq!(refused(&mut pool, requires("gpu")), unknown("required capabilities", "gpu"));
     assert_eq!((refused(&mut pool, again), pool.protocol.status().owned), (None, 4));
 

@@ -1,13 +1,11 @@
 //! What has a bound, and that nothing is held up by what is beyond it.
 
 use crate::capability::{Capabilities, Requirements};
-use crate::group::{Group, Replica};
 use crate::life::PEERS_MAX;
-use crate::task::{Epoch, Policy};
+use crate::task::Policy;
 
+use super::others::{LIFE, first_epoch, group, hello, say};
 use super::*;
-
-const LIFE: u32 = 5;
 
 /// A pool that knows another node, which is played by hand and can do more.
 fn beside_b(config: PoolConfig) -> Harness<TaskPool> {
@@ -20,12 +18,7 @@ fn beside_b(config: PoolConfig) -> Harness<TaskPool> {
 fn meet(pool: &mut Harness<TaskPool>, load: Load) {
     pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
     let capabilities = Arc::new(Capabilities::new().with("gpu", 1));
-    say(pool, Message::Hello(Hello { incarnation: 7, capabilities, load, ..Hello::default() }));
-}
-
-fn say(pool: &mut Harness<TaskPool>, message: Message) {
-    let to = pool.protocol.boot;
-    pool.receive(B, Envelope { from: LIFE, to, message });
+    say(pool, B, Message::Hello(Hello { capabilities, load, ..hello() }));
 }
 
 fn sent(pool: &mut Harness<TaskPool>) -> Vec<Message> {
@@ -38,9 +31,8 @@ fn requires(name: &str, policy: Policy) -> TaskSpec {
 
 /// A task of the other node, to be kept here.
 fn change(pool: &Harness<TaskPool>, task: u128, number: u32, state: State) -> Change {
-    let epoch = Epoch { number: 1, node: B, life: LIFE };
-    let members = vec![Replica { node: B, incarnation: 7 }, pool.protocol.replica()];
-    let entry = Entry::new(Arc::new(TaskSpec::new("x")), Arc::new(Group { members, ..Group::default() }), epoch, at(0));
+    let epoch = first_epoch(B);
+    let entry = Entry::new(Arc::new(TaskSpec::new("x")), group(pool, [B, A]), epoch, at(0));
     let change = entry.change(TaskId(task), number == 1, at(0));
     Change { version: Version { epoch, number }, state, ..change }
 }
@@ -64,20 +56,20 @@ fn where_no_more_can_be_kept_what_is_kept_still_changes_and_is_forgotten() {
     let mut pool = beside_b(config);
     let kept_max = pool.protocol.config.kept_max() as u128;
     let all: Vec<_> = (0..kept_max).map(|task| change(&pool, task, 1, State::Queued)).collect();
-    say(&mut pool, Message::Replicate(1, all, vec![]));
+    say(&mut pool, B, Message::Replicate(1, all, vec![]));
     assert_eq!(refused(&mut pool, 1), []);
     // One that is known, one for which there is no room, and one that may be forgotten.
     let known = change(&pool, 0, 2, State::Settled(Outcome::Cancelled));
     let new = change(&pool, kept_max, 1, State::Queued);
     let version = change(&pool, 1, 1, State::Queued).version;
     let changes = vec![new.clone(), known];
-    say(&mut pool, Message::Replicate(2, changes, vec![(TaskId(1), version)]));
+    say(&mut pool, B, Message::Replicate(2, changes, vec![(TaskId(1), version)]));
     let is_kept = |pool: &Harness<TaskPool>, task| pool.protocol.tasks.contains_key(&TaskId(task));
     assert_eq!(refused(&mut pool, 2), [TaskId(kept_max)]);
     assert!(!is_kept(&pool, kept_max) && !is_kept(&pool, 1));
     assert!(pool.protocol.tasks.get(&TaskId(0)).is_some_and(|entry| entry.is_settled()));
     // By now there is room.
-    say(&mut pool, Message::Replicate(3, vec![new], vec![]));
+    say(&mut pool, B, Message::Replicate(3, vec![new], vec![]));
     assert!(refused(&mut pool, 3).is_empty() && is_kept(&pool, kept_max));
 }
 
@@ -98,7 +90,7 @@ fn what_another_has_no_room_for_is_brought_again_later_and_all_else_counts() {
     assert_eq!(all.len(), 2);
     for (number, changes) in messages {
         let refused = changes.iter().map(|change| change.task).filter(|task| *task == all[0]).collect();
-        say(&mut pool, Message::Replicated(number, vec![], vec![], refused));
+        say(&mut pool, B, Message::Replicated(number, vec![], vec![], refused));
     }
     let replies: Vec<_> = pool.replies().into_iter().map(|(request, _)| request).collect();
     assert_eq!(replies.len(), 1, "{requests:?}");
@@ -107,7 +99,7 @@ fn what_another_has_no_room_for_is_brought_again_later_and_all_else_counts() {
     pool.pass(Duration::from_millis(250));
     let again = replicated(&mut pool);
     assert!(again.len() == 1 && again[0].1[0].task == all[0] && again[0].1[0].spec.is_some());
-    say(&mut pool, Message::Replicated(again[0].0, vec![], vec![], vec![]));
+    say(&mut pool, B, Message::Replicated(again[0].0, vec![], vec![], vec![]));
     assert_eq!(pool.replies().len(), 1);
 }
 
@@ -128,7 +120,7 @@ fn what_is_unknown_is_asked_for_ever_more_rarely_while_somebody_is_away_and_who_
             for message in sent(pool) {
                 if message == Message::Ask(vec![parent]) {
                     asked += 1;
-                    say(pool, Message::Told(vec![(parent, Known::Unknown)]));
+                    say(pool, B, Message::Told(vec![(parent, Known::Unknown)]));
                 }
             }
             pool.pass(Duration::from_millis(100));
@@ -154,7 +146,7 @@ fn what_a_node_granted_itself_and_executes_no_more_waits_for_another_place() {
     let keep = |pool: &mut Harness<TaskPool>| {
         for message in sent(pool) {
             if let Message::Replicate(number, ..) = message {
-                say(pool, Message::Replicated(number, vec![], vec![], vec![]));
+                say(pool, B, Message::Replicated(number, vec![], vec![], vec![]));
             }
         }
     };
@@ -189,9 +181,9 @@ fn tasks_for_which_there_is_no_place_hide_none_that_has_one() {
                             incarnation: u64::from(LIFE),
                             bid: None,
                         });
-                        say(&mut pool, Message::Bids(bids.collect(), 0));
+                        say(&mut pool, B, Message::Bids(bids.collect(), 0));
                     }
-                    Message::AskLoad => say(&mut pool, Message::Status(Load::default(), Resources::new())),
+                    Message::AskLoad => say(&mut pool, B, Message::Status(Load::default(), Resources::new())),
                     _ => {}
                 }
             }
@@ -211,7 +203,7 @@ fn tasks_that_a_thief_cannot_execute_hide_none_that_it_can() {
         submit(&mut pool, requires(&format!("tpu {kind}"), Policy::Steal));
     }
     submit(&mut pool, requires("gpu", Policy::Steal));
-    say(&mut pool, Message::Steal(0));
+    say(&mut pool, B, Message::Steal(0));
     let offered = sent(&mut pool).into_iter().find_map(|message| match message {
         Message::Offer(_, leases, _) => Some(leases),
         _ => None,
@@ -223,26 +215,26 @@ fn tasks_that_a_thief_cannot_execute_hide_none_that_it_can() {
 #[test]
 fn what_waits_where_nobody_executes_anything_is_given_back() {
     let mut pool = beside_b(PoolConfig { successors: 0, ..PoolConfig::default() });
-    let epoch = Epoch { number: 1, node: B, life: LIFE };
+    let epoch = first_epoch(B);
     let token = Token { task: TaskId(7), epoch, attempt: 1 };
     let spec = Arc::new(TaskSpec::new("x"));
     // There was an executor, and its task takes long.
     let taken = pool.command(PoolCommand::Take(Ticket(1)));
-    say(&mut pool, Message::Offer(1, vec![Lease { token, owner: B, expires_in: None, spec: spec.clone() }], None));
+    say(&mut pool, B, Message::Offer(1, vec![Lease { token, owner: B, expires_in: None, spec: spec.clone() }], None));
     let PoolReply::Job(Ok(job)) = reply(&mut pool, taken) else { panic!("it begins") };
     let next = Token { task: TaskId(8), ..token };
-    say(&mut pool, Message::Offer(2, vec![Lease { token: next, owner: B, expires_in: None, spec }], None));
+    say(&mut pool, B, Message::Offer(2, vec![Lease { token: next, owner: B, expires_in: None, spec }], None));
     submit(&mut pool, TaskSpec::new("mine").by(Policy::Capability));
     for _ in 0..50 {
         pool.pass(Duration::from_millis(100));
-        say(&mut pool, Message::Renewed(vec![token, next]));
+        say(&mut pool, B, Message::Renewed(vec![token, next]));
     }
     assert_eq!((pool.protocol.status().held, pool.protocol.status().unplaced), (2, 0), "they wait their turn");
     sent(&mut pool);
     finish_later(&mut pool, job.token);
     for _ in 0..30 {
         pool.pass(Duration::from_millis(100));
-        say(&mut pool, Message::Renewed(vec![next]));
+        say(&mut pool, B, Message::Renewed(vec![next]));
     }
     assert_eq!((pool.protocol.status().held, pool.protocol.status().unplaced), (0, 1));
     let is_given_back = |message: &Message| {
@@ -278,17 +270,17 @@ fn who_declines_or_gives_back_is_asked_how_busy_it_is_before_it_is_given_more() 
                 let tokens: Vec<Token> = leases.iter().map(|lease| lease.token).collect();
                 offers += 1;
                 if declines {
-                    say(&mut pool, Message::Taken(number, tokens));
+                    say(&mut pool, B, Message::Taken(number, tokens));
                     continue;
                 }
-                say(&mut pool, Message::Taken(number, vec![]));
+                say(&mut pool, B, Message::Taken(number, vec![]));
                 let back = |token| Report { token, result: Reported::GivenBack };
-                say(&mut pool, Message::Report(tokens.into_iter().map(back).collect()));
+                say(&mut pool, B, Message::Report(tokens.into_iter().map(back).collect()));
             }
             pool.pass(Duration::from_millis(1));
         }
         assert_eq!(offers, 1, "declines: {declines}");
-        say(&mut pool, Message::Status(Load { slots: 4, ..Load::default() }, Resources::new()));
+        say(&mut pool, B, Message::Status(Load { slots: 4, ..Load::default() }, Resources::new()));
         assert!(sent(&mut pool).iter().any(|message| matches!(message, Message::Offer(..))));
     }
 }
@@ -313,10 +305,8 @@ fn who_is_gone_for_long_makes_room_for_those_who_come() {
     assert!(!pool.protocol.peers.contains_key(&node(3)) && pool.protocol.peers.contains_key(&node(2)));
     assert!(add(&mut pool, PEERS_MAX + 1) && !add(&mut pool, PEERS_MAX + 2));
     // Who keeps a task is not forgotten.
-    let members = vec![Replica { node: node(4), incarnation: 7 }, pool.protocol.replica()];
-    let group = Arc::new(Group { members, ..Group::default() });
-    let epoch = Epoch { number: 1, node: node(4), life: 1 };
-    let entry = Entry::new(Arc::new(TaskSpec::new("x")), group, epoch, Instant::ZERO);
+    let group = group(&pool, [node(4), A]);
+    let entry = Entry::new(Arc::new(TaskSpec::new("x")), group, first_epoch(node(4)), Instant::ZERO);
     pool.protocol.tasks.insert(TaskId(1), Box::new(Entry { owned: None, ..entry }));
     pool.command(PoolCommand::RemovePeer(node(4)));
     pool.stall(Duration::from_secs(61));
@@ -342,7 +332,7 @@ fn whoever_waits_is_asked_for_again_however_many_others_wait() {
         for message in sent(&mut pool) {
             if message == Message::Ask(vec![last]) {
                 asked += 1;
-                say(&mut pool, Message::Told(vec![(last, Known::Here(Box::new(status.clone())))]));
+                say(&mut pool, B, Message::Told(vec![(last, Known::Here(Box::new(status.clone())))]));
             }
         }
     }
@@ -354,10 +344,10 @@ fn a_result_that_is_too_long_is_a_failure_whoever_says_it() {
     let mut pool = beside_b(PoolConfig { successors: 0, result_max: 10, ..PoolConfig::default() });
     let request = submit(&mut pool, TaskSpec::new("x"));
     let PoolReply::Submitted(Ok(task)) = reply(&mut pool, request) else { panic!("it is there") };
-    say(&mut pool, Message::Steal(0));
+    say(&mut pool, B, Message::Steal(0));
     let token = pool.protocol.tasks.get(&task).expect("it is there").token(task);
     let report = |len| vec![Report { token, result: Reported::Completed(Bytes::from(vec![0; len])) }];
-    say(&mut pool, Message::Report(report(11)));
+    say(&mut pool, B, Message::Report(report(11)));
     let told = status(&mut pool, task);
     assert_eq!((told.failures, told.state), (1, State::Queued));
 }

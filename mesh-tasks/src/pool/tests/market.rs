@@ -5,26 +5,17 @@ use crate::auction::{AuctionId, SealedBid};
 use crate::share::Share;
 use crate::task::Policy;
 
+use super::others::{C, LIFE, meet, say};
 use super::*;
-
-const C: NodeId = NodeId(3);
-const LIFE: u32 = 5;
 
 /// A pool that auctions its tasks, executes none itself, and knows some nodes.
 fn auctioneer(bidders: &[NodeId]) -> Harness<TaskPool> {
     let mut pool = pool(PoolConfig { policy: Policy::Auction, successors: 0, ..PoolConfig::default() });
     for node in bidders {
-        pool.command(PoolCommand::AddPeer { node: *node, zone: 0 });
-        let hello = Hello { incarnation: 7, ..Hello::default() };
-        say(&mut pool, *node, Message::Hello(hello));
+        meet(&mut pool, *node);
     }
     pool.sent();
     pool
-}
-
-fn say(pool: &mut Harness<TaskPool>, from: NodeId, message: Message) {
-    let to = pool.protocol.boot;
-    pool.receive(from, Envelope { from: LIFE, to, message });
 }
 
 fn sealed(auction: AuctionId, load: f64) -> SealedBid {

@@ -1,59 +1,9 @@
 //! Tasks whose owner changes, ends that bring about others, and deadlines.
 
+use super::others::{C, LIFE, first_epoch, hello, keep, one_of_three, own_again, owned, say, taken_over};
 use super::*;
 use crate::pool::message::{Claim, Report, Reported};
 use crate::task::{Epoch, Policy};
-
-pub(super) const C: NodeId = NodeId(3);
-pub(super) const LIFE: u32 = 5;
-
-/// A pool that knows two others, which are played by hand.
-pub(super) fn one_of_three(config: PoolConfig) -> Harness<TaskPool> {
-    let mut pool = pool(PoolConfig { policy: Policy::Steal, successors: 2, ..config });
-    for node in [B, C] {
-        pool.command(PoolCommand::AddPeer { node, zone: 0 });
-        say(&mut pool, node, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
-    }
-    pool.sent();
-    pool
-}
-
-pub(super) fn say(pool: &mut Harness<TaskPool>, from: NodeId, message: Message) {
-    let to = pool.protocol.boot;
-    pool.receive(from, Envelope { from: LIFE, to, message });
-}
-
-/// The others keep all that they are told.
-pub(super) fn keep(pool: &mut Harness<TaskPool>) {
-    loop {
-        let sent = pool.sent();
-        if sent.is_empty() {
-            return;
-        }
-        for (node, envelope) in sent {
-            if let Message::Replicate(number, ..) = envelope.message {
-                say(pool, node, Message::Replicated(number, vec![], vec![], vec![]));
-            }
-        }
-    }
-}
-
-/// A task that is owned here, and kept by all.
-pub(super) fn owned(pool: &mut Harness<TaskPool>, spec: TaskSpec) -> TaskId {
-    let request = submit(pool, spec);
-    keep(pool);
-    match reply(pool, request) {
-        PoolReply::Submitted(Ok(task)) => task,
-        other => panic!("{other:?}"),
-    }
-}
-
-/// What another node says of a task once it has taken that over.
-pub(super) fn taken_over(pool: &Harness<TaskPool>, task: TaskId) -> Change {
-    let entry = pool.protocol.tasks.get(&task).expect("it is kept");
-    let epoch = Epoch { number: entry.version.epoch.number + 1, node: B, life: LIFE };
-    Change { version: Version { epoch, number: 1 }, ..entry.change(task, true, Instant::ZERO) }
-}
 
 /// Another node takes a task over, before it heard how it ended, and has this one own it again.
 fn give_and_take(pool: &mut Harness<TaskPool>, task: TaskId, expires_in: Option<Duration>) {
@@ -83,14 +33,6 @@ fn lease_and_give(pool: &mut Harness<TaskPool>, task: TaskId, attempt: u32, told
     let token = Token { task, epoch, attempt };
     say(pool, B, Message::Offer(1, vec![Lease { token, owner: B, expires_in: None, spec }], None));
     token
-}
-
-pub(super) fn own_again(pool: &mut Harness<TaskPool>, task: TaskId) {
-    say(pool, B, Message::TakeOver(vec![task]));
-    let claimed = pool.protocol.tasks.get(&task).expect("it is kept").promised;
-    say(pool, B, Message::Promise(vec![Promise::Given(task, claimed, None)]));
-    assert!(pool.protocol.owns(task));
-    keep(pool);
 }
 
 /// Takes a task, which may need an auction; the lease.
@@ -275,7 +217,7 @@ fn what_a_task_waited_for_is_known_to_its_next_owner() {
     // One of them is named twice.
     let spec = TaskSpec::new("work").keyed("child").after(waited.iter().copied().chain([waited[0]]));
     let change = {
-        let epoch = Epoch { number: 1, node: B, life: LIFE };
+        let epoch = first_epoch(B);
         let entry = Entry::new(Arc::new(spec), pool.protocol.group_of(TaskId(1), A), epoch, Instant::ZERO);
         let mut change = entry.change(TaskId(1), true, Instant::ZERO);
         // All but one are over, and forgotten.
@@ -353,7 +295,7 @@ fn an_end_that_cannot_count_does_not_have_others_kept_for_longer() {
         let PoolReply::Submitted(Ok(task)) = reply(&mut pool, request) else { panic!("it is kept") };
         // Both others begin anew, with nothing.
         for node in [B, C] {
-            hear(&mut pool, node, LIFE, Message::Hello(Hello { incarnation: 7, ..Hello::default() }));
+            hear(&mut pool, node, LIFE, Message::Hello(hello()));
         }
         pool.command(PoolCommand::Cancel(task));
         for _ in 0..10 {

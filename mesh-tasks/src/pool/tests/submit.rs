@@ -1,8 +1,9 @@
 //! Submissions that come more than once, and what is answered.
 
-use super::owner::{C, LIFE, keep, one_of_three, own_again, owned, say};
+use super::others::{
+    C, LIFE, claims, creation, first_epoch, hello, keep, key_of_a, one_of_three, own_again, owned, say,
+};
 use super::*;
-use crate::group::{Group, Replica};
 use crate::pool::message::Claim;
 use crate::task::{Epoch, Policy};
 
@@ -40,7 +41,7 @@ fn answers(pool: &mut Harness<TaskPool>, task: TaskId) -> Vec<Option<Refusal>> {
 
 /// A task that another node owns, and this one keeps.
 fn kept(pool: &mut Harness<TaskPool>, task: TaskId) -> Entry {
-    let epoch = Epoch { number: 1, node: B, life: LIFE };
+    let epoch = first_epoch(B);
     let entry = Entry::new(spec(), pool.protocol.group_of(task, A), epoch, Instant::ZERO);
     say(pool, B, Message::Replicate(1, vec![entry.change(task, true, Instant::ZERO)], vec![]));
     entry
@@ -171,7 +172,7 @@ fn a_submission_is_not_answered_before_a_majority_has_its_task_though_it_came_be
     let [task, _] = ours(&pool);
     say(&mut pool, B, Message::Submit(task, B, 0, spec()));
     // The others keep another creation of it, which this one gives way to.
-    let other = Epoch { number: 1, node: NodeId(0), life: LIFE };
+    let other = first_epoch(NodeId(0));
     for (node, envelope) in pool.sent() {
         if let Message::Replicate(number, ..) = envelope.message {
             say(&mut pool, node, Message::Replicated(number, vec![(task, other)], vec![], vec![]));
@@ -195,10 +196,7 @@ fn a_submission_is_not_answered_before_a_majority_has_its_task_though_it_came_be
 fn next_claim(pool: &mut Harness<TaskPool>) -> Epoch {
     let claimed = (0..100).find_map(|_| {
         pool.pass(Duration::from_millis(100));
-        pool.sent().into_iter().rev().find_map(|(_, envelope)| match envelope.message {
-            Message::Claim(claims) => Some(claims[0].epoch),
-            _ => None,
-        })
+        claims(pool).last().map(|(_, claim)| claim.epoch)
     });
     claimed.expect("nobody else owns it")
 }
@@ -209,18 +207,13 @@ fn claims_against(creator: NodeId, rival: NodeId, keepers: &[NodeId]) -> [Option
     let mut pool = one_of_three(PoolConfig::default());
     pool.command(PoolCommand::AddPeer { node: NodeId(4), zone: 0 });
     let [task, _] = ours(&pool);
-    let me = pool.protocol.replica();
-    let creation = |creator, keepers: &[NodeId]| {
-        let replica = |node: &NodeId| if *node == A { me } else { Replica { node: *node, incarnation: 7 } };
-        let group = Arc::new(Group { members: keepers.iter().map(replica).collect(), ..Group::default() });
-        let epoch = Epoch { number: 1, node: creator, life: LIFE };
-        Entry::new(spec(), group, epoch, Instant::ZERO).change(task, true, Instant::ZERO)
-    };
-    match creator {
-        A => say(&mut pool, B, Message::Submit(task, B, 0, spec())),
-        _ => say(&mut pool, creator, Message::Replicate(1, vec![creation(creator, &[creator, A, B])], vec![])),
+    let theirs = creation(&pool, rival, task, spec(), keepers.iter().copied());
+    if creator == A {
+        say(&mut pool, B, Message::Submit(task, B, 0, spec()));
+    } else {
+        let change = creation(&pool, creator, task, spec(), [creator, A, B]);
+        say(&mut pool, creator, Message::Replicate(1, vec![change], vec![]));
     }
-    let theirs = creation(rival, keepers);
     let epoch = Epoch { number: 2, node: B, life: LIFE };
     say(&mut pool, B, Message::Claim(vec![Claim { task, epoch, has: theirs.version }]));
     assert!(!pool.protocol.owns(task));
@@ -256,7 +249,7 @@ fn who_just_started_asks_those_who_were_there_before_others_that_just_started() 
     for (nodes, runs_for) in [(&old, Duration::from_secs(3600)), (&new, Duration::from_secs(3))] {
         for node in nodes {
             pool.command(PoolCommand::AddPeer { node: *node, zone: 0 });
-            say(&mut pool, *node, Message::Hello(Hello { incarnation: 7, runs_for, ..Hello::default() }));
+            say(&mut pool, *node, Message::Hello(Hello { runs_for, ..hello() }));
         }
     }
     let now = pool.now();
@@ -277,18 +270,13 @@ fn who_drains_and_comes_back_is_asked_again_for_a_key() {
     let mut pool = one_of_three(PoolConfig::default());
     let drains = Load { draining: true, ..Load::default() };
     say(&mut pool, B, Message::Status(drains, Resources::new()));
-    let keyed = (0..).map(|key: u32| TaskSpec::new("x").keyed(key.to_le_bytes().to_vec()));
-    let is_ours = |spec: &TaskSpec| {
-        let task = spec.key.as_deref().map(TaskId::of_key);
-        task.is_some_and(|task| pool.protocol.ring.owner(task.0) == Some(A))
-    };
-    let spec = keyed.into_iter().find(is_ours).expect("there are more");
-    let task = spec.key.as_deref().map(TaskId::of_key).expect("it has one");
-    submit(&mut pool, spec);
+    let key = key_of_a(&pool);
+    let task = TaskId::of_key(&key);
+    submit(&mut pool, TaskSpec::new("x").keyed(key));
     pool.command(PoolCommand::RemovePeer(B));
     pool.pass(Duration::from_millis(100));
     pool.command(PoolCommand::AddPeer { node: B, zone: 0 });
-    say(&mut pool, B, Message::Hello(Hello { incarnation: 7, load: drains, ..Hello::default() }));
+    say(&mut pool, B, Message::Hello(Hello { load: drains, ..hello() }));
     pool.sent();
     say(&mut pool, C, Message::Told(vec![(task, Known::Unknown)]));
     let asks = |(to, envelope): &(NodeId, Envelope)| *to == B && envelope.message == Message::Ask(vec![task]);
@@ -299,14 +287,9 @@ fn who_drains_and_comes_back_is_asked_again_for_a_key() {
 #[test]
 fn who_looks_for_a_key_and_is_given_it_by_another_says_that_it_is_kept() {
     let mut pool = one_of_three(PoolConfig::default());
-    let task = TaskId::of_key(b"key");
-    let request = submit(&mut pool, TaskSpec::new("x").keyed(b"key".to_vec()));
-    let me = pool.protocol.replica();
-    let members = [B, C].map(|node| Replica { node, incarnation: 7 }).into_iter().chain([me]).collect();
-    let group = Arc::new(Group { members, ..Group::default() });
-    let epoch = Epoch { number: 1, node: B, life: LIFE };
-    let spec = Arc::new(TaskSpec::new("x").keyed(b"key".to_vec()));
-    let change = Entry::new(spec, group, epoch, Instant::ZERO).change(task, true, Instant::ZERO);
+    let (task, spec) = (TaskId::of_key(b"key"), TaskSpec::new("x").keyed("key"));
+    let request = submit(&mut pool, spec.clone());
+    let change = creation(&pool, B, task, Arc::new(spec), [B, C, A]);
     say(&mut pool, B, Message::Replicate(1, vec![change], vec![]));
     own_again(&mut pool, task);
     pool.pass(Duration::from_millis(500));
