@@ -142,15 +142,17 @@ impl TaskPool {
 
     /// The next task for whose resources there is room now.
     fn next_to_run(&mut self, cx: &mut Context<'_>) -> Option<TaskId> {
-        // Looked for among the first few: a task that needs much must not wait for ever behind those that need little.
+        // Looked for among the first few of each tenant: a task that needs much must not wait for ever behind those that
+        // need little, and who waits for what is not free does not hold up others.
         const LOOK_AT: usize = 16;
+        const LOOK_AT_IN_ALL: usize = 256;
         while !self.queue.is_empty() {
             let fits = |task: &TaskId| {
                 let held = self.held.get(task).map(|held| &held.spec);
                 let spec = held.or_else(|| self.tasks.get(task).map(|entry| &entry.spec));
                 spec.is_some_and(|spec| spec.requirements.admits(&self.capabilities, &self.free))
             };
-            let task = self.queue.iter().take(LOOK_AT).find(fits)?;
+            let task = self.queue.first_of_each(LOOK_AT).take(LOOK_AT_IN_ALL).find(fits)?;
             self.queue.take(task);
             let (held, entry) = (self.held.get(&task), self.tasks.get(&task));
             match held {

@@ -143,26 +143,31 @@ impl Queue {
 
     /// The tasks, the next first.
     pub(super) fn iter(&self) -> impl Iterator<Item = TaskId> {
+        self.first_of_each(usize::MAX)
+    }
+
+    /// The same, of each tenant and priority so many at most.
+    pub(super) fn first_of_each(&self, count: usize) -> impl Iterator<Item = TaskId> {
         let mut heads = self.heads.iter().copied().peekable();
-        // The next of each line whose first was there, and where in the line it stands.
+        // The next of each line whose first was there, where in the line it stands, and how many were there before it.
         let mut begun = BinaryHeap::new();
-        let mut last: Option<(Flow, usize)> = None;
+        let mut last: Option<(Flow, usize, usize)> = None;
         std::iter::from_fn(move || {
-            if let Some((flow, place)) = last.take()
+            if let Some((flow, place, seen)) = last.take().filter(|(.., seen)| *seen < count)
                 && let Some((tag, task, place)) = self.after(flow, place)
             {
-                begun.push(Reverse((tag, task, flow, place)));
+                begun.push(Reverse((tag, task, flow, place, seen)));
             }
             let is_head = match (heads.peek(), begun.peek()) {
                 (Some((tag, task, _)), Some(Reverse((other, behind, ..)))) => (tag, task) < (other, behind),
                 (head, _) => head.is_some(),
             };
-            let (task, flow, place) = if is_head {
-                heads.next().map(|(_, task, flow)| (task, flow, 0))?
+            let (task, flow, place, seen) = if is_head {
+                heads.next().map(|(_, task, flow)| (task, flow, 0, 0))?
             } else {
-                begun.pop().map(|Reverse((_, task, flow, place))| (task, flow, place))?
+                begun.pop().map(|Reverse((_, task, flow, place, seen))| (task, flow, place, seen))?
             };
-            last = Some((flow, place));
+            last = Some((flow, place, seen + 1));
             Some(task)
         })
     }
@@ -270,6 +275,24 @@ mod tests {
                 assert!(queue.len() == all.len() && kept <= 2 * all.len(), "{kept} of {}", all.len());
             }
         }
+    }
+
+    #[test]
+    fn the_first_of_each_line_are_in_the_order_of_all() {
+        let mut queue = Queue::default();
+        for task in 0..60 {
+            queue.push(TaskId(task), [1, 1, 2, 3][task as usize % 4], 0);
+        }
+        (0..9).for_each(|task| assert!(queue.remove(TaskId(task))));
+        let mut counts = BTreeMap::new();
+        let is_among_first = |task: &TaskId| {
+            let seen = counts.entry([1, 1, 2, 3][task.0 as usize % 4]).or_insert(0);
+            *seen += 1;
+            *seen <= 4
+        };
+        let expected: Vec<TaskId> = queue.iter().filter(is_among_first).collect();
+        assert_eq!(expected.len(), 12);
+        assert!(queue.first_of_each(4).eq(expected));
     }
 
     #[test]

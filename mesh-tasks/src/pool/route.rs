@@ -283,7 +283,10 @@ impl TaskPool {
                 self.place_at(to, task);
             }
             Err(Unrouted::Wait(_)) => return false,
-            Err(Unrouted::Fail(why)) => self.settle(cx, task, Outcome::Dead(Failure::Error(why.to_string()))),
+            Err(Unrouted::Fail(why)) => {
+                self.settle(cx, task, Outcome::Dead(Failure::Error(why.to_string())));
+                return true;
+            }
         }
         self.meter.routed.increment();
         true

@@ -143,6 +143,23 @@ fn what_is_ready_is_executed_before_what_waits_for_a_resource() {
 }
 
 #[test]
+fn tenants_that_wait_for_a_resource_do_not_hold_up_another() {
+    let one = Capabilities::new().with_resource("licence", 1);
+    let pool = TaskPool::new(PoolConfig::default()).expect("it can work").with_capabilities(one).expect("it is good");
+    let mut pool = Harness::new(A, pool);
+    let needs = Requirements::new().needs("licence", 1);
+    for _ in 0..3 {
+        for tenant in 1..=40 {
+            submit(&mut pool, TaskSpec { tenant, requirements: needs.clone(), ..TaskSpec::new("throttled") });
+        }
+        submit(&mut pool, TaskSpec { tenant: 41, ..TaskSpec::new("ready") });
+    }
+    let mut begun: Vec<Bytes> = (0..4).map(|_| job(&mut pool).payload).collect();
+    begun.sort();
+    assert_eq!(begun, ["ready", "ready", "ready", "throttled"], "all but the licence is free");
+}
+
+#[test]
 fn a_name_that_no_node_has_is_refused_and_one_that_a_node_had_waits_for_it() {
     let requires = |name: &str| TaskSpec { requirements: Requirements::new().requires(name, 1), ..TaskSpec::new("x") };
     let needs = |name: &str| TaskSpec { requirements: Requirements::new().needs(name, 1), ..TaskSpec::new("x") };

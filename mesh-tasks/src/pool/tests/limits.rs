@@ -1,10 +1,11 @@
 //! What has a bound, and that nothing is held up by what is beyond it.
 
 use crate::capability::{Capabilities, Requirements};
+use crate::capability_router::{Fallback, RouterConfig};
 use crate::life::PEERS_MAX;
 use crate::task::Policy;
 
-use super::others::{LIFE, first_epoch, group, hello, say};
+use super::others::{LIFE, first_epoch, group, hello, owned, say};
 use super::*;
 
 /// A pool that knows another node, which is played by hand and can do more.
@@ -192,6 +193,38 @@ fn tasks_for_which_there_is_no_place_hide_none_that_has_one() {
         let PoolReply::Job(Ok(job)) = reply(&mut pool, taken) else { panic!("it is executed here") };
         assert_eq!(&job.payload[..], b"anywhere", "{policy:?}");
     }
+}
+
+#[test]
+fn what_fits_nobody_waits_or_goes_to_the_best_there_is_or_is_given_up_as_is_configured() {
+    let fates = [Fallback::Wait, Fallback::Relax { to: 0.5 }, Fallback::Fail].map(|fallback| {
+        let router = RouterConfig { fallback, ..RouterConfig::default() };
+        let mut pool = beside_b(PoolConfig { successors: 0, router, ..PoolConfig::default() });
+        // The other has what one requires and nothing that it prefers, and not what the other one requires.
+        let mut fits_badly = requires("gpu", Policy::Capability);
+        fits_badly.requirements = fits_badly.requirements.prefers("tpu", 1);
+        let tasks = [fits_badly, requires("tpu", Policy::Capability)].map(|spec| owned(&mut pool, spec));
+        let mut offered = BTreeSet::new();
+        for _ in 0..20 {
+            for message in sent(&mut pool) {
+                match message {
+                    Message::Offer(_, leases, _) => offered.extend(leases.into_iter().map(|lease| lease.token.task)),
+                    Message::AskLoad => {
+                        say(&mut pool, B, Message::Status(Load { slots: 4, ..Load::default() }, Resources::new()));
+                    }
+                    _ => {}
+                }
+            }
+            pool.pass(Duration::from_millis(50));
+        }
+        tasks.map(|task| match status(&mut pool, task).state {
+            _ if offered.contains(&task) => "sent",
+            State::Settled(Outcome::Dead(_)) => "given up",
+            State::Queued => "waits",
+            other => panic!("{other:?}"),
+        })
+    });
+    assert_eq!(fates, [["waits", "waits"], ["sent", "waits"], ["given up", "given up"]]);
 }
 
 #[test]
