@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use mesh_core::NodeId;
-use mesh_tasks::pool::TaskPool;
+use mesh_core::frame::{FrameBuilder, sections};
+use mesh_core::{NodeId, Wire as _, wire};
+use mesh_tasks::auction::score::Bid;
+use mesh_tasks::auction::{AuctionId, SealedBid};
+use mesh_tasks::pool::{Envelope, Message, TaskPool};
+use mesh_tasks::share::Share;
 use mesh_tasks::task::{Outcome, Policy, State};
 
 use crate::mesh::{A, B, C, D, Does, E, Mesh, SECOND, ms, pool_by, task, work};
@@ -66,6 +70,66 @@ fn s10_with_no_bids_a_task_waits_and_one_bid_is_enough() {
         assert!(matches!(mesh.outcome_of(A, task), Outcome::Completed(_)));
         assert!(mesh.sim.now().since(at) < SECOND, "seed {seed}: after {:?}", mesh.sim.now().since(at));
         mesh.check_each_begun_once();
+    }
+}
+
+/// Has a node bid as it should not: of each bid it says another, too, it repeats its bids of before, also of a former life
+/// and to others, and bids for what nobody sells.
+fn bids_falsely(mesh: &mut Mesh, liar: NodeId) {
+    let mut before: Vec<Envelope> = Vec::new();
+    mesh.sim.lie(liar, move |_, frame| {
+        let mut lies = FrameBuilder::new(1 << 20);
+        for section in sections(&frame).into_iter().flatten().flatten() {
+            for mut message in section.messages().flatten() {
+                lies.push(section.protocol(), message.remaining());
+                let Ok(Envelope { from, to, message: Message::Bids(bids, room) }) = Envelope::decode(&mut message)
+                else {
+                    continue;
+                };
+                let best = Bid { capability: Share::ONE, load: Share::ZERO, resources: Share::ONE };
+                let better = bids.iter().map(|sealed| SealedBid { bid: Some(best), ..*sealed });
+                let made_up = (1..4).map(|item| SealedBid { auction: AuctionId::first(item), ..bids[0] });
+                let said = better.chain(made_up).collect();
+                before.truncate(50);
+                before.insert(0, Envelope { from, to, message: Message::Bids(bids.clone(), room) });
+                let lie = Envelope { from, to, message: Message::Bids(said, u32::MAX) };
+                for envelope in before.iter().chain([&lie]) {
+                    lies.push(section.protocol(), &wire::to_bytes(envelope));
+                }
+            }
+        }
+        std::iter::from_fn(|| lies.pop()).collect()
+    });
+}
+
+#[test]
+fn s12_false_bids_cost_no_task_and_give_nobody_a_second_award_of_one() {
+    for seed in 0..6 {
+        let mut mesh = Mesh::with(seed, 5, pool_by(Policy::Auction));
+        mesh.work_at_all(1);
+        bids_falsely(&mut mesh, E);
+        for at in 0..60 {
+            mesh.submit_soon(NodeId(1 + at % 4), work(20));
+            if at % 10 == 0 {
+                mesh.pass(ms(50));
+            }
+        }
+        let begins_anew = seed % 2 == 1;
+        if begins_anew {
+            mesh.vanish(E);
+            mesh.come_back(E);
+            mesh.work(E, 1);
+            for at in 0..20 {
+                mesh.submit_soon(NodeId(1 + at % 4), work(20));
+            }
+            mesh.check();
+            assert!(mesh.counted("tasks_stale") > 0, "seed {seed}: bids of its former life");
+        } else {
+            mesh.check_each_begun_once();
+        }
+        assert!(mesh.counted("tasks_bids_refused") > 100, "seed {seed}: {}", mesh.counted("tasks_bids_refused"));
+        let honest: usize = [A, B, C, D].into_iter().map(|node| mesh.sink.borrow().begun_at(node)).sum();
+        assert!(honest >= 20, "seed {seed}: it has room for one at a time, and the others executed {honest}");
     }
 }
 

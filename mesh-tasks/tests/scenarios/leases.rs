@@ -76,10 +76,10 @@ fn s07_whoever_stood_still_for_longer_than_its_lease_has_lost_it() {
         match seed % 3 {
             // As collecting garbage would; its executor is done before it knows.
             0 => {
-                mesh.sim.pause(B);
+                mesh.pause(B);
                 mesh.pass(SECOND * 13);
                 assert_eq!(mesh.sink.borrow().attempts(task).len(), 2, "it is begun elsewhere");
-                mesh.sim.resume(B);
+                mesh.resume(B);
             }
             1 => mesh.sim.jump_clock(B, SECOND * 11),
             _ => mesh.sim.jump_clock(A, SECOND * 11),
@@ -101,9 +101,9 @@ fn s07_who_stands_still_often_keeps_its_lease_where_each_time_is_short_and_else_
         [C, D].into_iter().for_each(|node| mesh.work(node, 1));
         for _ in 0..if is_long { 3 } else { 8 } {
             let stands = if is_long { 11_000 + mesh.rng.below(2_000) } else { 1_000 + mesh.rng.below(3_000) };
-            mesh.sim.pause(who);
+            mesh.pause(who);
             mesh.pass(ms(stands));
-            mesh.sim.resume(who);
+            mesh.resume(who);
             let runs = ms(100 + mesh.rng.below(400));
             mesh.pass(runs);
         }

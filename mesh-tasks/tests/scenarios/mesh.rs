@@ -39,6 +39,8 @@ pub(crate) enum Does {
     Crash,
     /// It does not end until its lease is lost.
     Hang,
+    /// It reads the result of another task, and makes its effect.
+    Read,
 }
 
 /// More than are needed.
@@ -55,6 +57,13 @@ pub(crate) fn task(does: Does, takes: Duration) -> TaskSpec {
 
 pub(crate) fn work(millis: u64) -> TaskSpec {
     task(Does::Work, ms(millis))
+}
+
+/// A task that comes after another, and reads its result.
+pub(crate) fn reads(parent: TaskId, millis: u64) -> TaskSpec {
+    let mut spec = task(Does::Read, ms(millis)).after([parent]);
+    spec.payload = [&spec.payload[..], &parent.0.to_le_bytes()].concat().into();
+    spec
 }
 
 /// The policies, one for each seed in turn.
@@ -80,6 +89,8 @@ pub(crate) struct Sink {
     pub(crate) counted: BTreeMap<TaskId, BTreeSet<Token>>,
     /// Those that do not.
     pub(crate) refused: Vec<Token>,
+    /// What tasks read that come after another, of that one.
+    pub(crate) read: BTreeMap<TaskId, Vec<Bytes>>,
     /// Nodes that a task brings down.
     pub(crate) poisoned: Vec<NodeId>,
 }
@@ -196,8 +207,14 @@ impl Mesh {
                     sink.borrow_mut().begun.push((token, node, mesh_core::Clock::now(&*clock)));
                     let nanos = job.payload[1..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
                     clock.sleep(Duration::from_nanos(nanos) * times).await;
+                    if job.payload[0] == Does::Read as u8 {
+                        let parent = TaskId(u128::from_le_bytes(*job.payload[9..].first_chunk().expect("its parent")));
+                        if let Ok(Outcome::Completed(result)) = pool.wait(parent).await {
+                            sink.borrow_mut().read.entry(parent).or_default().push(result);
+                        }
+                    }
                     let result = match job.payload[0] {
-                        0 => {
+                        0 | 4 => {
                             sink.borrow_mut().effects.entry(token.task).or_insert(token);
                             Ok(name(token))
                         }

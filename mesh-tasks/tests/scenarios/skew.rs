@@ -161,8 +161,7 @@ fn stand_still(world: &mut World) {
     for node in world.ids() {
         for second in 0..20 {
             let at = SECOND * second + ms(rng.below(900));
-            world.sim.after(at, move |sim| sim.pause(node));
-            world.sim.after(at + ms(100), move |sim| sim.resume(node));
+            world.stand_still(node, at, ms(100));
         }
     }
 }

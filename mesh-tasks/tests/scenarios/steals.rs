@@ -110,6 +110,27 @@ fn s04_a_task_that_is_asked_for_as_it_starts_starts_once() {
 }
 
 #[test]
+fn who_found_nothing_to_steal_for_long_is_sent_work_as_soon_as_there_is_some() {
+    for seed in 0..5 {
+        let mut mesh = Mesh::new(seed, 4);
+        [B, C, D].into_iter().for_each(|thief| mesh.work(thief, 1));
+        mesh.pass(SECOND * 30);
+        let asked = mesh.counted("tasks_steals");
+        mesh.pass(SECOND * 30);
+        let asked = mesh.counted("tasks_steals") - asked;
+        // Each asks as seldom as it may.
+        assert!(asked <= 3 * 30_000 / 128, "seed {seed}: {asked} requests of three in 30 s");
+        (0..9).for_each(|_| mesh.submit_soon(A, work(50)));
+        let since = mesh.sim.now();
+        mesh.wait_until("each has one", |_, sink| [B, C, D].into_iter().all(|thief| sink.begun_at(thief) > 0));
+        let after = mesh.sim.now().since(since);
+        assert!(after <= ms(20), "seed {seed}: after {after:?}");
+        assert!(mesh.counted("tasks_pushed") > 0, "seed {seed}: nobody asked");
+        mesh.check_each_begun_once();
+    }
+}
+
+#[test]
 fn s05_thieves_of_each_other_move_tasks_a_few_times_and_not_for_ever() {
     for seed in 0..10 {
         let mut mesh = Mesh::new(seed, 4);

@@ -79,7 +79,7 @@ fn begin(mesh: &mut Mesh, fault: Fault, node: NodeId) {
             let (one, other) = ids.split_at(4);
             mesh.partition(one, other);
         }
-        Fault::Pause => mesh.sim.pause(node),
+        Fault::Pause => mesh.pause(node),
         Fault::Jump => {
             let by = ms(mesh.rng.below(12_000));
             mesh.sim.jump_clock(node, by);
@@ -96,7 +96,7 @@ fn end(mesh: &mut Mesh, fault: Fault, node: NodeId) {
             mesh.work(node, 2);
         }
         Fault::Partition => mesh.heal(),
-        Fault::Pause => mesh.sim.resume(node),
+        Fault::Pause => mesh.resume(node),
         Fault::Jump => {}
         Fault::Drain => {
             mesh.pool(node).cast(PoolCommand::Undrain).unwrap();
@@ -165,6 +165,38 @@ fn s33_on_a_network_that_loses_repeats_and_reorders_no_task_is_lost_and_each_cou
         }
     }
     assert!(ends.len() == 4 && ends.values().all(|count| *count > 10), "{ends:?}");
+}
+
+/// Where tasks are not durable, those are lost of which all replicas die: scenario 17.
+#[test]
+fn s17_of_durable_tasks_none_is_lost_where_all_nodes_lose_power_at_once() {
+    for seed in 0..10 {
+        let mut config = pool_by(policy_of(seed));
+        config.durable = true;
+        let mut mesh = Mesh::with(seed, u128::from(NODES), config);
+        mesh.work_at_all(1);
+        for _ in 0..60 {
+            let node = any_node(&mut mesh);
+            mesh.submit(node, work(60));
+        }
+        mesh.wait_until("some are done", |_, sink| sink.counted.len() >= 10 + seed as usize);
+        let over: Vec<TaskId> = mesh.sink.borrow().counted.keys().copied().collect();
+        assert!(over.len() < 60, "seed {seed}: some wait, and some are executed");
+        let mut ids = mesh.ids();
+        ids.iter().for_each(|node| mesh.vanish(*node));
+        mesh.rng.shuffle(&mut ids);
+        for node in ids {
+            let pause = ms(mesh.rng.below(500));
+            mesh.pass(pause);
+            mesh.restart(node);
+        }
+        mesh.work_at_all(1);
+        let outcomes = mesh.check();
+        assert_eq!(outcomes.len(), 60);
+        for task in over {
+            assert_eq!(mesh.sink.borrow().counted[&task].len(), 1, "seed {seed}: {task:?} was over");
+        }
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::future::{Future, pending};
+use std::future::{Future, pending, poll_fn};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
@@ -47,7 +47,7 @@ impl Clock for SimClock {
     }
 
     async fn sleep_until(&self, deadline: Instant) {
-        std::future::poll_fn(|cx| {
+        poll_fn(|cx| {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             if deadline <= state.0 {
                 return Poll::Ready(());
@@ -90,6 +90,9 @@ impl Serving {
     }
 }
 
+/// Nodes that stand still, and what runs beside them and wants to go on.
+type Paused = Rc<RefCell<BTreeMap<NodeId, Vec<Waker>>>>;
+
 /// Nodes, and what runs beside them.
 pub(crate) struct World {
     pub(crate) sim: Sim<Handle<TaskPool>>,
@@ -106,6 +109,7 @@ pub(crate) struct World {
     stops_at: Option<Instant>,
     /// What crashes with a node.
     runs: Rc<RefCell<BTreeMap<NodeId, Vec<AbortHandle>>>>,
+    paused: Paused,
 }
 
 impl World {
@@ -130,9 +134,9 @@ impl World {
                 node.host(POOL, TaskPool::new(config.clone()).unwrap().with_metrics(&metrics))
             });
         }
-        let (clock, local, runs) = (Arc::default(), LocalPool::new(), Rc::default());
+        let (clock, local, runs, paused) = (Arc::default(), LocalPool::new(), Rc::default(), Paused::default());
         let (notice, stops_at) = (Duration::ZERO, None);
-        let mut world = Self { sim, clock, metrics, notice, ids: ids.clone(), zones, local, stops_at, runs };
+        let mut world = Self { sim, clock, metrics, notice, ids: ids.clone(), zones, local, stops_at, runs, paused };
         for id in ids {
             world.introduce(id);
         }
@@ -179,7 +183,7 @@ impl World {
     pub(crate) fn serve(&mut self, node: NodeId, executor: impl Executor + 'static, config: ServeConfig) -> Serving {
         let (stop, stopped) = oneshot::channel();
         let serves = serve(self.pool(node), executor, self.clock.clone(), config, stopped.map(drop));
-        let (serves, abort) = abortable(serves);
+        let (serves, abort) = abortable(self.beside(node, serves));
         self.runs.borrow_mut().entry(node).or_default().push(abort.clone());
         let report = async move {
             match serves.await {
@@ -194,9 +198,39 @@ impl World {
 
     /// Runs something beside a node, until it crashes.
     pub(crate) fn spawn(&mut self, node: NodeId, future: impl Future<Output = ()> + 'static) {
-        let (future, abort) = abortable(future);
+        let (future, abort) = abortable(self.beside(node, future));
         self.runs.borrow_mut().entry(node).or_default().push(abort);
         self.local.spawner().spawn_local(future.map(drop)).unwrap();
+    }
+
+    /// What stands still with a node.
+    fn beside<T>(&self, node: NodeId, future: impl Future<Output = T> + 'static) -> impl Future<Output = T> + 'static {
+        let (mut future, paused) = (Box::pin(future), self.paused.clone());
+        poll_fn(move |cx| {
+            if let Some(waiting) = paused.borrow_mut().get_mut(&node) {
+                waiting.push(cx.waker().clone());
+                return Poll::Pending;
+            }
+            future.as_mut().poll(cx)
+        })
+    }
+
+    /// Has a node stand still for some time after so long, with all that runs at it.
+    pub(crate) fn stand_still(&mut self, node: NodeId, after: Duration, time: Duration) {
+        let paused = self.paused.clone();
+        self.sim.after(after, move |sim| pause(sim, &paused, node));
+        let paused = self.paused.clone();
+        self.sim.after(after + time, move |sim| resume(sim, &paused, node));
+    }
+
+    /// A node stands still, with all that runs at it.
+    pub(crate) fn pause(&mut self, node: NodeId) {
+        pause(&mut self.sim, &self.paused, node);
+    }
+
+    /// It goes on.
+    pub(crate) fn resume(&mut self, node: NodeId) {
+        resume(&mut self.sim, &self.paused, node);
     }
 
     /// Lets time pass.
@@ -341,6 +375,16 @@ impl World {
     fn later(&mut self, then: impl FnOnce(&mut Sim<Handle<TaskPool>>) + 'static) {
         if self.notice.is_zero() { then(&mut self.sim) } else { self.sim.after(self.notice, then) }
     }
+}
+
+fn pause(sim: &mut Sim<Handle<TaskPool>>, paused: &Paused, node: NodeId) {
+    sim.pause(node);
+    paused.borrow_mut().insert(node, Vec::new());
+}
+
+fn resume(sim: &mut Sim<Handle<TaskPool>>, paused: &Paused, node: NodeId) {
+    sim.resume(node);
+    paused.borrow_mut().remove(&node).into_iter().flatten().for_each(Waker::wake);
 }
 
 /// Tells those of some nodes that are up.
