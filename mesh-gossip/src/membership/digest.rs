@@ -158,9 +158,9 @@ impl SyncState {
 
 impl Membership {
     /// Another has this digest. Whether it knows the same.
-    pub(super) fn notice_digest(&mut self, digest: u64) -> bool {
+    pub(super) fn notice_digest(&mut self, other: NodeId, digest: u64) -> bool {
         let is_same = digest == self.digest();
-        self.news.compared(is_same);
+        self.news.compared(other, is_same);
         if is_same {
             self.sync.backoff = 0;
         }

@@ -23,7 +23,7 @@ const SENDS_MAX: u32 = 120;
 const NEWS_MAX: usize = 2048;
 
 /// So many others in a row that know the same are enough to take it that all know it.
-const AGREED_ENOUGH: u32 = 3;
+const AGREED_ENOUGH: usize = 3;
 
 /// Members of whom there are news, by how often they were sent.
 #[derive(Clone, Debug, Default)]
@@ -31,8 +31,8 @@ pub(super) struct News {
     queues: Vec<VecDeque<NodeId>>,
     /// How many names are in the queues. Some of them may be out of date.
     len: usize,
-    /// How many others in a row knew the same.
-    agreed: u32,
+    /// Which others, one after the other, knew the same.
+    agreed: Vec<NodeId>,
 }
 
 impl News {
@@ -77,9 +77,13 @@ impl News {
         Some((sends, node))
     }
 
-    /// Another knows the same, or does not.
-    pub(super) const fn compared(&mut self, is_same: bool) {
-        self.agreed = if is_same { self.agreed.saturating_add(1) } else { 0 };
+    /// Another knows the same, or does not. However often one says so, it is one.
+    pub(super) fn compared(&mut self, other: NodeId, is_same: bool) {
+        if !is_same {
+            self.agreed.clear();
+        } else if self.agreed.len() < AGREED_ENOUGH && !self.agreed.contains(&other) {
+            self.agreed.push(other);
+        }
     }
 }
 
@@ -93,7 +97,7 @@ impl Membership {
                 None => return,
             },
         };
-        self.news.agreed = 0;
+        self.news.agreed.clear();
         let unsent = *mark & !IN_FULL == 1;
         let kept_full = *mark & IN_FULL;
         *mark = 1 | kept_full | if in_full { IN_FULL } else { 0 };
@@ -125,7 +129,7 @@ impl Membership {
     /// 1987, 1.4). Suspicions are in no digest, and go on.
     fn end_known_news(&mut self) {
         let News { queues, agreed, .. } = &mut self.news;
-        if *agreed < AGREED_ENOUGH {
+        if agreed.len() < AGREED_ENOUGH {
             return;
         }
         for queue in queues.iter_mut() {

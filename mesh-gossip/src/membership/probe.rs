@@ -169,7 +169,7 @@ impl Membership {
         self.add_news(cx.now(), &mut updates, room, 1);
         cx.send(from, Message(Kind::Ack(Ack { seq: ping.seq, digest: self.digest(), updates })));
         // It is for the other to compare, who hears from the answer that there is reason to.
-        self.notice_digest(ping.digest);
+        self.notice_digest(from, ping.digest);
     }
 
     pub(super) fn on_ack(&mut self, cx: &mut Cx<'_>, from: NodeId, ack: &Ack) {
@@ -191,7 +191,7 @@ impl Membership {
             let (seq, digest, updates) = (relay.asker_seq, self.digest(), self.about_of(cx.now(), from));
             cx.send(relay.asker, Message(Kind::Ack(Ack { seq, digest, updates })));
         }
-        let is_same = self.notice_digest(ack.digest);
+        let is_same = self.notice_digest(from, ack.digest);
         if was_asked && !is_same {
             self.compare(cx, from);
         }
