@@ -49,7 +49,7 @@ struct Relay {
     asker_seq: u16,
 }
 
-/// Pings beside probes: whom, and by which number.
+/// Pings beside probes of those whom this node chose: whom, and by which number.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Calls(VecDeque<(NodeId, u16)>);
 
@@ -184,10 +184,10 @@ impl Membership {
             cx.cancel_timer(Timer::Unanswered);
             self.health = self.health.saturating_sub(1);
         }
+        // Whom this node pings for another it did not choose: else the other could have it compare with whom it likes.
         if let Some(at) = self.relays.0.iter().position(|relay| relay.seq == ack.seq && relay.target == from)
             && let Some(relay) = self.relays.0.remove(at)
         {
-            was_asked = true;
             let (seq, digest, updates) = (relay.asker_seq, self.digest(), self.about_of(cx.now(), from));
             cx.send(relay.asker, Message(Kind::Ack(Ack { seq, digest, updates })));
         }
@@ -205,12 +205,14 @@ impl Membership {
     pub(super) fn on_ping_req(&mut self, cx: &mut Cx<'_>, from: NodeId, request: &PingReq) {
         self.on_updates(cx, from, &request.updates);
         let &PingReq { seq: asker_seq, target, ref updates } = request;
-        if target == self.me || self.table.get(target).is_none() {
+        if target == self.me || target == from || self.table.get(target).is_none() {
             return cx.send(from, Message(Kind::Nack(Nack { seq: asker_seq })));
         }
         let (seq, digest) = (self.next_seq(), self.digest());
         let about: Vec<_> = updates.iter().filter(|update| update.node == target).take(1).cloned().collect();
         cx.send(target, Message(Kind::Ping(Ping { seq, digest, updates: about })));
+        // Nobody has more than one probe at a time. So one that asks for many does not push out what others asked for.
+        self.relays.0.retain(|relay| relay.asker != from);
         if self.relays.0.len() >= RELAYS_MAX {
             self.relays.0.pop_front();
             self.meter.count(Count::Dropped);

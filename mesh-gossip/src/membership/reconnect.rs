@@ -138,7 +138,8 @@ impl Membership {
         if let Some(node) =
             self.table.any_gone(cx.rng()).filter(|entry| entry.status == Status::Down).map(|entry| entry.node)
         {
-            self.last_call(cx, node);
+            let seq = self.call(cx, node);
+            self.calls.add(node, seq);
         }
     }
 

@@ -125,16 +125,22 @@ impl Membership {
         }
     }
 
-    pub(super) fn last_call(&mut self, cx: &mut Cx<'_>, node: NodeId) {
+    /// Others may be why it is called, so that its answer makes this node compare nothing.
+    fn last_call(&mut self, cx: &mut Cx<'_>, node: NodeId) {
         let now = self.awake.time(cx.now());
         if let Some(suspicion) = self.suspicions.get_mut(&node) {
             suspicion.calls += 1;
             suspicion.called_at = Some(now);
         }
+        self.call(cx, node);
+    }
+
+    /// Asks a member whether it is there, and says what is thought of it. By which number.
+    pub(super) fn call(&mut self, cx: &mut Cx<'_>, node: NodeId) -> u16 {
         let (seq, digest) = (self.next_seq(), self.digest());
-        self.calls.add(node, seq);
         let updates = self.about(cx.now(), node).into_iter().collect();
         cx.send(node, Message(Kind::Ping(Ping { seq, digest, updates })));
+        seq
     }
 
     fn give_up(&mut self, cx: &mut Cx<'_>, node: NodeId) {

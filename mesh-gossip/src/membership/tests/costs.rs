@@ -66,13 +66,51 @@ fn who_comes_back_finds_no_room_where_there_is_none() {
 fn pings_in_place_of_others_are_limited_and_only_members_are_pinged() {
     let mut node = with_three();
     let request = |target| Message(Kind::PingReq(PingReq { seq: 9, target, updates: Vec::new() }));
-    node.receive(A, request(NodeId(99)));
-    assert_eq!(node.sent(), [(A, Message(Kind::Nack(Nack { seq: 9 })))]);
-    (0..1_000).for_each(|_| node.receive(A, request(B)));
+    for target in [NodeId(99), ME, A] {
+        node.receive(A, request(target));
+        assert_eq!(node.sent(), [(A, Message(Kind::Nack(Nack { seq: 9 })))], "{target}");
+    }
+    (0..1_000).for_each(|asker| node.receive(NodeId(1_000 + asker), request(B)));
     assert_eq!(pings(&node.sent(), B), 1_000);
     node.pass(Duration::from_millis(400));
     let nacks = node.sent().into_iter().filter(|(_, message)| matches!(message.0, Kind::Nack(_)));
     assert_eq!(nacks.count(), 256);
+}
+
+#[test]
+fn who_asks_for_many_pings_pushes_out_its_own_and_not_those_of_others() {
+    let mut node = with_three();
+    let request = |seq| Message(Kind::PingReq(PingReq { seq, target: B, updates: Vec::new() }));
+    node.receive(C, request(1));
+    (0..1_000).for_each(|seq| node.receive(A, request(seq)));
+    node.sent();
+    node.pass(Duration::from_millis(400));
+    let nacks = node.sent().into_iter().filter(|(_, message)| matches!(message.0, Kind::Nack(_)));
+    assert_eq!(nacks.collect::<Vec<_>>(), [(C, 1), (A, 999)].map(|(to, seq)| (to, Message(Kind::Nack(Nack { seq })))));
+}
+
+#[test]
+fn others_do_not_choose_with_whom_it_compares() {
+    let mut node = with_three();
+    let mut compared = 0;
+    // C has it ping B, and says that B has left, which B denies.
+    for round in 0..100 {
+        node.receive(C, Message(Kind::PingReq(PingReq { seq: 9, target: B, updates: Vec::new() })));
+        node.receive(C, says(B, round, Claim::Left(0)));
+        for _ in 0..4 {
+            for (to, message) in node.sent() {
+                compared += usize::from(matches!(message.0, Kind::Sync(_)));
+                if let Kind::Ping(Ping { seq, .. }) = message.0
+                    && node.protocol.probe.as_ref().is_none_or(|probe| probe.seq != seq)
+                {
+                    node.receive(to, Message(Kind::Ack(Ack { seq, digest: 1, updates: Vec::new() })));
+                }
+            }
+            node.pass(Duration::from_millis(100));
+        }
+        node.receive(B, alive(B, round + 1));
+    }
+    assert_eq!(compared, 0);
 }
 
 #[test]
