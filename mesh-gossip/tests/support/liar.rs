@@ -26,9 +26,6 @@ impl Wire for Raw {
 pub struct Liar {
     /// What it heard, the oldest first; later ones replace the first where it is too much.
     pub heard: Vec<(NodeId, Bytes)>,
-    /// How many bytes it heard and said.
-    pub bytes_in: usize,
-    pub bytes_out: usize,
 }
 
 impl Protocol for Liar {
@@ -40,7 +37,6 @@ impl Protocol for Liar {
     type Record = Never;
 
     fn on_message(&mut self, _cx: &mut Context<'_, Self>, from: NodeId, Raw(bytes): Raw) {
-        self.bytes_in += bytes.len();
         if self.heard.len() == HEARD_MAX {
             self.heard.remove(0);
         }
@@ -50,7 +46,6 @@ impl Protocol for Liar {
     fn on_timer(&mut self, _cx: &mut Context<'_, Self>, (): ()) {}
 
     fn on_command(&mut self, cx: &mut Context<'_, Self>, request: RequestId, (to, bytes): (NodeId, Bytes)) {
-        self.bytes_out += bytes.len();
         cx.send(to, Raw(bytes));
         cx.reply(request, ());
     }
