@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use mesh_consensus::pbft::{self, Pbft, PbftCommand, PbftConfig, PbftHandle, ReplicaSet};
 use mesh_consensus::raft::{ProposeError, Raft, RaftCommand, RaftConfig, RaftHandle};
-use mesh_core::identity::SecretKey;
+use mesh_core::identity::{Ed25519, SecretKey};
 use mesh_core::{Bytes, Events, Handle, LogIndex, NodeId, ProtocolId, RestoreError, SnapshotSource, StateMachine};
 use mesh_gossip::aggregation::{Aggregation, AggregationCommand, AggregationConfig};
 use mesh_gossip::broadcast::{Broadcast, BroadcastCommand, BroadcastConfig, BroadcastEvent, BroadcastHandle, Class};
+use mesh_gossip::discovery::{Discovery, DiscoveryCommand, DiscoveryConfig};
 use mesh_gossip::heartbeat::{Heartbeat, HeartbeatCommand, HeartbeatConfig, Level};
-use mesh_gossip::membership::{Membership, MembershipConfig, Profile, Status};
+use mesh_gossip::membership::{Membership, MembershipCommand, MembershipConfig, Profile, Status};
+use mesh_gossip::messenger::{Messenger, MessengerCommand, MessengerConfig, MessengerEvent, MessengerHandle};
 use mesh_gossip::metrics::{Monitor, MonitorCommand, MonitorConfig, MonitorHandle, Opinion};
 use mesh_gossip::overlay::{Overlay, OverlayCommand, OverlayConfig};
 use mesh_gossip::partition::{Mode, Partition, PartitionCommand, PartitionConfig, PartitionEvent};
@@ -32,6 +34,8 @@ const MONITOR: ProtocolId = ProtocolId(7);
 const STORE: ProtocolId = ProtocolId(8);
 const RAFT: ProtocolId = ProtocolId(9);
 const PBFT: ProtocolId = ProtocolId(10);
+const MESSENGER: ProtocolId = ProtocolId(11);
+const DISCOVERY: ProtocolId = ProtocolId(12);
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -67,22 +71,36 @@ struct Seat {
     broadcast: Handle<Broadcast>,
     monitor: Handle<Monitor>,
     raft: Handle<Raft<Sum>>,
+    messenger: Handle<Messenger<u64>>,
+    messenger_events: RefCell<Events<MessengerEvent<u64>>>,
     partition_events: RefCell<Events<PartitionEvent>>,
     broadcast_events: RefCell<Events<BroadcastEvent>>,
 }
 
+fn key(number: u8) -> SecretKey {
+    SecretKey::from_seed([number; 32])
+}
+
+fn seven() -> Vec<NodeId> {
+    (1..=7).map(|number| key(number).node_id()).collect()
+}
+
+/// Nodes of which each knows the first by its discovery, and nobody else.
 fn mesh(seed: u64, ids: &[NodeId]) -> Sim<Seat> {
     let mut config = SimConfig::default();
     config.link.latency = Latency::between(Duration::from_millis(1), Duration::from_millis(20));
     config.peer_notices = false;
     let mut sim = Sim::with_config(seed, config);
-    for id in ids {
-        let (group, zone) = (ids.to_vec(), (id.0 % 2) as u16);
+    for (number, id) in (1..).zip(ids) {
+        let (group, zone, key) = (ids.to_vec(), u16::from(number % 2), key(number));
         sim.add_node(*id, move |node| {
             let metrics = node.metrics().clone();
             let profile = Profile { zone, ..Profile::default() };
             let membership = Membership::new(MembershipConfig::lan()).unwrap().profile(&profile).unwrap();
-            let members = node.host(MEMBERS, membership.seeds([group[0]]));
+            let discovery = Discovery::new(DiscoveryConfig::default(), key.clone()).unwrap();
+            let discovery = discovery.seeds([group[0]]).unwrap().profile(profile).unwrap();
+            let discovery = node.host(DISCOVERY, discovery);
+            let members = node.host(MEMBERS, membership);
             let heartbeat = node.host(HEARTBEAT, Heartbeat::new(HeartbeatConfig::default(), []).unwrap());
             let aggregation = node.host(AGGREGATION, Aggregation::new(AggregationConfig::default(), []).unwrap());
             let overlay = node.host(OVERLAY, Overlay::new(OverlayConfig { zone, ..OverlayConfig::default() }).unwrap());
@@ -91,7 +109,15 @@ fn mesh(seed: u64, ids: &[NodeId]) -> Sim<Seat> {
             let monitor = node.host(MONITOR, Monitor::new(MonitorConfig::default(), &metrics).unwrap());
             let store = node.host(STORE, Store::new(StoreConfig::default()).unwrap());
             let raft = node.host(RAFT, Raft::new(RaftConfig::default(), group.clone(), Sum::default()).unwrap());
+            let (config, verifier) = (MessengerConfig::default(), Arc::new(Ed25519::default()));
+            let messenger = Messenger::<u64>::new(config, Arc::new(key.clone()), verifier).unwrap();
+            let messenger = node.host(MESSENGER, messenger);
 
+            discovery.link(&members, MembershipCommand::of_peer);
+            overlay.link(&discovery, DiscoveryCommand::of_link);
+            members.link(&messenger, MessengerCommand::of_member);
+            messenger.link(&overlay, OverlayCommand::of_relay);
+            overlay.link(&messenger, MessengerCommand::of_delivered);
             members.link(&heartbeat, HeartbeatCommand::of_member);
             members.link(&aggregation, AggregationCommand::of_member);
             members.link(&overlay, OverlayCommand::of_member);
@@ -104,7 +130,8 @@ fn mesh(seed: u64, ids: &[NodeId]) -> Sim<Seat> {
 
             let partition_events = RefCell::new(partition.events());
             let broadcast_events = RefCell::new(broadcast.events());
-            Seat { store, broadcast, monitor, raft, partition_events, broadcast_events }
+            let messenger_events = RefCell::new(messenger.events());
+            Seat { store, broadcast, monitor, raft, messenger, messenger_events, partition_events, broadcast_events }
         });
     }
     sim
@@ -152,7 +179,7 @@ fn add(sim: &mut Sim<Seat>, at: &[NodeId]) -> bool {
 #[test]
 fn all_modules_of_a_node_go_through_a_partition_and_back() {
     for seed in 1..4 {
-        let ids: Vec<_> = (1..=7).map(NodeId).collect();
+        let ids = seven();
         let mut sim = mesh(seed, &ids);
         assert!(sim.run_until(60 * SECOND, |sim| all_go_on(sim, &ids) && is_whole(sim, &ids)), "seed {seed}");
         assert!(add(&mut sim, &ids), "somebody leads (seed {seed})");
@@ -199,6 +226,30 @@ fn all_modules_of_a_node_go_through_a_partition_and_back() {
             assert!(matches!(sim.wait(SECOND, get), Some(Ok(Some(_)))), "seed {seed}");
         }
         assert!(add(&mut sim, &ids), "seed {seed}");
+        // Each has met all others by what they announced, and the links of all are on the map.
+        let is_mapped = |sim: &Sim<Seat>| {
+            let of = |id: &NodeId| sim.protocol::<Discovery>(*id, DISCOVERY).map(Discovery::topology);
+            let links = |id: &NodeId| neighbours(sim, *id).into_iter().collect::<Vec<_>>();
+            ids.iter()
+                .filter_map(of)
+                .all(|map| ids.iter().all(|id| map.nodes.get(id).is_some_and(|it| it.1 == links(id))))
+        };
+        assert!(sim.run_until(120 * SECOND, is_mapped), "seed {seed}");
+        // A question comes to the other though no packet goes between the two, and so does its answer.
+        let (asker, other) = (minority[0], majority[0]);
+        sim.cut(asker, other);
+        sim.cut(other, asker);
+        let asked = sim.handle(asker).messenger.request(other, 7, 10 * SECOND);
+        sim.run_for(4 * SECOND);
+        let events = &sim.handle(other).messenger_events;
+        let ticket = std::iter::from_fn(|| events.borrow_mut().try_next()).find_map(|event| match event {
+            Ok(MessengerEvent::Requested { ticket, message: 7, .. }) => Some(ticket),
+            _ => None,
+        });
+        let ticket = ticket.expect("it is asked");
+        sim.handle(other).messenger.answer(ticket, 8).unwrap();
+        assert_eq!(sim.wait(5 * SECOND, asked), Some(Ok(8)), "seed {seed}");
+        sim.heal();
         // How long it took is told, by the partition handler and by the monitor it is linked to.
         let recovered = |sim: &Sim<Seat>, id| {
             sim.protocol::<Partition>(id, PARTITION).and_then(|p| p.status(sim.clock(id)).last_recovery)
@@ -241,7 +292,6 @@ fn all_modules_of_a_node_go_through_a_partition_and_back() {
 
 #[test]
 fn a_replica_that_is_cut_off_refuses_proposals_until_it_is_back() {
-    let key = |n: u8| SecretKey::from_seed([n; 32]);
     let ids: Vec<_> = (1..=4).map(|n| key(n).node_id()).collect();
     let replicas = ReplicaSet::new("wired", (1..=4).map(|n| (key(n).node_id(), key(n).public()))).unwrap();
     let mut sim: Sim<Handle<Pbft<Sum>>> = Sim::new(1);
@@ -278,7 +328,7 @@ fn a_replica_that_is_cut_off_refuses_proposals_until_it_is_back() {
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    let ids: Vec<_> = (1..=7).map(NodeId).collect();
+    let ids = seven();
     repeats(|seed| {
         let mut sim = mesh(seed, &ids);
         sim.run_for(10 * SECOND);
