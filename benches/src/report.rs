@@ -11,7 +11,7 @@ pub struct Settings {
     pub quick: bool,
     /// Measure also the cells that the [plots](crate::plot::plots) show.
     pub plots: bool,
-    /// Of membership, its growth and pBFT, only what has a figure whose name has this in it.
+    /// Of membership, its growth, modules together and pBFT, only what has a figure whose name has this in it.
     pub only: Option<String>,
     /// Where the members of an etcd cluster take requests, to run in turn with our durable cluster;
     /// as in `http://127.0.0.1:2379`.
@@ -38,18 +38,31 @@ impl Settings {
 /// What a figure has to keep to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Bound {
-    /// It is not more than that.
+    /// The median of its runs is not more than that.
     AtMost(f64),
-    /// It is not less than that.
+    /// The median of its runs is not less than that.
     AtLeast(f64),
+    /// It is not more than that in any run: for what must not happen, of which a median says nothing.
+    NeverOver(f64),
+    /// It is not less than that in any run.
+    NeverUnder(f64),
 }
 
 impl Bound {
-    /// Whether a figure keeps to it.
-    pub fn holds(self, value: f64) -> bool {
+    /// Whether a value keeps to it.
+    fn holds(self, value: f64) -> bool {
         match self {
-            Self::AtMost(most) => value <= most,
-            Self::AtLeast(least) => value >= least,
+            Self::AtMost(most) | Self::NeverOver(most) => value <= most,
+            Self::AtLeast(least) | Self::NeverUnder(least) => value >= least,
+        }
+    }
+
+    /// The value that has to keep to it.
+    fn judged(self, figure: &Figure) -> f64 {
+        match self {
+            Self::AtMost(_) | Self::AtLeast(_) => figure.median,
+            Self::NeverOver(_) => figure.most,
+            Self::NeverUnder(_) => figure.least,
         }
     }
 
@@ -61,25 +74,39 @@ impl Bound {
 
 impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::AtMost(value) | Self::AtLeast(value)) = self;
+        let (Self::AtMost(value) | Self::AtLeast(value) | Self::NeverOver(value) | Self::NeverUnder(value)) = self;
         write!(f, "{value}")
     }
+}
+
+/// What the runs of something gave.
+#[derive(Clone, Debug)]
+struct Figure {
+    name: String,
+    median: f64,
+    least: f64,
+    most: f64,
 }
 
 /// Named figures in the order they were found, with tables that show them.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    figures: Vec<(String, f64)>,
+    figures: Vec<Figure>,
     bounds: Vec<(String, Bound)>,
     tables: Vec<Table>,
 }
 
 impl Report {
-    /// Adds the median of `runs` under a name that ends in its unit, and returns it.
+    /// Adds the median of `runs` under a name that ends in its unit, and returns it. Without runs there is no figure.
     pub fn figure(&mut self, name: impl Into<String>, runs: &[f64]) -> f64 {
-        let value = median(runs);
-        self.figures.push((name.into(), value));
-        value
+        if runs.is_empty() {
+            return f64::NAN;
+        }
+        let median = median(runs);
+        let least = runs.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = runs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        self.figures.push(Figure { name: name.into(), median, least, most });
+        median
     }
 
     /// Says what the figure of this name has to keep to.
@@ -87,12 +114,18 @@ impl Report {
         self.bounds.extend(bound.into().map(|bound| (name.into(), bound)));
     }
 
-    /// A line for each figure that does not keep to its bound.
+    /// A line for each figure that does not keep to its bound, or that has a bound and was not found.
     pub fn beyond(&self) -> Vec<String> {
         let beyond = |(name, bound): &(String, Bound)| {
-            let value = self.get(name).filter(|value| !bound.holds(*value))?;
-            let should = if matches!(bound, Bound::AtMost(_)) { "at most" } else { "at least" };
-            Some(format!("{name} is {value:.3}, and should be {should} {bound}"))
+            let Some(figure) = self.of(name) else { return Some(format!("{name} was not measured")) };
+            let value = bound.judged(figure);
+            let should = match bound {
+                Bound::AtMost(_) => "at most",
+                Bound::AtLeast(_) => "at least",
+                Bound::NeverOver(_) => "in every run at most",
+                Bound::NeverUnder(_) => "in every run at least",
+            };
+            (!bound.holds(value)).then(|| format!("{name} is {value:.3}, and should be {should} {bound}"))
         };
         self.bounds.iter().filter_map(beyond).collect()
     }
@@ -114,20 +147,19 @@ impl Report {
         self.tables.append(&mut other.tables);
     }
 
-    /// The figures, in the order they were found.
-    pub fn figures(&self) -> &[(String, f64)] {
-        &self.figures
+    fn of(&self, name: &str) -> Option<&Figure> {
+        self.figures.iter().find(|figure| figure.name == name)
     }
 
-    /// The figure of this name.
+    /// The figure of this name: the median of its runs.
     pub fn get(&self, name: &str) -> Option<f64> {
-        self.figures.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
+        self.of(name).map(|figure| figure.median)
     }
 
     /// One flat JSON object of all figures.
     pub fn json(&self) -> String {
         let round = |value: f64| if value.abs() < 100.0 { (value * 1e3).round() / 1e3 } else { value.round() };
-        let figures = self.figures.iter().map(|(name, value)| (name.clone(), round(*value).into()));
+        let figures = self.figures.iter().map(|figure| (figure.name.clone(), round(figure.median).into()));
         let object: serde_json::Map<String, serde_json::Value> = figures.collect();
         serde_json::Value::from(object).to_string()
     }
@@ -255,14 +287,39 @@ mod tests {
         suite.figure("slow_s", &[3.0, 2.5, 0.1]);
         suite.figure("fast_s", &[2.0]);
         suite.figure("share", &[0.99]);
-        for name in ["slow_s", "fast_s", "not_measured_s"] {
+        suite.figure("no_runs_s", &[]);
+        suite.figure("no_number_s", &[f64::NAN]);
+        for name in ["slow_s", "fast_s", "not_measured_s", "no_runs_s", "no_number_s"] {
             suite.bound(name, Bound::AtMost(2.0));
         }
         suite.bound("share", Bound::AtLeast(1.0));
         suite.bound("share", None);
         let mut report = Report::default();
         report.append(suite);
-        let told = ["slow_s is 2.500, and should be at most 2", "share is 0.990, and should be at least 1"];
+        let told = [
+            "slow_s is 2.500, and should be at most 2",
+            "not_measured_s was not measured",
+            "no_runs_s was not measured",
+            "no_number_s is NaN, and should be at most 2",
+            "share is 0.990, and should be at least 1",
+        ];
+        assert_eq!(report.beyond(), told);
+    }
+
+    #[test]
+    fn what_must_never_happen_is_looked_for_in_every_run() {
+        let mut report = Report::default();
+        report.figure("false_downs", &[0.0, 0.0, 3.0]);
+        report.figure("delivered", &[1.0, 0.9, 1.0]);
+        report.bound("false_downs", Bound::AtMost(0.0));
+        report.bound("delivered", Bound::AtLeast(1.0));
+        assert_eq!(report.beyond(), [""; 0]);
+        report.bound("false_downs", Bound::NeverOver(0.0));
+        report.bound("delivered", Bound::NeverUnder(1.0));
+        let told = [
+            "false_downs is 3.000, and should be in every run at most 0",
+            "delivered is 0.900, and should be in every run at least 1",
+        ];
         assert_eq!(report.beyond(), told);
     }
 

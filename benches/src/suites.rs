@@ -14,6 +14,7 @@ mod sim;
 mod store;
 mod tasks;
 mod tcp;
+mod together;
 mod wal;
 
 use crate::report::{Report, Settings};
@@ -30,7 +31,7 @@ pub struct Suite {
 
 impl Suite {
     /// Every suite, in the order `all` runs them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self { name: "sim", family: "sim", measure: sim::measure },
         Self { name: "wal", family: "wal", measure: wal::measure },
         Self { name: "tcp", family: "tcp", measure: tcp::measure },
@@ -44,6 +45,7 @@ impl Suite {
         Self { name: "broadcast", family: "gossip", measure: broadcast::measure },
         Self { name: "aggregate", family: "gossip", measure: aggregate::measure },
         Self { name: "growth", family: "gossip", measure: growth::measure },
+        Self { name: "together", family: "gossip", measure: together::measure },
         Self { name: "tasks", family: "tasks", measure: tasks::measure },
         Self { name: "pool", family: "tasks", measure: pool::measure },
     ];

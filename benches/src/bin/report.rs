@@ -26,7 +26,7 @@ use mesh_benches::suites::Suite;
 #[command(name = "report")]
 struct Args {
     /// What to measure: sim, wal, tcp, raft (which is matrix, cost, durable and groups), gossip (which is membership,
-    /// store, broadcast, aggregate and growth), pbft, tasks (which is tasks and pool), or all.
+    /// store, broadcast, aggregate, growth and together), pbft, tasks (which is tasks and pool), or all.
     #[arg(required = true, value_name = "SUITE")]
     suites: Vec<String>,
     /// Print one flat JSON object of named figures instead of tables.
@@ -44,7 +44,7 @@ struct Args {
     /// Write all tables, the facts of this machine and the commands into this file, and pictures into docs/plots beside it.
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
-    /// Of membership, its growth, pbft and pool, only what has a figure whose name has this in it, as in heal or 4096.
+    /// Of membership, its growth, together, pbft and pool, only what has a figure whose name has this in it, as in heal or 4096.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// Members of an etcd cluster to run in turn with the durable one, as http://127.0.0.1:2379,...
