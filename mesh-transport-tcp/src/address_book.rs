@@ -268,6 +268,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_asked_for_can_be_taken_back() {
+        let book = AddressBook::new();
+        [1, 2].into_iter().for_each(|port| book.add_seed(at(port)));
+        [1, 2].into_iter().for_each(|peer| book.pin(NodeId(peer)));
+        let before = book.version();
+        book.remove_seed(at(1));
+        book.unpin(NodeId(2));
+        assert_eq!((book.seeds(), book.pinned()), ([at(2)].into(), [NodeId(1)].into()));
+        assert_eq!(book.version(), before + 2);
+        // What is not there is no change.
+        book.remove_seed(at(1));
+        book.unpin(NodeId(2));
+        assert_eq!(book.version(), before + 2);
+    }
+
+    #[test]
     fn a_new_announcement_replaces_the_old_one() {
         let book = AddressBook::new();
         assert!(book.announced(NodeId(1), vec![at(1)]));
