@@ -260,13 +260,13 @@ fn a_node_is_in_the_zone_that_it_was_given() {
     assert_eq!(zone(&node), Some(5));
 }
 
-#[test]
-fn deleted_keys_that_are_given_up_leave_room_for_other_changes() {
+/// Two nodes, one of which wrote and deleted so many keys of so many bytes, all within less than what it takes until some are
+/// given up.
+fn with_deleted(keys: usize, len: usize) -> Pair {
     let mut pair = Pair::new();
     pair.talk();
-    // All within less than what it takes until some are given up.
-    for number in 0..600 {
-        let key = Bytes::from(format!("{number:0>900}"));
+    for number in 0..keys {
+        let key = Bytes::from(format!("{number:0>len$}"));
         pair.node.command(DhtCommand::Put { key: key.clone(), value: "x".into() });
         pair.node.command(DhtCommand::Delete(key));
         for message in pair.said() {
@@ -276,7 +276,13 @@ fn deleted_keys_that_are_given_up_leave_room_for_other_changes() {
             }
         }
     }
-    assert_eq!(pair.node.protocol.status().keys, 600);
+    assert_eq!(pair.node.protocol.status().keys, keys);
+    pair
+}
+
+#[test]
+fn deleted_keys_that_are_given_up_leave_room_for_other_changes() {
+    let mut pair = with_deleted(600, 900);
     // The rest has time.
     while pair.node.protocol.status().keys >= 256 {
         let before = pair.node.protocol.status().keys;
@@ -291,20 +297,7 @@ fn deleted_keys_that_are_given_up_leave_room_for_other_changes() {
 
 #[test]
 fn long_keys_that_are_deleted_are_given_up_in_time_though_not_all_at_once() {
-    let mut pair = Pair::new();
-    pair.talk();
-    for number in 0..200 {
-        let key = Bytes::from(format!("{number:0>1000}"));
-        pair.node.command(DhtCommand::Put { key: key.clone(), value: "x".into() });
-        pair.node.command(DhtCommand::Delete(key));
-        for message in pair.said() {
-            if let Message::Append(id, epoch, after, changes) = message {
-                let at = changes.last().map_or(after, |change| change.at);
-                pair.hear(Message::Appended(id, epoch, Kept::Upto(at)));
-            }
-        }
-    }
-    assert_eq!(pair.node.protocol.status().keys, 200);
+    let mut pair = with_deleted(200, 1000);
     for _ in 0..15 {
         pair.talk();
     }
