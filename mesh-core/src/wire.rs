@@ -212,14 +212,6 @@ impl<'a> Reader<'a> {
         (0..len).map(|_| T::decode(self)).collect()
     }
 
-    /// Reads the number of an enum's variant.
-    ///
-    /// # Errors
-    /// Those of [`u32::decode`](Wire::decode).
-    pub fn take_variant(&mut self) -> Result<u32, DecodeError> {
-        u32::decode(self)
-    }
-
     /// Passes over all that is left: what a later version of a format added at its end.
     pub const fn skip_rest(&mut self) {
         self.left = &[];
