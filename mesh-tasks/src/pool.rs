@@ -219,6 +219,8 @@ pub struct TaskPool {
     /// How many of them are executed.
     running: usize,
     takers: VecDeque<(RequestId, Ticket)>,
+    /// How many tasks were left in the queue when somebody was idle: what they need is not free.
+    blocked: usize,
     reports: BTreeMap<(NodeId, TaskId), Unanswered>,
     renew_at: Instant,
     thief: Thief,
@@ -296,6 +298,7 @@ impl TaskPool {
             held: Table::default(),
             running: 0,
             takers: VecDeque::new(),
+            blocked: 0,
             reports: BTreeMap::new(),
             renew_at: Instant::ZERO,
             thief: Thief::default(),
@@ -503,7 +506,7 @@ impl Protocol for TaskPool {
             Message::Claim(claims) => self.on_claim(cx, from, &claims),
             Message::Promise(promises) => self.on_promise(cx, from, promises),
             Message::TakeOver(tasks) => self.on_take_over(cx, from, &tasks),
-            Message::Steal(waiting) => self.on_steal(cx, from, waiting),
+            Message::Steal(waiting, free) => self.on_steal(cx, from, waiting, free),
             Message::NoWork(hint) => self.on_no_work(cx, from, hint),
             Message::FoundWork => self.on_found_work(from),
             Message::Offer(number, leases, more) => self.on_offer(cx, from, number, leases, more),

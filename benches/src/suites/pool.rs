@@ -294,6 +294,8 @@ fn measure_one(settings: &Settings, report: &mut Report) {
     }
     let title = format!("One pool in memory, {BATCH} tasks in a batch; rates by the time of one processor");
     let mut table = Table::new(title, ["what", "figure", "bound"]);
+    report.bound("pool_submit_to_start_ns", Bound::AtMost(1_000.0));
+    report.bound("pool_tasks_per_s", Bound::AtLeast(1e6));
     let ns = report.figure("pool_submit_to_start_ns", &to_start);
     table.row(["from submission to start, ns, in the median batch".to_owned(), short(ns), "1000".to_owned()]);
     let ns = report.figure("pool_single_submit_to_start_ns", &single);

@@ -10,6 +10,7 @@ use super::command::{FinishError, Job, PROGRESS_MAX, PoolEvent, PoolReply, TakeE
 use super::entry::Effect;
 use super::message::{Lease, MESSAGE_BYTES, Message, NAMES_MAX, Report, Reported};
 use super::{Context, TaskPool};
+use crate::capability::Resources;
 use crate::task::{Failure, Outcome, State, TaskId, TaskSpec, Token};
 
 /// Where a lease is in its life.
@@ -130,8 +131,12 @@ impl TaskPool {
         if self.read_only {
             return;
         }
-        while self.takers.len() > self.starting.len() {
-            let Some(task) = self.next_to_run(cx) else { return };
+        self.blocked = 0;
+        while self.is_idle() {
+            let Some(task) = self.next_to_run(cx) else {
+                self.blocked = self.queue.len();
+                return;
+            };
             if self.held.contains_key(&task) {
                 self.run(cx, task);
             } else if self.grant(cx, task, self.me).is_some() {
@@ -140,17 +145,40 @@ impl TaskPool {
         }
     }
 
+    /// How many tasks wait here that could begin.
+    pub(super) fn ready_here(&self) -> usize {
+        self.queue.len().saturating_sub(self.blocked)
+    }
+
+    /// Whether somebody waits for a task who has none yet.
+    pub(super) fn is_idle(&self) -> bool {
+        self.takers.len() > self.starting.len()
+    }
+
+    /// What of the resources is free, and not for a task that is about to begin.
+    pub(super) fn unreserved(&self) -> Resources {
+        let mut free = self.free.clone();
+        if !free.is_empty() {
+            for entry in self.starting.keys().filter_map(|task| self.tasks.get(task)) {
+                // Where it is taken meanwhile, the task waits for it.
+                let _is_free = free.take(entry.spec.requirements.resources());
+            }
+        }
+        free
+    }
+
     /// The next task for whose resources there is room now.
     fn next_to_run(&mut self, cx: &mut Context<'_>) -> Option<TaskId> {
         // Looked for among the first few of each tenant: a task that needs much must not wait for ever behind those that
         // need little, and who waits for what is not free does not hold up others.
         const LOOK_AT: usize = 16;
         const LOOK_AT_IN_ALL: usize = 256;
+        let free = self.unreserved();
         while !self.queue.is_empty() {
             let fits = |task: &TaskId| {
                 let held = self.held.get(task).map(|held| &held.spec);
                 let spec = held.or_else(|| self.tasks.get(task).map(|entry| &entry.spec));
-                spec.is_some_and(|spec| spec.requirements.admits(&self.capabilities, &self.free))
+                spec.is_some_and(|spec| spec.requirements.admits(&self.capabilities, &free))
             };
             let task = self.queue.first_of_each(LOOK_AT).take(LOOK_AT_IN_ALL).find(fits)?;
             self.queue.take(task);

@@ -212,7 +212,7 @@ impl TaskPool {
     }
 
     fn in_hand(&self) -> usize {
-        self.running + self.starting.len() + self.queue.len()
+        self.running + self.starting.len() + self.ready_here()
     }
 
     /// Asks for bids for a task; `false` where there is nobody to ask now.

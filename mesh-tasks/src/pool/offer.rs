@@ -11,7 +11,7 @@ use super::holder::Stage;
 use super::message::{Lease, Message, Report, Reported};
 use super::peer::Offer;
 use super::{Context, TaskPool, Timer};
-use crate::capability::Requirements;
+use crate::capability::{Requirements, Resources};
 use crate::task::{Policy, State, TaskId, Token};
 use crate::work_stealing::Hint;
 
@@ -19,31 +19,29 @@ impl TaskPool {
     /// Asks for work, where there is none here.
     pub(super) fn look_for_work(&mut self, cx: &mut Context<'_>) {
         let low_water = self.thief.low_water(&self.config.steal, self.run_time);
-        let executes = self.running > 0 || self.takers.len() > self.starting.len();
-        let is_low = if self.takers.is_empty() {
-            low_water > 0 && self.queue.len() < low_water
-        } else {
-            self.queue.len() <= low_water
-        };
+        let executes = self.running > 0 || self.is_idle();
+        let waiting = self.ready_here();
+        let is_low = if self.takers.is_empty() { low_water > 0 && waiting < low_water } else { waiting <= low_water };
         if !executes || !is_low || self.read_only || self.ready.is_empty() {
             return;
         }
-        let waiting = u32::try_from(self.queue.len()).unwrap_or(u32::MAX);
+        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
         let now = cx.now();
         if let Some(victim) = self.thief.ask(&self.config.steal, cx.rng(), &self.ready, now) {
             self.meter.steals.increment();
-            self.say(cx, victim, Message::Steal(waiting));
+            self.say(cx, victim, Message::Steal(waiting, self.unreserved()));
         }
         if let Some(at) = self.thief.asks_at() {
             cx.set_timer(Timer::Steal, at.since(cx.now()));
         }
     }
 
-    pub(super) fn on_steal(&mut self, cx: &mut Context<'_>, from: NodeId, waiting: u32) {
-        let Some(peer) = self.peers.get(&from).filter(|peer| peer.offer.is_none()) else {
+    pub(super) fn on_steal(&mut self, cx: &mut Context<'_>, from: NodeId, waiting: u32, free: Resources) {
+        let Some(peer) = self.peers.get_mut(&from).filter(|peer| peer.offer.is_none()) else {
             // The answer is on its way already.
             return;
         };
+        peer.free = free;
         // Who is believed to be gone may ask still. It is told that there is nothing, and not remembered.
         let is_there = peer.is_ready();
         if is_there {
@@ -104,6 +102,9 @@ impl TaskPool {
         if self.read_only || peer.offer.is_some() {
             return Vec::new();
         }
+        // A thief is given what it can begin.
+        let of_all = peer.capabilities.resources();
+        let mut free = if policy == Policy::Steal { peer.free.clone() } else { of_all.clone() };
         let mut bytes = 0;
         let mut tasks = Vec::new();
         // Those that it cannot execute must not hide the others.
@@ -114,7 +115,7 @@ impl TaskPool {
             if refused.contains(&&spec.requirements) {
                 continue;
             }
-            if !spec.requirements.admits(&peer.capabilities, peer.capabilities.resources()) {
+            if !spec.requirements.admits(&peer.capabilities, &free) {
                 if refused.len() < KINDS_MAX {
                     refused.push(&spec.requirements);
                 }
@@ -125,6 +126,9 @@ impl TaskPool {
                 break;
             }
             tasks.push(task);
+            if policy == Policy::Steal {
+                let _is_free = free.take(spec.requirements.resources());
+            }
         }
         tasks
     }

@@ -51,6 +51,8 @@ pub(super) struct Peer {
     ran_for: (Duration, Instant),
     pub(super) capabilities: Arc<Capabilities>,
     pub(super) load: Load,
+    /// What of its resources was free when it asked for work last.
+    pub(super) free: Resources,
     pub(super) stream: Stream,
     /// The last of its messages about what to keep.
     pub(super) received: u64,
@@ -74,6 +76,7 @@ impl Peer {
             ran_for: (Duration::ZERO, now),
             capabilities: Arc::default(),
             load: Load::default(),
+            free: Resources::new(),
             stream: Stream::default(),
             received: 0,
             offer: None,

@@ -85,7 +85,7 @@ fn s21_what_waits_at_a_node_that_executes_nothing_is_executed_elsewhere() {
         }
         mesh.check();
         let ran = mesh.sink.borrow().begun_at(D);
-        assert!(ran < 40, "seed {seed}: {ran} attempts of 40 tasks");
+        assert!(ran <= 12, "seed {seed}: {ran} attempts of 40 tasks");
     }
 }
 

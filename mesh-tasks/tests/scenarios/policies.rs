@@ -279,6 +279,24 @@ fn s30_a_wide_fan_in_is_done_and_one_that_is_too_wide_is_refused() {
 }
 
 #[test]
+fn s30_a_circle_of_tasks_that_are_submitted_one_after_the_other_is_cancelled() {
+    for seed in 0..5 {
+        let mut mesh = Mesh::with(seed, 4, pool_by(policy_of(seed)));
+        mesh.work_at_all(1);
+        let keys = ["a", "b", "c"];
+        let names = keys.map(|key| TaskId::of_key(key.as_bytes()));
+        for (at, key) in keys.into_iter().enumerate() {
+            mesh.submit(NodeId(1 + at as u128), work(1).keyed(key).after([names[(at + 1) % 3]]));
+            mesh.pass(SECOND * 2);
+        }
+        for name in names {
+            assert_eq!(mesh.outcome_of(D, name), Outcome::Cancelled, "seed {seed}");
+        }
+        assert!(mesh.sink.borrow().begun.is_empty());
+    }
+}
+
+#[test]
 fn s30_who_takes_over_a_task_knows_what_it_need_not_wait_for_any_more() {
     for seed in 0..6 {
         let is_restarted = seed % 2 == 0;

@@ -125,7 +125,7 @@ impl Churn {
                 self.say(node, Message::Status(load, Resources::new()));
                 self.nodes.entry(node).and_modify(|known| known.drains = draining && known.life != 0);
             }
-            Step::Steal(node) => self.say(node, Message::Steal(0)),
+            Step::Steal(node) => self.say(node, Message::Steal(0, Resources::new())),
             Step::NoWork(node, hint) => self.say(node, Message::NoWork(Some(Hint { node: hint, waiting: 99 }))),
             Step::Bid(node, load) => {
                 let bid =
@@ -167,7 +167,7 @@ impl Churn {
         for (to, envelope) in self.pool.sent() {
             let known = self.nodes[&to];
             match envelope.message {
-                Message::Steal(_) => assert!(Self::takes_part(&known), "{to} is asked for work"),
+                Message::Steal(..) => assert!(Self::takes_part(&known), "{to} is asked for work"),
                 Message::Announce(announced, _) if !announced.is_empty() => {
                     assert!(Self::takes_part(&known), "{to} is asked for bids");
                     self.announced.entry(to).or_default().extend(announced.into_iter().map(|one| one.auction));

@@ -159,6 +159,77 @@ fn tenants_that_wait_for_a_resource_do_not_hold_up_another() {
     assert_eq!(begun, ["ready", "ready", "ready", "throttled"], "all but the licence is free");
 }
 
+/// A pool with so many executors, of which one executes a task that needs the only slot, and some more that do.
+fn with_one_slot(executors: u64, more: u32) -> Harness<TaskPool> {
+    let one = Capabilities::new().with_resource("slots", 1);
+    let config = PoolConfig { policy: Policy::Steal, successors: 0, ..PoolConfig::default() };
+    let mut pool = beside_b(TaskPool::new(config).expect("it can work").with_capabilities(one).expect("it is good"));
+    for _ in 0..=more {
+        submit(
+            &mut pool,
+            TaskSpec { requirements: Requirements::new().needs("slots", 1), ..TaskSpec::new("one slot") },
+        );
+    }
+    for ticket in 1..=executors {
+        pool.command(PoolCommand::Take(Ticket(ticket)));
+    }
+    assert_eq!(begun(&mut pool).len(), 1);
+    pool
+}
+
+#[test]
+fn who_is_idle_asks_for_work_and_has_room_though_tasks_wait_for_a_resource() {
+    let mut pool = with_one_slot(4, 30);
+    pool.pass(Duration::from_millis(300));
+    // None of its own can begin, and no slot is free.
+    let asks = |(_, envelope): &(NodeId, Envelope)| matches!(&envelope.message, Message::Steal(0, free) if free.get("slots") == 0);
+    assert!(pool.sent().iter().any(asks));
+    assert_eq!(pool.protocol.room(), 4 * (1 + PoolConfig::default().backlog as usize) - 1);
+    // Those that wait are there still, and one goes on when the first is done.
+    assert_eq!(load(&pool).1, 30);
+    let token = pool.protocol.running_tokens()[0];
+    assert_eq!(finish(&mut pool, token, Ok(Bytes::new())), Ok(()));
+    assert_eq!(load(&pool), (1, 29, 1));
+}
+
+#[test]
+fn a_thief_is_given_what_it_has_free_resources_for() {
+    let mut pool = with_one_slot(1, 5);
+    submit(&mut pool, TaskSpec::new("no slot"));
+    let mut given = |slots: u64| {
+        pool.sent();
+        say(&mut pool, B, Message::Steal(0, Resources::new().with("slots", slots)));
+        let (number, leases) = pool.sent().into_iter().find_map(|(_, envelope)| match envelope.message {
+            Message::Offer(number, leases, _) => Some((number, leases)),
+            _ => None,
+        })?;
+        say(&mut pool, B, Message::Taken(number, vec![]));
+        Some(leases.iter().map(|lease| lease.spec.payload.clone()).collect::<Vec<_>>())
+    };
+    assert_eq!(given(0), Some(vec![Bytes::from("no slot")]));
+    assert_eq!(given(1), Some(vec![Bytes::from("one slot")]));
+    assert_eq!(given(0), None);
+}
+
+#[test]
+fn what_is_about_to_begin_has_its_resources() {
+    let one = Capabilities::new().with_resource("slots", 1);
+    let config = PoolConfig { policy: Policy::Steal, successors: 1, ..PoolConfig::default() };
+    let mut pool = beside_b(TaskPool::new(config).expect("it can work").with_capabilities(one).expect("it is good"));
+    for _ in 0..3 {
+        submit(
+            &mut pool,
+            TaskSpec { requirements: Requirements::new().needs("slots", 1), ..TaskSpec::new("one slot") },
+        );
+    }
+    for ticket in 1..=3 {
+        pool.command(PoolCommand::Take(Ticket(ticket)));
+    }
+    // The other does not say that it keeps the lease.
+    let granted = pool.protocol.tasks.values().filter(|entry| !entry.waits()).count();
+    assert_eq!((begun(&mut pool), granted), (vec![], 1), "no lease is granted that cannot begin");
+}
+
 #[test]
 fn a_name_that_no_node_has_is_refused_and_one_that_a_node_had_waits_for_it() {
     let requires = |name: &str| TaskSpec { requirements: Requirements::new().requires(name, 1), ..TaskSpec::new("x") };
