@@ -177,6 +177,28 @@ fn who_follows_late_hears_of_all_who_are_there_and_who_loses_events_catches_up()
 }
 
 #[test]
+fn who_finds_its_node_busy_asks_again() {
+    let (mut sim, book) = (mesh(), Book::default());
+    join(&mut sim, ONE, TWO);
+    sim.run_for(Duration::from_secs(10));
+    let members = sim.handle(ONE).clone();
+    let mut questions = 0;
+    while !matches!(members.status().now_or_never(), Some(Err(CallError::Busy))) {
+        questions += 1;
+        assert!(questions < 100_000, "its queue has an end");
+    }
+    let mut following = Box::pin(follow(&members, &book, |found: Vec<NodeId>| members.meet(found)));
+    for _ in 0..3 {
+        assert_eq!((&mut following).now_or_never(), None, "it is busy, and has not stopped");
+    }
+    for _ in 0..3 {
+        sim.run_for(Duration::from_millis(50));
+        assert_eq!((&mut following).now_or_never(), None);
+    }
+    assert_eq!(book.nodes(), [TWO]);
+}
+
+#[test]
 fn who_leaves_while_it_follows_is_gone_whomever_the_transport_finds() {
     let (mut sim, book) = (mesh(), Book::default());
     join(&mut sim, ONE, TWO);

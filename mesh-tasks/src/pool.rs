@@ -185,12 +185,17 @@ pub struct TaskPool {
     // What is owned.
     unsettled: usize,
     unsettled_bytes: usize,
+    /// What those take that are looked for before they are created.
+    lookup_bytes: usize,
+    /// What those take that were submitted here, and that another node is to own.
+    submission_bytes: usize,
     later: BTreeSet<(Instant, TaskId)>,
     expiring: BTreeSet<(Instant, TaskId)>,
     /// Leases granted to others, and until when they are good.
     grants: Table<Instant>,
-    /// Tasks that are over, and when they may be forgotten; some are owned by others by now.
-    settled: VecDeque<(Instant, TaskId)>,
+    /// Tasks that are over, when they may be forgotten, and how many bytes they take; some are owned by others by now.
+    settled: VecDeque<(Instant, TaskId, usize)>,
+    settled_bytes: usize,
     /// Of these, those of whose end is to be told.
     ended: VecDeque<TaskId>,
     /// Tasks whose lease for this node is not safe yet.
@@ -282,10 +287,13 @@ impl TaskPool {
             logged: 0,
             unsettled: 0,
             unsettled_bytes: 0,
+            lookup_bytes: 0,
+            submission_bytes: 0,
             later: BTreeSet::new(),
             expiring: BTreeSet::new(),
             grants: Table::default(),
             settled: VecDeque::new(),
+            settled_bytes: 0,
             ended: VecDeque::new(),
             starting: Table::default(),
             submissions: BTreeMap::new(),

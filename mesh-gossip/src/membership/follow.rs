@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 
 use futures_core::Stream as _;
-use mesh_core::{Directory, Handle, Lagged, NodeId};
+use mesh_core::{CallError, Directory, Handle, Lagged, NodeId};
 
 use super::{Member, Membership, MembershipEvent, MembershipHandle as _};
 
@@ -44,7 +44,14 @@ where
     let mut behind = true;
     loop {
         if behind {
-            let Ok(all) = members.members().await else { return Ok(()) };
+            let all = match members.members().await {
+                Ok(all) => all,
+                Err(CallError::Busy) => {
+                    give_way().await;
+                    continue;
+                }
+                Err(_) => return Ok(()),
+            };
             let members: BTreeSet<_> = all.iter().map(|member| member.node).collect();
             for node in known.difference(&members).copied().collect::<Vec<_>>() {
                 forget(directory, &mut known, node);
@@ -78,6 +85,19 @@ where
             }
         }
     }
+}
+
+/// Has others run once: the node too, whose queue of commands is full.
+async fn give_way() {
+    let mut has_given_way = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut has_given_way, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// What may happen next.

@@ -41,7 +41,8 @@ pub struct PoolConfig {
     pub home_for: Duration,
     /// How many tasks may be owned here that are not settled: more are refused. Default: 100,000.
     pub queue_max: usize,
-    /// How many bytes they may take. Default: 256 MiB.
+    /// How many bytes they may take, and how many those that were submitted here and wait for another node to own them.
+    /// Default: 256 MiB.
     pub queue_bytes_max: usize,
     /// From this share of the queue on, tasks of the lowest priority are refused, and those of higher ones later: the highest
     /// only where the queue is full. From 0 to 1. Default: 0.9.
@@ -62,6 +63,8 @@ pub struct PoolConfig {
     /// How many are kept here at most, the latest. Those that do not count yet, as too few nodes have heard of them, are kept
     /// for longer, up to twice as many in all. Default: 10,000.
     pub retain_max: usize,
+    /// How many bytes these may take, with what was to be done and what came of it, in the same way. Default: 256 MiB.
+    pub retain_bytes_max: usize,
     /// Whether what this node owns and keeps for others outlives a crash: goes to the log of its node. Default: false.
     pub durable: bool,
     /// How nodes steal from each other.
@@ -101,6 +104,7 @@ impl Default for PoolConfig {
             dependencies_max: 4096,
             retain_for: Duration::from_secs(600),
             retain_max: 10_000,
+            retain_bytes_max: 256 << 20,
             durable: false,
             steal: StealConfig::default(),
             auction: AuctionConfig::default(),
@@ -194,8 +198,8 @@ impl PoolConfig {
         if !(0.0..=1.0).contains(&self.shed_from) {
             return refuse(format!("shed_from is {}: it must be from 0 to 1", self.shed_from));
         }
-        if self.retain_for.is_zero() || self.retain_max == 0 {
-            return refuse("retain_for and retain_max must be more than zero".to_owned());
+        if self.retain_for.is_zero() || self.retain_max == 0 || self.retain_bytes_max == 0 {
+            return refuse("retain_for, retain_max and retain_bytes_max must be more than zero".to_owned());
         }
         if self.auctions_max == 0 || self.ask_every.is_zero() {
             return refuse("auctions_max and ask_every must be more than zero".to_owned());

@@ -35,7 +35,7 @@ pub(super) enum Submitter {
 /// A task that may be there already.
 #[derive(Clone, Debug)]
 pub(super) struct Lookup {
-    spec: Arc<TaskSpec>,
+    pub(super) spec: Arc<TaskSpec>,
     submitters: Vec<Submitter>,
     asked: BTreeSet<NodeId>,
     /// Who has not answered yet.
@@ -61,8 +61,15 @@ impl TaskPool {
         }
         let (asked, left) = (BTreeSet::new(), BTreeSet::new());
         let lookup = Lookup { spec, submitters: vec![submitter], asked, left, asked_at: cx.now(), placed: None };
+        self.lookup_bytes += lookup.spec.size();
         self.lookups.insert(task, lookup);
         self.end_lookup(cx, task);
+    }
+
+    fn take_lookup(&mut self, task: TaskId) -> Option<Lookup> {
+        let lookup = self.lookups.remove(&task)?;
+        self.lookup_bytes -= lookup.spec.size();
+        Some(lookup)
     }
 
     /// Who may have a task: those who should keep it, and those who drain, as one of them may have been to own it.
@@ -118,7 +125,7 @@ impl TaskPool {
                 return self.end_lookup(cx, task);
             }
         };
-        let Some(Lookup { spec, submitters, .. }) = self.lookups.remove(&task) else { return };
+        let Some(Lookup { spec, submitters, .. }) = self.take_lookup(task) else { return };
         for submitter in submitters {
             match submitter {
                 Submitter::Here(request) => self.send_submission(cx, task, spec.clone(), request, owner),
@@ -142,7 +149,7 @@ impl TaskPool {
         if !self.lookups.get(&task).is_some_and(is_over) {
             return;
         }
-        let Some(Lookup { spec, submitters, .. }) = self.lookups.remove(&task) else { return };
+        let Some(Lookup { spec, submitters, .. }) = self.take_lookup(task) else { return };
         // It may have come here meanwhile, or this node may drain by now: then another is to own it.
         let by_ring = self.owner_by_ring(task, &spec);
         match self.tasks.contains_key(&task) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use mesh_core::{Bytes, Instant, NodeId, RequestId};
 
 use super::command::{PROGRESS_MAX, PoolEvent, PoolReply};
+use super::config::PoolConfig;
 use super::entry::{Effect, Entry, Owned};
 use super::holder::Stage;
 use super::message::{Known, Message, Report, Reported, TaskStatus};
@@ -418,10 +419,21 @@ impl TaskPool {
     /// Notes how long a task that is over is kept.
     fn retain(&mut self, now: Instant, task: TaskId) {
         let at = now + self.config.retain_for;
-        if let Some(owned) = self.tasks.get_mut(&task).and_then(|entry| entry.owned.as_mut()) {
+        if let Some(entry) = self.tasks.get_mut(&task)
+            && let Some(owned) = &mut entry.owned
+        {
             owned.retire_at = Some(at);
-            self.settled.push_back((at, task));
+            let bytes = entry.spec.size() + entry.state.size();
+            self.settled_bytes += bytes;
+            self.settled.push_back((at, task, bytes));
         }
+    }
+
+    /// Whether so many times more tasks that are over are kept than may be.
+    fn retains_more_than(&self, times: usize) -> bool {
+        let PoolConfig { retain_max, retain_bytes_max, .. } = self.config;
+        self.settled.len() > retain_max.saturating_mul(times)
+            || self.settled_bytes > retain_bytes_max.saturating_mul(times)
     }
 
     /// Tells of the end of a task, and of those that end with it: one after the other, however long their line is.
@@ -525,15 +537,17 @@ impl TaskPool {
             return;
         }
         let now = cx.now();
-        while let Some((at, task)) = self.settled.front().copied()
-            && (at <= now || self.settled.len() > self.config.retain_max)
+        while let Some((at, task, bytes)) = self.settled.front().copied()
+            && (at <= now || self.retains_more_than(1))
         {
+            let are_far_too_many = self.retains_more_than(2);
             self.settled.pop_front();
+            self.settled_bytes -= bytes;
             // One that another node owned meanwhile may go on.
             let is_over = |owned: &Owned| owned.retire_at == Some(at);
             let entry = self.tasks.get(&task).filter(|entry| entry.owned.as_ref().is_some_and(is_over));
             let Some(entry) = entry else { continue };
-            if entry.is_safe(self.replica()) || self.settled.len() >= self.config.retain_max.saturating_mul(2) {
+            if entry.is_safe(self.replica()) || are_far_too_many {
                 self.retire(cx, task);
                 continue;
             }

@@ -19,7 +19,7 @@ const HOPS_MAX: u8 = 8;
 /// A task that another node is to own, until it says that it does.
 #[derive(Clone, Debug)]
 pub(super) struct Submission {
-    spec: Arc<TaskSpec>,
+    pub(super) spec: Arc<TaskSpec>,
     requests: Vec<RequestId>,
     to: NodeId,
     sent_at: Instant,
@@ -149,7 +149,7 @@ impl TaskPool {
         if self.read_only || self.drain.is_some() {
             return Some(Refusal::ReadOnly { node });
         }
-        let bytes = self.unsettled_bytes + spec.size();
+        let bytes = self.unsettled_bytes + self.lookup_bytes + spec.size();
         let PoolConfig { queue_max, queue_bytes_max, shed_from, .. } = self.config;
         let is_over = |share: f64| {
             self.unsettled as f64 >= queue_max as f64 * share || bytes as f64 > queue_bytes_max as f64 * share
@@ -178,13 +178,21 @@ impl TaskPool {
         if let Some(submission) = self.submissions.get_mut(&task) {
             return submission.requests.push(request);
         }
-        if self.submissions.len() >= self.config.queue_max {
+        let bytes = self.submission_bytes + spec.size();
+        if self.submissions.len() >= self.config.queue_max || bytes > self.config.queue_bytes_max {
             self.meter.refused.increment();
             return cx.reply(request, PoolReply::Submitted(Err(Refusal::Full { node: self.me }.into())));
         }
         let submission = Submission { spec: spec.clone(), requests: vec![request], to, sent_at: cx.now() };
+        self.submission_bytes = bytes;
         self.submissions.insert(task, submission);
         self.say(cx, to, Message::Submit(task, self.me, 0, spec));
+    }
+
+    fn take_submission(&mut self, task: TaskId) -> Option<Submission> {
+        let submission = self.submissions.remove(&task)?;
+        self.submission_bytes -= submission.spec.size();
+        Some(submission)
     }
 
     /// Another node has a task that this one should own, or know who does.
@@ -248,7 +256,7 @@ impl TaskPool {
     }
 
     pub(super) fn on_submitted(&mut self, cx: &mut Context<'_>, task: TaskId, refusal: Option<Refusal>) {
-        let Some(submission) = self.submissions.remove(&task) else { return };
+        let Some(submission) = self.take_submission(task) else { return };
         for request in submission.requests {
             let result = refusal.map_or(Ok(task), |refusal| Err(refusal.into()));
             cx.reply(request, PoolReply::Submitted(result));
@@ -291,7 +299,7 @@ impl TaskPool {
                 self.say(cx, to, Message::Submit(task, self.me, 0, spec));
                 continue;
             }
-            let Some(submission) = self.submissions.remove(&task) else { continue };
+            let Some(submission) = self.take_submission(task) else { continue };
             let is_here = self.tasks.contains_key(&task);
             let refusal = if is_here { None } else { self.refuses(&spec) };
             for request in submission.requests {

@@ -5,7 +5,7 @@ use crate::capability_router::{Fallback, RouterConfig};
 use crate::life::PEERS_MAX;
 use crate::task::Policy;
 
-use super::others::{LIFE, first_epoch, group, hello, owned, say};
+use super::others::{C, LIFE, first_epoch, group, hello, one_of_three, owned, say};
 use super::*;
 
 /// A pool that knows another node, which is played by hand and can do more.
@@ -225,6 +225,71 @@ fn what_fits_nobody_waits_or_goes_to_the_best_there_is_or_is_given_up_as_is_conf
         })
     });
     assert_eq!(fates, [["waits", "waits"], ["sent", "waits"], ["given up", "given up"]]);
+}
+
+/// A task that takes some more than so many bytes.
+fn long(len: usize) -> TaskSpec {
+    TaskSpec::new(vec![7; len])
+}
+
+#[test]
+fn what_waits_for_an_owner_takes_bounded_memory_however_long_that_is() {
+    const LEN: usize = 4_096;
+    for is_keyed in [false, true] {
+        let mut pool = one_of_three(PoolConfig { queue_bytes_max: 20 * LEN, shed_from: 1.0, ..PoolConfig::default() });
+        let mut refused = 0;
+        for key in 0..200_u32 {
+            // The others say nothing: not that they own it, nor whether they know it.
+            let spec = long(LEN).by(Policy::Dht);
+            let request = submit(&mut pool, if is_keyed { spec.keyed(key.to_le_bytes().to_vec()) } else { spec });
+            let is_full = |(of, reply)| {
+                let full = SubmitError::Refused(Refusal::Full { node: A });
+                of == request && matches!(reply, PoolReply::Submitted(Err(error)) if error == full)
+            };
+            refused += usize::from(pool.replies().into_iter().any(is_full));
+        }
+        let protocol = &pool.protocol;
+        let waiting = protocol.lookup_bytes + protocol.unsettled_bytes;
+        assert!(waiting <= 20 * LEN && protocol.submission_bytes <= 20 * LEN, "{waiting}");
+        assert!(refused >= 160, "{refused} of 200 are refused");
+        let submitted = protocol.submissions.values().map(|submission| submission.spec.size()).sum::<usize>();
+        let looked_for = protocol.lookups.values().map(|lookup| lookup.spec.size()).sum::<usize>();
+        assert_eq!((submitted, looked_for), (protocol.submission_bytes, protocol.lookup_bytes));
+        assert!(submitted + looked_for > 0);
+        // What is answered makes room again.
+        for task in protocol.submissions.keys().copied().collect::<Vec<_>>() {
+            say(&mut pool, B, Message::Submitted(task, None));
+        }
+        for task in pool.protocol.lookups.keys().copied().collect::<Vec<_>>() {
+            say(&mut pool, B, Message::Told(vec![(task, Known::Unknown)]));
+            say(&mut pool, C, Message::Told(vec![(task, Known::Unknown)]));
+        }
+        for task in pool.protocol.submissions.keys().copied().collect::<Vec<_>>() {
+            say(&mut pool, B, Message::Submitted(task, None));
+        }
+        assert_eq!((pool.protocol.submission_bytes, pool.protocol.lookup_bytes), (0, 0));
+    }
+}
+
+#[test]
+fn results_and_what_was_to_be_done_take_bounded_memory() {
+    const LEN: usize = 4_096;
+    let mut pool = pool(PoolConfig { retain_bytes_max: 20 * LEN, ..PoolConfig::default() });
+    let mut done = Vec::new();
+    for at in 0..60 {
+        submit(&mut pool, if at % 2 == 0 { long(LEN) } else { TaskSpec::new("short") });
+        let token = job(&mut pool).token;
+        let result = if at % 2 == 0 { Bytes::new() } else { vec![7; LEN].into() };
+        assert_eq!(finish(&mut pool, token, Ok(result)), Ok(()));
+        done.push(token.task);
+    }
+    pool.pass(Duration::from_secs(1));
+    let kept = done.iter().filter(|task| pool.protocol.tasks.contains_key(task)).count();
+    assert!((17..=20).contains(&kept), "{kept} are kept");
+    assert!(done[60 - kept..].iter().all(|task| pool.protocol.tasks.contains_key(task)), "the latest");
+    assert!(pool.protocol.settled_bytes <= 20 * LEN);
+    pool.pass(PoolConfig::default().retain_for);
+    assert_eq!((pool.protocol.settled_bytes, pool.protocol.tasks.len()), (0, 0));
 }
 
 #[test]
