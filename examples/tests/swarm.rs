@@ -69,19 +69,29 @@ fn a_script_of_ones_own_is_lived_through() {
     assert_eq!(report["script"].as_array().map(Vec::len), Some(2), "{report}");
 }
 
+/// Four agents that have met, and what is told of them.
+#[cfg(target_os = "linux")]
+fn begun(
+    input: &std::path::Path,
+    data: &std::path::Path,
+) -> (std::process::Child, impl Iterator<Item = String> + Send + use<>) {
+    let mut swarm = Command::new(example("swarm"))
+        .args(["--nodes", "4", "--input", input.to_str().unwrap(), "--keep", data.to_str().unwrap()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(swarm.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("know each other")), "it begins");
+    (swarm, lines)
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn who_is_interrupted_or_killed_leaves_no_process_behind() {
     for signal in ["INT", "TERM", "KILL"] {
         let (input, data) = (tree(), tempfile::tempdir().unwrap());
-        let mut swarm = Command::new(example("swarm"))
-            .args(["--nodes", "4", "--input", input.path().to_str().unwrap(), "--keep", data.path().to_str().unwrap()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(swarm.stderr.take().unwrap()).lines().map_while(Result::ok);
-        assert!(lines.any(|line| line.contains("know each other")), "it begins");
+        let (mut swarm, lines) = begun(input.path(), data.path());
         let sent = Command::new("kill").arg(format!("-{signal}")).arg(swarm.id().to_string()).status().unwrap();
         assert!(sent.success());
         let rest = std::thread::spawn(move || lines.count());
@@ -145,14 +155,7 @@ fn an_agent_that_ends_by_itself_is_a_problem_with_its_name_and_its_log() {
 #[test]
 fn who_is_interrupted_again_kills_those_that_do_not_stop() {
     let (input, data) = (tree(), tempfile::tempdir().unwrap());
-    let mut swarm = Command::new(example("swarm"))
-        .args(["--nodes", "4", "--input", input.path().to_str().unwrap(), "--keep", data.path().to_str().unwrap()])
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(swarm.stderr.take().unwrap()).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("know each other")), "it begins");
+    let (mut swarm, lines) = begun(input.path(), data.path());
     let stuck = pids_of(&data.path().join("node-2"));
     let send = |signal: &str, pid: u32| {
         assert!(Command::new("kill").arg(signal).arg(pid.to_string()).status().unwrap().success());
