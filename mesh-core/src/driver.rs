@@ -246,8 +246,8 @@ async fn wait(
     .await
 }
 
-/// Lets the executor run its other tasks.
-async fn yield_now() {
+/// Lets the executor run its other tasks once, whichever it is.
+pub async fn yield_now() {
     let mut yielded = false;
     poll_fn(|cx| {
         if std::mem::replace(&mut yielded, true) {

@@ -6,6 +6,7 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 
 use futures_core::Stream as _;
+use mesh_core::driver::yield_now;
 use mesh_core::{CallError, Directory, Handle, Lagged, NodeId};
 
 use super::{Member, Membership, MembershipEvent, MembershipHandle as _};
@@ -47,7 +48,7 @@ where
             let all = match members.members().await {
                 Ok(all) => all,
                 Err(CallError::Busy) => {
-                    give_way().await;
+                    yield_now().await;
                     continue;
                 }
                 Err(_) => return Ok(()),
@@ -85,19 +86,6 @@ where
             }
         }
     }
-}
-
-/// Has others run once: the node too, whose queue of commands is full.
-async fn give_way() {
-    let mut has_given_way = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut has_given_way, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// What may happen next.

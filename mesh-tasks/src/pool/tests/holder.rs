@@ -16,6 +16,12 @@ fn beside_b(pool: TaskPool) -> Harness<TaskPool> {
     pool
 }
 
+/// A pool that has one of a resource.
+fn with_one(resource: &str, config: PoolConfig) -> TaskPool {
+    let one = Capabilities::new().with_resource(resource, 1);
+    TaskPool::new(config).expect("it can work").with_capabilities(one).expect("it is good")
+}
+
 fn holder() -> Harness<TaskPool> {
     beside_b(TaskPool::new(PoolConfig::default()).expect("it can work"))
 }
@@ -119,9 +125,7 @@ fn no_more_leases_are_granted_here_than_there_are_executors_though_none_has_begu
 
 #[test]
 fn what_is_ready_is_executed_before_what_waits_for_a_resource() {
-    let one = Capabilities::new().with_resource("licence", 1);
-    let pool = TaskPool::new(PoolConfig::default()).expect("it can work").with_capabilities(one).expect("it is good");
-    let mut pool = Harness::new(A, pool);
+    let mut pool = Harness::new(A, with_one("licence", PoolConfig::default()));
     let submit_some = |pool: &mut Harness<TaskPool>, count, payload: &'static str, needs| {
         for _ in 0..count {
             let mut spec = TaskSpec::new(payload);
@@ -144,9 +148,7 @@ fn what_is_ready_is_executed_before_what_waits_for_a_resource() {
 
 #[test]
 fn tenants_that_wait_for_a_resource_do_not_hold_up_another() {
-    let one = Capabilities::new().with_resource("licence", 1);
-    let pool = TaskPool::new(PoolConfig::default()).expect("it can work").with_capabilities(one).expect("it is good");
-    let mut pool = Harness::new(A, pool);
+    let mut pool = Harness::new(A, with_one("licence", PoolConfig::default()));
     let needs = Requirements::new().needs("licence", 1);
     for _ in 0..3 {
         for tenant in 1..=40 {
@@ -159,16 +161,16 @@ fn tenants_that_wait_for_a_resource_do_not_hold_up_another() {
     assert_eq!(begun, ["ready", "ready", "ready", "throttled"], "all but the licence is free");
 }
 
+fn one_slot() -> TaskSpec {
+    TaskSpec { requirements: Requirements::new().needs("slots", 1), ..TaskSpec::new("one slot") }
+}
+
 /// A pool with so many executors, of which one executes a task that needs the only slot, and some more that do.
 fn with_one_slot(executors: u64, more: u32) -> Harness<TaskPool> {
-    let one = Capabilities::new().with_resource("slots", 1);
     let config = PoolConfig { policy: Policy::Steal, successors: 0, ..PoolConfig::default() };
-    let mut pool = beside_b(TaskPool::new(config).expect("it can work").with_capabilities(one).expect("it is good"));
+    let mut pool = beside_b(with_one("slots", config));
     for _ in 0..=more {
-        submit(
-            &mut pool,
-            TaskSpec { requirements: Requirements::new().needs("slots", 1), ..TaskSpec::new("one slot") },
-        );
+        submit(&mut pool, one_slot());
     }
     for ticket in 1..=executors {
         pool.command(PoolCommand::Take(Ticket(ticket)));
@@ -213,14 +215,10 @@ fn a_thief_is_given_what_it_has_free_resources_for() {
 
 #[test]
 fn what_is_about_to_begin_has_its_resources() {
-    let one = Capabilities::new().with_resource("slots", 1);
     let config = PoolConfig { policy: Policy::Steal, successors: 1, ..PoolConfig::default() };
-    let mut pool = beside_b(TaskPool::new(config).expect("it can work").with_capabilities(one).expect("it is good"));
+    let mut pool = beside_b(with_one("slots", config));
     for _ in 0..3 {
-        submit(
-            &mut pool,
-            TaskSpec { requirements: Requirements::new().needs("slots", 1), ..TaskSpec::new("one slot") },
-        );
+        submit(&mut pool, one_slot());
     }
     for ticket in 1..=3 {
         pool.command(PoolCommand::Take(Ticket(ticket)));
