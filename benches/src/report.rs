@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::stats::median;
+use crate::stats::{median, range};
 
 /// What to measure, and for how long.
 #[derive(Clone, Debug, Default)]
@@ -103,8 +103,7 @@ impl Report {
             return f64::NAN;
         }
         let median = median(runs);
-        let least = runs.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = runs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let (least, most) = range(runs);
         self.figures.push(Figure { name: name.into(), median, least, most });
         median
     }

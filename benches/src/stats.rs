@@ -11,6 +11,12 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// The least and the greatest of `values`, infinite without any.
+pub fn range(values: &[f64]) -> (f64, f64) {
+    let of_both = |(least, most): (f64, f64), value: &f64| (least.min(*value), most.max(*value));
+    values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), of_both)
+}
+
 /// The value that `percent` of `values` do not exceed; 0 without any.
 pub fn percentile(values: &mut [u64], percent: usize) -> u64 {
     if values.is_empty() {

@@ -15,7 +15,7 @@ use super::SuiteError;
 use crate::parallel::each_seed;
 use crate::report::Bound::{AtMost, NeverOver, NeverUnder};
 use crate::report::{Bound, Report, Settings, Table, short};
-use crate::stats::median;
+use crate::stats::{median, range};
 
 const OVERLAY: ProtocolId = ProtocolId(1);
 const BROADCAST: ProtocolId = ProtocolId(2);
@@ -55,7 +55,7 @@ fn id(number: usize) -> NodeId {
 }
 
 /// A network that tells nodes nothing of each other.
-fn network<H: 'static>(seed: u64) -> Sim<H> {
+pub(super) fn network<H: 'static>(seed: u64) -> Sim<H> {
     let mut config = SimConfig::default();
     config.link = LinkConfig { latency: Latency::between(MS, 50 * MS), ..LinkConfig::default() };
     (config.peer_notices, config.trace_len) = (false, 0);
@@ -223,8 +223,7 @@ pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), Su
         let values: Vec<f64> = runs.iter().map(|run| run[at]).collect();
         let median = report.figure(name, &values);
         report.bound(name, bound);
-        let least = values.iter().copied().fold(f64::MAX, f64::min);
-        let most = values.iter().copied().fold(0.0, f64::max);
+        let (least, most) = range(&values);
         let mut row = vec![name.to_owned(), short(median), short(least), short(most), Bound::text(bound)];
         let values: Vec<f64> = theirs.iter().filter_map(|run| run.get(at).copied()).collect();
         if !values.is_empty() {

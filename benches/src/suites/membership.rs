@@ -10,7 +10,7 @@ use mesh_gossip::membership::Membership;
 use super::SuiteError;
 use crate::parallel::each_seed;
 use crate::report::{Bound, Report, Settings, Table, short};
-use crate::stats::median;
+use crate::stats::{median, range};
 use crate::stopwatch::Stopwatch;
 use scenarios::{NEVER, Scenario};
 
@@ -98,8 +98,7 @@ pub(super) fn measure(settings: &Settings, report: &mut Report) -> Result<(), Su
             let values = &ours.values[at];
             figure(report, name, values);
             report.bound(*name, *bound);
-            let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-            let most = values.iter().copied().fold(0.0, f64::max);
+            let (least, most) = range(values);
             let mut row = vec![(*name).to_owned(), Bound::text(*bound)];
             row.extend([median(values), least, most].map(text));
             for (rival, runs) in rivals.iter().zip(&theirs) {

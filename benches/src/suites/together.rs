@@ -12,9 +12,10 @@ use mesh_gossip::metrics::{Monitor, MonitorCommand, MonitorConfig};
 use mesh_gossip::overlay::{Overlay, OverlayCommand, OverlayConfig};
 use mesh_gossip::partition::{Partition, PartitionCommand, PartitionConfig};
 use mesh_gossip::store::{Store, StoreCommand, StoreConfig, StoreHandle as _};
-use mesh_transport_mem::{Latency, LinkConfig, Sim, SimConfig};
+use mesh_transport_mem::Sim;
 
 use super::SuiteError;
+use super::broadcast::network;
 use crate::report::{Report, Settings, Table, short};
 
 const MEMBERS: ProtocolId = ProtocolId(1);
@@ -107,11 +108,7 @@ fn host(node: &mut NodeBuilder, modules: Modules, key: &SecretKey, seeds: [NodeI
 
 /// Bytes of frames that an idle node sends in a second. One seed decides little.
 fn run(nodes: usize, modules: Modules) -> f64 {
-    let mut config = SimConfig::default();
-    let latency = Latency::between(Duration::from_millis(1), Duration::from_millis(50));
-    (config.link, config.trace_len) = (LinkConfig { latency, ..LinkConfig::default() }, 0);
-    config.peer_notices = false;
-    let mut sim = Sim::with_config(0, config);
+    let mut sim = network(0);
     let seeds = [0, 1, 2].map(|number| key(number).node_id());
     for number in 0..nodes {
         let key = key(number);
