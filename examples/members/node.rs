@@ -16,7 +16,7 @@ use mesh_gossip::overlay::{Overlay, OverlayCommand, OverlayConfig, OverlayHandle
 use mesh_gossip::partition::{Mode, Partition, PartitionCommand, PartitionConfig, PartitionHandle as _};
 use mesh_transport_tcp::{Allow, TcpConfig, TcpTransport};
 
-use crate::table::Table;
+use super::table::Table;
 
 const MEMBERS: ProtocolId = ProtocolId(1);
 const OVERLAY: ProtocolId = ProtocolId(4);

@@ -6,7 +6,7 @@ use mesh_core::NodeId;
 use mesh_examples::processes::{Processes, State};
 use mesh_examples::redraw::Drawn;
 
-use crate::table::Table;
+use super::table::Table;
 
 /// Draws the table again and again in its place; where the output is no terminal, only when it is to be kept.
 #[derive(Default)]
@@ -93,8 +93,8 @@ fn opinion(table: &Table, me: NodeId, other: NodeId) -> char {
 
 #[cfg(test)]
 mod tests {
+    use super::super::NODES_MAX;
     use super::*;
-    use crate::NODES_MAX;
 
     #[test]
     fn a_line_of_the_table_fits_into_a_terminal_of_80_columns() {

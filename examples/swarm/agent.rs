@@ -33,7 +33,7 @@ use mesh_tasks::swarm::{History, Metric, Preset, SwarmConfig};
 use mesh_tasks::task::{Policy, TaskId, TaskSpec};
 use mesh_transport_tcp::{Allow, TcpConfig, TcpTransport};
 
-use crate::line::{Decided, Line, Numbered, Order, Status, Tasks};
+use super::line::{Decided, Line, Numbered, Order, Status, Tasks};
 
 /// How many tasks an agent executes at a time.
 const SLOTS: usize = 2;

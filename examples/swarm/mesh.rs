@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use mesh_core::NodeId;
 use mesh_examples::processes::{INTERRUPTED, Interruption, Processes, State};
 
-use crate::agent::{Plan, TIMEFRAME};
-use crate::line::{Line, Numbered, Order, Status};
-use crate::stage::Stage;
-use crate::view::View;
+use super::agent::{Plan, TIMEFRAME};
+use super::line::{Line, Numbered, Order, Status};
+use super::stage::Stage;
+use super::view::View;
 
 /// How often what agents say is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);

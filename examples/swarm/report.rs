@@ -5,8 +5,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::script::Told;
-use crate::stage::FIGURES;
+use super::script::Told;
+use super::stage::FIGURES;
 
 /// The outcome of a run.
 #[derive(Clone, Debug, Default, Serialize)]

@@ -9,8 +9,8 @@ use mesh_core::{ClusterKey, NodeId};
 use mesh_examples::hex::to_hex;
 use serde::Serialize;
 
-use crate::line::{Order, Status};
-use crate::mesh::{Mesh, Problem};
+use super::line::{Order, Status};
+use super::mesh::{Mesh, Problem};
 
 /// So many tasks make an agent hot.
 const BURST: u32 = 120;

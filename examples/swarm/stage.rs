@@ -6,8 +6,8 @@ use mesh_examples::dashboard::{Agent, Asked, Control, Dashboard, Figure, State a
 use mesh_examples::processes::State;
 use mesh_tasks::swarm::status::Link;
 
-use crate::line::{Order, Status};
-use crate::mesh::{Mesh, Problem};
+use super::line::{Order, Status};
+use super::mesh::{Mesh, Problem};
 
 /// The twelve figures, as agents name them. Those that each agent counts of its own, throughput, view changes and migrations,
 /// are of all together; all else is the mean of what they say.

@@ -8,7 +8,7 @@ use mesh_examples::dashboard::Log;
 use mesh_examples::processes::State;
 use mesh_examples::redraw::Drawn;
 
-use crate::line::Status;
+use super::line::Status;
 
 /// How often the table is drawn, and how often a line is written where there is no terminal.
 const DRAW_INTERVAL: Duration = Duration::from_millis(100);
