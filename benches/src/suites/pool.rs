@@ -65,6 +65,12 @@ fn cases() -> Vec<Case> {
             Model::stream(64, Arrivals::Anywhere(0.3)),
             &[("messages_per_task", 10.0)],
         ),
+        case(
+            "uniform_80",
+            "they come to all of 64, load 0.8",
+            Model::stream(64, Arrivals::Anywhere(0.8)),
+            &[("mean_ms", 17.0)],
+        ),
         case("slow_node", "burst at one of 16, another ten times slower", slow, &[("ideal_ratio", 1.25)]),
     ]
 }

@@ -13,6 +13,7 @@
 //! Bids come from whom the transport says, and in the life that was asked; they are not passed on. So nobody can bid in
 //! the name of another, and a signature would add nothing.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use super::command::PoolEvent;
 use super::message::{Announced, Message, NAMES_MAX};
 use super::{Context, TaskPool};
 use crate::auction::batch::{Batch, BatchConfig};
-use crate::auction::score::{Bid, Performance};
+use crate::auction::score::{Bid, Performance, draw};
 use crate::auction::{
     Auction, AuctionConfig, AuctionId, Award, BidRefused, Bidder, OpenBids, Outcome, SealedBid, Step, Unsold,
 };
@@ -373,7 +374,7 @@ impl TaskPool {
             self.market.pass(node, now, self.config.auction.bid_window);
         }
         let mut round = std::mem::take(&mut self.market.round);
-        for task in self.assign(cx, &round) {
+        for task in self.assign(&round) {
             round.remove(&task);
             self.end_auction(task);
             self.push_unplaced(task);
@@ -384,7 +385,7 @@ impl TaskPool {
     }
 
     /// Finds out which bidder should have which task, for the highest sum of scores. Which tasks there is no room for.
-    fn assign(&mut self, cx: &mut Context<'_>, round: &BTreeSet<TaskId>) -> Vec<TaskId> {
+    fn assign(&mut self, round: &BTreeSet<TaskId>) -> Vec<TaskId> {
         if round.len() < 2 {
             return Vec::new();
         }
@@ -396,8 +397,10 @@ impl TaskPool {
         let mut nodes: Vec<NodeId> = scores.iter().flat_map(|(_, scores)| scores).map(|(node, _)| *node).collect();
         nodes.sort_unstable();
         nodes.dedup();
-        // Of equals the first has it.
-        cx.rng().shuffle(&mut nodes);
+        if let Some(first) = round.first() {
+            // Of equals the first has it.
+            nodes.sort_by_key(|node| Reverse(draw(AuctionId::first(first.0), *node)));
+        }
         let places: BTreeMap<NodeId, usize> = nodes.iter().enumerate().map(|(at, node)| (*node, at)).collect();
         let mine = u32::try_from(self.room()).unwrap_or(u32::MAX);
         let room = |node: &NodeId| {

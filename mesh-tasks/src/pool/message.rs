@@ -284,7 +284,7 @@ pub enum Message {
     Promise(Vec<Promise>),
     /// Own these: they are yours by the ring.
     TakeOver(Vec<TaskId>),
-    /// Give me work: so many tasks wait here that could begin, and so much of the resources is free.
+    /// Give me work: so many tasks come first here that could begin, and so much of the resources is free.
     Steal(u32, Resources),
     /// There is none, but there may be some there. The asker's name is kept.
     NoWork(Option<Hint>),
@@ -330,7 +330,7 @@ wire_message!(Message: version VERSION {
     6 => Claim(claims),
     7 => Promise(promises),
     8 => TakeOver(tasks),
-    9 => Steal(waiting, free),
+    9 => Steal(ahead, free),
     10 => NoWork(hint),
     11 => FoundWork,
     12 => Offer(number, leases, more),

@@ -25,30 +25,32 @@ impl TaskPool {
         if !executes || !is_low || self.read_only || self.ready.is_empty() {
             return;
         }
-        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
+        // What is executed here is ahead of what would come: two nodes that are even otherwise would rob each other for ever.
+        let ahead = waiting + usize::from(self.takers.is_empty());
         let now = cx.now();
         if let Some(victim) = self.thief.ask(&self.config.steal, cx.rng(), &self.ready, now) {
             self.meter.steals.increment();
-            self.say(cx, victim, Message::Steal(waiting, self.unreserved()));
+            let ahead = u32::try_from(ahead).unwrap_or(u32::MAX);
+            self.say(cx, victim, Message::Steal(ahead, self.unreserved()));
         }
         if let Some(at) = self.thief.asks_at() {
             cx.set_timer(Timer::Steal, at.since(cx.now()));
         }
     }
 
-    pub(super) fn on_steal(&mut self, cx: &mut Context<'_>, from: NodeId, waiting: u32, free: Resources) {
+    pub(super) fn on_steal(&mut self, cx: &mut Context<'_>, from: NodeId, ahead: u32, free: Resources) {
         let Some(peer) = self.peers.get_mut(&from).filter(|peer| peer.offer.is_none()) else {
             // The answer is on its way already.
             return;
         };
-        peer.free = free;
+        (peer.ahead, peer.free) = (ahead, free);
         // Who is believed to be gone may ask still. It is told that there is nothing, and not remembered.
         let is_there = peer.is_ready();
         if is_there {
             self.thieves.insert(from, cx.now());
         }
         let here = self.queue.len() + self.foreign.len();
-        let count = self.config.steal.share(here, waiting as usize, self.thieves.len());
+        let count = self.config.steal.share(here, ahead as usize, self.thieves.len());
         if self.offer(cx, from, count) == 0 {
             self.meter.steals_empty.increment();
             if is_there && !self.lifelines.contains(&from) && self.lifelines.len() < self.config.steal.lifelines_max {
@@ -79,7 +81,8 @@ impl TaskPool {
                 return;
             }
             let Some(thief) = self.lifelines.pop_front() else { return };
-            let share = self.config.steal.share(waiting, 0, self.thieves.len());
+            let ahead = self.peers.get(&thief).map_or(0, |peer| peer.ahead);
+            let share = self.config.steal.share(waiting, ahead as usize, self.thieves.len());
             match self.offer(cx, thief, share) {
                 // It is kept for what the thief can do.
                 0 => self.lifelines.push_back(thief),

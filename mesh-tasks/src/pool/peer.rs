@@ -51,7 +51,9 @@ pub(super) struct Peer {
     ran_for: (Duration, Instant),
     pub(super) capabilities: Arc<Capabilities>,
     pub(super) load: Load,
-    /// What of its resources was free when it asked for work last.
+    /// How many tasks came first there when it asked for work last.
+    pub(super) ahead: u32,
+    /// What of its resources was free then.
     pub(super) free: Resources,
     pub(super) stream: Stream,
     /// The last of its messages about what to keep.
@@ -76,6 +78,7 @@ impl Peer {
             ran_for: (Duration::ZERO, now),
             capabilities: Arc::default(),
             load: Load::default(),
+            ahead: 0,
             free: Resources::new(),
             stream: Stream::default(),
             received: 0,

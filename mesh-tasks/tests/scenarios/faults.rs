@@ -30,8 +30,15 @@ fn s20_a_task_that_brings_its_node_down_is_given_up_and_the_others_are_done() {
             let victims = std::mem::take(&mut mesh.sink.borrow_mut().poisoned);
             assert_eq!(victims.len(), 1, "seed {seed}: one at a time");
             mesh.crash(victims[0]);
+            for node in mesh.ids().into_iter().filter(|node| *node != victims[0]) {
+                mesh.submit_soon(node, work(20));
+            }
             // Its replicas are replaced meanwhile: a majority of them lives.
-            mesh.pass(SECOND * 3);
+            mesh.pass(SECOND * 2);
+            mesh.hear();
+            let waits = |task: &&TaskId| **task != poison && !mesh.sink.borrow().effects.contains_key(task);
+            assert_eq!(mesh.submitted().iter().filter(waits).count(), 0, "seed {seed}: they wait for the other");
+            mesh.pass(SECOND);
             mesh.restart(victims[0]);
             mesh.work(victims[0], 1);
             mesh.pass(SECOND * 10);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use mesh_core::NodeId;
+use mesh_tasks::pool::PoolConfig;
 use mesh_tasks::task::Policy;
 use mesh_transport_mem::{Latency, LinkConfig};
 
@@ -149,7 +150,10 @@ fn s05_thieves_of_each_other_move_tasks_a_few_times_and_not_for_ever() {
 #[test]
 fn s05_nodes_that_are_even_but_for_one_task_leave_it_so() {
     for seed in 0..5 {
-        let mut mesh = Mesh::new(seed, 3);
+        // They ask for more while fewer than two wait.
+        let mut config = PoolConfig::default();
+        config.steal.low_water = 2;
+        let mut mesh = Mesh::with(seed, 3, config);
         let nodes: BTreeSet<NodeId> = [A, B].into();
         // Each executes one for long. One waits at each; or two at one of them.
         let counts = if seed % 2 == 0 { [2, 2] } else { [3, 2] };
@@ -160,6 +164,7 @@ fn s05_nodes_that_are_even_but_for_one_task_leave_it_so() {
         }
         nodes.iter().for_each(|node| mesh.work(*node, 1));
         mesh.pass(ms(2_900));
+        assert!(mesh.counted("tasks_steals") > 0, "seed {seed}: nobody asked");
         assert_eq!(mesh.counted("tasks_moved"), 0, "seed {seed}");
         mesh.check_each_begun_once();
     }
