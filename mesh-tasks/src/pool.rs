@@ -514,7 +514,7 @@ impl Protocol for TaskPool {
             Message::Claim(claims) => self.on_claim(cx, from, &claims),
             Message::Promise(promises) => self.on_promise(cx, from, promises),
             Message::TakeOver(tasks) => self.on_take_over(cx, from, &tasks),
-            Message::Steal(waiting, free) => self.on_steal(cx, from, waiting, free),
+            Message::Steal(ahead, guessed, free) => self.on_steal(cx, from, ahead, guessed, free),
             Message::NoWork(hint) => self.on_no_work(cx, from, hint),
             Message::FoundWork => self.on_found_work(from),
             Message::Offer(number, leases, more) => self.on_offer(cx, from, number, leases, more),

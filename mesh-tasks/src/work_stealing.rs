@@ -6,6 +6,11 @@
 //! nothing may wait for longer and longer. What is given is half of the *difference* of the two queues: with half of
 //! the queue, tasks would go back and forth.
 //!
+//! Where work begins at all nodes it is the other way round: all that idle follow the same few hints, and hear of the same
+//! few tasks, while somebody asked at random has one too many often enough. So a thief learns how many of its guesses find
+//! work, its *luck*, from them and from who sends it work unasked: where that is always another node, it begins everywhere.
+//! While it is lucky it guesses, several times in a row, and does not wait for longer and longer.
+//!
 //! Pure: a [`Thief`] says whom to ask and when, [`StealConfig::share`] how much to give; whoever holds tasks moves them.
 //!
 //! ```
@@ -124,25 +129,37 @@ pub struct Thief {
     round_trip: Duration,
     /// Whether it asked somebody at random.
     guessed: bool,
-    /// How many of 256 guesses found work, lately.
+    /// What part of its guesses found work, lately; of [`ALWAYS`].
     luck: u32,
+    /// Who sent it work unasked, last.
+    fed_by: Option<NodeId>,
     /// How many it asked in a row in vain.
     asked_in_vain: u32,
 }
 
-/// Where so many of 256 guesses find work, it is worth it to go on guessing.
-const LUCKY: u32 = 64;
+/// The luck of a thief whose guesses always find work.
+const ALWAYS: u32 = 1 << 16;
+
+/// With more luck than so it is worth it to go on guessing: an answer costs a round trip, a task that waits costs its length.
+const LUCKY: u32 = ALWAYS / 32;
 
 /// But not more often than so.
-const GUESSES_MAX: u32 = 4;
+const GUESSES_MAX: u32 = 32;
+
+/// A guess moves the luck by one in so many: it takes some dozens to tell one in 32 from none.
+const GUESSES_COUNT: u32 = 32;
+
+/// Work from another node than last time is a weaker sign, and a frequent one where one node has much to send.
+const FEEDERS_COUNT: u32 = 256;
 
 impl Thief {
-    /// Whom to ask for work now, if anybody: one at a time, at first where there was some.
+    /// Whom to ask for work now, if anybody: one at a time, at first where there was some, or at random while it is lucky.
     pub fn ask(&mut self, config: &StealConfig, rng: &mut Rng64, peers: &[NodeId], now: Instant) -> Option<NodeId> {
         if self.asked.is_some() || now < self.next_at {
             return None;
         }
-        let hinted = self.hint.map(|hint| hint.node).filter(|node| peers.binary_search(node).is_ok());
+        let hint = self.hint.filter(|_| !self.is_lucky() || self.knows_plenty(config));
+        let hinted = hint.map(|hint| hint.node).filter(|node| peers.binary_search(node).is_ok());
         let victim = hinted.or_else(|| rng.choose(peers).copied())?;
         self.guessed = hinted.is_none();
         self.asked = Some((victim, now));
@@ -160,6 +177,11 @@ impl Thief {
         self.asked.map(|(victim, _)| victim)
     }
 
+    /// Whether it asked, last, somebody at random: the next time it will ask another one.
+    pub const fn guessed(&self) -> bool {
+        self.guessed
+    }
+
     /// Where it would look first.
     pub const fn hint(&self) -> Option<Hint> {
         self.hint
@@ -168,12 +190,21 @@ impl Thief {
     /// How many tasks should wait here, of the length that they lately had, when more are asked for: as many as are
     /// executed until they come, where it is known that there are many. Otherwise, none: they would be missed elsewhere.
     pub fn low_water(&self, config: &StealConfig, run_time: Duration) -> usize {
-        let is_rich = self.hint.is_some_and(|hint| hint.waiting as usize >= config.batch_max);
-        if !is_rich || run_time.is_zero() {
+        if !self.knows_plenty(config) || run_time.is_zero() {
             return config.low_water;
         }
         let meanwhile = self.round_trip.as_nanos().div_ceil(run_time.as_nanos());
         config.low_water.max(usize::try_from(meanwhile).unwrap_or(usize::MAX).min(config.batch_max / 4))
+    }
+
+    /// Whether it knows of a node that has as much work as can be given at once.
+    fn knows_plenty(&self, config: &StealConfig) -> bool {
+        self.hint.is_some_and(|hint| hint.waiting as usize >= config.batch_max)
+    }
+
+    /// Whether guesses find work often enough.
+    const fn is_lucky(&self) -> bool {
+        self.luck > LUCKY
     }
 
     /// Somebody gave it work, and knows where there is more.
@@ -183,9 +214,11 @@ impl Thief {
             self.round_trip = if self.round_trip.is_zero() { took } else { (self.round_trip * 7 + took) / 8 };
             self.asked = None;
             if self.guessed {
-                self.luck += (256 - self.luck) / 8;
+                self.luck += (ALWAYS - self.luck) / GUESSES_COUNT;
             }
             self.refused_by = self.refused_by.filter(|other| *other != asked);
+        } else if self.fed_by.replace(victim) != Some(victim) {
+            self.luck += (ALWAYS - self.luck) / FEEDERS_COUNT;
         }
         if self.hint.is_some_and(|hint| hint.node == victim) {
             self.hint = None;
@@ -208,17 +241,16 @@ impl Thief {
         }
         self.hear(hint);
         if self.guessed {
-            self.luck -= self.luck / 8;
+            self.luck -= self.luck / GUESSES_COUNT;
         }
         self.asked_in_vain += 1;
         // A hint is followed at once, but not for ever: those who have none may pass it round.
         let follows = self.hint.is_some() && self.wait <= config.backoff;
-        if !follows && self.luck >= LUCKY && self.asked_in_vain < GUESSES_MAX {
-            self.next_at = now;
-            return;
+        let goes_on = follows || (self.is_lucky() && self.asked_in_vain < GUESSES_MAX);
+        self.next_at = if goes_on { now } else { now + self.wait };
+        if !self.is_lucky() {
+            self.wait = (self.wait * 2).min(config.backoff_max);
         }
-        self.next_at = if follows { now } else { now + self.wait };
-        self.wait = (self.wait * 2).min(config.backoff_max);
     }
 
     /// Of two places the one with more work is remembered.
@@ -314,20 +346,79 @@ mod tests {
             now = next;
         }
         assert_eq!(waits, [4, 8, 16, 32, 64, 128, 128]);
-        // One whose guesses were right goes on guessing before it waits, but not for ever.
-        for _ in 0..9 {
-            let victim = thief.ask(&config, &mut rng, &[A, B], now).unwrap();
-            thief.found(&config, victim, None, now);
-            thief.forget(&config, now, |_| true, now);
-        }
-        let mut guesses = 0;
-        while let Some(victim) = thief.ask(&config, &mut rng, &[A, B], now) {
-            thief.refused(&config, victim, None, now);
-            guesses += 1;
-        }
-        assert_eq!(guesses, GUESSES_MAX);
         thief.found(&config, A, None, now);
         assert_eq!(thief.asks_at(), Some(now));
+    }
+
+    #[test]
+    fn one_whose_guesses_are_right_guesses_on_and_no_longer_than_they_are() {
+        let (config, mut thief, mut rng) = (StealConfig::default(), Thief::default(), Rng64::from_seed(1, "t"));
+        let peers = [A, B];
+        for _ in 0..20 {
+            let victim = thief.ask(&config, &mut rng, &peers, at(0)).unwrap();
+            thief.found(&config, victim, None, at(0));
+            thief.forget(&config, at(0), |_| true, at(0));
+        }
+        // It guesses several times in a row, waits, and does the same after a wait that is no longer.
+        let (mut now, mut rounds) = (at(0), Vec::new());
+        while thief.is_lucky() {
+            let mut guesses = 0;
+            while let Some(victim) = thief.ask(&config, &mut rng, &peers, now) {
+                assert!(thief.guessed());
+                thief.refused(&config, victim, None, now);
+                guesses += 1;
+            }
+            let next = thief.asks_at().unwrap();
+            rounds.push((guesses, next.since(now).as_millis()));
+            now = next;
+        }
+        assert_eq!(rounds[0], (GUESSES_MAX, 4));
+        assert!(rounds.len() < 100 && rounds[1..].iter().all(|round| *round == (1, 4)), "{rounds:?}");
+        for wait in [8, 16] {
+            let victim = thief.ask(&config, &mut rng, &peers, now).unwrap();
+            thief.refused(&config, victim, None, now);
+            assert_eq!(thief.asks_at(), Some(now + Duration::from_millis(wait)));
+            now = thief.asks_at().unwrap();
+        }
+    }
+
+    #[test]
+    fn one_that_is_lucky_follows_a_hint_only_where_there_is_plenty() {
+        let (config, mut rng) = (StealConfig::default(), Rng64::from_seed(1, "t"));
+        let peers: Vec<NodeId> = (1..=100).map(NodeId).collect();
+        let mut asks = |luck, waiting| {
+            let mut thief = Thief { luck, hint: more(A, waiting), ..Thief::default() };
+            (thief.ask(&config, &mut rng, &peers, at(0)) == Some(A), thief.guessed())
+        };
+        assert_eq!(asks(LUCKY, 1), (true, false));
+        assert_eq!(asks(LUCKY + 1, 63), (false, true));
+        assert_eq!(asks(LUCKY + 1, 64), (true, false));
+    }
+
+    #[test]
+    fn work_that_others_send_is_luck_where_they_are_many() {
+        let (config, mut thief, mut rng) = (StealConfig::default(), Thief::default(), Rng64::from_seed(1, "t"));
+        for _ in 0..1000 {
+            thief.found(&config, A, None, at(0));
+        }
+        assert!(!thief.is_lucky(), "one node has it all");
+        for _ in 0..2 {
+            thief.found(&config, B, None, at(0));
+            thief.found(&config, C, None, at(0));
+            thief.found(&config, C, None, at(0));
+        }
+        assert!(!thief.is_lucky(), "a few may be chance");
+        for sender in [A, B, C].repeat(2) {
+            thief.found(&config, sender, None, at(0));
+        }
+        assert!(thief.is_lucky());
+        // What was asked for where a hint led is no sign.
+        let luck = thief.luck;
+        thief.found(&config, A, more(B, 64), at(0));
+        assert_eq!(thief.ask(&config, &mut rng, &[A, B], at(0)), Some(B));
+        let fed = thief.luck;
+        thief.found(&config, B, None, at(1));
+        assert_eq!((luck < fed, thief.luck), (true, fed));
     }
 
     #[test]

@@ -284,8 +284,9 @@ pub enum Message {
     Promise(Vec<Promise>),
     /// Own these: they are yours by the ring.
     TakeOver(Vec<TaskId>),
-    /// Give me work: so many tasks come first here that could begin, and so much of the resources is free.
-    Steal(u32, Resources),
+    /// Give me work: so many tasks come first here that could begin; whether it was a guess, and the next one is asked of
+    /// somebody else; and so much of the resources is free.
+    Steal(u32, bool, Resources),
     /// There is none, but there may be some there. The asker's name is kept.
     NoWork(Option<Hint>),
     /// No need to keep my name.
@@ -330,7 +331,7 @@ wire_message!(Message: version VERSION {
     6 => Claim(claims),
     7 => Promise(promises),
     8 => TakeOver(tasks),
-    9 => Steal(ahead, free),
+    9 => Steal(ahead, guessed, free),
     10 => NoWork(hint),
     11 => FoundWork,
     12 => Offer(number, leases, more),
@@ -395,7 +396,7 @@ mod tests {
             Message::Claim(vec![Claim { task, epoch, has: change.version }]),
             Message::Promise(vec![Promise::Given(task, epoch, Some(Box::new(change))), Promise::Unknown(task, epoch)]),
             Message::TakeOver(vec![task]),
-            Message::Steal(4, Resources::new().with("gpu", 1)),
+            Message::Steal(4, true, Resources::new().with("gpu", 1)),
             Message::NoWork(Some(Hint { node, waiting: 1 })),
             Message::FoundWork,
             Message::Offer(1, vec![lease], None),

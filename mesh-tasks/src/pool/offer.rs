@@ -31,14 +31,14 @@ impl TaskPool {
         if let Some(victim) = self.thief.ask(&self.config.steal, cx.rng(), &self.ready, now) {
             self.meter.steals.increment();
             let ahead = u32::try_from(ahead).unwrap_or(u32::MAX);
-            self.say(cx, victim, Message::Steal(ahead, self.unreserved()));
+            self.say(cx, victim, Message::Steal(ahead, self.thief.guessed(), self.unreserved()));
         }
         if let Some(at) = self.thief.asks_at() {
             cx.set_timer(Timer::Steal, at.since(cx.now()));
         }
     }
 
-    pub(super) fn on_steal(&mut self, cx: &mut Context<'_>, from: NodeId, ahead: u32, free: Resources) {
+    pub(super) fn on_steal(&mut self, cx: &mut Context<'_>, from: NodeId, ahead: u32, guessed: bool, free: Resources) {
         let Some(peer) = self.peers.get_mut(&from).filter(|peer| peer.offer.is_none()) else {
             // The answer is on its way already.
             return;
@@ -46,7 +46,7 @@ impl TaskPool {
         (peer.ahead, peer.free) = (ahead, free);
         // Who is believed to be gone may ask still. It is told that there is nothing, and not remembered.
         let is_there = peer.is_ready();
-        if is_there {
+        if is_there && !guessed {
             self.thieves.insert(from, cx.now());
         }
         let here = self.queue.len() + self.foreign.len();

@@ -224,18 +224,18 @@ fn what_another_life_says_or_hears_is_no_news() {
     let say = |from: u32, to: u32, message: Message| Envelope { from, to, message };
     pool.receive(B, say(5, boot, Message::Hello(hello.clone())));
     assert_eq!(pool.protocol.status().peers, 1);
-    pool.receive(B, say(6, boot, Message::Steal(0, Resources::new())));
-    pool.receive(B, say(5, boot ^ 1, Message::Steal(0, Resources::new())));
+    pool.receive(B, say(6, boot, Message::Steal(0, false, Resources::new())));
+    pool.receive(B, say(5, boot ^ 1, Message::Steal(0, false, Resources::new())));
     let answers = pool.sent();
     assert!(answers.iter().all(|(_, envelope)| matches!(envelope.message, Message::Hello(_))), "{answers:?}");
     // A life that ended does not come back.
     pool.receive(B, say(6, boot, Message::Hello(hello.clone())));
     pool.receive(B, say(5, boot, Message::Hello(hello)));
     pool.sent();
-    pool.receive(B, say(6, boot, Message::Steal(0, Resources::new())));
+    pool.receive(B, say(6, boot, Message::Steal(0, false, Resources::new())));
     assert!(pool.sent().iter().any(|(_, envelope)| matches!(envelope.message, Message::NoWork(None))));
     // Who is not known is not heard.
-    pool.receive(NodeId(9), say(1, boot, Message::Steal(0, Resources::new())));
+    pool.receive(NodeId(9), say(1, boot, Message::Steal(0, false, Resources::new())));
     assert!(pool.sent().is_empty());
 }
 

@@ -125,7 +125,7 @@ impl Churn {
                 self.say(node, Message::Status(load, Resources::new()));
                 self.nodes.entry(node).and_modify(|known| known.drains = draining && known.life != 0);
             }
-            Step::Steal(node) => self.say(node, Message::Steal(0, Resources::new())),
+            Step::Steal(node) => self.say(node, Message::Steal(0, false, Resources::new())),
             Step::NoWork(node, hint) => self.say(node, Message::NoWork(Some(Hint { node: hint, waiting: 99 }))),
             Step::Bid(node, load) => {
                 let bid =

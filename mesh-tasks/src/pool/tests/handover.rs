@@ -12,7 +12,7 @@ use crate::task::Epoch;
 fn a_lease_that_is_declined_after_its_task_has_another_owner_is_given_back_there() {
     let mut pool = one_of_three(PoolConfig::default());
     let task = owned(&mut pool, TaskSpec::new("work"));
-    say(&mut pool, C, Message::Steal(0, Resources::new()));
+    say(&mut pool, C, Message::Steal(0, false, Resources::new()));
     let leases = pool.sent().into_iter().find_map(|(_, envelope)| match envelope.message {
         Message::Offer(1, leases, _) => Some(leases),
         _ => None,
@@ -30,7 +30,7 @@ fn a_lease_that_is_declined_after_its_task_has_another_owner_is_given_back_there
 fn a_lease_that_is_declined_while_another_claims_its_task_is_given_back_to_that_one() {
     let mut pool = one_of_three(PoolConfig::default());
     let task = owned(&mut pool, TaskSpec::new("work"));
-    say(&mut pool, C, Message::Steal(0, Resources::new()));
+    say(&mut pool, C, Message::Steal(0, false, Resources::new()));
     let change = taken_over(&pool, task);
     let entry = pool.protocol.tasks.get(&task).expect("it is kept");
     let (token, has) = (entry.token(task), entry.version);
@@ -292,7 +292,7 @@ fn a_lease_that_was_passed_on_and_is_declined_is_given_back_to_whoever_granted_i
     let token = Token { task, epoch: first_epoch(C), attempt: 1 };
     let lease = Lease { token, owner: C, expires_in: None, spec: Arc::new(TaskSpec::new("x")) };
     say(&mut pool, C, Message::Offer(1, vec![lease], None));
-    say(&mut pool, B, Message::Steal(0, Resources::new()));
+    say(&mut pool, B, Message::Steal(0, false, Resources::new()));
     say(&mut pool, C, Message::Answers(vec![], vec![token], vec![]));
     pool.sent();
     say(&mut pool, B, Message::Taken(1, vec![token]));
@@ -307,7 +307,7 @@ fn a_lease_that_was_passed_on_and_is_declined_is_given_back_to_whoever_granted_i
 fn a_drain_waits_for_the_answer_to_an_offer() {
     let mut pool = one_of_three(PoolConfig::default());
     let task = owned(&mut pool, TaskSpec::new("work"));
-    say(&mut pool, C, Message::Steal(0, Resources::new()));
+    say(&mut pool, C, Message::Steal(0, false, Resources::new()));
     let change = taken_over(&pool, task);
     let drained = pool.command(PoolCommand::Drain(Duration::from_secs(20)));
     say(&mut pool, B, Message::Replicate(1, vec![change], vec![]));

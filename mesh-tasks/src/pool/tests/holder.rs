@@ -184,7 +184,7 @@ fn who_is_idle_asks_for_work_and_has_room_though_tasks_wait_for_a_resource() {
     let mut pool = with_one_slot(4, 30);
     pool.pass(Duration::from_millis(300));
     // None of its own can begin, and no slot is free.
-    let asks = |(_, envelope): &(NodeId, Envelope)| matches!(&envelope.message, Message::Steal(0, free) if free.get("slots") == 0);
+    let asks = |(_, envelope): &(NodeId, Envelope)| matches!(&envelope.message, Message::Steal(0, _, free) if free.get("slots") == 0);
     assert!(pool.sent().iter().any(asks));
     assert_eq!(pool.protocol.room(), 4 * (1 + PoolConfig::default().backlog as usize) - 1);
     // Those that wait are there still, and one goes on when the first is done.
@@ -200,7 +200,7 @@ fn a_thief_is_given_what_it_has_free_resources_for() {
     submit(&mut pool, TaskSpec::new("no slot"));
     let mut given = |slots: u64| {
         pool.sent();
-        say(&mut pool, B, Message::Steal(0, Resources::new().with("slots", slots)));
+        say(&mut pool, B, Message::Steal(0, false, Resources::new().with("slots", slots)));
         let (number, leases) = pool.sent().into_iter().find_map(|(_, envelope)| match envelope.message {
             Message::Offer(number, leases, _) => Some((number, leases)),
             _ => None,

@@ -301,7 +301,7 @@ fn tasks_that_a_thief_cannot_execute_hide_none_that_it_can() {
         submit(&mut pool, requires(&format!("tpu {kind}"), Policy::Steal));
     }
     submit(&mut pool, requires("gpu", Policy::Steal));
-    say(&mut pool, B, Message::Steal(0, Resources::new()));
+    say(&mut pool, B, Message::Steal(0, false, Resources::new()));
     let offered = sent(&mut pool).into_iter().find_map(|message| match message {
         Message::Offer(_, leases, _) => Some(leases),
         _ => None,
@@ -442,7 +442,7 @@ fn a_result_that_is_too_long_is_a_failure_whoever_says_it() {
     let mut pool = beside_b(PoolConfig { successors: 0, result_max: 10, ..PoolConfig::default() });
     let request = submit(&mut pool, TaskSpec::new("x"));
     let PoolReply::Submitted(Ok(task)) = reply(&mut pool, request) else { panic!("it is there") };
-    say(&mut pool, B, Message::Steal(0, Resources::new()));
+    say(&mut pool, B, Message::Steal(0, false, Resources::new()));
     let token = pool.protocol.tasks.get(&task).expect("it is there").token(task);
     let report = |len| vec![Report { token, result: Reported::Completed(Bytes::from(vec![0; len])) }];
     say(&mut pool, B, Message::Report(report(11)));

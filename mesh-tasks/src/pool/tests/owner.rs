@@ -76,7 +76,7 @@ fn a_lease_that_was_passed_on_when_its_task_was_taken_over_and_is_refused_or_nev
         let task = owned(&mut pool, TaskSpec::new("work"));
         let token = lease_and_give(&mut pool, task, 1, State::Leased { holder: A });
         own_again(&mut pool, task);
-        say(&mut pool, B, Message::Steal(0, Resources::new()));
+        say(&mut pool, B, Message::Steal(0, false, Resources::new()));
         let mut sent = pool.sent().into_iter();
         let offered = sent.any(|(to, envelope)| {
             to == B && matches!(&envelope.message, Message::Offer(1, leases, _) if leases[0].token == token)
@@ -101,7 +101,7 @@ fn s08_a_renewal_of_a_lease_that_is_superseded_changes_nothing_and_its_holder_is
     let mut pool = one_of_three(PoolConfig::default());
     let task = owned(&mut pool, TaskSpec::new("work"));
     let granted_to = |pool: &mut Harness<TaskPool>, node: NodeId| {
-        say(pool, node, Message::Steal(0, Resources::new()));
+        say(pool, node, Message::Steal(0, false, Resources::new()));
         let offer = pool.sent().into_iter().find_map(|(to, envelope)| match envelope.message {
             Message::Offer(number, leases, _) if to == node => Some((number, leases[0].token)),
             _ => None,
@@ -137,7 +137,7 @@ fn what_is_over_is_not_executed_though_its_lease_comes_back() {
     let task = owned(&mut pool, TaskSpec::new("work"));
     let token = lease_and_give(&mut pool, task, 1, State::Leased { holder: A });
     own_again(&mut pool, task);
-    say(&mut pool, B, Message::Steal(0, Resources::new()));
+    say(&mut pool, B, Message::Steal(0, false, Resources::new()));
     pool.command(PoolCommand::Cancel(task));
     keep(&mut pool);
     say(&mut pool, B, Message::Taken(1, vec![token]));
@@ -207,7 +207,7 @@ fn what_is_over_stays_so_though_a_lease_of_it_was_passed_on_and_never_answered()
     let task = owned(&mut pool, TaskSpec::new("work"));
     let token = lease_and_give(&mut pool, task, 1, State::Leased { holder: A });
     own_again(&mut pool, task);
-    say(&mut pool, C, Message::Steal(0, Resources::new()));
+    say(&mut pool, C, Message::Steal(0, false, Resources::new()));
     pool.sent();
     let result = Reported::Completed(Bytes::from_static(b"done"));
     say(&mut pool, C, Message::Report(vec![Report { token, result }]));
