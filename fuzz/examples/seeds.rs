@@ -2,12 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::{fs, io};
 
-use mesh_consensus::pbft::{Digest, Evidence, Kind, ReplicaIndex, Said, Statement};
-use mesh_core::Bytes;
+use mesh_consensus::pbft::{
+    Administrators, Digest, Evidence, Kind, Reconfiguration, ReplicaIndex, ReplicaSet, Said, Statement,
+};
+use mesh_consensus::session::{LogTime, SessionId, SessionRequest, Sessions};
 use mesh_core::identity::SecretKey;
 use mesh_core::wire::to_bytes;
+use mesh_core::{Bytes, NodeId};
 use mesh_fuzz::decode::DECODERS;
 use mesh_fuzz::input::put_piece;
 use mesh_fuzz::play::{Recording, Subject, record};
@@ -43,7 +47,8 @@ fn decoders(name: &str, encoded: &[Bytes]) -> io::Result<()> {
             count += 1;
         }
     }
-    Ok(println!("{name}: {count} of {} encoded", encoded.len()))
+    println!("{name}: {count} of {} encoded", encoded.len());
+    Ok(())
 }
 
 fn of<S: Subject>() -> io::Result<()> {
@@ -77,6 +82,24 @@ fn others() -> io::Result<()> {
     };
     let contradict = |kind| to_bytes(&Evidence { epoch: 0, first: said(kind, 1), second: said(kind, 2) });
     decoders("pbft-evidence", &[Kind::Prepare, Kind::Checkpoint].map(contradict))?;
+    let mut sessions = Sessions::default();
+    let mut held = vec![to_bytes(&sessions)];
+    for (serial, answered_below) in [(1, 1), (2, 1), (3, 2)] {
+        let session = SessionId(serial);
+        sessions.open(session, LogTime(serial), Duration::from_secs(60), 8);
+        let request = SessionRequest { session: SessionId(1), serial, answered_below };
+        sessions.begin(&request, LogTime(serial));
+        sessions.finish(&request, Bytes::from_static(b"an answer"));
+        held.push(to_bytes(&sessions));
+    }
+    decoders("sessions", &held)?;
+    let members = |count| (1..=count).map(|node| (NodeId(node), SecretKey::from_seed([node as u8; 32]).public()));
+    let replicas = Administrators::new(1, [key.public()])
+        .and_then(|administrators| ReplicaSet::administered("group", members(4), administrators))
+        .map_err(io::Error::other)?;
+    let change = Reconfiguration::new(&replicas, members(5).collect()).map_err(io::Error::other)?;
+    let changes = [to_bytes(&change), to_bytes(&change.signed_by(&replicas, &key))];
+    decoders("pbft-reconfiguration", &changes)?;
     let tags = Tags::from_iter([("role", "worker"), ("version", "2")]);
     let profile = Profile::default().with_tags(&tags).map_err(io::Error::other)?;
     decoders("membership-tags", &[profile.metadata])

@@ -1,6 +1,7 @@
 //! Every type that is read from a frame or a log.
 
-use mesh_consensus::pbft::Evidence;
+use mesh_consensus::pbft::{Evidence, Reconfiguration};
+use mesh_consensus::session::Sessions;
 use mesh_core::wire::{from_bytes, to_bytes};
 use mesh_core::{Bytes, Protocol, Wire};
 use mesh_gossip::membership::Profile;
@@ -37,6 +38,8 @@ pub const DECODERS: &[(&str, Decoder)] = &[
     ("pbft-evidence", one_encoding::<Evidence>),
     ("auction-signed-bid", one_encoding::<SignedBid>),
     ("membership-tags", tags),
+    ("sessions", one_encoding::<Sessions>),
+    ("pbft-reconfiguration", one_encoding::<Reconfiguration>),
 ];
 
 fn message<S: crate::play::Subject>(bytes: &Bytes) {

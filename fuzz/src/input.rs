@@ -5,8 +5,8 @@
 pub struct Input<'a>(pub &'a [u8]);
 
 impl<'a> Input<'a> {
-    /// The next byte, if there is one.
-    pub fn next(&mut self) -> Option<u8> {
+    /// The next byte, if there is one: what is done next.
+    pub fn step(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(*first)
@@ -14,7 +14,7 @@ impl<'a> Input<'a> {
 
     /// The next byte.
     pub fn byte(&mut self) -> u8 {
-        self.next().unwrap_or_default()
+        self.step().unwrap_or_default()
     }
 
     /// The next two bytes, as a number.

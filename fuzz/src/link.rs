@@ -96,7 +96,7 @@ pub fn run(data: &[u8]) {
 
 fn start(data: &[u8]) -> Option<(End, End, Input<'_>)> {
     let mut input = Input(data);
-    let kind = input.next()?;
+    let kind = input.step()?;
     // TLS is slow: one in eight.
     let tls = kind & 0b111 == 0b111;
     let [mine, theirs] = &CONFIGS[usize::from(tls)];
@@ -115,7 +115,7 @@ fn start(data: &[u8]) -> Option<(End, End, Input<'_>)> {
 }
 
 fn play(end: &mut End, peer: &mut End, mut input: Input<'_>) -> Result<(), LinkError> {
-    while let Some(step) = input.next() {
+    while let Some(step) = input.step() {
         match step & 7 {
             0 | 1 => end.takes(input.piece())?,
             2 => {

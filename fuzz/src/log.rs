@@ -61,7 +61,7 @@ pub fn run(data: &[u8]) {
     let Some(mut log) = open(&disk, &mut models, false) else { return };
     let mut input = Input(data);
     for step in 0..200 {
-        let Some(kind) = input.next() else { return };
+        let Some(kind) = input.step() else { return };
         let protocol = ProtocolId(u32::from(kind >> 6));
         let worked = match kind & 7 {
             0..=2 => {

@@ -60,7 +60,7 @@ pub fn run<S: Subject>(data: &[u8]) {
     let mut node = Harness::new(ids[0], S::node(0));
     let (mut input, mut left) = (Input(data), TIME_MAX);
     for _ in 0..STEPS_MAX {
-        let Some(step) = input.next() else { return };
+        let Some(step) = input.step() else { return };
         let from = ids.get(usize::from(step >> 3) % (ids.len() + 1)).copied().unwrap_or(STRANGER);
         match step & 7 {
             kind @ (step::PASS | step::STALL) => {
@@ -91,7 +91,8 @@ fn outcome<P: Protocol<Message: Clone>>(node: &mut Harness<P>) -> Vec<(NodeId, P
             LogOp::DropSnapshotsBelow(_) => {}
         }
     }
-    (drop(node.replies()), drop(node.events()));
+    drop(node.replies());
+    drop(node.events());
     let sent = node.sent();
     sent.iter().for_each(|(_, message)| readable(message));
     sent
@@ -161,7 +162,8 @@ pub fn record<S: Subject>(rounds: u16, first: bool) -> Recording {
                     LogOp::DropSnapshotsBelow(_) => {}
                 }
             }
-            (drop(node.replies()), drop(node.events()));
+            drop(node.replies());
+            drop(node.events());
             sent.extend(node.sent().into_iter().map(|(to, message)| (place, to, message)));
         }
         for (from, to, message) in sent {

@@ -62,6 +62,8 @@ fn every_type_merges_what_was_written_apart() {
             assert_eq!(cluster.value(node, "map"), Some(Value::Map(both)));
             assert_eq!(cluster.value(node, "max"), Some(Value::Max(9)));
             assert_eq!(cluster.value(node, "min"), Some(Value::Min(7)));
+            let number = |key| cluster.value(node, key).unwrap().as_number();
+            assert_eq!(["count", "max", "min", "set"].map(number), [Some(3), Some(9), Some(7), None]);
         }
     }
 }
