@@ -7,7 +7,7 @@ use crate::stats::{median, range};
 /// What to measure, and for how long.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// Fewer and shorter runs, so that all suites but those of gossip end within a minute.
+    /// Fewer and shorter runs, so that all suites but those of gossip end within a minute, and pools that are drawn.
     pub quick: bool,
     /// Measure also the cells that the [plots](crate::plot::plots) show.
     pub plots: bool,

@@ -35,7 +35,7 @@ struct Args {
     /// End with exit code 1, and a line for each, where figures do not keep to their bounds.
     #[arg(long)]
     check: bool,
-    /// Fewer and shorter runs: everything but gossip ends within a minute.
+    /// Fewer and shorter runs: everything but gossip ends within a minute, and pools that are drawn or written down.
     #[arg(long)]
     quick: bool,
     /// Write pictures of how the costs of Raft and of membership grow as SVG files into this directory.
