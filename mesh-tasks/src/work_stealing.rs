@@ -246,9 +246,9 @@ impl Thief {
         self.asked_in_vain += 1;
         // A hint is followed at once, but not for ever: those who have none may pass it round.
         let follows = self.hint.is_some() && self.wait <= config.backoff;
-        let goes_on = follows || (self.is_lucky() && self.asked_in_vain < GUESSES_MAX);
+        let goes_on = (follows || self.is_lucky()) && self.asked_in_vain < GUESSES_MAX;
         self.next_at = if goes_on { now } else { now + self.wait };
-        if !self.is_lucky() {
+        if !self.guessed || !self.is_lucky() {
             self.wait = (self.wait * 2).min(config.backoff_max);
         }
     }
@@ -352,13 +352,10 @@ mod tests {
 
     #[test]
     fn one_whose_guesses_are_right_guesses_on_and_no_longer_than_they_are() {
-        let (config, mut thief, mut rng) = (StealConfig::default(), Thief::default(), Rng64::from_seed(1, "t"));
+        let (config, mut rng) = (StealConfig::default(), Rng64::from_seed(1, "t"));
         let peers = [A, B];
-        for _ in 0..20 {
-            let victim = thief.ask(&config, &mut rng, &peers, at(0)).unwrap();
-            thief.found(&config, victim, None, at(0));
-            thief.forget(&config, at(0), |_| true, at(0));
-        }
+        // It found work at another one before, and does not look there again.
+        let mut thief = Thief { luck: ALWAYS / 2, hint: more(C, 0), ..Thief::default() };
         // It guesses several times in a row, waits, and does the same after a wait that is no longer.
         let (mut now, mut rounds) = (at(0), Vec::new());
         while thief.is_lucky() {
@@ -431,6 +428,22 @@ mod tests {
             assert!(asked < 5);
         }
         assert_eq!(asked, 2);
+    }
+
+    #[test]
+    fn hints_at_plenty_that_two_give_at_each_other_are_not_followed_without_end_by_the_lucky() {
+        let (config, mut rng) = (StealConfig::default(), Rng64::from_seed(1, "t"));
+        let mut thief = Thief { luck: ALWAYS, hint: more(A, 100), ..Thief::default() };
+        let (mut now, mut asked) = (at(0), 0);
+        while now < at(10_000) {
+            if let Some(victim) = thief.ask(&config, &mut rng, &[A, B], now) {
+                thief.refused(&config, victim, more(if victim == A { B } else { A }, 100), now);
+                asked += 1;
+            }
+            now = now.max(thief.asks_at().unwrap());
+        }
+        let waits = 10_000 / config.backoff_max.as_millis();
+        assert!(asked < GUESSES_MAX as u128 + waits + 10, "{asked}");
     }
 
     #[test]

@@ -201,6 +201,9 @@ impl TaskPool {
         }
         peer.taken = number;
         peer.lifeline = false;
+        // What is awarded or sent for other reasons says nothing of where there is work to steal.
+        let is_theft =
+            self.thief.asked() == Some(from) || leases.iter().any(|lease| self.policy(&lease.spec) == Policy::Steal);
         let mut declined = Vec::new();
         for lease in leases {
             let token = lease.token;
@@ -212,7 +215,9 @@ impl TaskPool {
             peer.declined.clone_from(&declined);
         }
         self.answer(now, from, |lazy| lazy.taken = Some((number, declined)));
-        self.thief.found(&self.config.steal, from, more.filter(|more| more.node != self.me), now);
+        if is_theft {
+            self.thief.found(&self.config.steal, from, more.filter(|more| more.node != self.me), now);
+        }
         let kept = self.peers.iter_mut().filter(|(_, peer)| peer.lifeline);
         let kept: Vec<_> = kept.map(|(node, peer)| (*node, std::mem::take(&mut peer.lifeline)).0).collect();
         for node in kept {

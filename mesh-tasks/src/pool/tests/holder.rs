@@ -57,6 +57,18 @@ fn begun(pool: &mut Harness<TaskPool>) -> Vec<Token> {
 }
 
 #[test]
+fn only_stolen_work_tells_where_there_is_more_to_steal() {
+    let mut pool = holder();
+    let lease = |task, policy| Lease { spec: Arc::new(TaskSpec::new("work").by(policy)), ..lease(task, 1) };
+    for (number, policy) in [(1, Policy::Auction), (2, Policy::Dht), (3, Policy::Balance), (4, Policy::Capability)] {
+        assert!(offer(&mut pool, number, &lease(u128::from(number), policy)));
+        assert_eq!(pool.protocol.thief.hint(), None, "{policy:?}");
+    }
+    assert!(offer(&mut pool, 5, &lease(5, Policy::Steal)));
+    assert_eq!(pool.protocol.thief.hint().map(|hint| hint.node), Some(B));
+}
+
+#[test]
 fn what_is_executed_here_is_not_begun_a_second_time_by_a_later_lease() {
     let mut pool = holder();
     let [first, second, third] = [1, 2, 3].map(|attempt| lease(7, attempt));
