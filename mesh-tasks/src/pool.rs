@@ -43,6 +43,7 @@
 //! ```
 
 mod ask;
+mod circle;
 mod claim;
 mod command;
 mod config;

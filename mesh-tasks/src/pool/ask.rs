@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use mesh_core::{Instant, NodeId, RequestId};
 
+use super::circle::Reach;
 use super::command::{PoolReply, UnknownTask};
 use super::entry::Met;
 use super::message::{Known, MESSAGE_BYTES, Message, NAMES_MAX, TaskStatus};
@@ -37,6 +38,8 @@ pub(super) struct Wanted {
     waiting: Vec<RequestId>,
     /// Tasks owned here that wait for it.
     dependents: BTreeSet<TaskId>,
+    /// How far it waits in turn, as its owner said last.
+    pub(super) reach: Option<Reach>,
     /// Its holder wants to know who owns it.
     holds: bool,
     /// It was cancelled here: its owner is told so until then.
@@ -304,7 +307,10 @@ impl TaskPool {
     pub(super) fn on_asked(&mut self, cx: &mut Context<'_>, from: NodeId, tasks: &[TaskId]) {
         let (mut answers, mut bytes) = (Vec::new(), 0);
         for task in tasks.iter().take(NAMES_MAX) {
-            let known = self.known(*task).unwrap_or(Known::Unknown);
+            let mut known = self.known(*task).unwrap_or(Known::Unknown);
+            if let Known::Here(status) = &mut known {
+                status.reach = self.reach(*task);
+            }
             if let Some(owned) = self.tasks.get_mut(task).and_then(|entry| entry.owned.as_mut())
                 && !matches!(&known, Known::Here(status) if matches!(status.state, State::Settled(_)))
                 && owned.extras().watchers.len() < WATCHERS_MAX
@@ -369,6 +375,12 @@ impl TaskPool {
             return self.on_known_outcome(cx, task, outcome);
         }
         let Some(wanted) = self.wanted.get_mut(&task) else { return };
+        wanted.reach = status.reach;
+        let in_circle = status.reach.map(|reach| reach.task).filter(|task| wanted.dependents.contains(task));
+        if let Some(dependent) = in_circle.filter(|dependent| self.is_blocked(*dependent)) {
+            self.settle(cx, dependent, Outcome::Cancelled);
+        }
+        let Some(wanted) = self.wanted.get_mut(&task) else { return };
         if wanted.is_idle() {
             self.wanted.remove(&task);
         } else if wanted.cancels_until.is_some() {
@@ -403,7 +415,8 @@ impl TaskPool {
             due.sort_unstable();
         }
         for (_, task) in due {
-            if let Some(Known::Here(status)) = self.known(task) {
+            if let Some(Known::Here(mut status)) = self.known(task) {
+                status.reach = self.reach(task);
                 if let Some(wanted) = self.wanted.get_mut(&task) {
                     (wanted.asked, wanted.answered) = (Some((self.me, now)), true);
                 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use mesh_core::{Bytes, NodeId, wire_enum, wire_message, wire_struct};
 
+use super::circle::Reach;
 use super::entry::{Met, Version};
 use crate::auction::{AuctionId, SealedBid};
 use crate::capability::{Capabilities, Requirements, Resources};
@@ -217,9 +218,11 @@ pub struct TaskStatus {
     pub failures: u32,
     /// What its executor said last of how far it is.
     pub progress: Bytes,
+    /// How far it waits, where its owner tells another owner.
+    pub(super) reach: Option<Reach>,
 }
 
-wire_struct!(TaskStatus { owner, state, attempts, failures, progress });
+wire_struct!(TaskStatus { owner, state, attempts, failures, progress, reach });
 
 impl Known {
     /// What it takes in a message, roughly.
@@ -384,6 +387,7 @@ mod tests {
             attempts: 1,
             failures: 0,
             progress: Bytes::from_static(b"half"),
+            reach: Some(Reach { task, far: 3 }),
         };
         let hello = Hello { incarnation: 5, asks: true, ..Hello::default() };
         vec![

@@ -476,7 +476,7 @@ impl TaskPool {
         };
         let progress = owned.extras().progress.clone();
         let (attempts, failures) = (entry.attempts, entry.failures);
-        Some(Known::Here(Box::new(TaskStatus { owner: self.me, state, attempts, failures, progress })))
+        Some(Known::Here(Box::new(TaskStatus { owner: self.me, state, attempts, failures, progress, reach: None })))
     }
 
     /// Cancels a task, wherever it is owned.

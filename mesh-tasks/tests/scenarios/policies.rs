@@ -297,6 +297,35 @@ fn s30_a_circle_of_tasks_that_are_submitted_one_after_the_other_is_cancelled() {
 }
 
 #[test]
+fn s30_a_circle_of_tasks_that_are_submitted_at_once_at_many_nodes_is_cancelled() {
+    for seed in 0..20 {
+        let mut mesh = Mesh::with(seed, 4, pool_by(policy_of(seed)));
+        mesh.work_at_all(1);
+        let keys: Vec<String> = (0..2 + seed % 7).map(|at| format!("{seed} {at}")).collect();
+        let names: Vec<_> = keys.iter().map(|key| TaskId::of_key(key.as_bytes())).collect();
+        // The first waits for one outside, too, of whichever name.
+        let other = mesh.submit(D, work(20_000));
+        for (at, key) in keys.iter().enumerate() {
+            let outside = (at == 0).then_some(other);
+            let after = outside.into_iter().chain([names[(at + 1) % names.len()]]);
+            mesh.submit_soon(NodeId(1 + at as u128 % 4), work(1).keyed(key.clone()).after(after));
+        }
+        let behind = mesh.submit(B, work(1).after([names[0]]));
+        let mut anyway = work(1).after([names[0]]);
+        anyway.on_failed_dependency = OnFailedDependency::Run;
+        let anyway = mesh.submit(C, anyway);
+        for name in names.into_iter().chain([behind]) {
+            assert_eq!(mesh.outcome_of(A, name), Outcome::Cancelled, "seed {seed}");
+        }
+        for task in [anyway, other] {
+            assert!(matches!(mesh.outcome_of(A, task), Outcome::Completed(_)), "seed {seed}");
+        }
+        assert_eq!(mesh.sink.borrow().begun.len(), 2, "seed {seed}");
+        mesh.check();
+    }
+}
+
+#[test]
 fn s30_who_takes_over_a_task_knows_what_it_need_not_wait_for_any_more() {
     for seed in 0..6 {
         let is_restarted = seed % 2 == 0;

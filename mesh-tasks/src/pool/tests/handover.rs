@@ -46,7 +46,7 @@ fn a_lease_that_is_declined_while_another_claims_its_task_is_given_back_to_that_
     let told = (0..20).any(|_| {
         pool.pass(Duration::from_millis(100));
         let state = State::Leased { holder: C };
-        let status = TaskStatus { owner: B, state, attempts: 1, failures: 0, progress: Bytes::new() };
+        let status = TaskStatus { owner: B, state, attempts: 1, failures: 0, progress: Bytes::new(), reach: None };
         say(&mut pool, B, Message::Told(vec![(task, Known::Here(Box::new(status)))]));
         is_told(&mut pool)
     });

@@ -423,7 +423,8 @@ fn whoever_waits_is_asked_for_again_however_many_others_wait() {
     }
     let last = TaskId(u128::MAX);
     submit(&mut pool, TaskSpec::new("x").after([last]));
-    let status = TaskStatus { owner: B, state: State::Queued, attempts: 0, failures: 0, progress: Bytes::new() };
+    let status =
+        TaskStatus { owner: B, state: State::Queued, attempts: 0, failures: 0, progress: Bytes::new(), reach: None };
     let mut asked = 0;
     for _ in 0..100 {
         pool.pass(Duration::from_millis(100));

@@ -269,6 +269,7 @@ fn what_a_task_waited_for_is_known_to_its_next_owner() {
         attempts: 1,
         failures: 0,
         progress: Bytes::new(),
+        reach: None,
     };
     say(&mut pool, B, Message::Told(vec![(waited[9], Known::Here(Box::new(status)))]));
     keep(&mut pool);
@@ -434,7 +435,7 @@ fn a_cancel_is_said_until_its_task_is_over_but_not_for_ever() {
     let mut pool = one_of_three(PoolConfig::default());
     let task = TaskId(7);
     let at_b = |state| {
-        let status = TaskStatus { owner: B, state, attempts: 0, failures: 0, progress: Bytes::new() };
+        let status = TaskStatus { owner: B, state, attempts: 0, failures: 0, progress: Bytes::new(), reach: None };
         Message::Told(vec![(task, Known::Here(Box::new(status)))])
     };
     let cancels = |pool: &mut Harness<TaskPool>| {
